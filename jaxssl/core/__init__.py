@@ -1,0 +1,1 @@
+"""What every layer may use: configuration, names, errors, files, progress, precision, keys."""

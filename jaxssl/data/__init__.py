@@ -1,0 +1,1 @@
+"""Text in, fixed-shape numpy batches out. No jax here."""
