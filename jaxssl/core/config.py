@@ -1,0 +1,352 @@
+"""Configuration: YAML layers and `a.b=c` overrides in, one validated frozen dataclass out.
+
+A component's configuration is a frozen dataclass beside the component. A field may be a leaf (checked
+by pydantic, strictly), another dataclass, or a union of dataclasses told apart by their `name` field.
+Every error of a configuration is reported at once.
+"""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import json
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jaxssl.core.errors import UserError, UserErrors, did_you_mean
+
+T = TypeVar("T")
+
+
+# --- Layers ---------------------------------------------------------------------------------
+
+
+def load(cls: type[T], layers: Iterable[str | Path | Mapping], overrides: Iterable[str] = ()) -> T:
+    """Merges `layers` (files or mappings, later ones win) and `overrides`, and validates as `cls`."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = merge(merged, layer if isinstance(layer, Mapping) else read_yaml(layer))
+    for override in overrides:
+        merged = merge(merged, parse_override(override))
+    return build(cls, merged)
+
+
+def merge(old: Any, new: Any) -> Any:
+    """`new` laid over `old`; a mapping that changes `name` replaces the old one whole."""
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return new
+    if "name" in new and new["name"] != old.get("name", new["name"]):
+        return dict(new)
+    return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
+
+
+def parse_override(text: str) -> dict:
+    """`a.b=c` as a nested mapping; `c` is read as YAML."""
+    path, sign, value = text.partition("=")
+    if not sign or not path.strip():
+        raise UserError(
+            "an override is not of the form key=value",
+            where=f"argument {text!r}",
+            expected="a.b=value, for example optimizer.learning_rate=3e-4",
+            fix="a recipe file must exist to be read as one; check its path",
+        )
+    parsed: Any = parse_yaml(value, where=f"override {text!r}")
+    for key in reversed(path.strip().split(".")):
+        parsed = {key: parsed}
+    return parsed
+
+
+def read_yaml(path: str | Path) -> dict:
+    """A recipe file as a mapping."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError("a configuration file cannot be read", where=path, got=error) from error
+    data = parse_yaml(text, where=str(path))
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise UserError(
+            "a configuration file must hold a mapping of keys to values",
+            where=path,
+            expected="key: value",
+            got=type(data).__name__,
+        )
+    return data
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML with YAML 1.2's booleans and numbers: `3e-4` is a number, `no` is a word."""
+    import yaml
+
+    try:
+        return yaml.load(text, Loader=_yaml_loader())
+    except yaml.YAMLError as error:
+        raise UserError("not valid YAML", where=where, got=str(error)) from error
+
+
+@functools.cache
+def _yaml_loader() -> type:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """SafeLoader with its own table of scalars and no repeated keys."""
+
+        def construct_mapping(self, node, deep=False):
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
+            if repeated:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"repeated key {repeated[0]!r}", node.start_mark
+                )
+            return super().construct_mapping(node, deep)
+
+    Loader.yaml_implicit_resolvers = {}
+    add = Loader.add_implicit_resolver
+    add("tag:yaml.org,2002:bool", re.compile(r"^(true|True|false|False)$"), list("tTfF"))
+    add("tag:yaml.org,2002:null", re.compile(r"^(null|Null|~|)$"), ["n", "N", "~", ""])
+    add("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9][0-9_]*$"), list("-+0123456789"))
+    number = re.compile(
+        r"^[-+]?([0-9][0-9_]*\.[0-9]*([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?"
+        r"|[0-9][0-9_]*[eE][-+]?[0-9]+|\.inf|\.nan)$"
+    )
+    add("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+
+    def construct_int(loader, node):
+        return int(loader.construct_scalar(node).replace("_", ""))
+
+    def construct_float(loader, node):
+        text = loader.construct_scalar(node).replace("_", "")
+        value = float(text.replace(".inf", "inf").replace(".nan", "nan"))
+        # `1e6` may stand for an integer; `1.0e6` is a float.
+        integral = "." not in text and value.is_integer() and abs(value) < 2**53
+        return int(value) if integral else value
+
+    Loader.add_constructor("tag:yaml.org,2002:int", construct_int)
+    Loader.add_constructor("tag:yaml.org,2002:float", construct_float)
+    return Loader
+
+
+# --- Validation -----------------------------------------------------------------------------
+
+
+def build(cls: type[T], data: Mapping) -> T:
+    """`data` as an instance of the dataclass `cls`; raises every error at once."""
+    errors: list[UserError] = []
+    value = _build(cls, data, "", errors)
+    if errors:
+        raise errors[0] if len(errors) == 1 else UserErrors(errors)
+    return value
+
+
+def _build(annotation: Any, data: Any, path: str, errors: list[UserError]) -> Any:
+    members = _members(annotation)
+    choices = [member for member in members if dataclasses.is_dataclass(member)]
+    if choices and not (data is None and types.NoneType in members):
+        return _build_choice(choices, data, path, errors)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (dict, Mapping, typing.get_origin(Mapping[str, int])) and isinstance(data, Mapping):
+        value_type = arguments[1]
+        return {key: _build(value_type, v, _join(path, key), errors) for key, v in data.items()}
+    if origin is tuple and isinstance(data, list) and arguments[-1] is Ellipsis:
+        return tuple(
+            _build(arguments[0], v, f"{path}[{i}]", errors) for i, v in enumerate(data)
+        )
+    return _build_leaf(annotation, data, path, errors)
+
+
+def _build_choice(choices: list, data: Any, path: str, errors: list[UserError]) -> Any:
+    if dataclasses.is_dataclass(data) and type(data) in choices:
+        return data
+    if not isinstance(data, Mapping):
+        names = " or ".join(choice.__name__ for choice in choices)
+        errors.append(
+            UserError("wrong type", where=path, expected=f"a mapping ({names})", got=repr(data))
+        )
+        return None
+    if len(choices) == 1:
+        return _build_dataclass(choices[0], data, path, errors)
+    by_name = {choice_name(choice): choice for choice in choices}
+    name = data.get("name")
+    if name not in by_name:
+        errors.append(
+            UserError(
+                "a missing or unknown name",
+                where=_join(path, "name"),
+                expected="one of " + ", ".join(map(str, by_name)),
+                got=repr(name),
+                fix=did_you_mean(str(name), map(str, by_name)),
+            )
+        )
+        return None
+    return _build_dataclass(by_name[name], data, path, errors)
+
+
+def _build_dataclass(cls: type, data: Mapping, path: str, errors: list[UserError]) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    before = len(errors)
+    for key in data:
+        if key not in fields:
+            errors.append(
+                UserError(
+                    "unknown key",
+                    where=_join(path, key),
+                    expected="one of " + ", ".join(sorted(fields)),
+                    got=repr(key),
+                    fix=did_you_mean(str(key), fields),
+                )
+            )
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for name, field in fields.items():
+        if name in data:
+            values[name] = _build(hints[name], data[name], _join(path, name), errors)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            errors.append(
+                UserError(
+                    "a required key is missing",
+                    where=_join(path, name),
+                    expected=type_name(hints[name]),
+                    fix=f"give {_join(path, name)}=... on the command line or in a file",
+                )
+            )
+    if len(errors) > before:
+        return None
+    try:
+        return cls(**values)
+    except UserError as error:
+        where = ".".join(str(part) for part in (path, error.where) if part)
+        errors.append(
+            UserError(
+                error.what, where=where, expected=error.expected, got=error.got, fix=error.fix
+            )
+        )
+        return None
+
+
+def _build_leaf(annotation: Any, data: Any, path: str, errors: list[UserError]) -> Any:
+    import pydantic
+
+    try:
+        # Strict JSON mode: no "3" for 3, no true for 1, but a list is accepted for a tuple.
+        return pydantic.TypeAdapter(annotation).validate_json(json.dumps(data), strict=True)
+    except pydantic.ValidationError as error:
+        detail = error.errors()[0]["msg"]
+        errors.append(
+            UserError(
+                "wrong type or value",
+                where=path,
+                expected=f"{type_name(annotation)} ({detail})",
+                got=repr(data),
+            )
+        )
+    except (TypeError, ValueError) as error:
+        errors.append(UserError("wrong type", where=path, expected=error, got=repr(data)))
+    return None
+
+
+def _members(annotation: Any) -> tuple:
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if is_union else (annotation,)
+
+
+def _join(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def choice_name(cls: type) -> str | None:
+    """The value of `name` that selects the dataclass `cls` in a union, or None."""
+    for field in dataclasses.fields(cls):
+        if field.name == "name" and isinstance(field.default, str):
+            return field.default
+    return None
+
+
+# --- Printing -------------------------------------------------------------------------------
+
+
+def to_dict(config: Any) -> Any:
+    """A configuration as plain dicts, lists and scalars."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, Mapping):
+        return {key: to_dict(value) for key, value in config.items()}
+    if isinstance(config, tuple | list):
+        return [to_dict(value) for value in config]
+    return config
+
+
+def to_yaml(config: Any) -> str:
+    """A configuration as YAML that `load` reads back to an equal configuration."""
+    import yaml
+
+    return yaml.safe_dump(to_dict(config), sort_keys=False, width=100)
+
+
+def type_name(annotation: Any) -> str:
+    """A type as a user would write it."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return " | ".join(repr(value) for value in typing.get_args(annotation))
+    members = _members(annotation)
+    if len(members) > 1:
+        return " | ".join(type_name(member) for member in members)
+    if annotation is types.NoneType:
+        return "null"
+    if typing.get_origin(annotation) is not None:
+        return str(annotation).replace("typing.", "").replace("collections.abc.", "")
+    return getattr(annotation, "__name__", str(annotation))
+
+
+@functools.cache
+def field_docs(cls: type) -> dict[str, str]:
+    """The attribute docstrings of a dataclass: the string literal below each field."""
+    docs: dict[str, str] = {}
+    for base in reversed([c for c in cls.__mro__ if dataclasses.is_dataclass(c)]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for statement, following in zip(body.body, body.body[1:]):
+            if not (isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr)):
+                continue
+            text = getattr(following.value, "value", None)
+            if isinstance(text, str) and isinstance(statement.target, ast.Name):
+                docs[statement.target.id] = " ".join(text.split())
+    return docs
+
+
+def document(cls: type, indent: int = 0) -> Iterator[str]:
+    """Lines that document every field of `cls`, with type and default, for `--help`."""
+    pad, hints, docs = "  " * indent, typing.get_type_hints(cls), field_docs(cls)
+    for field in dataclasses.fields(cls):
+        annotation = hints[field.name]
+        choices = [m for m in _members(annotation) if dataclasses.is_dataclass(m)]
+        doc = docs.get(field.name, "")
+        if not choices:
+            default = _default(field)
+            yield f"{pad}{field.name}: {type_name(annotation)}{default}"
+            yield from _wrapped(doc, indent + 2)
+            continue
+        optional = " (or null)" if types.NoneType in _members(annotation) else ""
+        yield f"{pad}{field.name}:{optional}"
+        yield from _wrapped(doc, indent + 2)
+        for choice in choices:
+            if len(choices) > 1:
+                yield f"{pad}  --- {field.name}.name={choice_name(choice)}"
+            yield from document(typing.cast(type, choice), indent + 1)
+
+
+def _default(field: dataclasses.Field) -> str:
+    if field.default is not dataclasses.MISSING:
+        return f" = {json.dumps(to_dict(field.default), default=str)}"
+    if field.default_factory is not dataclasses.MISSING:
+        return f" = {json.dumps(to_dict(field.default_factory()), default=str)}"
+    return "  (required)"
+
+
+def _wrapped(text: str, indent: int) -> Iterator[str]:
+    pad = "  " * indent
+    yield from textwrap.wrap(text, 98, initial_indent=pad, subsequent_indent=pad)
