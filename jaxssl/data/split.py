@@ -1,0 +1,218 @@
+"""Reading one split of a token store: tokens, documents and sentences by position.
+
+Positions and indices are int64 and global: they count over the split's shards in order. Every
+function is vectorised; nothing is kept in memory but the cumulative counts of the shards.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from jaxssl.data.manifest import FILE_KINDS, SplitRecord
+
+Selection = slice | np.ndarray
+
+
+def file_dtype(kind: str, token_dtype: str) -> np.dtype:
+    """The little-endian type of one entry of a `.tokens`, `.documents` or `.sentences` file."""
+    return np.dtype(token_dtype if kind == "tokens" else "int64").newbyteorder("<")
+
+
+def ragged_arange(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Concatenation of `arange(start, start + length)` for each pair, [sum of lengths] int64."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(total)
+
+
+class Split:
+    """One split of an open store (`TokenStore.split`)."""
+
+    def __init__(self, directory: Path, record: SplitRecord, dtype: str):
+        self.directory, self.record = directory, record
+        self._dtype = dtype
+        self._bases = {
+            kind: np.cumsum([0] + [getattr(shard, kind) for shard in record.shards], dtype=np.int64)
+            for kind in FILE_KINDS
+        }
+        self._maps: dict[tuple[str, int], np.ndarray] = {}
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens, document ends included."""
+        return self.record.tokens
+
+    @property
+    def num_documents(self) -> int:
+        return self.record.documents
+
+    @property
+    def num_sentences(self) -> int:
+        return self.record.sentences
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the text in UTF-8."""
+        return self.record.bytes
+
+    def tokens(self, positions: np.ndarray) -> np.ndarray:
+        """The tokens at `positions` (any shape), as int32 of the same shape."""
+        positions = np.asarray(positions, np.int64)
+        return self._gather("tokens", positions.ravel()).astype(np.int32).reshape(positions.shape)
+
+    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """Tokens [start, start + length) for each start, [B, length] int32. May cross shards."""
+        starts = np.asarray(starts, np.int64)
+        self._check_range("tokens", starts, starts + (length - 1))
+        result = np.empty((starts.size, length), np.int32)
+        base = self._bases["tokens"]
+        for shard, chosen in self._by_shard("tokens", starts):
+            local = starts[chosen] - base[shard]
+            inside = local + length <= base[shard + 1] - base[shard]
+            if inside.all():
+                result[chosen] = _rows(self._array("tokens", shard), local, length)
+                continue
+            chosen = np.arange(starts.size)[chosen]
+            if inside.any():
+                array = self._array("tokens", shard)
+                result[chosen[inside]] = _rows(array, local[inside], length)
+            crossing = chosen[~inside]
+            result[crossing] = self.tokens(starts[crossing, None] + np.arange(length))
+        return result
+
+    def ranges(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Tokens of [start, start + length) one after another, [sum of lengths] int32.
+
+        Each range lies within one document (so within one shard); lengths may be 0.
+        """
+        starts, lengths = np.asarray(starts, np.int64), np.asarray(lengths, np.int64)
+        if not lengths.size:
+            return np.zeros(0, np.int32)
+        starts = np.where(lengths > 0, starts, 0)
+        self._check_range("tokens", starts, starts + np.maximum(lengths - 1, 0))
+        shards = list(self._by_shard("tokens", starts))
+        base = self._bases["tokens"]
+        if len(shards) == 1:
+            shard = shards[0][0]
+            return self._array("tokens", shard)[
+                ragged_arange(starts - base[shard], lengths)
+            ].astype(np.int32)
+        result = np.empty(int(lengths.sum()), np.int32)
+        targets = np.cumsum(lengths) - lengths
+        for shard, chosen in shards:
+            source = ragged_arange(starts[chosen] - base[shard], lengths[chosen])
+            target = ragged_arange(targets[chosen], lengths[chosen])
+            result[target] = self._array("tokens", shard)[source]
+        return result
+
+    def document_ends(self, indices: np.ndarray) -> np.ndarray:
+        """Exclusive ends of documents, their document-end token included."""
+        return self._ends("documents", indices)
+
+    def document_starts(self, indices: np.ndarray) -> np.ndarray:
+        """Positions of documents' first tokens: documents tile the split."""
+        indices = np.asarray(indices, np.int64)
+        return np.where(indices > 0, self.document_ends(np.maximum(indices - 1, 0)), 0)
+
+    def sentence_ends(self, indices: np.ndarray) -> np.ndarray:
+        """Exclusive ends of sentences."""
+        return self._ends("sentences", indices)
+
+    def sentence_starts(self, indices: np.ndarray) -> np.ndarray:
+        """Positions of sentences' first tokens."""
+        indices = np.asarray(indices, np.int64)
+        previous = np.where(indices > 0, self.sentence_ends(np.maximum(indices - 1, 0)), 0)
+        document = self.document_at(self.sentence_ends(indices) - 1)
+        return np.maximum(previous, self.document_starts(document))
+
+    def document_at(self, positions: np.ndarray) -> np.ndarray:
+        """Index of the document that holds each token (its document-end token included)."""
+        return self._holder("documents", positions)
+
+    def sentence_at(self, positions: np.ndarray) -> np.ndarray:
+        """Index of the sentence that holds each token; a document end goes with its last one."""
+        positions = np.asarray(positions, np.int64)
+        is_end = self.document_ends(self.document_at(positions)) == positions + 1
+        return self._holder("sentences", positions - is_end)
+
+    def sentences_of(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First and past-the-last sentence of each document."""
+        first = self.sentence_at(self.document_starts(documents))
+        return first, self.sentence_at(self.document_ends(documents) - 2) + 1
+
+    def ends_within(
+        self, kind: str, starts: np.ndarray, stops: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ends of documents or sentences strictly between start and stop, for each pair.
+
+        Args:
+          kind: "documents" or "sentences".
+          starts: [B], each in [0, num_tokens).
+          stops: [B], each in (start, num_tokens].
+
+        Returns:
+          (row, end): which pair each end belongs to and its position, both [found].
+        """
+        low = self._holder(kind, starts)
+        count = self._holder(kind, stops - 1) - low
+        return np.repeat(np.arange(len(count)), count), self._ends(kind, ragged_arange(low, count))
+
+    def _array(self, kind: str, shard: int) -> np.ndarray:
+        """One file of one shard, mapped on first use."""
+        found = self._maps.get((kind, shard))
+        if found is None:
+            path = self.directory / f"{self.record.shards[shard].name}.{kind}"
+            dtype = file_dtype(kind, self._dtype)
+            empty = not getattr(self.record.shards[shard], kind)
+            found = np.zeros(0, dtype) if empty else np.asarray(np.memmap(path, dtype, "r"))
+            self._maps[kind, shard] = found
+        return found
+
+    def _by_shard(self, kind: str, values: np.ndarray) -> Iterator[tuple[int, Selection]]:
+        """Groups values (1-D, in range) by the shard that holds them: (shard, which of them)."""
+        if len(self.record.shards) == 1:
+            yield 0, slice(None)
+            return
+        shards = np.searchsorted(self._bases[kind], values, side="right") - 1
+        order = np.argsort(shards, kind="stable")
+        cuts = np.flatnonzero(np.diff(shards[order])) + 1
+        for chosen in np.split(order, cuts) if order.size else ():
+            yield int(shards[chosen[0]]), chosen
+
+    def _check_range(self, kind: str, low: np.ndarray, high: np.ndarray) -> None:
+        size = self._bases[kind][-1]
+        if low.size and (int(low.min()) < 0 or int(high.max()) >= size):
+            raise IndexError(f"{kind} {low.min()}..{high.max()} of a split that has {size}")
+
+    def _gather(self, kind: str, flat: np.ndarray) -> np.ndarray:
+        self._check_range(kind, flat, flat)
+        result = np.empty(flat.size, file_dtype(kind, self._dtype))
+        for shard, chosen in self._by_shard(kind, flat):
+            result[chosen] = self._array(kind, shard)[flat[chosen] - self._bases[kind][shard]]
+        return result
+
+    def _ends(self, kind: str, indices: np.ndarray) -> np.ndarray:
+        indices = np.asarray(indices, np.int64)
+        flat = indices.ravel()
+        ends = self._gather(kind, flat).astype(np.int64)
+        for shard, chosen in self._by_shard(kind, flat):
+            ends[chosen] += self._bases["tokens"][shard]
+        return ends.reshape(indices.shape)
+
+    def _holder(self, kind: str, positions: np.ndarray) -> np.ndarray:
+        """How many ends of a kind lie at or before each token: the index of its holder."""
+        positions = np.asarray(positions, np.int64)
+        flat = positions.ravel()
+        self._check_range("tokens", flat, flat)
+        result = np.empty(flat.size, np.int64)
+        for shard, chosen in self._by_shard("tokens", flat):
+            local = flat[chosen] - self._bases["tokens"][shard]
+            found = np.searchsorted(self._array(kind, shard), local, side="right")
+            result[chosen] = found + self._bases[kind][shard]
+        return result.reshape(positions.shape)
+
+
+def _rows(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+    """tokens[start : start + length] for each start, [B, length]."""
+    return np.lib.stride_tricks.sliding_window_view(tokens, length)[starts]
