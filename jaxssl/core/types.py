@@ -1,0 +1,38 @@
+"""Types that several layers share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Batch = Mapping[str, Any]
+"""Fixed-shape arrays by name: `tokens`, `segment_ids`, `positions` int32 [B, T], `epoch` int32 [B],
+`example_id` uint32 [B, 2], and what a row source or an objective adds."""
+
+Params = Mapping[str, Any]
+"""Nested plain dicts of arrays."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Vocabulary:
+    """What objectives must know of the tokenizer. Compared by identity, so hashable.
+
+    Attributes:
+      size: number of token ids.
+      special_ids: role to id (`pad`, `unk`, `cls`, `sep`, `mask`, `bos`, `eos`), absent roles left out.
+      document_end: the id that closes each document.
+      word_starts: bool [size], True where a piece begins a word.
+    """
+
+    size: int
+    special_ids: Mapping[str, int]
+    document_end: int
+    word_starts: np.ndarray
+
+    @property
+    def reserved(self) -> tuple[int, ...]:
+        """The ids that are never masked nor drawn as a random replacement, ascending."""
+        unknown = self.special_ids.get("unk")
+        ids = {i for i in self.special_ids.values() if i != unknown} | {self.document_end}
+        return tuple(sorted(ids))

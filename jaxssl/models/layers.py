@@ -1,0 +1,86 @@
+"""Parameters with named axes: projections, embeddings, norms."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxssl.core.precision import Precision
+from jaxssl.ops.linear import linear
+from jaxssl.ops.norms import layer_norm
+from jaxssl.parallel.axes import constrain
+
+Names = tuple[str | None, ...]
+named = nn.with_logical_partitioning
+
+
+def truncated_normal(deviation: float) -> nn.initializers.Initializer:
+    """Normal of this scale cut at two of it, not rescaled: TensorFlow's, which BERT used."""
+    return nn.initializers.truncated_normal(stddev=deviation, lower=-2.0, upper=2.0)
+
+
+class Projection(nn.Module):
+    """A dense layer over the last `num_in` axes: [..., *in] to [..., *features]."""
+
+    features: tuple[int, ...]
+    axes: Names
+    """Logical names of the kernel's axes, inputs first."""
+    initializer: nn.initializers.Initializer
+    precision: Precision
+    num_in: int = 1
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        dtype = self.precision.parameters
+        shape = x.shape[x.ndim - self.num_in :] + self.features
+        kernel = self.param("kernel", named(self.initializer, self.axes), shape, dtype)
+        bias = None
+        if self.use_bias:
+            zeros = named(nn.initializers.zeros, self.axes[self.num_in :])
+            bias = self.param("bias", zeros, self.features, dtype)
+        return linear(x, kernel, bias, self.num_in, self.precision)
+
+
+class Embedding(nn.Module):
+    """A table [size, hidden_size], looked up by id and, where tied, used as an output projection."""
+
+    size: int
+    hidden_size: int
+    axes: Names
+    initializer: nn.initializers.Initializer
+    precision: Precision
+
+    def setup(self):
+        self.embedding = self.param(
+            "embedding",
+            named(self.initializer, self.axes),
+            (self.size, self.hidden_size),
+            self.precision.parameters,
+        )
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        """[...] ids to [..., hidden_size] in the compute dtype.
+
+        The table is gathered over its width before the look-up: left sharded, XLA would rematerialise
+        it whole. It is cast after the look-up, so that its gradient is summed in its own dtype.
+        """
+        table = constrain(self.embedding, (self.axes[0], None))
+        return jnp.take(table, ids, axis=0).astype(self.precision.compute)
+
+    def attend(self, hidden: jax.Array) -> jax.Array:
+        """[..., hidden_size] to logits [..., size], in the compute dtype."""
+        return linear(hidden, self.embedding.T, None, 1, self.precision)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation with scale and bias."""
+
+    epsilon: float
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape, dtype = x.shape[-1:], self.precision.parameters
+        scale = self.param("scale", named(nn.initializers.ones, ("norm",)), shape, dtype)
+        bias = self.param("bias", named(nn.initializers.zeros, ("norm",)), shape, dtype)
+        return layer_norm(x, scale, bias, self.epsilon)

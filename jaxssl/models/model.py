@@ -1,0 +1,122 @@
+"""A model as pure functions: what objectives, evaluation and generation call."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxssl.core.errors import UserError
+from jaxssl.core.names import flatten, unflatten
+from jaxssl.core.precision import Precision
+from jaxssl.core.types import Batch, Params
+from jaxssl.models.bert import Bert, BertConfig
+from jaxssl.models.gpt2 import Gpt2, Gpt2Config
+from jaxssl.models.heads import HEAD_PARAMS
+from jaxssl.models.stack import check_segments, segment_names
+
+ModelConfig = BertConfig | Gpt2Config
+FAMILIES: dict[type, Callable[..., nn.Module]] = {BertConfig: Bert, Gpt2Config: Gpt2}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A configured model. Hashable; holds no parameters.
+
+    Attributes:
+      config: the family's configuration.
+      heads: names of the heads it carries.
+      precision: the dtypes it computes in.
+    """
+
+    config: ModelConfig
+    heads: tuple[str, ...] = ()
+    precision: Precision = Precision()
+
+    @property
+    def module(self) -> nn.Module:
+        """The Linen module."""
+        return FAMILIES[type(self.config)](self.config, self.heads, self.precision)
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters, boxed with their logical axes (`flax.linen.unbox` takes them off)."""
+
+        def touch_everything(module):
+            ids = jnp.zeros((1, 2), jnp.int32)
+            hidden = module.encode({"tokens": ids, "segment_ids": ids + 1, "positions": ids})
+            pooled = module.pool(hidden) if getattr(self.config, "pooler", False) else hidden[:, 0]
+            for name in self.heads:
+                module.head(name, pooled if name == "next_sentence" else hidden)
+
+        return self.module.init(key, method=touch_everything)["params"]
+
+    def abstract(self) -> Params:
+        """Shapes and dtypes of the parameters, boxed; nothing is computed."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
+    def encode(self, params: Params, batch: Batch, dropout_key: jax.Array | None = None):
+        """Hidden states [B, T, H]; `dropout_key` None means evaluation."""
+        rngs = None if dropout_key is None else {"dropout": dropout_key}
+        return self.module.apply({"params": params}, batch, method="encode", rngs=rngs)
+
+    def decode(self, params: Params, batch: Batch, cache: Any) -> tuple[jax.Array, Any]:
+        """Hidden states of new tokens and the cache with their keys and values written."""
+        variables = {"params": params, "cache": cache}
+        hidden, updated = self.module.apply(variables, batch, method="encode", mutable="cache")
+        return hidden, updated["cache"]  # type: ignore[index]
+
+    def head(self, params: Params, name: str, x: jax.Array) -> jax.Array:
+        """One head's output; reads only `head_params(params, name)`."""
+        return self.module.apply({"params": params}, name, x, method="head")  # type: ignore
+
+    def pool(self, params: Params, hidden: jax.Array) -> jax.Array:
+        """The sentence vector [B, H]."""
+        return self.module.apply({"params": params}, hidden, method="pool")  # type: ignore
+
+    def head_params(self, params: Params, name: str) -> Params:
+        """The parameters that a head reads, as a tree that `head` accepts."""
+        parts = HEAD_PARAMS[name]
+        flat = flatten(params)
+        inside = lambda path: any(path == part or path.startswith(part + "/") for part in parts)
+        return unflatten({path: leaf for path, leaf in flat.items() if inside(path)})
+
+    def empty_cache(self, batch_size: int, length: int) -> dict[str, Any]:
+        """Zeroed keys and values for `length` positions, in the compute dtype."""
+        c = self.config
+        shape = (batch_size, length, c.num_heads, c.hidden_size // c.num_heads)
+        segments = check_segments(c.segments, c.num_layers)
+        slots = lambda n: jnp.zeros((n, *shape), self.precision.compute)
+        layers = {
+            name: {"attention": {"key": slots(n), "value": slots(n)}}
+            for name, n in zip(segment_names(segments), segments)
+        }
+        return {"decoder": layers}
+
+
+def num_parameters(params: Params, leave_out: tuple[str, ...] = ()) -> int:
+    """The number of parameters, without the top-level parts named in `leave_out`."""
+    kept = {name: part for name, part in params.items() if name not in leave_out}
+    return sum(leaf.size for leaf in jax.tree.leaves(kept))
+
+
+def check_length(config: ModelConfig, sequence_length: int) -> None:
+    """Refuses sequences longer than the model's positions.
+
+    Raises:
+      UserError: says both lengths.
+    """
+    if sequence_length > config.max_positions:
+        raise UserError(
+            "the sequence is longer than the model's positions",
+            where="data.sequence_length",
+            expected=f"at most model.max_positions={config.max_positions}",
+            got=sequence_length,
+            fix="shorten the sequence or give the model more positions",
+        )
+
+
+def check_causal(config: Mapping | ModelConfig) -> bool:
+    """Whether the model is a causal decoder."""
+    return isinstance(config, Gpt2Config)

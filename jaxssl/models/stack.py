@@ -1,0 +1,108 @@
+"""A stack of equal blocks: one `nn.scan` per segment of layers.
+
+A stack of n layers is one segment by default and its parameters are stacked, `layers/...` [n, ...].
+Split in segments, (k, n - k) say, it becomes `layers[0:k]/...` and `layers[k:n]/...`, so that each leaf is
+wholly frozen or wholly trained. `resegment` converts between the two without loss.
+"""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxssl.core.errors import UserError
+from jaxssl.models.blocks import Block, BlockConfig, Context
+
+Remat = Literal["none", "full", "dots", "attention", "attention+feed_forward"]
+"""What the backward pass finds kept: everything (`none`), only each block's input (`full`), matrix
+products, or the tensors named."""
+
+
+def segment_names(segments: tuple[int, ...]) -> list[str]:
+    """Parameter names of the segments."""
+    if len(segments) == 1:
+        return ["layers"]
+    ends = list(itertools.accumulate(segments, initial=0))
+    return [f"layers[{start}:{end}]" for start, end in zip(ends, ends[1:])]
+
+
+def check_segments(segments: tuple[int, ...], num_layers: int) -> tuple[int, ...]:
+    """`segments`, or one segment of all layers where it is empty.
+
+    Raises:
+      UserError: the segments do not add up to the layers.
+    """
+    segments = segments or (num_layers,)
+    if sum(segments) != num_layers or any(size < 1 for size in segments):
+        raise UserError(
+            "the segments do not add up to the layers",
+            where="segments",
+            expected=f"positive sizes that sum to {num_layers}",
+            got=segments,
+        )
+    return segments
+
+
+class Stack(nn.Module):
+    """The layers of a model, scanned segment by segment."""
+
+    config: BlockConfig
+    segments: tuple[int, ...]
+    remat: Remat = "none"
+    unroll: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        block = remat_block(self.remat)
+        for name, length in zip(segment_names(self.segments), self.segments):
+            layers = nn.scan(
+                block,
+                length=length,
+                variable_axes={"params": 0, "cache": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=nn.broadcast,
+                metadata_params={nn.PARTITION_NAME: "layers"},
+                unroll=length if self.unroll else 1,
+            )
+            x, _ = layers(self.config, name=name)(x, context)
+        return x
+
+
+def remat_block(remat: Remat) -> Any:
+    """The block class under the named rematerialisation policy."""
+    policies = jax.checkpoint_policies
+    if remat == "none":
+        return Block
+    policy = {
+        "full": policies.nothing_saveable,
+        "dots": policies.dots_with_no_batch_dims_saveable,
+        "attention": policies.save_only_these_names("attention_output"),
+        "attention+feed_forward": policies.save_only_these_names(
+            "attention_output", "feed_forward_hidden"
+        ),
+    }[remat]
+    return nn.remat(Block, prevent_cse=False, policy=policy)
+
+
+def resegment(tree: Mapping[str, Any], segments: tuple[int, ...]) -> dict[str, Any]:
+    """A stack's parameters (or moments) cut into other segments; bit-exact both ways.
+
+    Args:
+      tree: {segment name: subtree of arrays [length, ...]}, as a `Stack` holds them.
+      segments: the sizes wanted; their sum must be the number of layers in `tree`.
+    """
+    parts = sorted(tree, key=lambda name: int(name.partition("[")[2].partition(":")[0] or 0))
+    whole = jax.tree.map(lambda *xs: jnp.concatenate(xs), *(tree[name] for name in parts))
+    if len(parts) == 1:
+        whole = tree[parts[0]]
+    depth = jax.tree.leaves(whole)[0].shape[0]
+    if len(check_segments(segments, depth)) == 1:
+        return {"layers": whole}
+    ends = list(itertools.accumulate(segments, initial=0))
+    return {
+        name: jax.tree.map(lambda x, a=start, b=end: x[a:b], whole)
+        for name, start, end in zip(segment_names(segments), ends, ends[1:])
+    }

@@ -1,0 +1,1 @@
+"""Mathematics as plain jnp functions: no flax, no configuration, no state."""

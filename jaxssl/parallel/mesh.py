@@ -1,0 +1,85 @@
+"""The device mesh of a run, from the hardware layer of its configuration."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxssl.core.errors import UserError
+from jaxssl.parallel import axes
+
+AXES = ("data", "fsdp", "tensor")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """How many devices lie along each axis. Their product must be the number of devices."""
+
+    data: int = -1
+    """Replicas of the model: each takes a share of the batch. -1 takes what the others leave."""
+    fsdp: int = 1
+    """Shards of parameters and optimizer state, gathered when used; they share the batch too."""
+    tensor: int = 1
+    """Shards of each layer's heads and width."""
+
+    def sizes(self, devices: int) -> tuple[int, int, int]:
+        """The mesh's shape for this many devices.
+
+        Raises:
+          UserError: the axes do not multiply to the number of devices.
+        """
+        sizes = [self.data, self.fsdp, self.tensor]
+        free = [i for i, size in enumerate(sizes) if size == -1]
+        fixed = math.prod(size for size in sizes if size != -1)
+        if len(free) == 1 and fixed > 0 and devices % fixed == 0:
+            sizes[free[0]] = devices // fixed
+        if any(size < 1 for size in sizes) or math.prod(sizes) != devices:
+            raise UserError(
+                "the mesh does not fit the devices",
+                where="mesh",
+                expected=f"axes whose product is {devices}, the number of devices",
+                got=", ".join(f"{name}={size}" for name, size in zip(AXES, self.__dict__.values())),
+                fix="leave one axis at -1 to fill it",
+            )
+        return sizes[0], sizes[1], sizes[2]
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """The mesh over all devices, every axis automatic (XLA propagates shardings)."""
+    sizes = config.sizes(jax.device_count())
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over the data and fsdp axes, everything else whole."""
+    return NamedSharding(mesh, axes.to_spec(("batch",)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """How many ways a batch is split."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_batch(batch_size: int, accumulation: int, mesh: Mesh) -> None:
+    """Refuses a batch that does not divide over microbatches and devices.
+
+    Raises:
+      UserError: says the nearest batch sizes that do.
+    """
+    unit = batch_shards(mesh) * accumulation
+    if batch_size % unit:
+        low = batch_size - batch_size % unit
+        raise UserError(
+            "the batch does not divide over the devices",
+            where="data.batch_size",
+            expected=f"a multiple of {unit} ({batch_shards(mesh)} batch shards x "
+            f"{accumulation} microbatches)",
+            got=batch_size,
+            fix=f"use {low or unit} or {low + unit}",
+        )
