@@ -1,0 +1,84 @@
+"""Causal language modelling: each token from those before it in its document."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxssl.core.errors import UserError
+from jaxssl.core.types import Batch, Params, Vocabulary
+from jaxssl.models.model import Model, ModelConfig, check_causal
+from jaxssl.objectives.base import Scores
+from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalLm:
+    """Predict the next token. The first token of a document has no predictor and no loss."""
+
+    name: Literal["causal_lm"] = "causal_lm"
+    """The objective."""
+    z_loss: float = 0.0
+    """Factor of log(Z)**2, which keeps the logits' scale in check; PaLM used 1e-4."""
+    chunk: int = 128
+    """Positions of each row whose logits are held at once; must divide the sequence length."""
+
+    heads = ("causal_lm",)
+    coefficients = {"causal_lm": 1.0}
+
+    def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
+        """The model must not see the answer."""
+        if not check_causal(model):
+            raise UserError(
+                "a bidirectional model sees the tokens it would have to predict",
+                where="objective.name",
+                expected="masked_lm, or a causal model such as gpt2",
+                got="causal_lm",
+            )
+
+    def check_rows(self, rows: Batch) -> None:
+        """The chunk must divide the sequence."""
+        length = rows["tokens"].shape[1]
+        if length > self.chunk and length % self.chunk:
+            raise UserError(
+                "the chunk does not divide the sequence",
+                where="objective.chunk",
+                expected=f"a divisor of data.sequence_length={length}",
+                got=self.chunk,
+            )
+
+    def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
+        """Adds `next_tokens` int32 [B, T] and `next_weights` float32 [B, T]."""
+        following = lambda x: jnp.concatenate([x[:, 1:], jnp.zeros_like(x[:, :1])], axis=1)
+        segments = batch["segment_ids"]
+        same = (segments > 0) & (following(segments) == segments)
+        return {
+            **batch,
+            "next_tokens": following(batch["tokens"]),
+            "next_weights": same.astype(jnp.float32),
+        }
+
+    def weights(self, batch: Batch) -> dict[str, jax.Array]:
+        """The number of tokens that have a predictor."""
+        return {"causal_lm": jnp.sum(batch["next_weights"])}
+
+    def score(self, model: Model, params: Params, hidden: jax.Array, batch: Batch) -> Scores:
+        """Cross entropy in chunks of the sequence: [B, T, V] logits never exist."""
+        count = max(1, hidden.shape[1] // self.chunk)
+        constants = (batch["next_tokens"], batch["next_weights"])
+
+        def one(params, hidden, constants):
+            targets, weights = constants
+            logits = model.head(params, "causal_lm", hidden)
+            return cross_entropy(logits, targets, weights, self.z_loss)
+
+        chunks = lambda tree: jax.tree.map(lambda x: sequence_chunks(x, count), tree)
+        head = model.head_params(params, "causal_lm")
+        loss, sums = chunked_sum(one, head, chunks(hidden), chunks(constants))
+        weight = jnp.sum(batch["next_weights"])
+        metrics = {
+            "nll/causal_lm": (sums["nll"], weight),
+            "accuracy/causal_lm": (sums["correct"], weight),
+        }
+        return Scores({"causal_lm": loss}, metrics)

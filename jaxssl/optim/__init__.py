@@ -1,0 +1,1 @@
+"""Optimizers, schedules and rules over parameter names, on top of Optax."""

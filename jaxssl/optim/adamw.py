@@ -1,0 +1,122 @@
+"""AdamW with weight decay by parameter name, with or without bias correction."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxssl.core.errors import UserError
+from jaxssl.core.names import assign, matches, unmatched
+from jaxssl.core.precision import Float
+from jaxssl.optim.schedules import Schedule, make_schedule
+
+NO_DECAY = ("**/bias", "**/scale")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019)."""
+
+    name: Literal["adamw"] = "adamw"
+    """The optimizer."""
+    learning_rate: float = 1e-4
+    """Peak learning rate."""
+    schedule: Schedule = Schedule()
+    """How the learning rate moves."""
+    b1: float = 0.9
+    """Decay of the first moment."""
+    b2: float = 0.999
+    """Decay of the second moment."""
+    epsilon: float = 1e-8
+    """Added to the root of the second moment."""
+    bias_correction: bool = True
+    """Divide the moments by 1 - b^t. The original BERT did not."""
+    weight_decay: float = 0.01
+    """Decay of the weights, times the learning rate, each step."""
+    no_decay: tuple[str, ...] = NO_DECAY
+    """Patterns of parameters without weight decay; each must match something."""
+    clip_norm: float | None = 1.0
+    """Largest global norm of the gradient; null does not clip."""
+    moment_dtype: Float | None = None
+    """Dtype of the first moment; null is the parameters' own."""
+
+    def __post_init__(self):
+        bad = [n for n in ("b1", "b2") if not 0 <= getattr(self, n) < 1]
+        if bad or self.learning_rate < 0 or self.weight_decay < 0 or self.epsilon <= 0:
+            raise UserError(
+                "an optimizer setting is out of range",
+                where=", ".join(bad) or "learning_rate, weight_decay, epsilon",
+                expected="0 <= b < 1, learning_rate >= 0, weight_decay >= 0, epsilon > 0",
+                got=(self.b1, self.b2, self.learning_rate, self.weight_decay, self.epsilon),
+            )
+
+
+def parameter_names(params: Mapping[str, Any]) -> Any:
+    """A tree like `params` (boxed or not) with each leaf's name, `encoder/layers/.../kernel`."""
+
+    def name(path, _):
+        return "/".join(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
+
+    is_box = lambda x: isinstance(x, nn.meta.AxisMetadata)
+    return jax.tree.map_with_path(name, params, is_leaf=is_box)
+
+
+def decay_mask(patterns: tuple[str, ...], params: Mapping[str, Any]) -> Any:
+    """True where weight decay applies: parameters that no pattern matches.
+
+    Raises:
+      UserError: a pattern matches nothing.
+    """
+    names = parameter_names(params)
+    every = jax.tree.leaves(names)
+    for pattern in patterns:
+        if pattern not in NO_DECAY and not any(matches(pattern, name) for name in every):
+            raise unmatched(pattern, every, "optimizer.no_decay")
+    kept = [p for p in patterns if any(matches(p, name) for name in every)]
+    decays = assign([(pattern, False) for pattern in kept], every, True)
+    return jax.tree.map(lambda name: decays[name], names)
+
+
+def make_optimizer(
+    config: AdamW, total_steps: int, tokens_per_step: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimizer and its learning rate schedule."""
+    schedule = make_schedule(
+        config.schedule, config.learning_rate, total_steps, tokens_per_step
+    )
+    adam = scale_by_adam_uncorrected if not config.bias_correction else optax.scale_by_adam
+    moments = None if config.moment_dtype is None else jnp.dtype(config.moment_dtype)
+    mask = lambda params: decay_mask(config.no_decay, params)
+    parts = [
+        adam(b1=config.b1, b2=config.b2, eps=config.epsilon, mu_dtype=moments),
+        optax.add_decayed_weights(config.weight_decay, mask=mask),
+        optax.scale_by_learning_rate(schedule),
+    ]
+    if config.clip_norm is not None:
+        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    return optax.chain(*parts), schedule
+
+
+def scale_by_adam_uncorrected(
+    b1: float, b2: float, eps: float, mu_dtype: Any = None
+) -> optax.GradientTransformation:
+    """Adam's direction m / (sqrt(v) + eps) without bias correction (google-research/bert,
+    optimization.py)."""
+
+    def init(params):
+        mu = optax.tree.zeros_like(params, dtype=mu_dtype)
+        return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), mu, optax.tree.zeros_like(params))
+
+    def update(updates, state, params=None):
+        del params
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
+        mu = optax.tree.cast(mu, mu_dtype)
+        return updates, optax.ScaleByAdamState(state.count + 1, mu, nu)
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,83 @@
+"""The state of training, born sharded over the mesh."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+
+from jaxssl.core.errors import UserError
+from jaxssl.core.types import Params
+from jaxssl.models.model import Model
+from jaxssl.parallel.axes import to_spec
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint holds. There is no random state: dropout is folded from `step`."""
+
+    step: jax.Array
+    """int32 []; batches taken, whether or not their update was applied."""
+    params: Params
+    """Trained parameters."""
+    opt_state: Any
+    """The optimizer's state."""
+    skipped: jax.Array
+    """int32 []; updates left out because loss or gradients were not finite."""
+
+
+def make_init(
+    model: Model, optimizer: optax.GradientTransformation
+) -> Callable[[jax.Array], State]:
+    """A function from a key to a fresh state, its parameters still boxed with their axis names."""
+
+    def init(key: jax.Array) -> State:
+        params = model.init(key)
+        zero = jnp.zeros([], jnp.int32)
+        return State(zero, params, optimizer.init(params), zero)
+
+    return init
+
+
+def abstract_state(init: Callable[[jax.Array], State], mesh: Mesh) -> State:
+    """Shapes, dtypes and shardings of the state; nothing is allocated.
+
+    Raises:
+      UserError: an axis of a parameter does not divide over the mesh.
+    """
+    boxed = jax.eval_shape(init, jax.random.key(0))
+    is_box = lambda x: isinstance(x, nn.meta.AxisMetadata)
+
+    def one(path, leaf):
+        if not is_box(leaf):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, to_spec(())))
+        names, value = leaf.names, leaf.value
+        sharding = NamedSharding(mesh, to_spec(names))
+        _check_divides(path, names, value.shape, sharding)
+        return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
+
+    return jax.tree.map_with_path(one, boxed, is_leaf=is_box)
+
+
+def _check_divides(path, names, shape, sharding: NamedSharding) -> None:
+    for axis, (name, size, part) in enumerate(zip(names, shape, sharding.spec)):
+        ways = 1 if part is None else sharding.mesh.shape[part]
+        if size % ways:
+            raise UserError(
+                "a parameter does not divide over the mesh",
+                where=f"{jax.tree_util.keystr(path)}, axis {axis} ({name})",
+                expected=f"a multiple of {ways} (mesh.{part})",
+                got=size,
+                fix="pad the size (model.vocab_size, say) or use a smaller mesh axis",
+            )
+
+
+def born_sharded(init: Callable[[jax.Array], State], key: jax.Array, abstract: State) -> State:
+    """A fresh state, each shard made on its own device."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(lambda k: nn.unbox(init(k)), out_shardings=shardings)(key)

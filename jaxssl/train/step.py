@@ -1,0 +1,121 @@
+"""One training step and one evaluation step: pure functions of state and batch."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxssl.core.keys import dropout_key
+from jaxssl.core.types import Batch, Params, Vocabulary
+from jaxssl.models.model import Model
+from jaxssl.objectives.base import Objective, total_loss
+from jaxssl.parallel.axes import constrain
+from jaxssl.train.state import State
+
+
+def make_loss(
+    model: Model, objective: Objective, microbatches: int = 1
+) -> Callable[..., tuple[jax.Array, Any, Params]]:
+    """A function `(params, corrupted batch, key) -> (loss, metrics, gradients)`.
+
+    Gradients are added over microbatches in the parameters' dtype. Every microbatch's loss is divided by
+    the weight of the whole batch, so the sum is exact however the labels fall.
+    """
+
+    def microbatch_loss(params, batch, weights, key):
+        hidden = model.encode(params, batch, key)
+        scores = objective.score(model, params, hidden, batch)
+        return total_loss(objective, scores.losses, weights), scores.metrics
+
+    gradient = jax.value_and_grad(microbatch_loss, has_aux=True)
+
+    def loss(params, batch, key):
+        weights = objective.weights(batch)
+        if microbatches == 1:
+            (value, metrics), grads = gradient(params, batch, weights, _fold(key, 0))
+            return value, metrics, grads
+
+        def body(carry, item):
+            index, microbatch = item
+            (value, metrics), grads = gradient(params, microbatch, weights, _fold(key, index))
+            return jax.tree.map(jnp.add, carry, (value, metrics, grads)), None
+
+        parts = jax.tree.map(functools.partial(split_rows, count=microbatches), dict(batch))
+        first = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(gradient, params, first, weights, key)
+        (value, metrics), grads = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        start = (value, metrics, grads)
+        total, _ = jax.lax.scan(body, start, (jnp.arange(microbatches), parts))
+        return total
+
+    return loss
+
+
+def _fold(key: jax.Array | None, index: jax.Array | int) -> jax.Array | None:
+    return None if key is None else jax.random.fold_in(key, index)
+
+
+def split_rows(x: jax.Array, count: int) -> jax.Array:
+    """[B, ...] as [count, B / count, ...], every device keeping the rows it has."""
+    parts = jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)
+    return constrain(parts, ("microbatch", "batch", *(None,) * (x.ndim - 1)))
+
+
+def make_train_step(
+    model: Model,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    vocabulary: Vocabulary,
+    *,
+    seed: int,
+    microbatches: int = 1,
+) -> Callable[[State, Batch], tuple[State, dict[str, Any]]]:
+    """A step `(state, batch) -> (state, metrics)`, to be jitted with the state donated.
+
+    If the loss or the gradient is not finite, on any device, the update is left out and counted in
+    `state.skipped`; the parameters stay as they were.
+    """
+    loss_and_grads = make_loss(model, objective, microbatches)
+
+    def step(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
+        corrupted = objective.corrupt(batch, seed, vocabulary)
+        key = dropout_key(seed, state.step)
+        loss, sums, grads = loss_and_grads(state.params, corrupted, key)
+        norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        skipped = state.skipped + (1 - finite.astype(jnp.int32))
+        new = State(
+            state.step + 1,
+            keep(params, state.params),
+            keep(opt_state, state.opt_state),
+            skipped,
+        )
+        tokens = jnp.sum((batch["segment_ids"] > 0).astype(jnp.float32))
+        metrics = {"loss": loss, "grad_norm": norm, "skipped": skipped, "tokens": tokens}
+        return new, {**metrics, "sums": sums}
+
+    return step
+
+
+def make_eval_step(
+    model: Model, objective: Objective, vocabulary: Vocabulary, *, seed: int
+) -> Callable[[Params, Batch], dict[str, Any]]:
+    """A function `(params, batch) -> sums` for evaluation: nothing is divided.
+
+    Returns {"losses": {name: sum}, "weights": {name: weight}, "metrics": {name: (sum, weight)}}.
+    """
+
+    def step(params: Params, batch: Batch) -> dict[str, Any]:
+        corrupted = objective.corrupt(batch, seed, vocabulary)
+        hidden = model.encode(params, corrupted)
+        scores = objective.score(model, params, hidden, corrupted)
+        weights = objective.weights(corrupted)
+        return {"losses": scores.losses, "weights": weights, "metrics": scores.metrics}
+
+    return step
