@@ -1,0 +1,223 @@
+"""Reads what a run directory holds. Nothing is invented: what is missing stays None.
+
+Every file is optional, as long as there is one of them:
+
+- `metrics.jsonl`: rows of kind train, validation, sample, fill_mask, note (`jaxssl.train.sinks`);
+- `config.yaml`: the resolved configuration;
+- `environment.json`: versions, devices, host (any nesting);
+- `summary.json`: what only the trainer knows: `{"name", "model", "objective": text,
+  "parameters": count, "unigram_entropy": nats per token, "seconds": wall time, "steps", "tokens"}`,
+  each optional.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from jaxssl.core.errors import UserError
+from jaxssl.train.sinks import FILE_NAME, read_metrics
+
+OBJECTIVE_NAMES = {
+    "mlm": "masked LM",
+    "masked_lm": "masked LM",
+    "causal": "causal LM",
+    "causal_lm": "causal LM",
+    "clm": "causal LM",
+    "next_sentence": "next sentence",
+    "nsp": "next sentence",
+}
+TOKEN_OBJECTIVES = ("mlm", "masked_lm", "causal", "causal_lm", "clm")  # losses in nats per token
+
+
+@dataclass(frozen=True)
+class Series:
+    """One recorded quantity: `values[i]` was recorded at `steps[i]`; steps never decrease."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def last(self) -> float | None:
+        return float(self.values[-1]) if len(self) else None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory's content, with the few facts that a reader asks for first."""
+
+    directory: Path
+    rows: list[dict[str, Any]]
+    config_text: str | None
+    environment: dict[str, Any] | None
+    summary: dict[str, Any]
+    problems: tuple[str, ...] = field(default=())  # files that are there and cannot be read
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        try:
+            config = yaml.safe_load(self.config_text or "")
+        except yaml.YAMLError:
+            return {}
+        return config if isinstance(config, dict) else {}
+
+    @cached_property
+    def name(self) -> str:
+        return str(self.summary.get("name") or self.directory.resolve().name)
+
+    @cached_property
+    def model(self) -> str | None:
+        """The model's name and size, as the summary or else the configuration tells them."""
+        if "model" in self.summary:
+            return str(self.summary["model"])
+        model = self.config.get("model")
+        if not isinstance(model, dict):
+            return None if model is None else str(model)
+        sizes = (("num_layers", "layers"), ("hidden_size", "wide"), ("num_heads", "heads"))
+        parts = [f"{model[key]} {word}" for key, word in sizes if key in model]
+        return ", ".join([str(model.get("name", "model")), *parts])
+
+    @cached_property
+    def objectives(self) -> list[str]:
+        """The names of the objectives that recorded a loss of their own, in order."""
+        return [key.removeprefix("loss/") for key in self.keys() if key.startswith("loss/")]
+
+    @cached_property
+    def objective(self) -> str | None:
+        if "objective" in self.summary:
+            return str(self.summary["objective"])
+        if self.objectives:
+            return " + ".join(map(objective_name, self.objectives))
+        objective = self.config.get("objective")
+        if isinstance(objective, dict):
+            objective = objective.get("name")
+        return None if objective is None else objective_name(str(objective))
+
+    @cached_property
+    def steps(self) -> int | None:
+        recorded = [row["step"] for row in self.rows if "step" in row]
+        return max(recorded) if recorded else self.summary.get("steps")
+
+    @cached_property
+    def tokens(self) -> int | None:
+        recorded = self.series("train", "tokens").last
+        return self.summary.get("tokens") if recorded is None else int(recorded)
+
+    @cached_property
+    def parameters(self) -> int | None:
+        return self.summary.get("parameters")
+
+    @cached_property
+    def unigram_entropy(self) -> float | None:
+        return number(self.summary.get("unigram_entropy"))
+
+    @cached_property
+    def seconds(self) -> float | None:
+        """Wall time by the summary; without one, the time in steps that the rows add up to."""
+        if "seconds" in self.summary:
+            return number(self.summary["seconds"])
+        step = self.series("train", "step_seconds")
+        if not len(step):
+            return None
+        return float(np.nansum(np.diff(step.steps, prepend=0) * step.values))
+
+    def of_kind(self, kind: str) -> list[dict[str, Any]]:
+        return [row for row in self.rows if row.get("kind") == kind and "step" in row]
+
+    def keys(self) -> list[str]:
+        """Every numeric key of the train and validation rows, in order of appearance."""
+        rows = [*self.of_kind("train"), *self.of_kind("validation")]
+        found = {key: None for row in rows for key in row if number(row[key]) is not None}
+        found.pop("step", None)
+        return list(found)
+
+    def series(self, kind: str, key: str) -> Series:
+        """The values of `key` in the rows of `kind`, by step; empty where there are none."""
+        rows = [row for row in self.of_kind(kind) if number(row.get(key)) is not None]
+        steps = np.array([row["step"] for row in rows], np.int64)
+        values = np.array([row[key] for row in rows], np.float64)
+        order = np.argsort(steps, kind="stable")
+        return Series(steps[order], values[order])
+
+    def final(self, key: str) -> float | None:
+        """The last recorded validation value of `key`."""
+        return self.series("validation", key).last
+
+
+def read_run(run_dir: str | Path) -> Run:
+    """Reads a run directory.
+
+    Raises:
+      UserError: there is no such directory, or it holds no run, or metrics.jsonl is damaged.
+    """
+    directory = Path(run_dir)
+    names = (FILE_NAME, "config.yaml", "environment.json", "summary.json")
+    if not any((directory / name).is_file() for name in names):
+        raise UserError(
+            "This is not a run directory.",
+            where=directory,
+            expected=f"a directory with {FILE_NAME} or config.yaml, made by jaxssl pretrain",
+            got="a directory without them" if directory.is_dir() else "no such directory",
+            fix="give the run's directory (the configuration's `output`)",
+        )
+    problems: list[str] = []
+    config = directory / "config.yaml"
+    environment = _json_object(directory / "environment.json", problems)
+    summary = _json_object(directory / "summary.json", problems)
+    return Run(
+        directory=directory,
+        rows=read_metrics(directory),
+        config_text=config.read_text(errors="replace") if config.is_file() else None,
+        environment=environment,
+        summary=summary or {},
+        problems=tuple(problems),
+    )
+
+
+def read_runs(run_dirs: Sequence[str | Path]) -> list[Run]:
+    """Reads several run directories; at least one."""
+    if not run_dirs:
+        raise UserError("No run was given to compare.", expected="one or more run directories")
+    return [read_run(run_dir) for run_dir in run_dirs]
+
+
+def distinct_names(runs: Sequence[Run]) -> list[str]:
+    """The runs' names, longer where two are the same: with their directory, or numbered."""
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        names = [f"{run.directory.resolve().parent.name}/{run.name}" for run in runs]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({index})" for index, name in enumerate(names, start=1)]
+    return names
+
+
+def objective_name(key: str) -> str:
+    return OBJECTIVE_NAMES.get(key, key.replace("_", " "))
+
+
+def number(value: Any) -> float | None:
+    """`value` as a float if it is a number (not a bool), else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value)
+
+
+def _json_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        if isinstance(content, dict):
+            return content
+        problems.append(f"{path.name} holds no JSON object, so nothing of it is shown.")
+    except (OSError, ValueError) as error:
+        problems.append(f"{path.name} cannot be read ({error}), so nothing of it is shown.")
+    return None

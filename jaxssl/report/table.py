@@ -1,0 +1,80 @@
+"""The final numbers of runs side by side: for the terminal, and for the comparison page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxssl.report.record import Run, distinct_names, objective_name, read_runs
+from jaxssl.report.scale import count_text, duration_text, value_text
+
+COLUMNS = (
+    "run",
+    "model",
+    "parameters",
+    "steps",
+    "tokens",
+    "validation loss",
+    "perplexity",
+    "bits per byte",
+    "unigram entropy (nats)",
+    "time",
+)
+LEFT = 2  # so many columns are text, set to the left
+
+
+def summary_table(run_dirs: Sequence[str | Path]) -> str:
+    """The runs' final numbers as a plain-text table, one run a line.
+
+    Values are the last recorded ones of metrics.jsonl, and summary.json's; what neither has is "-".
+    Below it, what a loss consists of that is a sum of several objectives.
+
+    Args:
+      run_dirs: the run directories.
+    """
+    runs = read_runs(run_dirs)
+    body = [cells(run, name) for run, name in zip(runs, distinct_names(runs))]
+    head = [_two_lines(column) for column in COLUMNS]
+    rows = [[first for first, _ in head], [second for _, second in head], *body]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(COLUMNS))]
+    lines = [_align(row, widths) for row in rows]
+    lines.insert(2, "  ".join("-" * width for width in widths))
+    return "\n".join([*lines, *(f"{note}" for note in notes(runs))])
+
+
+def cells(run: Run, name: str) -> list[str]:
+    """One run's row, a text a column."""
+    return [
+        name,
+        run.model or "-",
+        count_text(run.parameters),
+        count_text(run.steps),
+        count_text(run.tokens),
+        value_text(run.final("loss")),
+        value_text(run.final("perplexity")),
+        value_text(run.final("bits_per_byte")),
+        value_text(run.unigram_entropy),
+        duration_text(run.seconds),
+    ]
+
+
+def notes(runs: Sequence[Run]) -> list[str]:
+    """For each run whose loss is a sum: its parts."""
+    lines = []
+    for run, name in zip(runs, distinct_names(runs)):
+        parts = [(part, run.final(f"loss/{part}")) for part in run.objectives]
+        if len(parts) > 1 and run.final("loss") is not None:
+            text = ", ".join(f"{objective_name(part)} {value_text(value)}" for part, value in parts)
+            lines.append(f"{name}: the loss is a weighted sum of {text}.")
+    return lines
+
+
+def _two_lines(column: str) -> tuple[str, str]:
+    first, _, second = column.partition(" ")
+    return (first, second) if second else ("", first)
+
+
+def _align(row: Sequence[str], widths: Sequence[int]) -> str:
+    parts = [
+        cell.ljust(width) if index < LEFT else cell.rjust(width)
+        for index, (cell, width) in enumerate(zip(row, widths))
+    ]
+    return "  ".join(parts).rstrip()

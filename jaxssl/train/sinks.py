@@ -1,0 +1,331 @@
+"""Where a run's metrics go: metrics.jsonl always, TensorBoard and Weights & Biases on request.
+
+A row is a flat dict with `kind` ("train", "validation", "sample", "fill_mask", "note") and `step`.
+Only one host writes; the others hold an empty `Sinks()`.
+"""
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from jaxssl.core.errors import UserError
+from jaxssl.core.files import atomic_write
+
+FILE_NAME = "metrics.jsonl"
+TEXT_KINDS = ("sample", "fill_mask", "note")  # rows whose strings are text, never numbers
+_NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+Row = Mapping[str, Any]
+
+
+class Sink(Protocol):
+    """Anything that takes rows."""
+
+    def write(self, row: Row) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class MetricsFile:
+    """Appends one strict-JSON object a line to `<run_dir>/metrics.jsonl`.
+
+    Each row is handed to the operating system in one write, so that a killed process loses nothing
+    but, at worst, the line it was writing; opening the file again removes such a half line.
+
+    Raises:
+      UserError: the directory cannot be written or the disk is full.
+    """
+
+    def __init__(self, run_dir: str | Path):
+        self.path = Path(run_dir) / FILE_NAME
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "ab", buffering=0)
+            self._mend()
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def write(self, row: Row) -> None:
+        """Appends `row`. Non-finite floats become the strings "nan", "inf" and "-inf"."""
+        line = memoryview(json_line(row).encode())
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def truncate_after(self, step: int) -> int:
+        """Removes the rows of later steps than `step` (all of it or nothing); returns how many.
+
+        What is kept is kept byte for byte. Rows without a step stay.
+        """
+        kept, removed = [], 0
+        for line, row in _lines(self.path):
+            if row.get("step", step) > step:
+                removed += 1
+            else:
+                kept.append(line + b"\n")
+        if removed:
+            self._replace(kept)
+        return removed
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _replace(self, lines: list[bytes]) -> None:
+        try:
+            with atomic_write(self.path, "wb") as file:
+                file.writelines(lines)
+            self._file.close()
+            self._file = open(self.path, "ab", buffering=0)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def _mend(self) -> None:
+        """Makes the file end with a whole line: ends a whole last line, cuts a half one."""
+        with open(self.path, "rb") as file:
+            content = file.read()
+        if not content or content.endswith(b"\n"):
+            return
+        start = content.rfind(b"\n") + 1
+        if _parse(content[start:]) is not None:
+            self._file.write(b"\n")
+        else:
+            os.truncate(self.path, start)
+
+
+class TensorBoardSink:
+    """Writes `events.*` files: numbers as scalars `kind/key`, text as text.
+
+    Args:
+      run_dir: the run directory.
+      purge_step: on resume, the first step to be written again; TensorBoard then hides what an
+        earlier process wrote from that step on.
+    """
+
+    def __init__(self, run_dir: str | Path, *, purge_step: int | None = None):
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(run_dir), purge_step=purge_step, flush_secs=10)
+
+    def write(self, row: Row) -> None:
+        kind, step = row["kind"], int(row["step"])
+        if kind in TEXT_KINDS:
+            self._writer.add_text(kind, _as_text(row), step)
+            return
+        for key, value in _numbers(row).items():
+            self._writer.add_scalar(f"{kind}/{key}", value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbSink:
+    """Sends rows to Weights & Biases; a resumed run continues under the same id.
+
+    Args:
+      run_dir: the run directory; the id is kept in its `wandb_id` file.
+      project: the project's name.
+      name: how the run is called there (default: the directory's name).
+      config: the resolved configuration.
+
+    Raises:
+      UserError: the `wandb` package is not installed.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        *,
+        project: str,
+        name: str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ):
+        try:
+            import wandb  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise UserError(
+                "Weights & Biases was asked for, and the wandb package is not installed.",
+                where="wandb",
+                fix="pip install 'jaxssl[wandb]' (or pip install wandb), or leave wandb out",
+            ) from error
+        run_dir = Path(run_dir)
+        self._run = wandb.init(
+            project=project,
+            name=name or run_dir.resolve().name,
+            id=_kept_id(run_dir / "wandb_id"),
+            resume="allow",
+            dir=str(run_dir),
+            config=dict(config or {}),
+        )
+        # Its own step only grows, and drops what a resumed run writes again: plot over ours.
+        self._run.define_metric("*", step_metric="step")
+
+    def write(self, row: Row) -> None:
+        kind, step = row["kind"], int(row["step"])
+        if kind in TEXT_KINDS:
+            self._run.log({"step": step, kind: _as_text(row)})
+        else:
+            values = {f"{kind}/{key}": value for key, value in _numbers(row).items()}
+            self._run.log({"step": step, **values})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Sinks:
+    """Hands each row to every sink, in order; `Sinks()` (the other hosts') does nothing."""
+
+    def __init__(self, sinks: Sequence[Sink] = ()):
+        self.sinks = tuple(sinks)
+
+    @classmethod
+    def open(
+        cls,
+        run_dir: str | Path,
+        *,
+        resume_step: int | None = None,
+        tensorboard: bool = True,
+        wandb_project: str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> "Sinks":
+        """The sinks of a run directory.
+
+        Args:
+          run_dir: the run directory.
+          resume_step: the step of the restored checkpoint: later rows are removed, for they will
+            be written again. None for a new run.
+          tensorboard: whether to write event files.
+          wandb_project: the Weights & Biases project, or None.
+          config: the resolved configuration, for Weights & Biases.
+        """
+        metrics = MetricsFile(run_dir)
+        sinks: list[Sink] = [metrics]
+        if resume_step is not None:
+            metrics.truncate_after(resume_step)
+        if tensorboard:
+            purge = None if resume_step is None else resume_step + 1
+            sinks.append(TensorBoardSink(run_dir, purge_step=purge))
+        if wandb_project is not None:
+            sinks.append(WandbSink(run_dir, project=wandb_project, config=config))
+        return cls(sinks)
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Writes `{"kind": kind, "step": step, **values}`; names with "/" come by `**{...}`."""
+        row = {"kind": kind, "step": int(step), **values}
+        for sink in self.sinks:
+            sink.write(row)
+
+    def note(self, step: int, text: str) -> None:
+        """Records an event of the run in words: a resume, a rollback, a skipped step."""
+        self.write("note", step, text=text)
+
+    def close(self) -> None:
+        for sink in self.sinks:
+            sink.close()
+
+
+def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
+    """The rows of `<run_dir>/metrics.jsonl` in file order; no file, no rows.
+
+    "nan", "inf" and "-inf" come back as floats, except in rows of text. A half-written last line
+    is left out.
+
+    Raises:
+      UserError: a line other than the last is damaged.
+    """
+    path = Path(run_dir) / FILE_NAME
+    if not path.exists():
+        return []
+    return [_revive(row) for _, row in _lines(path)]
+
+
+def json_line(row: Row) -> str:
+    """`row` as one line of strict JSON, newline included."""
+    return json.dumps(_plain(dict(row)), allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """`value` with plain Python numbers, and with non-finite floats as strings."""
+    if hasattr(value, "tolist"):  # a NumPy or JAX scalar or array
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _revive(row: dict[str, Any]) -> dict[str, Any]:
+    if row.get("kind") in TEXT_KINDS:
+        return row
+    return {
+        key: _NON_FINITE.get(value, value) if isinstance(value, str) else value
+        for key, value in row.items()
+    }
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Each whole line (without its newline) and its row."""
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        row = _parse(line)
+        if row is not None:
+            yield line, row
+        elif line.strip() and any(rest.strip() for rest in lines[number:]):
+            raise UserError(
+                "A line of the metrics file is damaged.",
+                where=f"{path}:{number}",
+                expected="one JSON object",
+                got=repr(line[:80].decode("utf-8", "replace")),
+                fix=f"remove the line: sed -i {number}d {path}",
+            )
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _numbers(row: Row) -> dict[str, float]:
+    """The row's numbers but its step, NumPy and JAX scalars among them."""
+    plain = {
+        key: value.tolist() if hasattr(value, "tolist") else value for key, value in row.items()
+    }
+    numbers = {key: value for key, value in plain.items() if type(value) in (int, float)}
+    return {key: float(value) for key, value in numbers.items() if key != "step"}
+
+
+def _as_text(row: Row) -> str:
+    """A row of text as Markdown: strings as they are, the rest (predictions) as JSON."""
+    parts = {key: _plain(value) for key, value in row.items() if key not in ("kind", "step")}
+    return "\n\n".join(
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for value in parts.values()
+    )
+
+
+def _kept_id(path: Path) -> str:
+    if not path.exists():
+        with atomic_write(path) as file:
+            file.write(uuid.uuid4().hex)
+    return path.read_text().strip()
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        "The run's metrics cannot be written.",
+        where=path,
+        got=error.strerror or error,
+        fix="free space or make the run directory writable, then start the same command again:"
+        " the run resumes",
+    )
