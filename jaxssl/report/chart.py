@@ -222,7 +222,7 @@ def _data(lines: Sequence[Line], kept: Sequence[np.ndarray]) -> str:
                 "y": [_short(value) for value in line.values[points].tolist()],
             }
         )
-    text = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
+    text = json.dumps(content, separators=(",", ":"))
     return f'<script type="application/json">{text}</script>'
 
 

@@ -132,20 +132,26 @@ class Run:
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         return [row for row in self.rows if row.get("kind") == kind and "step" in row]
 
+    @cached_property
+    def columns(self) -> dict[tuple[str, str], Series]:
+        """Every recorded number but the steps, by (kind, key); keys in order of appearance."""
+        found: dict[tuple[str, str], tuple[list[int], list[float]]] = {}
+        for kind in ("train", "validation"):
+            for row in self.of_kind(kind):
+                for key, value in row.items():
+                    if key != "step" and number(value) is not None:
+                        steps, values = found.setdefault((kind, key), ([], []))
+                        steps.append(row["step"])
+                        values.append(value)
+        return {where: _by_step(*content) for where, content in found.items()}
+
     def keys(self) -> list[str]:
         """Every numeric key of the train and validation rows, in order of appearance."""
-        rows = [*self.of_kind("train"), *self.of_kind("validation")]
-        found = {key: None for row in rows for key in row if number(row[key]) is not None}
-        found.pop("step", None)
-        return list(found)
+        return list(dict.fromkeys(key for _, key in self.columns))
 
     def series(self, kind: str, key: str) -> Series:
         """The values of `key` in the rows of `kind`, by step; empty where there are none."""
-        rows = [row for row in self.of_kind(kind) if number(row.get(key)) is not None]
-        steps = np.array([row["step"] for row in rows], np.int64)
-        values = np.array([row[key] for row in rows], np.float64)
-        order = np.argsort(steps, kind="stable")
-        return Series(steps[order], values[order])
+        return self.columns.get((kind, key)) or _by_step([], [])
 
     def final(self, key: str) -> float | None:
         """The last recorded validation value of `key`."""
@@ -208,6 +214,11 @@ def number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value)
+
+
+def _by_step(steps: list[int], values: list[float]) -> Series:
+    order = np.argsort(np.array(steps, np.int64), kind="stable")
+    return Series(np.array(steps, np.int64)[order], np.array(values, np.float64)[order])
 
 
 def _json_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
