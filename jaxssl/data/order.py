@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxssl.data import counter
 
-_ROUNDS = 8
+_ROUNDS = 6
 _PURPOSE = 0x6F72646572
 """Keeps the order's random bits apart from those of other uses of the same seed."""
 
@@ -33,20 +33,20 @@ def permute(indices: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray
         raise IndexError(f"indices {indices.min()}..{indices.max()} of an order of size {size}")
     width = math.isqrt(size - 1) + 1
     height = -(-size // width)
-    key = counter.key(_PURPOSE, seed, epoch)
+    keys = counter.bits(counter.key(_PURPOSE, seed, epoch), np.arange(_ROUNDS))
     values = indices.astype(np.uint64).ravel()
     pending = np.arange(values.size)
     while pending.size:
-        values[pending] = _network(values[pending], width, height, key)
+        values[pending] = _network(values[pending], width, height, keys)
         pending = pending[values[pending] >= size]
     return values.astype(np.int64).reshape(indices.shape)
 
 
-def _network(values: np.ndarray, width: int, height: int, key: np.uint64) -> np.ndarray:
+def _network(values: np.ndarray, width: int, height: int, keys: np.ndarray) -> np.ndarray:
     """One pass over the grid: each half is shifted by a keyed hash of the other, in turns."""
     a, b = np.uint64(width), np.uint64(height)
     high, low = values // b, values % b
     for turn in range(0, _ROUNDS, 2):
-        high = (high + counter.bits(key, low, turn) % a) % a
-        low = (low + counter.bits(key, high, turn + 1) % b) % b
+        high = (high + counter.bits(keys[turn], low) % a) % a
+        low = (low + counter.bits(keys[turn + 1], high) % b) % b
     return high * b + low

@@ -59,7 +59,13 @@ class Split:
     def tokens(self, positions: np.ndarray) -> np.ndarray:
         """The tokens at `positions` (any shape), as int32 of the same shape."""
         positions = np.asarray(positions, np.int64)
-        return self._gather("tokens", positions.ravel()).astype(np.int32).reshape(positions.shape)
+        flat = positions.ravel()
+        self._check_range("tokens", flat, flat)
+        result = np.empty(flat.size, np.int32)
+        for shard, chosen in self._by_shard("tokens", flat):
+            local = flat[chosen] - self._bases["tokens"][shard]
+            result[chosen] = self._array("tokens", shard)[local]
+        return result.reshape(positions.shape)
 
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
         """Tokens [start, start + length) for each start, [B, length] int32. May cross shards."""
@@ -69,16 +75,10 @@ class Split:
         base = self._bases["tokens"]
         for shard, chosen in self._by_shard("tokens", starts):
             local = starts[chosen] - base[shard]
-            inside = local + length <= base[shard + 1] - base[shard]
-            if inside.all():
-                result[chosen] = _rows(self._array("tokens", shard), local, length)
-                continue
-            chosen = np.arange(starts.size)[chosen]
-            if inside.any():
-                array = self._array("tokens", shard)
-                result[chosen[inside]] = _rows(array, local[inside], length)
-            crossing = chosen[~inside]
-            result[crossing] = self.tokens(starts[crossing, None] + np.arange(length))
+            if local.max() + length <= base[shard + 1] - base[shard]:
+                result[chosen] = self._sliding(shard, length)[local]
+            else:
+                result[chosen] = self.tokens(starts[chosen, None] + np.arange(length))
         return result
 
     def ranges(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -87,22 +87,16 @@ class Split:
         Each range lies within one document (so within one shard); lengths may be 0.
         """
         starts, lengths = np.asarray(starts, np.int64), np.asarray(lengths, np.int64)
-        if not lengths.size:
-            return np.zeros(0, np.int32)
         starts = np.where(lengths > 0, starts, 0)
         self._check_range("tokens", starts, starts + np.maximum(lengths - 1, 0))
-        shards = list(self._by_shard("tokens", starts))
-        base = self._bases["tokens"]
-        if len(shards) == 1:
-            shard = shards[0][0]
-            return self._array("tokens", shard)[
-                ragged_arange(starts - base[shard], lengths)
-            ].astype(np.int32)
-        result = np.empty(int(lengths.sum()), np.int32)
-        targets = np.cumsum(lengths) - lengths
-        for shard, chosen in shards:
-            source = ragged_arange(starts[chosen] - base[shard], lengths[chosen])
-            target = ragged_arange(targets[chosen], lengths[chosen])
+        if len(self.record.shards) == 1:
+            return self._array("tokens", 0)[ragged_arange(starts, lengths)].astype(np.int32)
+        ends = np.cumsum(lengths)
+        result = np.empty(int(ends[-1]) if ends.size else 0, np.int32)
+        for shard, chosen in self._by_shard("tokens", starts):
+            size = lengths[chosen]
+            source = ragged_arange(starts[chosen] - self._bases["tokens"][shard], size)
+            target = ragged_arange(ends[chosen] - size, size)
             result[target] = self._array("tokens", shard)[source]
         return result
 
@@ -123,18 +117,16 @@ class Split:
         """Positions of sentences' first tokens."""
         indices = np.asarray(indices, np.int64)
         previous = np.where(indices > 0, self.sentence_ends(np.maximum(indices - 1, 0)), 0)
-        document = self.document_at(self.sentence_ends(indices) - 1)
-        return np.maximum(previous, self.document_starts(document))
+        # A document's last sentence ends at its document-end token, which belongs to no sentence.
+        return previous + (self.document_ends(self.document_at(previous)) == previous + 1)
 
     def document_at(self, positions: np.ndarray) -> np.ndarray:
         """Index of the document that holds each token (its document-end token included)."""
         return self._holder("documents", positions)
 
     def sentence_at(self, positions: np.ndarray) -> np.ndarray:
-        """Index of the sentence that holds each token; a document end goes with its last one."""
-        positions = np.asarray(positions, np.int64)
-        is_end = self.document_ends(self.document_at(positions)) == positions + 1
-        return self._holder("sentences", positions - is_end)
+        """Index of the sentence that holds each token; of a document end, the one after it."""
+        return self._holder("sentences", positions)
 
     def sentences_of(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First and past-the-last sentence of each document."""
@@ -154,9 +146,14 @@ class Split:
         Returns:
           (row, end): which pair each end belongs to and its position, both [found].
         """
-        low = self._holder(kind, starts)
-        count = self._holder(kind, stops - 1) - low
+        low, high = self._holder(kind, np.stack([starts, stops - 1]))
+        count = high - low
         return np.repeat(np.arange(len(count)), count), self._ends(kind, ragged_arange(low, count))
+
+    def shard_document_ends(self, shard: int) -> np.ndarray:
+        """The shard's start and the ends of its documents, [documents + 1], in memory."""
+        ends = np.concatenate([[0], self._array("documents", shard)])
+        return ends.astype(np.int64) + self._bases["tokens"][shard]
 
     def _array(self, kind: str, shard: int) -> np.ndarray:
         """One file of one shard, mapped on first use."""
@@ -169,36 +166,43 @@ class Split:
             self._maps[kind, shard] = found
         return found
 
+    def _sliding(self, shard: int, length: int) -> np.ndarray:
+        """Every window of a shard as a row of a view, [tokens - length + 1, length]."""
+        found = self._maps.get(("sliding", shard))
+        if found is None or found.shape[1] != length:
+            tokens = self._array("tokens", shard)
+            found = np.lib.stride_tricks.sliding_window_view(tokens, length)
+            self._maps["sliding", shard] = found
+        return found
+
     def _by_shard(self, kind: str, values: np.ndarray) -> Iterator[tuple[int, Selection]]:
         """Groups values (1-D, in range) by the shard that holds them: (shard, which of them)."""
+        if not values.size:
+            return
         if len(self.record.shards) == 1:
             yield 0, slice(None)
             return
         shards = np.searchsorted(self._bases[kind], values, side="right") - 1
         order = np.argsort(shards, kind="stable")
-        cuts = np.flatnonzero(np.diff(shards[order])) + 1
-        for chosen in np.split(order, cuts) if order.size else ():
-            yield int(shards[chosen[0]]), chosen
+        shards = shards[order]
+        cuts = [0, *(np.flatnonzero(shards[1:] != shards[:-1]) + 1).tolist(), len(order)]
+        for start, stop in zip(cuts, cuts[1:]):
+            yield int(shards[start]), order[start:stop]
 
     def _check_range(self, kind: str, low: np.ndarray, high: np.ndarray) -> None:
         size = self._bases[kind][-1]
         if low.size and (int(low.min()) < 0 or int(high.max()) >= size):
             raise IndexError(f"{kind} {low.min()}..{high.max()} of a split that has {size}")
 
-    def _gather(self, kind: str, flat: np.ndarray) -> np.ndarray:
-        self._check_range(kind, flat, flat)
-        result = np.empty(flat.size, file_dtype(kind, self._dtype))
-        for shard, chosen in self._by_shard(kind, flat):
-            result[chosen] = self._array(kind, shard)[flat[chosen] - self._bases[kind][shard]]
-        return result
-
     def _ends(self, kind: str, indices: np.ndarray) -> np.ndarray:
         indices = np.asarray(indices, np.int64)
         flat = indices.ravel()
-        ends = self._gather(kind, flat).astype(np.int64)
+        self._check_range(kind, flat, flat)
+        result = np.empty(flat.size, np.int64)
         for shard, chosen in self._by_shard(kind, flat):
-            ends[chosen] += self._bases["tokens"][shard]
-        return ends.reshape(indices.shape)
+            ends = self._array(kind, shard)[flat[chosen] - self._bases[kind][shard]]
+            result[chosen] = ends + self._bases["tokens"][shard]
+        return result.reshape(indices.shape)
 
     def _holder(self, kind: str, positions: np.ndarray) -> np.ndarray:
         """How many ends of a kind lie at or before each token: the index of its holder."""
@@ -211,8 +215,3 @@ class Split:
             found = np.searchsorted(self._array(kind, shard), local, side="right")
             result[chosen] = found + self._bases[kind][shard]
         return result.reshape(positions.shape)
-
-
-def _rows(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-    """tokens[start : start + length] for each start, [B, length]."""
-    return np.lib.stride_tricks.sliding_window_view(tokens, length)[starts]
