@@ -62,7 +62,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 def log_ticks(low: float, high: float) -> list[float]:
     """Round numbers for a logarithmic axis: decades, or 1-2-5, or linear ones where it is short."""
     decades = math.log10(high / low)
-    if decades < 0.7:
+    if decades < 1:
         return ticks(low, high, 6)
     stride = math.ceil(decades / 6)
     units: Sequence[int] = (1,) if decades > 3 else (1, 2, 5)
