@@ -5,10 +5,12 @@ pseudorandom number generators"), a bijection of 64 bits. Everything is vectoris
 a whole batch draws at once and any row can be drawn again alone.
 """
 
+import functools
+
 import numpy as np
 
-_WORD = (1 << 64) - 1
-_STEP = 0x9E3779B97F4A7C15
+STEP = np.uint64(0x9E3779B97F4A7C15)
+"""Odd and without pattern: what SplitMix64 counts by."""
 
 
 def mix(words: np.ndarray) -> np.ndarray:
@@ -21,11 +23,12 @@ def mix(words: np.ndarray) -> np.ndarray:
     return words
 
 
+@functools.lru_cache(maxsize=64)
 def key(*words: int) -> np.uint64:
     """One key from several integers (a purpose, a seed, an epoch); their order matters."""
     state = np.zeros(1, np.uint64)
     for word in words:
-        state = mix(state + np.uint64(_STEP) + mix(np.array([word & _WORD], np.uint64)))
+        state = mix(state + STEP + mix(np.array([word % (1 << 64)], np.uint64)))
     return state[0]
 
 
@@ -37,7 +40,7 @@ def bits(key: np.uint64, *counters: np.ndarray | int) -> np.ndarray:
     state = np.array([key])
     for counter in counters:
         steps = np.atleast_1d(np.asarray(counter)).astype(np.uint64)
-        state = mix(state + (steps + np.uint64(1)) * np.uint64(_STEP))
+        state = mix(state + (steps + np.uint64(1)) * STEP)
     return state
 
 

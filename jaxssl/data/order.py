@@ -47,6 +47,6 @@ def _network(values: np.ndarray, width: int, height: int, keys: np.ndarray) -> n
     a, b = np.uint64(width), np.uint64(height)
     high, low = values // b, values % b
     for turn in range(0, _ROUNDS, 2):
-        high = (high + counter.bits(keys[turn], low) % a) % a
-        low = (low + counter.bits(keys[turn + 1], high) % b) % b
+        high = (high + counter.mix(low * counter.STEP + keys[turn]) % a) % a
+        low = (low + counter.mix(high * counter.STEP + keys[turn + 1]) % b) % b
     return high * b + low

@@ -182,12 +182,12 @@ class Split:
         if len(self.record.shards) == 1:
             yield 0, slice(None)
             return
-        shards = np.searchsorted(self._bases[kind], values, side="right") - 1
-        order = np.argsort(shards, kind="stable")
-        shards = shards[order]
-        cuts = [0, *(np.flatnonzero(shards[1:] != shards[:-1]) + 1).tolist(), len(order)]
-        for start, stop in zip(cuts, cuts[1:]):
-            yield int(shards[start]), order[start:stop]
+        # Sorted, so that shards are runs of it (and searches in a shard keep to warm memory).
+        order = np.argsort(values)
+        cuts = np.searchsorted(values[order], self._bases[kind]).tolist()
+        for shard, (start, stop) in enumerate(zip(cuts, cuts[1:])):
+            if start < stop:
+                yield shard, order[start:stop]
 
     def _check_range(self, kind: str, low: np.ndarray, high: np.ndarray) -> None:
         size = self._bases[kind][-1]
@@ -212,6 +212,6 @@ class Split:
         result = np.empty(flat.size, np.int64)
         for shard, chosen in self._by_shard("tokens", flat):
             local = flat[chosen] - self._bases["tokens"][shard]
-            found = np.searchsorted(self._array(kind, shard), local, side="right")
+            found = self._array(kind, shard).searchsorted(local, side="right")
             result[chosen] = found + self._bases[kind][shard]
         return result.reshape(positions.shape)
