@@ -21,7 +21,7 @@ from jaxssl.core.progress import bar
 from jaxssl.data.set_aside import SetAside
 
 if TYPE_CHECKING:
-    from jaxssl.data.sources import Docstrings
+    from jaxssl.data.sources import Docstrings, Jsonl
 
 SKIPPED_FOLDERS = frozenset({"__pycache__", "test", "tests"})
 OWN_PACKAGE = "jaxssl"  # left out: the corpus must not depend on how jaxssl itself is installed
@@ -162,3 +162,19 @@ def _docstrings(node: ast.AST) -> Iterator[str]:
         for child in getattr(node, block, None) or ():
             if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
                 yield from _docstrings(child)
+
+
+def as_jsonl(source: "Docstrings", directory: Path) -> "Jsonl":
+    """The corpus collected to a file in `directory` (if it is not there yet), as a jsonl source.
+
+    What was set aside is in the file `docstrings-set-aside.jsonl` beside it.
+    """
+    from jaxssl.data.sources import Jsonl
+
+    path = directory / "docstrings.jsonl"
+    if not path.is_file():
+        unfinished = path.with_suffix(".part")
+        with SetAside(directory / "docstrings-set-aside.jsonl") as aside:
+            write_docstrings(source, unfinished, aside)
+        os.replace(unfinished, path)
+    return Jsonl(paths=(str(path),), id_key="id", group_key="group")

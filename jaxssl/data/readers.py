@@ -22,7 +22,7 @@ from jaxssl.data.sentences import last_whitespace
 from jaxssl.data.set_aside import SetAside
 from jaxssl.data.sources import FIRST_BLOCK, Docstrings, Hub, Jsonl, SourceFile, open_file
 
-PART_BYTES = 4 << 20
+PART_BYTES = 1 << 20
 
 
 class Reader(PipelineStep):
