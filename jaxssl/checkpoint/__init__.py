@@ -1,0 +1,1 @@
+"""Checkpoints: written by Orbax in the background, sealed by a checksum manifest of our own."""

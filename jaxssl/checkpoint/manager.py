@@ -1,0 +1,243 @@
+"""Saving and restoring the steps of a run.
+
+A step is a directory `checkpoints/<step>/` with Orbax's `state/`, our `meta.json` and, written last,
+`manifest.json`. What has no manifest was never finished and is not looked at.
+"""
+
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxssl.checkpoint import manifest
+from jaxssl.core.errors import UserError
+from jaxssl.parallel import hosts
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When to save and what to keep. The best step by validation loss is always kept too."""
+
+    every: int = 1000
+    """Steps between checkpoints."""
+    keep_last: int = 2
+    """How many of the newest steps to keep."""
+    keep_every: int | None = None
+    """Keep every step that is a multiple of this for good; null keeps none for good."""
+    verify: bool = True
+    """Compare every file with its checksum before it is restored."""
+
+    def __post_init__(self):
+        if self.every < 1 or self.keep_last < 1 or (self.keep_every or 1) < 1:
+            raise UserError(
+                "a checkpoint setting is out of range",
+                where="every, keep_last, keep_every",
+                expected="at least 1",
+                got=(self.every, self.keep_last, self.keep_every),
+            )
+
+
+class CheckpointManager:
+    """The checkpoints of one run directory. At most one save is under way at a time."""
+
+    def __init__(self, directory: str | Path, config: CheckpointConfig = CheckpointConfig()):
+        self.directory, self.config = Path(directory).absolute(), config
+        self._checkpointer: ocp.StandardCheckpointer | None = None
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def steps(self) -> list[int]:
+        """The finished steps, ascending."""
+        if not self.directory.is_dir():
+            return []
+        found = [p for p in self.directory.iterdir() if p.name.isdigit() and manifest.is_sealed(p)]
+        return sorted(int(path.name) for path in found)
+
+    def path(self, step: int) -> Path:
+        """The directory of a step."""
+        return self.directory / str(step)
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """What was noted with a step: `step`, `data_offset`, `validation_loss`, ..."""
+        return manifest.read_meta(self.path(step))
+
+    def best(self) -> int | None:
+        """The step with the lowest validation loss, the earliest of equals; None without any."""
+        losses = {step: self.meta(step).get("validation_loss") for step in self.steps()}
+        known = {step: loss for step, loss in losses.items() if loss is not None}
+        return min(known, key=lambda step: (known[step], step)) if known else None
+
+    # --- Saving ---
+
+    def save(self, step: int, state: dict[str, Any], meta: dict[str, Any]) -> None:
+        """Starts saving in the background; the arrays may be donated as soon as this returns.
+
+        Raises:
+          UserError: this or the previous save could not be written.
+        """
+        self.wait()
+        path = self.path(step)
+        if hosts.is_first() and path.exists():
+            shutil.rmtree(path)  # left by a save that never finished, or of a step replayed
+        hosts.barrier(f"save {step}")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._checkpointer = self._checkpointer or ocp.StandardCheckpointer()
+            self._checkpointer.save(path / "state", state)
+        except Exception as error:
+            self._discard(step)
+            raise self._cannot_save(step, error) from error
+        finish = threading.Thread(target=self._finish, args=(step, meta), name="checkpoint")
+        self._thread = finish
+        finish.start()
+
+    def _finish(self, step: int, meta: dict[str, Any]) -> None:
+        try:
+            assert self._checkpointer is not None
+            self._checkpointer.wait_until_finished()
+            if hosts.is_first():
+                manifest.seal(self.path(step), {"step": step, **meta})
+                self._prune()
+        except BaseException as error:  # handed to the main thread by `check`
+            self._discard(step)
+            self._error = self._cannot_save(step, error)
+
+    def _discard(self, step: int) -> None:
+        """Frees the space of a save that failed."""
+        if hosts.is_first():
+            shutil.rmtree(self.path(step), ignore_errors=True)
+
+    def _cannot_save(self, step: int, error: BaseException) -> UserError:
+        steps = self.steps()
+        last = f"step {steps[-1]} is intact" if steps else "there is none yet"
+        return UserError(
+            f"the checkpoint of step {step} could not be saved",
+            where=self.path(step),
+            expected="a writable disk with room for the state",
+            got=f"{type(error).__name__}: {str(error)[:300]}",
+            fix=f"free space and start the same command again; it resumes: {last}",
+        )
+
+    def check(self) -> None:
+        """Raises the error of a save that failed in the background, once."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def wait(self) -> None:
+        """Waits for the save under way, and raises its error if it failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def close(self) -> None:
+        """Waits, and lets go of Orbax's threads."""
+        try:
+            self.wait()
+        finally:
+            if self._checkpointer is not None:
+                self._checkpointer.close()
+                self._checkpointer = None
+
+    def _prune(self) -> None:
+        """Deletes the finished steps that the configuration does not keep, and failed saves."""
+        steps = self.steps()
+        kept = set(steps[-self.config.keep_last :]) | {self.best()}
+        if self.config.keep_every:
+            kept |= {step for step in steps if step % self.config.keep_every == 0}
+        for step in steps:
+            if step not in kept:
+                # The manifest goes first: a step half deleted must not look whole.
+                (self.path(step) / manifest.MANIFEST).unlink()
+                shutil.rmtree(self.path(step))
+
+    # --- Restoring ---
+
+    def newest_intact(self, say: Callable[[str], None] = print) -> int | None:
+        """The newest step whose files are what was written; says so for each that is not.
+
+        Raises:
+          UserError: there are finished steps and none is intact, or one is from a newer version.
+        """
+        steps, errors = self.steps(), []
+        for step in reversed(steps):
+            self.meta_version(step)
+            try:
+                self.meta(step)
+                if self.config.verify:
+                    manifest.verify(self.path(step))
+                return step
+            except UserError as error:
+                errors.append(error)
+                older = [s for s in steps if s < step]
+                then = f"falling back to step {older[-1]}" if older else "no older step is left"
+                say(f"checkpoint {step} is damaged, {then}\n{error}")
+        if errors:
+            raise UserError(
+                "no checkpoint of the run is intact",
+                where=self.directory,
+                expected="at least one step that matches its manifest",
+                got=f"{len(errors)} damaged steps, the newest: {errors[0].where}",
+                fix="copy the checkpoints again, or start afresh in another run directory",
+            )
+        return None
+
+    def meta_version(self, step: int) -> None:
+        """Refuses a step of a newer version, which must not be taken for a damaged one."""
+        try:
+            manifest.read_meta(self.path(step))
+        except UserError as error:
+            if "newer version" in error.what:
+                raise
+
+    def restore(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+        """The whole state of a step, straight into the shardings of `abstract`.
+
+        Raises:
+          UserError: the step does not hold exactly these arrays.
+        """
+        try:
+            with ocp.StandardCheckpointer() as checkpointer:
+                return checkpointer.restore(self.path(step) / "state", abstract)
+        except Exception as error:
+            raise self._cannot_restore(step, error) from error
+
+    def restore_part(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+        """Only the subtree `abstract` of a step's state: {"params": ...} for evaluation, say."""
+        try:
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                arguments = ocp.args.PyTreeRestore(
+                    item=abstract,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                    partial_restore=True,
+                )
+                return checkpointer.restore(self.path(step) / "state", args=arguments)
+        except Exception as error:
+            raise self._cannot_restore(step, error) from error
+
+    def _cannot_restore(self, step: int, error: Exception) -> UserError:
+        return UserError(
+            f"the checkpoint of step {step} cannot be restored",
+            where=self.path(step),
+            expected="the arrays of this configuration's state",
+            got=f"{type(error).__name__}: {str(error)[:500]}",
+            fix="use the configuration the run was started with (config.yaml beside it)",
+        )
+
+
+def as_tree(state: Any) -> dict[str, Any]:
+    """A state dataclass as the dict that a checkpoint holds."""
+    return {name: getattr(state, name) for name in state.__dataclass_fields__}
+
+
+def abstract_of(tree: Any) -> Any:
+    """Shapes, dtypes and shardings of arrays."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
+    )

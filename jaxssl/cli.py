@@ -1,0 +1,276 @@
+"""The command line: one short function per verb. Nothing heavy is imported before a verb is known."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+EPILOG = """
+A recipe is a YAML file, or the name of one that comes with jaxssl (`jaxssl config pretrain/bert-tiny`).
+Later files and a.b=c overrides win. `jaxssl VERB --help` documents every field with its default.
+
+exit codes: 0 done; 2 a mistake, explained; 3 the loss was not finite; 75 stopped by a signal after
+saving, run the same command again to go on; 130 interrupted.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.verb is None:
+        parser.print_help()
+        return 0
+    from jaxssl.core.errors import UserError, UserErrors
+
+    try:
+        return options.run(options)
+    except UserErrors as errors:
+        for error in errors.errors:
+            print(f"error: {error}", file=sys.stderr)
+        print(f"{len(errors.errors)} errors", file=sys.stderr)
+        return 2
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="jaxssl",
+        description="Raw text to a pretrained language model, in JAX.",
+        epilog=EPILOG,
+        formatter_class=raw,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+
+    def verb(name, run, text, add_help=True):
+        sub = verbs.add_parser(
+            name, help=text, description=text, formatter_class=raw, add_help=add_help
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    for name, run, text in (
+        ("tokenizer", _tokenizer, "train a tokenizer on a corpus"),
+        ("prepare", _prepare, "turn a corpus into a token store"),
+        ("pretrain", _pretrain, "pretrain a model, or resume its run"),
+        ("config", _config, "print the resolved configuration of a pretraining run"),
+    ):
+        sub = verb(name, run, text, add_help=False)
+        sub.add_argument("layers", nargs="*", metavar="recipe.yaml | a.b=c")
+        sub.add_argument("-h", "--help", action="store_true", help="document every field")
+    sub = verb("evaluate", _evaluate, "loss and metrics of a run over a split")
+    _add_run(sub)
+    sub.add_argument("--split", default="validation", help="split of the store (%(default)s)")
+    sub.add_argument("--store", help="another token store than the run's own")
+    sub.add_argument("--batches", type=int, help="at most so many batches (the whole split)")
+    sub = verb("generate", _generate, "continue prompts with a causal model")
+    _add_run(sub)
+    sub.add_argument("prompts", nargs="*", default=[""], help="texts to continue (an empty one)")
+    sub.add_argument("--tokens", type=int, default=64, help="most new tokens (%(default)s)")
+    sub.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (%(default)s)")
+    sub.add_argument("--top-k", type=int, default=50, help="among the k likeliest (%(default)s)")
+    sub.add_argument("--top-p", type=float, help="among the likeliest that reach p (all)")
+    sub.add_argument("--seed", type=int, default=0, help="of the choices (%(default)s)")
+    sub = verb("fill-mask", _fill_mask, "what a masked model would put at each mask")
+    _add_run(sub)
+    sub.add_argument("texts", nargs="+", help="texts with the mask token, [MASK] say")
+    sub.add_argument("--top", type=int, default=5, help="candidates a mask (%(default)s)")
+    sub = verb("report", _report, "write report.html of a run, or compare several")
+    sub.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
+    sub.add_argument("--out", help="file for a comparison of several runs (comparison.html)")
+    sub = verb("inspect", _inspect, "show what a run, token store or checkpoint holds")
+    sub.add_argument("path", help="a run directory, a token store, or a checkpoint step")
+    sub.add_argument("--verify", action="store_true", help="compare every file with its checksum")
+    sub = verb("demo", _demo, "docstrings of the installed packages to a small BERT and GPT")
+    sub.add_argument("--out", default="demo", help="directory for all of it (%(default)s)")
+    sub.add_argument("--short", action="store_true", help="a minute's version, to see that it runs")
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        from jaxssl import __version__
+
+        print(f"jaxssl {__version__}")
+        parser.exit()
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", metavar="RUN", help="a run directory")
+    parser.add_argument("--step", default="best", help="best, last or a number (%(default)s)")
+
+
+def set_up_jax() -> None:
+    """Turns on the compilation cache, so that a second start does not compile again.
+
+    `JAX_COMPILATION_CACHE_DIR` chooses another place; the default is ~/.cache/jaxssl/xla.
+    """
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxssl" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _split_layers(layers: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Recipe files and overrides, in the order given."""
+    return [x for x in layers if "=" not in x], [x for x in layers if "=" in x]
+
+
+def _load(cls: type, options: argparse.Namespace):
+    """A configuration of `cls`, or None after printing its documentation."""
+    from jaxssl.core import config as configuration
+    from jaxssl.run import find_recipe
+
+    if options.help:
+        print(f"usage: jaxssl {options.verb} recipe.yaml [more.yaml ...] [a.b=c ...]\n")
+        print("\n".join(configuration.document(cls)))
+        return None
+    recipes, overrides = _split_layers(options.layers)
+    return configuration.load(cls, [find_recipe(recipe) for recipe in recipes], overrides)
+
+
+def _tokenizer(options: argparse.Namespace) -> int:
+    from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_tokenizer
+
+    config = _load(TokenizerTrainConfig, options)
+    if config is not None:
+        tokenizer = train_tokenizer(config)
+        print(f"{config.out}: {tokenizer.vocab_size:,} pieces")
+    return 0
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from jaxssl.data.prepare import PrepareConfig, prepare
+
+    config = _load(PrepareConfig, options)
+    if config is not None:
+        _print_store(prepare(config))
+    return 0
+
+
+def _pretrain(options: argparse.Namespace) -> int:
+    set_up_jax()
+    from jaxssl import run
+    from jaxssl.train.stopping import EXIT_NOT_FINITE, EXIT_STOPPED, NotFinite
+
+    config = _load(run.RunConfig, options)
+    if config is None:
+        return 0
+    try:
+        outcome = run.pretrain(config)
+    except NotFinite as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return EXIT_NOT_FINITE
+    for name, value in outcome.validation.items():
+        print(f"validation {name}: {value:.4f}")
+    return EXIT_STOPPED if outcome.stopped_by else 0
+
+
+def _config(options: argparse.Namespace) -> int:
+    from jaxssl.core.config import to_yaml
+    from jaxssl.run import RunConfig
+
+    config = _load(RunConfig, options)
+    if config is not None:
+        print(to_yaml(config), end="")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    set_up_jax()
+    from jaxssl import run
+
+    values = run.evaluate_run(
+        options.run_dir,
+        split=options.split,
+        step=options.step,
+        store=options.store,
+        batches=options.batches,
+    )
+    for name, value in values.items():
+        print(f"{name}: {value:.6g}")
+    return 0
+
+
+def _generate(options: argparse.Namespace) -> int:
+    set_up_jax()
+    from jaxssl import run
+    from jaxssl.generate.decode import Sampling
+
+    sampling = Sampling(
+        max_new_tokens=options.tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+    )
+    prompts = options.prompts or [""]
+    for prompt, text in zip(
+        prompts, run.generate_texts(options.run_dir, prompts, sampling, options.step)
+    ):
+        print(f"{prompt}{text}\n")
+    return 0
+
+
+def _fill_mask(options: argparse.Namespace) -> int:
+    set_up_jax()
+    from jaxssl import run
+
+    filled = run.fill_masks(options.run_dir, options.texts, options.top, options.step)
+    for text, masks in zip(options.texts, filled):
+        print(text)
+        for predictions in masks:
+            print("  " + ", ".join(f"{p['token']} {p['probability']:.3f}" for p in predictions))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from jaxssl.report import summary_table, write_comparison, write_report
+
+    runs = [Path(run) for run in options.runs]
+    for run in runs:
+        print(f"report: {write_report(run)}")
+    if len(runs) > 1:
+        print(f"comparison: {write_comparison(runs, Path(options.out or 'comparison.html'))}")
+        print(summary_table(runs))
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from jaxssl.inspecting import inspect_path
+
+    print("\n".join(inspect_path(Path(options.path), verify=options.verify)))
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    set_up_jax()
+    from jaxssl.demo import demo
+
+    return demo(Path(options.out), short=options.short)
+
+
+def _print_store(store) -> None:
+    for name, split in store.manifest.splits.items():
+        print(
+            f"{store.path}/{name}: {split.documents:,} documents, {split.tokens:,} tokens, "
+            f"{split.bytes:,} bytes, unigram entropy {split.unigram_entropy:.3f} nats"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Text out of a model: sampling with a cache, and filling masks."""

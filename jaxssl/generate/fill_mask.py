@@ -1,0 +1,41 @@
+"""What a masked model would put at each mask."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxssl.core.types import Params
+from jaxssl.models.model import Model
+
+
+def fill_mask(
+    model: Model, params: Params, rows: Sequence[np.ndarray], mask_id: int, top: int = 5
+) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+    """For each row of ids, for each mask in it: the `top` ids and their probabilities, likely first."""
+    length = max(len(row) for row in rows)
+    tokens = np.zeros((len(rows), length), np.int32)
+    segments = np.zeros_like(tokens)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = row
+        segments[i, : len(row)] = 1
+    masks = [np.flatnonzero(row == mask_id) for row in rows]
+    where = [(i, position) for i, found in enumerate(masks) for position in found]
+    at = np.array(where, np.int32).reshape(-1, 2)
+    ids, probabilities = jax.device_get(_top(model, top, params, tokens, segments, at))
+    results: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in rows]
+    for (i, _), row_ids, row_probabilities in zip(where, ids, probabilities):
+        results[i].append((row_ids, row_probabilities))
+    return results
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _top(model, top, params, tokens, segments, at):
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+    batch = {"tokens": tokens, "segment_ids": segments, "positions": positions}
+    hidden = model.encode(params, batch)[at[:, 0], at[:, 1]]
+    logits = model.head(params, "masked_lm", hidden).astype(jnp.float32)
+    values, ids = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), top)
+    return ids, values

@@ -1,0 +1,85 @@
+"""Validation: every row once, sums added up, divided at the end."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxssl.core.errors import UserError
+from jaxssl.core.progress import bar
+from jaxssl.core.types import Batch, Params
+from jaxssl.data.loader import eval_batches
+from jaxssl.data.rows import RowSource
+from jaxssl.objectives.base import Objective
+from jaxssl.parallel import hosts
+from jaxssl.parallel.mesh import batch_sharding
+from jaxssl.train import metrics
+from jaxssl.train.stopping import EarlyStopping
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """When and on what to validate."""
+
+    every: int = 1000
+    """Steps between validations; 0 validates only at the end."""
+    split: str = "validation"
+    """Split of the token store."""
+    batches: int | None = None
+    """At most so many batches, the first ones; null is the whole split."""
+    early_stopping: EarlyStopping | None = None
+    """null trains all steps."""
+
+    def __post_init__(self):
+        if self.every < 0 or (self.batches or 1) < 1:
+            raise UserError(
+                "an evaluation setting is out of range",
+                where="every, batches",
+                expected="every >= 0, batches >= 1",
+                got=(self.every, self.batches),
+            )
+
+
+def evaluate(
+    step: Callable[[Params, Batch], dict[str, Any]],
+    objective: Objective,
+    params: Params,
+    source: RowSource,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    limit: int | None = None,
+    tokens_per_byte: float | None = None,
+    show: bool = True,
+) -> dict[str, float]:
+    """The objective's loss and metrics over `source`, each row counted exactly once.
+
+    Args:
+      step: a jitted `make_eval_step`.
+      tokens_per_byte: of the split, for bits per byte.
+
+    Returns:
+      `loss` (the weighted total), `loss/<name>`, `accuracy/<name>`, `perplexity`, `bits_per_byte`.
+    """
+    rows = -(-source.num_rows // batch_size)
+    batches = eval_batches(
+        source,
+        batch_size,
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+        limit=limit,
+    )
+    total, sharding = None, batch_sharding(mesh)
+    count = rows if limit is None else min(rows, limit)
+    for batch in bar(batches, total=count, description="validate", enabled=show):
+        objective.check_rows(batch)
+        sums = jax.device_get(step(params, hosts.global_batch(batch, sharding)))
+        total = sums if total is None else metrics.add_sums(total, sums)
+    assert total is not None
+    values = {
+        "loss": metrics.total(objective.coefficients, total["losses"], total["weights"]),
+        **metrics.ratios(total["metrics"]),
+    }
+    return {**values, **metrics.language_numbers(values, tokens_per_byte)}

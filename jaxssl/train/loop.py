@@ -1,0 +1,463 @@
+"""The training loop: one straight function from a configured run to a trained one.
+
+The order of things in a step matters and is this: take the batch of this step, dispatch the step, wait
+for an earlier one (two are in flight, so the device never idles and never runs far ahead), look whether its
+update was finite, log, validate, save, and only then obey a signal.
+"""
+
+import collections
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager, as_tree
+from jaxssl.core.errors import UserError
+from jaxssl.core.progress import bar
+from jaxssl.core.types import Vocabulary
+from jaxssl.data.loader import DataConfig, TrainLoader
+from jaxssl.data.rows import RowSource
+from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.models.model import Model
+from jaxssl.objectives.base import Objective
+from jaxssl.parallel import hosts
+from jaxssl.parallel.mesh import batch_sharding
+from jaxssl.train import metrics
+from jaxssl.train.evaluation import EvaluationConfig, evaluate
+from jaxssl.train.profile import ProfileConfig, Profiler
+from jaxssl.train.samples import SamplesConfig, samples
+from jaxssl.train.sinks import Sinks, read_metrics
+from jaxssl.train.state import State, abstract_state, born_sharded, make_init
+from jaxssl.train.step import make_eval_step, make_train_step
+from jaxssl.train.stopping import NotFinite, StopSignal
+from jaxssl.train.watchdog import Watchdog, WatchdogConfig
+
+IN_FLIGHT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long to train, and what to do when a step goes wrong."""
+
+    steps: int = 1000
+    """Optimizer steps in all."""
+    seed: int = 0
+    """Of initialisation, masks and dropout."""
+    accumulation: int = 1
+    """Microbatches a step: the batch is worked off in so many parts."""
+    not_finite: Literal["skip", "abort", "rollback"] = "abort"
+    """When loss or gradient is not finite (the update is left out in any case): go on, save and stop
+    with exit code 3, or go back to the last checkpoint and leave out the batches since."""
+    not_finite_limit: int = 10
+    """With `skip` and `rollback`: stop after so many in all."""
+
+    def __post_init__(self):
+        if min(self.steps, self.accumulation, self.not_finite_limit) < 1:
+            raise UserError(
+                "a training setting is out of range",
+                where="steps, accumulation, not_finite_limit",
+                expected="at least 1",
+                got=(self.steps, self.accumulation, self.not_finite_limit),
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingConfig:
+    """What is written down as training goes on."""
+
+    every: int = 10
+    """Steps between rows of metrics."""
+    tensorboard: bool = True
+    """Write TensorBoard event files into the run directory."""
+    wandb_project: str | None = None
+    """Also log to this Weights & Biases project (pip install 'jaxssl[wandb]')."""
+    progress: bool = True
+    """Show a progress bar."""
+
+    def __post_init__(self):
+        if self.every < 1:
+            raise UserError(
+                "rows of metrics need a distance",
+                where="every",
+                expected="at least 1",
+                got=self.every,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The parts of a run's configuration that the loop reads."""
+
+    data: DataConfig
+    train: TrainConfig
+    evaluation: EvaluationConfig
+    checkpoint: CheckpointConfig
+    logging: LoggingConfig
+    samples: SamplesConfig
+    watchdog: WatchdogConfig
+    profile: ProfileConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Everything a run is made of, built and checked."""
+
+    model: Model
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    vocabulary: Vocabulary
+    tokenizer: Tokenizer
+    train_rows: RowSource
+    validation_rows: RowSource | None
+    tokens_per_byte: float | None
+    """Of the validation split."""
+    mesh: Mesh
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+      step: steps done.
+      stopped_by: the signal that ended it early, or None.
+      validation: the last validation's numbers.
+    """
+
+    step: int
+    stopped_by: str | None
+    validation: dict[str, float]
+
+
+def fit(parts: Parts, settings: Settings, run_dir: Path, say: Callable[[str], None]) -> Outcome:
+    """Trains from the newest intact checkpoint in `run_dir`, or from scratch, to the last step."""
+    with jax.set_mesh(parts.mesh), contextlib.ExitStack() as stack:
+        return Loop(parts, settings, run_dir, say, stack).run()
+
+
+class Loop:
+    """The state of one `fit`: what `run` and its few branches share."""
+
+    def __init__(self, parts, settings, run_dir, say, stack: contextlib.ExitStack):
+        self.parts: Parts = parts
+        self.settings: Settings = settings
+        self.run_dir: Path = run_dir
+        self.say: Callable[[str], None] = say
+        train, data = settings.train, settings.data
+        step = make_train_step(
+            parts.model,
+            parts.objective,
+            parts.optimizer,
+            parts.vocabulary,
+            seed=train.seed,
+            microbatches=train.accumulation,
+        )
+        evaluation = make_eval_step(
+            parts.model, parts.objective, parts.vocabulary, seed=train.seed
+        )
+        self.train_step = jax.jit(step, donate_argnums=0)
+        self.eval_step = jax.jit(evaluation)
+        self.checkpoints = CheckpointManager(run_dir / "checkpoints", settings.checkpoint)
+        stack.callback(self.checkpoints.close)
+        init = make_init(parts.model, parts.optimizer)
+        self.abstract = abstract_state(init, parts.mesh)
+        self.state, self.start, self.data_offset = self._first_state(init)
+        self.sinks = self._open_sinks()
+        stack.callback(self.sinks.close)
+        self.loader = self._open_loader(self.start)
+        stack.callback(lambda: self.loader.close())
+        self.signal = stack.enter_context(StopSignal())
+        stacks = run_dir / f"stacks-{jax.process_index()}.txt"
+        self.watchdog = stack.enter_context(Watchdog(settings.watchdog, stacks))
+        self.profiler = Profiler(settings.profile, run_dir / "profile")
+        stack.callback(self.profiler.close)
+        self.tokens_per_step = data.batch_size * data.sequence_length
+        self.flops: float | None = None
+        self.validation: dict[str, float] = {}
+        self.validation_step = -1
+        self.validation_losses = self._earlier_validations()
+        self.skipped = int(self.state.skipped)
+        self.troubles = 0
+        self.saved = self.start
+
+    # --- The loop ---
+
+    def run(self) -> Outcome:
+        """All steps that are left, then a last validation and checkpoint."""
+        steps, step, stopped = self.settings.train.steps, self.start, None
+        if self._is_complete():
+            return self._already_done()
+        in_flight: collections.deque = collections.deque()
+        self._timer = (time.perf_counter(), step)
+        progress = bar(
+            total=steps,
+            initial=step,
+            description="train",
+            unit="step",
+            enabled=self.settings.logging.progress and hosts.is_first(),
+        )
+        with progress:
+            while step < steps:
+                self.profiler.before(step)
+                batch = next(self.loader)
+                self.parts.objective.check_rows(batch)
+                batch = hosts.global_batch(batch, batch_sharding(self.parts.mesh))
+                self.state, out = self.train_step(self.state, batch)
+                step += 1
+                in_flight.append((step, out))
+                progress.update(1)
+                due = self._is_due(step) or step == steps or self._signalled_alone()
+                while len(in_flight) > (0 if due else IN_FLIGHT):
+                    rolled_back = self._finish(*in_flight.popleft(), progress)
+                    if rolled_back is not None:
+                        in_flight.clear()
+                        step = rolled_back
+                        progress.n = step
+                        due = False
+                if due:
+                    over = self._validate_and_save(step, progress)
+                    stopped = self._stop_requested(step)
+                    if stopped or over:
+                        break
+        self.profiler.close()
+        return self._end(step, stopped)
+
+    def _is_due(self, step: int) -> bool:
+        """Whether this step needs everything before it to be finished."""
+        s = self.settings
+        return (
+            step % s.logging.every == 0
+            or (s.evaluation.every > 0 and step % s.evaluation.every == 0)
+            or step % s.checkpoint.every == 0
+        )
+
+    def _signalled_alone(self) -> bool:
+        """A signal to the only process; with several, all look together at steps that are due."""
+        return self.signal.received is not None and jax.process_count() == 1
+
+    def _finish(self, step: int, out: dict[str, Any], progress) -> int | None:
+        """Waits for a step, looks at it and logs it; the step to go back to, if any."""
+        out = jax.device_get(out)
+        self.watchdog.beat()
+        if int(out["skipped"]) > self.skipped:
+            self.skipped = int(out["skipped"])
+            return self._not_finite(step, out)
+        if step % self.settings.logging.every == 0:
+            self._log(step, out, progress)
+        return None
+
+    def _log(self, step: int, out: dict[str, Any], progress) -> None:
+        now, (then, since) = time.perf_counter(), self._timer
+        self._timer = (now, step)
+        seconds = (now - then) / max(1, step - since)
+        row = {
+            "tokens": step * self.tokens_per_step,
+            "loss": float(out["loss"]),
+            **metrics.ratios(out["sums"]),
+            "learning_rate": float(self.parts.schedule(step - 1 - self.skipped)),
+            "grad_norm": float(out["grad_norm"]),
+            "tokens_per_second": self.tokens_per_step / seconds,
+            "step_seconds": seconds,
+        }
+        row.update(self._mfu(out, seconds))
+        self.sinks.write("train", step, **row)
+        shown = {"loss": f"{row['loss']:.3f}", "tok/s": f"{row['tokens_per_second']:,.0f}"}
+        if "mfu" in row:
+            shown["mfu"] = f"{row['mfu']:.1%}"
+        progress.set_postfix(shown, refresh=False)
+
+    def _mfu(self, out: dict[str, Any], seconds: float) -> dict[str, float]:
+        peak = metrics.peak_flops()
+        if peak is None:
+            return {}
+        data = self.settings.data
+        labels = [float(w) for name, (_, w) in out["sums"].items() if name.startswith("nll/")]
+        flops = metrics.step_flops(
+            self.parts.model.config,
+            self.state.params,
+            data.batch_size,
+            data.sequence_length,
+            int(max(labels)),
+        )
+        return {"mfu": flops / seconds / peak}
+
+    # --- Validation, checkpoints, the end ---
+
+    def _is_complete(self) -> bool:
+        stopping = self.settings.evaluation.early_stopping
+        over = stopping is not None and stopping.is_over(self.validation_losses)
+        return self.start >= self.settings.train.steps or over
+
+    def _already_done(self) -> Outcome:
+        self.say(f"the run is complete at step {self.start}; nothing to do")
+        rows = [row for row in read_metrics(self.run_dir) if row["kind"] == "validation"]
+        numbers = {name: v for name, v in rows[-1].items() if name not in ("kind", "step")} if rows else {}
+        return Outcome(self.start, None, numbers)
+
+    def _validate_and_save(self, step: int, progress) -> bool:
+        """What is due after a step; whether early stopping ends the run."""
+        s = self.settings
+        validate = (
+            s.evaluation.every > 0
+            and step % s.evaluation.every == 0
+            and self.parts.validation_rows is not None
+        )
+        if validate:
+            self._validate(step)
+            self._report(step)
+        best = validate and self.validation["loss"] <= min(self.validation_losses)
+        if step % s.checkpoint.every == 0 or best:
+            self._save(step)
+        self.checkpoints.check()
+        stopping = s.evaluation.early_stopping
+        if validate and stopping is not None and stopping.is_over(self.validation_losses):
+            self.sinks.note(step, "early stopping: the validation loss no longer falls")
+            self.say(f"early stopping at step {step}")
+            return True
+        return False
+
+    def _validate(self, step: int) -> None:
+        if self.parts.validation_rows is None or self.validation_step == step:
+            return
+        self.watchdog.pause()
+        self.validation = evaluate(
+            self.eval_step,
+            self.parts.objective,
+            self.state.params,
+            self.parts.validation_rows,
+            self.parts.mesh,
+            batch_size=self.settings.data.batch_size,
+            limit=self.settings.evaluation.batches,
+            tokens_per_byte=self.parts.tokens_per_byte,
+            show=False,
+        )
+        self.validation_step = step
+        self.validation_losses.append(self.validation["loss"])
+        self.sinks.write("validation", step, **self.validation)
+        self.watchdog.beat()
+
+    def _report(self, step: int) -> None:
+        """Samples into the metrics; time spent here is not counted as training."""
+        self.watchdog.pause()
+        parts = self.parts
+        shown = samples(
+            parts.model, self.state.params, parts.tokenizer, parts.vocabulary, self.settings.samples
+        )
+        for kind, fields in shown:
+            self.sinks.write(kind, step, **fields)
+        self.watchdog.beat()
+        self._timer = (time.perf_counter(), step)
+
+    def _save(self, step: int) -> None:
+        if self.saved == step and step in self.checkpoints.steps():
+            return
+        known = self.validation_step == step
+        meta = {
+            "data_offset": self.data_offset,
+            "validation_loss": self.validation["loss"] if known else None,
+        }
+        self.checkpoints.save(step, as_tree(self.state), meta)
+        self.saved = step
+
+    def _stop_requested(self, step: int) -> str | None:
+        """The signal that any process received; saves first."""
+        if not hosts.agree(self.signal.received is not None):
+            return None
+        name = self.signal.received or "a signal to another process"
+        self._save(step)
+        self.checkpoints.wait()
+        self.say(f"{name}: saved step {step}; run the same command again to go on")
+        return name
+
+    def _end(self, step: int, stopped: str | None) -> Outcome:
+        if stopped is None:
+            if self.validation_step != step:
+                self._validate(step)
+                self._report(step)
+            self._save(step)
+        self.checkpoints.wait()
+        return Outcome(step, stopped, self.validation)
+
+    # --- Beginnings and misfortunes ---
+
+    def _first_state(self, init) -> tuple[State, int, int]:
+        """The newest intact checkpoint's state, or a fresh one; its step and data offset."""
+        step = self.checkpoints.newest_intact(self.say)
+        if step is None:
+            key = jax.random.fold_in(jax.random.key(self.settings.train.seed), 3)
+            return born_sharded(init, key, self.abstract), 0, 0
+        state = State(**self.checkpoints.restore(step, as_tree(self.abstract)))
+        self.say(f"resuming at step {step}")
+        return state, step, int(self.checkpoints.meta(step).get("data_offset", 0))
+
+    def _open_sinks(self) -> Sinks:
+        if not hosts.is_first():
+            return Sinks()
+        logging = self.settings.logging
+        sinks = Sinks.open(
+            self.run_dir,
+            resume_step=self.start if self.start else 0,
+            tensorboard=logging.tensorboard,
+            wandb_project=logging.wandb_project,
+        )
+        return sinks
+
+    def _open_loader(self, step: int) -> TrainLoader:
+        data = self.settings.data
+        return TrainLoader(
+            self.parts.train_rows,
+            batch_size=data.batch_size,
+            seed=data.seed,
+            start_step=step + self.data_offset,
+            host=jax.process_index(),
+            num_hosts=jax.process_count(),
+            prefetch=data.prefetch,
+        )
+
+    def _earlier_validations(self) -> list[float]:
+        rows = read_metrics(self.run_dir) if self.start else []
+        return [
+            row["loss"]
+            for row in rows
+            if row["kind"] == "validation" and row["step"] <= self.start
+        ]
+
+    def _not_finite(self, step: int, out: dict[str, Any]) -> int | None:
+        """Obeys `train.not_finite`; the step to go back to for a rollback."""
+        self.troubles += 1
+        train = self.settings.train
+        found = f"loss {float(out['loss'])}, gradient norm {float(out['grad_norm'])}"
+        self.sinks.note(step, f"not finite: {found}; the update was left out")
+        self.say(f"step {step}: not finite ({found}); the update was left out")
+        if train.not_finite == "abort" or self.troubles > train.not_finite_limit:
+            done = int(self.state.step)
+            self._save(done)
+            self.checkpoints.wait()
+            raise NotFinite(
+                f"step {step} was not finite ({found}). The last good parameters are in step {done}."
+                " Lower the learning rate, or set train.not_finite=skip or rollback."
+            )
+        return self._roll_back(step) if train.not_finite == "rollback" else None
+
+    def _roll_back(self, step: int) -> int | None:
+        self.checkpoints.wait()
+        back = self.checkpoints.newest_intact(self.say)
+        if back is None:
+            self.say("no checkpoint to go back to; going on without the update")
+            return None
+        self.state = State(**self.checkpoints.restore(back, as_tree(self.abstract)))
+        self.skipped = int(self.state.skipped)
+        self.data_offset += step - back
+        self.loader.close()
+        self.loader = self._open_loader(back)
+        self.sinks.note(back, f"rolled back from step {step}; the batches between are left out")
+        self.say(f"rolled back to step {back}")
+        self._timer = (time.perf_counter(), back)
+        return back

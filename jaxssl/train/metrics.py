@@ -1,0 +1,97 @@
+"""From sums to the numbers people read, and what a step costs in arithmetic."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxssl.models.model import ModelConfig
+
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 2307e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+}
+"""Dense bf16 FLOP/s of one chip, as its maker states it."""
+
+TOKEN_LOSSES = ("masked_lm", "causal_lm")
+"""Losses in nats per token, which perplexity and bits per byte can be made of."""
+
+
+def ratios(sums: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
+    """{"nll/x": (sum, weight)} as {"loss/x": mean}; the other names stay. Divides here, once."""
+    return {
+        name.replace("nll/", "loss/"): float(total) / float(weight) if weight else math.nan
+        for name, (total, weight) in sums.items()
+    }
+
+
+def total(
+    coefficients: Mapping[str, float], losses: Mapping[str, Any], weights: Mapping[str, Any]
+) -> float:
+    """The weighted total of summed losses."""
+    return sum(
+        factor * float(losses[name]) / max(float(weights[name]), 1e-9)
+        for name, factor in coefficients.items()
+    )
+
+
+def language_numbers(
+    values: Mapping[str, float], tokens_per_byte: float | None
+) -> dict[str, float]:
+    """Perplexity and bits per byte of the token loss among `values`, if there is one.
+
+    Bits per byte are nats per token x tokens per byte of the text / ln 2, with the split's own ratio of
+    tokens to bytes. For a masked model they count the guessed tokens alone, each given both sides.
+    """
+    for name in TOKEN_LOSSES:
+        loss = values.get(f"loss/{name}")
+        if loss is not None:
+            numbers = {"perplexity": math.exp(min(loss, 700.0))}
+            if tokens_per_byte:
+                numbers["bits_per_byte"] = loss * tokens_per_byte / math.log(2)
+            return numbers
+    return {}
+
+
+def step_flops(config: ModelConfig, params: Any, rows: int, length: int, labels: int) -> float:
+    """Model FLOPs of one training step, the numerator of MFU.
+
+    Convention: matrix products only, 2 per multiply-add, backward twice the forward; attention counted
+    whole for a bidirectional model and half for a causal one; the vocabulary projection at the `labels`
+    positions that have a label; embedding look-ups, norms and recomputation not counted.
+    """
+    c = config
+    per_layer = 4 * c.hidden_size**2 + 2 * c.hidden_size * c.intermediate_size
+    causal = 0.5 if c.name == "gpt2" else 1.0
+    attention = 2 * length * c.hidden_size * causal
+    body = rows * length * c.num_layers * (per_layer + attention)
+    head = labels * c.hidden_size * c.vocab_size
+    if "masked_lm" in params:
+        head += labels * c.hidden_size**2
+    return 6.0 * (body + head)
+
+
+def peak_flops() -> float | None:
+    """Peak FLOP/s of all devices together, or None for a chip that is not in the table."""
+    kind = jax.devices()[0].device_kind
+    known = [name for name in PEAK_FLOPS if kind.startswith(name)]
+    if not known:
+        return None
+    return PEAK_FLOPS[max(known, key=len)] * jax.device_count()
+
+
+def add_sums(left: Any, right: Any) -> Any:
+    """Sums of sums, on the host, in float64."""
+    return jax.tree.map(lambda a, b: np.float64(a) + np.float64(b), left, right)
