@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import ks_2samp
+from scipy.stats import binom, ks_2samp
 from store_builder import SPECIAL_IDS, build_store
 
 from jaxssl.core.errors import UserError
 from jaxssl.data import counter
-from jaxssl.data.pairs import Pairs, _Draws, _truncate
+from jaxssl.data.pairs import Pairs, _Draws, _heads, _truncate
 
 FIRST_ID = 10
 
@@ -245,6 +245,20 @@ def test_truncation_keeps_what_popping_one_by_one_keeps(size_a, size_b, limit):
     )
     assert (int(keep_a[0]), int(keep_b[0])) == (a, b)
     assert 0 <= start_a[0] <= size_a - a and 0 <= start_b[0] <= size_b - b
+
+
+@pytest.mark.parametrize("flips", [0, 1, 3, 63, 64, 65, 200])
+def test_tokens_are_cut_off_either_end_by_fair_coins(flips):
+    """As many heads as a Binomial(flips, 1/2) has: every count within 5 deviations."""
+    rows = 20_000
+    draw = _Draws(counter.key(1), np.arange(rows))
+    heads = _heads(draw, 6, np.full(rows, flips))
+    expected = rows * binom.pmf(np.arange(flips + 1), flips, 0.5)
+    found = np.bincount(heads, minlength=flips + 1)
+    assert (np.abs(found - expected) <= 5 * np.sqrt(expected) + 5).all()
+    # Rows with other numbers of flips beside them do not change a row's heads.
+    mixed = _heads(draw, 6, np.where(np.arange(rows) % 2, flips, np.arange(rows) % 150))
+    assert np.array_equal(mixed[1::2], heads[1::2])
 
 
 def test_rows_are_functions_of_seed_epoch_and_index(tmp_path):
