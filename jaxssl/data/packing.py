@@ -131,13 +131,13 @@ def write_pack_plan(split: Split, length: int) -> Path:
         path = plan_path(split, length)
         with atomic_write(path) as file:
             json.dump(_header(split, length, {"rows": rows, "pieces": pieces}), file, indent=1)
-    except PermissionError as error:
+    except OSError as error:
         raise UserError(
             "the pack plan cannot be written beside the shards",
             where=split.directory,
-            expected="a directory that can be written, or a plan made by `jaxssl prepare`",
+            expected="a directory with room that can be written",
             got=error.strerror,
-            fix="make the directory writable once, or set rows.name=windows",
+            fix="make it writable once (the plan is kept there), or set rows.name=windows",
         ) from None
     assert tokens == split.num_tokens
     return path

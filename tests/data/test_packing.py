@@ -123,6 +123,15 @@ def test_a_plan_that_does_not_fit_is_refused(store):
         write_pack_plan(split, 0)
 
 
+def test_a_plan_that_cannot_be_written_is_a_clear_error(store, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("jaxssl.data.packing.atomic_write", refuse)
+    with pytest.raises(UserError, match="Read-only file system"):
+        Packed().open(store.split("train"), 64)
+
+
 def test_packing_wastes_little():
     """Best-fit decreasing on many short documents leaves under 1% of places empty."""
     lengths = np.random.default_rng(0).integers(1, 200, 20_000)
