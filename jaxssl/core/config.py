@@ -31,9 +31,11 @@ def load(cls: type[T], layers: Iterable[str | Path | Mapping], overrides: Iterab
     merged: dict[str, Any] = {}
     for layer in layers:
         merged = merge(merged, layer if isinstance(layer, Mapping) else read_yaml(layer))
+    # One layer together: an override of `name` drops the keys of files, not of other overrides.
+    last: Any = {}
     for override in overrides:
-        merged = merge(merged, parse_override(override))
-    return build(cls, merged)
+        last = merge(last, parse_override(override))
+    return build(cls, merge(merged, last))
 
 
 def merge(old: Any, new: Any) -> Any:

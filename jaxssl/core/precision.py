@@ -13,6 +13,6 @@ class Precision:
     parameters: Float = "float32"
     """Dtype of the parameters and of the optimizer's moments."""
     compute: Float = "float32"
-    """Dtype of matrix products and activations. Norms, softmax and losses are always float32."""
+    """Dtype of matrix products and activations. Norms, softmax and losses are float32 at least."""
     reduce: Float = "float32"
     """Dtype in which weight gradients are summed, over tokens, microbatches and devices."""

@@ -1,5 +1,7 @@
 """Parameters with named axes: projections, embeddings, norms."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,17 @@ from jaxssl.parallel.axes import constrain
 
 Names = tuple[str | None, ...]
 named = nn.with_logical_partitioning
+"""Boxes what an initializer returns with the logical names of its axes."""
+
+
+def is_boxed(leaf: Any) -> bool:
+    """Whether `leaf` is an array in a box, with `names` and `value`."""
+    return isinstance(leaf, nn.meta.AxisMetadata)
+
+
+def unbox(tree: Any) -> Any:
+    """`tree` with every box replaced by its array."""
+    return nn.unbox(tree)
 
 
 def truncated_normal(deviation: float) -> nn.initializers.Initializer:

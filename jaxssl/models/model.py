@@ -41,7 +41,7 @@ class Model:
         return FAMILIES[type(self.config)](self.config, self.heads, self.precision)
 
     def init(self, key: jax.Array) -> Params:
-        """Fresh parameters, boxed with their logical axes (`flax.linen.unbox` takes them off)."""
+        """Fresh parameters, boxed with their logical axes (`layers.unbox` takes them off)."""
 
         def touch_everything(module):
             ids = jnp.zeros((1, 2), jnp.int32)

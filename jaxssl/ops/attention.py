@@ -33,7 +33,7 @@ def attention(
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """Scaled dot-product attention; the softmax is in float32.
+    """Scaled dot-product attention; the softmax is in float32 at least.
 
     Args:
       mask: bool, broadcastable to [B, N, T, S]; False is not attended to.
@@ -43,8 +43,9 @@ def attention(
       [B, T, N, D] in the dtype of `v`.
     """
     q_BTND = q_BTND * jnp.asarray(q_BTND.shape[-1] ** -0.5, q_BTND.dtype)
-    scores = jnp.einsum("btnd,bsnd->bnts", q_BTND, k_BSND, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    wide = jnp.promote_types(q_BTND.dtype, jnp.float32)
+    scores = jnp.einsum("btnd,bsnd->bnts", q_BTND, k_BSND, preferred_element_type=wide)
+    scores = jnp.where(mask, scores, jnp.finfo(wide).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v_BSND.dtype)
     weights = dropout(weights, dropout_rate, dropout_key)
     return jnp.einsum("bnts,bsnd->btnd", weights, v_BSND)

@@ -6,11 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxssl.ops.widen import widen
+
 
 def cross_entropy(
     logits: jax.Array, targets: jax.Array, weights: jax.Array, z_loss: float = 0.0
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Weighted sums of the cross entropy, in nats, in float32.
+    """Weighted sums of the cross entropy, in nats, in float32 at least.
 
     Args:
       logits: [..., V].
@@ -22,13 +24,13 @@ def cross_entropy(
       The summed loss with z-loss, and the sums {"nll": without z-loss, "correct": positions whose
       target has the largest logit}.
     """
-    logits = logits.astype(jnp.float32)
+    logits = widen(logits)
     largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
     log_z = jnp.log(jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)) + largest
     at_target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     nll = log_z - at_target
     loss = nll + z_loss * jnp.square(log_z) if z_loss else nll
-    correct = (at_target >= largest).astype(jnp.float32)
+    correct = (at_target >= largest).astype(logits.dtype)
     sums = {"nll": jnp.sum(nll * weights), "correct": jnp.sum(correct * weights)}
     return jnp.sum(loss * weights), jax.lax.stop_gradient(sums)
 

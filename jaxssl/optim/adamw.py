@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -61,8 +60,7 @@ def parameter_names(params: Mapping[str, Any]) -> Any:
     def name(path, _):
         return "/".join(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
 
-    is_box = lambda x: isinstance(x, nn.meta.AxisMetadata)
-    return jax.tree.map_with_path(name, params, is_leaf=is_box)
+    return jax.tree.map_with_path(name, params)
 
 
 def decay_mask(patterns: tuple[str, ...], params: Mapping[str, Any]) -> Any:

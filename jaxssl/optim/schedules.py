@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import jax.numpy as jnp
 import optax
 
 from jaxssl.core.errors import UserError
@@ -85,4 +86,4 @@ def make_schedule(
 def _final_decay(peak: float, floor: float, length: int, shape: str) -> optax.Schedule:
     if shape == "linear":
         return optax.linear_schedule(peak, floor, length)
-    return lambda step: floor + (peak - floor) * (1 - (step / length) ** 0.5)
+    return lambda step: floor + (peak - floor) * (1 - jnp.clip(step / length, 0, 1) ** 0.5)

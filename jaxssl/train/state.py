@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -12,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Params
+from jaxssl.models.layers import is_boxed, unbox
 from jaxssl.models.model import Model
 from jaxssl.parallel.axes import to_spec
 
@@ -51,17 +51,16 @@ def abstract_state(init: Callable[[jax.Array], State], mesh: Mesh) -> State:
       UserError: an axis of a parameter does not divide over the mesh.
     """
     boxed = jax.eval_shape(init, jax.random.key(0))
-    is_box = lambda x: isinstance(x, nn.meta.AxisMetadata)
 
     def one(path, leaf):
-        if not is_box(leaf):
+        if not is_boxed(leaf):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, to_spec(())))
         names, value = leaf.names, leaf.value
         sharding = NamedSharding(mesh, to_spec(names))
         _check_divides(path, names, value.shape, sharding)
         return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
 
-    return jax.tree.map_with_path(one, boxed, is_leaf=is_box)
+    return jax.tree.map_with_path(one, boxed, is_leaf=is_boxed)
 
 
 def _check_divides(path, names, shape, sharding: NamedSharding) -> None:
@@ -80,4 +79,4 @@ def _check_divides(path, names, shape, sharding: NamedSharding) -> None:
 def born_sharded(init: Callable[[jax.Array], State], key: jax.Array, abstract: State) -> State:
     """A fresh state, each shard made on its own device."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return jax.jit(lambda k: nn.unbox(init(k)), out_shardings=shardings)(key)
+    return jax.jit(lambda k: unbox(init(k)), out_shardings=shardings)(key)

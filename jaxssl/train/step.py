@@ -12,6 +12,7 @@ from jaxssl.core.keys import dropout_key
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import Objective, total_loss
+from jaxssl.ops.widen import widen
 from jaxssl.parallel.axes import constrain
 from jaxssl.train.state import State
 
@@ -84,7 +85,7 @@ def make_train_step(
         corrupted = objective.corrupt(batch, seed, vocabulary)
         key = dropout_key(seed, state.step)
         loss, sums, grads = loss_and_grads(state.params, corrupted, key)
-        norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
+        norm = optax.tree.norm(jax.tree.map(widen, grads))
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
