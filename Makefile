@@ -1,0 +1,58 @@
+# Everything sets itself up: nothing but Python 3.11 to 3.13 and make is needed. `make help` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# The CPU is what this machine is taken to have; unset it to use an accelerator: `make demo JAX_PLATFORMS=`.
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: help demo test bench lint format wheel clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+$(VENV)/made:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "error: jaxssl needs Python 3.11 to 3.13, got %d.%d; choose one with make PYTHON=..." % v)'
+	@echo "making $(VENV) (a few minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --upgrade pip
+	@touch $@
+
+$(VENV)/installed: $(VENV)/made pyproject.toml constraints.txt
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/made pyproject.toml constraints.txt
+	@$(PIP) -e '.[test]'
+	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-bench: $(VENV)/made pyproject.toml constraints.txt
+	@$(PIP) -e '.[bench]'
+	@touch $@ $(VENV)/installed
+
+demo: $(VENV)/installed ## docstrings of the installed packages to a small BERT and GPT, and a report
+	@$(BIN)/jaxssl demo --out demo
+
+test: $(VENV)/installed-test ## all tests, on eight simulated CPU devices
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+	@$(BIN)/python -m pytest
+
+bench: $(VENV)/installed-bench ## speed against PyTorch, input pipeline, memory (a quiet machine is needed)
+	@$(BIN)/python -m benchmarks
+
+lint: $(VENV)/installed-test ## ruff and pyright alone
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+format: $(VENV)/installed-test ## format the code
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+wheel: $(VENV)/made ## build the wheel into dist/
+	@$(PIP) build
+	@$(BIN)/python -m build --wheel --outdir dist . > /dev/null
+	@ls dist/*.whl
+
+clean: ## remove what make made (the environment, caches, the demo)
+	rm -rf $(VENV) dist build demo .cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,138 @@
+"""The demo: from the docstrings of the installed packages to a small BERT and a small GPT.
+
+It runs the ordinary functions on two ordinary recipes (configs/demo), so what it does is what
+`jaxssl tokenizer`, `jaxssl prepare` and `jaxssl pretrain` do.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jaxssl.core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much of everything the demo takes."""
+
+    corpus_bytes: int
+    vocab_size: int
+    bert: tuple[str, ...] = ()
+    gpt: tuple[str, ...] = ()
+
+
+FULL = Scale(corpus_bytes=10_000_000, vocab_size=4096)
+SHORT = Scale(
+    corpus_bytes=1_000_000,
+    vocab_size=1024,
+    bert=("train.steps=20", "evaluation.every=10", "evaluation.batches=4", "checkpoint.every=10"),
+    gpt=("train.steps=20", "evaluation.every=10", "evaluation.batches=4", "checkpoint.every=10"),
+)
+
+
+def demo(out: Path, *, short: bool = False) -> int:
+    """Runs everything in `out`, or goes on where an earlier demo stopped; returns the exit code."""
+    from jaxssl import run
+    from jaxssl.report import summary_table, write_comparison
+    from jaxssl.train.stopping import EXIT_STOPPED
+
+    started, scale = time.time(), SHORT if short else FULL
+    _check_scale(out, short)
+    runs = []
+    for name, kind, overrides in (
+        ("bert", "wordpiece", scale.bert),
+        ("gpt", "byte_bpe", scale.gpt),
+    ):
+        print(f"\n== {name}: tokenizer, token store, pretraining", flush=True)
+        store = make_store(out, name, kind, scale)
+        config = run.load_config(
+            [f"demo/{name}"],
+            [
+                f"out={out / name}",
+                f"data.store={store}",
+                f"model.vocab_size={scale.vocab_size}",
+                *overrides,
+            ],
+        )
+        outcome = run.pretrain(config)
+        if outcome.stopped_by:
+            return EXIT_STOPPED
+        runs.append(out / name)
+    report = write_comparison(runs, out / "report.html")
+    print("\n".join(last_screen(runs)))
+    print(f"\n{summary_table(runs)}")
+    print(f"\n{time.time() - started:.0f} s in all. Open {report.absolute()} in a browser.")
+    return 0
+
+
+def _check_scale(out: Path, short: bool) -> None:
+    """The short and the full demo do not mix in one directory."""
+    mark, wanted = out / "scale", "short" if short else "full"
+    if mark.is_file() and mark.read_text() != wanted:
+        raise UserError(
+            "the directory holds the other demo",
+            where=out,
+            expected=wanted,
+            got=mark.read_text(),
+            fix="choose another directory with --out, or remove this one",
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        mark.write_text(wanted)
+    except OSError as error:
+        raise UserError(
+            "the demo's directory cannot be written", where=out, got=error.strerror
+        ) from error
+
+
+def make_store(
+    out: Path, name: str, kind: Literal["wordpiece", "byte_bpe"], scale: Scale
+) -> Path:
+    """Trains the tokenizer and prepares the token store of one model."""
+    from jaxssl.data.prepare import PrepareConfig, prepare
+    from jaxssl.data.sources import Docstrings
+    from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_tokenizer
+
+    source = Docstrings(max_bytes=scale.corpus_bytes)
+    tokenizer = TokenizerTrainConfig(
+        source=source,
+        kind=kind,
+        vocab_size=scale.vocab_size,
+        lowercase=kind == "wordpiece",
+        out=str(out / f"tokenizer-{name}"),
+    )
+    train_tokenizer(tokenizer)
+    store = prepare(
+        PrepareConfig(
+            source=source,
+            tokenizer=tokenizer.out,
+            out=str(out / f"store-{name}"),
+            validation_fraction=0.05,
+            tasks=2,
+        )
+    )
+    return store.path
+
+
+def last_screen(runs: list[Path]) -> list[str]:
+    """What the two models say, from their metrics."""
+    from jaxssl.train.sinks import read_metrics
+
+    lines = []
+    for run_dir in runs:
+        rows = [row for row in read_metrics(run_dir) if row["kind"] in ("sample", "fill_mask")]
+        last = max((row["step"] for row in rows), default=0)
+        lines.append(f"\n== {run_dir.name} after step {last}")
+        for row in (row for row in rows if row["step"] == last):
+            if row["kind"] == "fill_mask":
+                guesses = ", ".join(
+                    f"{p['token']} {p['probability']:.2f}" for p in row["predictions"]
+                )
+                lines.append(f"  {row['text']}\n      {guesses}")
+            else:
+                text = (row["prompt"] + row["text"]).strip().replace("\n", "\n      ")
+                lines.append(f"  {text}\n")
+    return lines
+
+

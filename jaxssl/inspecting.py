@@ -1,0 +1,79 @@
+"""What a path holds: a run, a token store or a checkpoint step, in a few lines of text."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxssl.core.errors import UserError
+
+
+def inspect_path(path: Path, *, verify: bool = False) -> Iterator[str]:
+    """Lines that describe `path`; `verify` also compares every file with its checksum.
+
+    Raises:
+      UserError: it is none of the three, or it is damaged.
+    """
+    if (path / "run.json").is_file():
+        return _run(path, verify)
+    if path.name.isdigit() and (path / "state").exists():
+        return _checkpoint(path, verify)
+    if (path / "manifest.json").is_file():
+        return _store(path, verify)
+    raise UserError(
+        "nothing to inspect",
+        where=path,
+        expected="a run directory, a token store, or a checkpoint step (RUN/checkpoints/1000)",
+        got="no such path" if not path.exists() else "none of these",
+    )
+
+
+def _store(path: Path, verify: bool) -> Iterator[str]:
+    from jaxssl.data.store import TokenStore
+
+    store = TokenStore.open(path, verify=verify)
+    roles = {role: id_ for role, id_ in store.special_ids.items() if id_ is not None}
+    yield f"token store {path}" + (", all checksums match" if verify else "")
+    yield f"  tokenizer: {store.manifest.tokenizer['name']}, {store.vocab_size:,} pieces, {roles}"
+    yield f"  {'split':<12}{'documents':>12}{'sentences':>12}{'tokens':>16}{'bytes':>16}"
+    for name, split in store.manifest.splits.items():
+        yield (
+            f"  {name:<12}{split.documents:>12,}{split.sentences:>12,}{split.tokens:>16,}"
+            f"{split.bytes:>16,}"
+        )
+
+
+def _checkpoint(path: Path, verify: bool) -> Iterator[str]:
+    from jaxssl.checkpoint import manifest
+
+    meta = manifest.read_meta(path)
+    if verify:
+        manifest.verify(path)
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    seal = "all checksums match" if verify else "sealed" if manifest.is_sealed(path) else "unfinished"
+    yield f"checkpoint {path}: step {meta['step']}, {size / 2**20:,.1f} MiB, {seal}"
+    for name, value in meta.items():
+        yield f"  {name}: {value}"
+
+
+def _run(path: Path, verify: bool) -> Iterator[str]:
+    from jaxssl import run
+    from jaxssl.checkpoint.manager import CheckpointManager
+    from jaxssl.models.model import Model, num_parameters
+    from jaxssl.train.sinks import read_metrics
+
+    config = run.read_run_config(path)
+    manager = CheckpointManager(path / "checkpoints", config.checkpoint)
+    model = Model(config.model, config.objective.heads, config.precision)
+    abstract = model.abstract()
+    yield f"run {path}: {config.model.name}, {config.objective.name}"
+    for step in manager.steps():
+        yield from (f"  {line}" for line in _checkpoint(manager.path(step), verify))
+    best = manager.best()
+    if best is not None:
+        yield f"  best step by validation loss: {best}"
+    rows = [row for row in read_metrics(path) if row["kind"] == "validation"]
+    if rows:
+        yield f"  last validation: {json.dumps(rows[-1])}"
+    yield f"  parameters: {num_parameters(abstract):,}"
+    for name, (shape, dtype) in run.shapes_of(abstract).items():
+        yield f"    {name:<50} {dtype} {list(shape)}"
