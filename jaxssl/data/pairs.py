@@ -11,10 +11,10 @@ row an epoch, so that a row can be had from its number alone. What this changes:
 - An epoch has as many rows as the split has sentences, and its chunks overlap: each sentence
   appears in about (sentences a chunk) rows an epoch. BERT's ten passes with new masks
   (`dupe_factor`) are what one or two epochs are here.
-- The target is drawn for each row, so `short_probability` is the share of rows with a short one.
-  BERT draws it once a document and pass, and a short target cuts a document into more rows: of
-  its rows 0.155 are short, not 0.1, and with more one-sentence chunks 0.55 have a random second,
-  here 0.515 (documents of 40 to 80 sentences of 8 to 35 tokens, rows of 128; in the tests).
+- BERT draws the target once a document and pass, and a short target cuts a document into more
+  rows. Here it is drawn for each row, from the distribution that BERT's rows have: each target
+  weighted by the rows that a walk with it makes of a token, for sentences as long as this split's.
+  `short_probability` keeps BERT's meaning, the share of documents.
 - Anchors are uniform over sentences. BERT visits the first sentence of each document always and
   its last few more or less often by where the walk lands, so the shares of chunks that end with
   their document, and with them of one-sentence chunks, which are always random seconds, differ
@@ -47,7 +47,8 @@ class Pairs:
     name: Literal["pairs"] = "pairs"
     """Kind of rows: sentence pairs."""
     short_probability: float = 0.1
-    """Share of rows whose target length is drawn uniformly from [2, sequence_length - 3]."""
+    """Share of documents whose target length is drawn uniformly from [2, sequence_length - 3], as in
+    BERT's builder; of the rows it is a larger share, since short targets make more of them."""
     random_probability: float = 0.5
     """Share of rows, of those with two sentences or more, whose second text is a random one."""
 
@@ -89,6 +90,8 @@ class PairRows:
         self.sequence_length, self.num_rows = sequence_length, split.num_sentences
         self.pad_id = pad_id(special_ids)
         self._cls, self._sep = _roles(special_ids)
+        lengths = _some_lengths(split)
+        self._targets = target_distribution(config, lengths, sequence_length - _SPECIALS)
 
     def rows(self, indices: np.ndarray, epoch: int) -> Batch:
         """See `RowSource.rows`; `next_sentence` is 1 where the second text is random."""
@@ -105,8 +108,7 @@ class PairRows:
     def _pair(self, anchors: np.ndarray, draw: "_Draws"):
         """The two texts before truncation, as (starts, lengths), and which seconds are random."""
         split, limit = self.split, self.sequence_length - _SPECIALS
-        short = draw.uniform(0) < self.config.short_probability
-        target = np.where(short, 2 + draw.below(1, limit - 1), limit)
+        target = np.minimum(np.searchsorted(self._targets, draw.uniform(0), side="right"), limit)
         start = split.sentence_starts(anchors)
         document = split.document_at(start)
         stop = np.minimum(start + target, split.document_ends(document) - 1)
@@ -153,6 +155,39 @@ class PairRows:
             "positions": column * real,
             "token_types": (real & (column >= (size_a + 2)[:, None])).astype(np.int32),
         }
+
+
+def target_distribution(config: Pairs, lengths: np.ndarray, limit: int) -> np.ndarray:
+    """Cumulative probability of a row's target being 0, 1, ..., `limit` tokens: [limit + 1].
+
+    A walk with target t takes whole sentences until they reach t, and uses them up, but only the
+    first text, half of them on average, where the second is random. The rows it makes of a token
+    are the inverse of what it uses up.
+
+    Args:
+      lengths: of sentences, in tokens, as the split has them.
+    """
+    share = np.bincount(np.minimum(lengths, limit)) / len(lengths)
+    mean_from = np.array([lengths[lengths >= t].sum() / len(lengths) for t in range(limit + 1)])
+    chunk = np.zeros(limit + 1)
+    """Expected tokens of the sentences taken for each target."""
+    for t in range(1, limit + 1):
+        shorter = np.arange(1, min(t, len(share)))
+        chunk[t] = mean_from[t] + (share[shorter] * (shorter + chunk[t - shorter])).sum()
+    longer_chunks = chunk - mean_from
+    used = mean_from + longer_chunks * (1 - config.random_probability / 2)
+    weights = np.zeros(limit + 1)
+    weights[2:] = config.short_probability / max(1, limit - 1)
+    weights[limit] += 1 - config.short_probability
+    weights[2:] /= used[2:]
+    return np.cumsum(weights) / weights.sum()
+
+
+def _some_lengths(split: Split, most: int = 4096) -> np.ndarray:
+    """Lengths of sentences spread evenly over the split, in tokens."""
+    chosen = np.linspace(0, split.num_sentences - 1, min(most, split.num_sentences))
+    chosen = np.unique(chosen.astype(np.int64))
+    return split.sentence_ends(chosen) - split.sentence_starts(chosen)
 
 
 class _Draws:
