@@ -181,13 +181,13 @@ def eval_batches(
     """
     _check_hosts(batch_size, host, num_hosts)
     share = batch_size // num_hosts
-    batches = -(-source.num_rows // batch_size)
+    total = source.num_rows if limit is None else min(source.num_rows, limit * batch_size)
 
     def generate() -> Iterator[Batch]:
-        for number in range(batches if limit is None else min(batches, limit)):
+        for number in range(-(-total // batch_size)):
             places = number * batch_size + np.arange(host * share, (host + 1) * share)
-            rows = source.rows(np.minimum(places, source.num_rows - 1), 0)
-            yield _blank(rows, places >= source.num_rows, source.pad_id)
+            rows = source.rows(np.minimum(places, total - 1) * source.num_rows // total, 0)
+            yield _blank(rows, places >= total, source.pad_id)
 
     return generate()
 

@@ -28,7 +28,7 @@ class EvaluationConfig:
     split: str = "validation"
     """Split of the token store."""
     batches: int | None = None
-    """At most so many batches, the first ones; null is the whole split."""
+    """At most so many batches, spread evenly over the split; null is the whole split."""
     early_stopping: EarlyStopping | None = None
     """null trains all steps."""
 

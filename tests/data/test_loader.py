@@ -187,10 +187,13 @@ def test_evaluation_sees_every_row_once_in_order(num_rows, share, num_hosts):
 
 
 @pytest.mark.parametrize("rows", KINDS, ids=lambda rows: rows.name)
-def test_evaluation_repeats_itself_and_stops_at_its_limit(config, rows):
+def test_evaluation_repeats_itself_and_spreads_what_its_limit_leaves(config, rows):
     source = open_rows(config(rows), "validation")
     whole = list(eval_batches(source, 8))
     assert_equal(list(eval_batches(source, 8)), whole)
-    assert_equal(list(eval_batches(source, 8, limit=2)), whole[:2])
+    assert_equal(list(eval_batches(source, 8, limit=len(whole))), whole)
+    few = list(eval_batches(source, 8, limit=2))
+    ids = np.concatenate([batch["example_id"][:, 1] for batch in few])
+    assert len(few) == 2 and ids.tolist() == [i * source.num_rows // 16 for i in range(16)]
     seen = sum(int((b["segment_ids"].max(1) > 0).sum()) for b in whole)
     assert seen == source.num_rows
