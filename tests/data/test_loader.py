@@ -192,8 +192,8 @@ def test_evaluation_repeats_itself_and_spreads_what_its_limit_leaves(config, row
     whole = list(eval_batches(source, 8))
     assert_equal(list(eval_batches(source, 8)), whole)
     assert_equal(list(eval_batches(source, 8, limit=len(whole))), whole)
-    few = list(eval_batches(source, 8, limit=2))
+    few = list(eval_batches(source, 4, limit=2))
     ids = np.concatenate([batch["example_id"][:, 1] for batch in few])
-    assert len(few) == 2 and ids.tolist() == [i * source.num_rows // 16 for i in range(16)]
+    assert len(few) == 2 and ids.tolist() == [i * source.num_rows // 8 for i in range(8)]
     seen = sum(int((b["segment_ids"].max(1) > 0).sum()) for b in whole)
     assert seen == source.num_rows
