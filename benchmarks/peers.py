@@ -1,0 +1,160 @@
+"""The same training step twice: ours, and `transformers` on PyTorch, on equal batches."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+VOCABULARY, WIDTH, LAYERS, HEADS, POSITIONS = 8192, 256, 4, 4, 256
+LEARNING_RATE, DROPOUT, RATE = 1e-4, 0.1, 0.15
+
+
+@dataclass(frozen=True)
+class Work:
+    """One comparison: an objective and a batch shape."""
+
+    name: str
+    rows: int
+    length: int
+
+
+WORK = {"masked": Work("masked", 32, 128), "causal": Work("causal", 16, 256)}
+
+
+def make_batch(work: Work) -> dict[str, np.ndarray]:
+    """Random ids; full rows, one document each."""
+    generator = np.random.default_rng(0)
+    shape = (work.rows, work.length)
+    batch = {
+        "tokens": generator.integers(5, VOCABULARY, shape).astype(np.int32),
+        "segment_ids": np.ones(shape, np.int32),
+        "positions": np.tile(np.arange(work.length, dtype=np.int32), (work.rows, 1)),
+        "example_id": np.stack([np.zeros(work.rows), np.arange(work.rows)], 1).astype(np.uint32),
+        "epoch": np.zeros(work.rows, np.int32),
+    }
+    if work.name == "masked":
+        batch["next_sentence"] = np.zeros(work.rows, np.int32)
+    return batch
+
+
+def parts(work: Work) -> tuple[Any, Any, Any, Any]:
+    """Our model, objective, optimizer and vocabulary for this work."""
+    from jaxssl.core.types import Vocabulary
+    from jaxssl.models.bert import BertConfig
+    from jaxssl.models.gpt2 import Gpt2Config
+    from jaxssl.models.model import Model
+    from jaxssl.objectives.causal_lm import CausalLm
+    from jaxssl.objectives.masked_lm import MaskedLm
+    from jaxssl.optim.adamw import AdamW, make_optimizer
+
+    shape = dict(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        num_layers=LAYERS,
+        num_heads=HEADS,
+        intermediate_size=4 * WIDTH,
+        max_positions=POSITIONS,
+        dropout=DROPOUT,
+        attention_dropout=DROPOUT,
+        unroll=True,
+    )
+    masked = work.name == "masked"
+    objective: Any = MaskedLm(rate=RATE) if masked else CausalLm()
+    config = BertConfig(**shape, activation="gelu") if masked else Gpt2Config(**shape)  # type: ignore[arg-type]
+    optimizer, _ = make_optimizer(AdamW(learning_rate=LEARNING_RATE), 1000, 1)
+    special = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    vocabulary = Vocabulary(
+        size=VOCABULARY,
+        special_ids=special,
+        document_end=3,
+        word_starts=np.ones(VOCABULARY, bool),
+    )
+    return Model(config, objective.heads), objective, optimizer, vocabulary
+
+
+class Ours:
+    """Our jitted training step, masking included."""
+
+    def __init__(self, work: Work):
+        import jax
+
+        from jaxssl.parallel.mesh import MeshConfig, batch_sharding, make_mesh
+        from jaxssl.train.state import abstract_state, born_sharded, make_init
+        from jaxssl.train.step import make_train_step
+
+        model, objective, optimizer, vocabulary = parts(work)
+        self.mesh = make_mesh(MeshConfig())
+        step = make_train_step(model, objective, optimizer, vocabulary, seed=0)
+        self._step, self._block = jax.jit(step, donate_argnums=0), jax.block_until_ready
+        init = make_init(model, optimizer)
+        with jax.set_mesh(self.mesh):
+            abstract = abstract_state(init, self.mesh)
+            self.state = born_sharded(init, jax.random.key(0), abstract)
+            self.batch = jax.device_put(make_batch(work), batch_sharding(self.mesh))
+            self._set_mesh = jax.set_mesh
+
+    def __call__(self) -> float:
+        with self._set_mesh(self.mesh):
+            self.state, metrics = self._step(self.state, self.batch)
+            self._block(self.state)
+        return float(metrics["loss"])
+
+
+class Theirs:
+    """BertForMaskedLM or GPT2LMHeadModel, AdamW, clipping; masking done beforehand, not timed."""
+
+    def __init__(self, work: Work):
+        import torch
+        import transformers
+
+        torch.manual_seed(0)
+        torch.set_num_threads(max(1, len(_affinity())))
+        ids = torch.from_numpy(make_batch(work)["tokens"].astype(np.int64))
+        if work.name == "masked":
+            config = transformers.BertConfig(
+                vocab_size=VOCABULARY,
+                hidden_size=WIDTH,
+                num_hidden_layers=LAYERS,
+                num_attention_heads=HEADS,
+                intermediate_size=4 * WIDTH,
+                max_position_embeddings=POSITIONS,
+                hidden_dropout_prob=DROPOUT,
+                attention_probs_dropout_prob=DROPOUT,
+            )
+            self.model: Any = transformers.BertForMaskedLM(config)
+            chosen = torch.rand(ids.shape).argsort(1) < round(work.length * RATE)
+            labels = torch.where(chosen, ids, -100)
+            ids = torch.where(chosen, 4, ids)
+        else:
+            config = transformers.GPT2Config(
+                vocab_size=VOCABULARY,
+                n_embd=WIDTH,
+                n_layer=LAYERS,
+                n_head=HEADS,
+                n_positions=POSITIONS,
+                resid_pdrop=DROPOUT,
+                embd_pdrop=DROPOUT,
+                attn_pdrop=DROPOUT,
+            )
+            self.model = transformers.GPT2LMHeadModel(config)
+            labels = ids
+        self.model.train()
+        self.inputs = {"input_ids": ids, "labels": labels}
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), LEARNING_RATE, weight_decay=0.01
+        )
+        self._clip = torch.nn.utils.clip_grad_norm_
+
+    def __call__(self) -> float:
+        loss = self.model(**self.inputs).loss
+        loss.backward()
+        self._clip(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(loss)
+
+
+def _affinity() -> set[int]:
+    import os
+
+    return os.sched_getaffinity(0)

@@ -1,0 +1,131 @@
+"""The input pipeline: preparing against `encode_batch`, loading, and its share of a step."""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import peers
+
+TOKENS = 100_000_000
+
+
+def run() -> None:
+    """Prints throughputs of `prepare` and of the loader, and the loader's share of a step."""
+    with tempfile.TemporaryDirectory() as scratch:
+        _prepare(Path(scratch))
+        store = _synthetic_store(Path(scratch) / "synthetic")
+        _load(store)
+
+
+def _prepare(scratch: Path) -> None:
+    """`prepare` (one worker) against the tokenizer's own encode_batch over the same text."""
+    from tokenizers import Tokenizer
+
+    from jaxssl.data.prepare import PrepareConfig, prepare
+    from jaxssl.data.sources import Docstrings
+    from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_tokenizer
+
+    source = Docstrings(max_bytes=5_000_000)
+    config = TokenizerTrainConfig(source=source, kind="byte_bpe", out=str(scratch / "tokenizer"))
+    train_tokenizer(config)
+    texts = [document.text for document in source.reader().run()]  # type: ignore[attr-defined]
+    size = sum(len(text.encode()) for text in texts)
+    library = Tokenizer.from_file(str(scratch / "tokenizer" / "tokenizer.json"))
+    ours, theirs = [], []
+    for attempt in range(3):
+        start = time.perf_counter()
+        for i in range(0, len(texts), 1000):
+            for encoding in library.encode_batch(texts[i : i + 1000], add_special_tokens=False):
+                np.asarray(encoding.ids, np.uint16)
+        theirs.append(size / (time.perf_counter() - start))
+        start = time.perf_counter()
+        prepare(
+            PrepareConfig(
+                source=source,
+                tokenizer=str(scratch / "tokenizer"),
+                out=str(scratch / f"store{attempt}"),
+                tasks=1,
+                workers=1,
+            )
+        )
+        ours.append(size / (time.perf_counter() - start))
+    each = [a / b for a, b in zip(ours, theirs)]
+    print(
+        f"prepare {size / 1e6:.1f} MB: {statistics.median(ours) / 1e6:.2f} MB/s, whole command with"
+        f" collecting the docstrings; encode_batch alone {statistics.median(theirs) / 1e6:.2f} MB/s;"
+        f" ratio {statistics.median(each):.2f} ({min(each):.2f}..{max(each):.2f}), target 0.8"
+    )
+
+
+def _synthetic_store(path: Path) -> Path:
+    """A store of 100M random tokens: 100,000 documents of 50 sentences of 20."""
+    from jaxssl.data.manifest import split_record, write_manifest
+    from jaxssl.data.store import ShardWriter
+
+    generator = np.random.default_rng(0)
+    writer = ShardWriter(path / "train", "00000", "uint16", 3)
+    ends = np.arange(20, 1001, 20)
+    for _ in range(TOKENS // 1001):
+        writer.append(generator.integers(5, peers.VOCABULARY, 1000), ends, 4000)
+    shard = writer.finish()
+    special = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4, "bos": None, "eos": None}
+    content = {
+        "format": 1,
+        "vocab_size": peers.VOCABULARY,
+        "dtype": "uint16",
+        "document_end": 3,
+        "special_ids": special,
+        "tokenizer": {"fingerprint": "none", "name": "synthetic"},
+        "sources": [],
+        "seed": 0,
+        "split_fractions": {},
+        "splits": {"train": split_record([shard], writer.counts)},
+        "set_aside": {"documents": 0, "file": None},
+    }
+    write_manifest(path / "manifest.json", content)
+    return path
+
+
+def _load(store: Path) -> None:
+    """Tokens per second of the loader on this process's cores, and its share of a training step."""
+    from jaxssl.data.loader import DataConfig, load
+    from jaxssl.data.pairs import Pairs
+    from jaxssl.data.rows import Windows
+
+    for rows, length, target in ((Windows(), 512, 20e6), (Windows(), 128, 20e6), (Pairs(), 128, 2e6)):
+        config = DataConfig(
+            store=str(store), rows=rows, sequence_length=length, batch_size=256, prefetch=0
+        )
+        with load(config) as loader:
+            next(loader)
+            speeds = []
+            for _ in range(5):
+                start = time.perf_counter()
+                for _ in range(40):
+                    next(loader)
+                speeds.append(40 * 256 * length / (time.perf_counter() - start))
+        print(
+            f"loader, {rows.name} of {length}: {statistics.median(speeds) / 1e6:.1f} million tokens/s"
+            f" ({min(speeds) / 1e6:.1f}..{max(speeds) / 1e6:.1f}), target {target / 1e6:.0f}"
+        )
+    work = peers.WORK["masked"]
+    step = peers.Ours(work)
+    for _ in range(3):
+        step()
+    start = time.perf_counter()
+    for _ in range(5):
+        step()
+    seconds = (time.perf_counter() - start) / 5
+    config = DataConfig(
+        store=str(store), rows=Pairs(), sequence_length=work.length, batch_size=work.rows, prefetch=0
+    )
+    with load(config) as loader:
+        next(loader)
+        start = time.perf_counter()
+        for _ in range(50):
+            next(loader)
+        reading = (time.perf_counter() - start) / 50
+    print(f"input of the masked step: {reading * 1e3:.2f} ms, {reading / seconds:.2%} of it; target 2%")
