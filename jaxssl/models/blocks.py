@@ -72,7 +72,7 @@ class SelfAttention(nn.Module):
             return constrain(layer(x), ("batch", "sequence", "heads", "head_dim"))
 
         q, k, v = project("query"), project("key"), project("value")
-        if self.has_variable("cache", "key"):
+        if self.has_variable("cache", "cached_key"):
             k, v, mask = self._cached(k, v, context)
         else:
             mask = segment_mask(context.segment_ids, causal=c.causal)
@@ -92,8 +92,8 @@ class SelfAttention(nn.Module):
         A query at position p sees the slots up to p. Rows fill their slots without gaps, so whatever
         padding left behind a row's end is overwritten before it can be seen.
         """
-        keys: nn.Variable = self.variable("cache", "key", lambda: k)
-        values: nn.Variable = self.variable("cache", "value", lambda: v)
+        keys: nn.Variable = self.variable("cache", "cached_key", lambda: k)
+        values: nn.Variable = self.variable("cache", "cached_value", lambda: v)
         rows = jnp.arange(k.shape[0])[:, None]
         keys.value = keys.value.at[rows, context.positions].set(k)
         values.value = values.value.at[rows, context.positions].set(v)

@@ -89,7 +89,7 @@ class Model:
         segments = check_segments(c.segments, c.num_layers)
         slots = lambda n: jnp.zeros((n, *shape), self.precision.compute)
         layers = {
-            name: {"attention": {"key": slots(n), "value": slots(n)}}
+            name: {"attention": {"cached_key": slots(n), "cached_value": slots(n)}}
             for name, n in zip(segment_names(segments), segments)
         }
         return {"decoder": layers}
