@@ -1,0 +1,98 @@
+"""Sizes, names and initial values of parameters."""
+
+import math
+
+import jax
+import numpy as np
+import optax
+import pytest
+import tiny
+from scipy.stats import kstest, norm, truncnorm
+
+from jaxssl.core.names import flatten
+from jaxssl.models import bert, gpt2
+from jaxssl.models.layers import unbox
+from jaxssl.models.model import Model, num_parameters
+from jaxssl.train.state import abstract_state, make_init
+
+BERT = {
+    "tiny": 4_385_920,
+    "mini": 11_170_560,
+    "small": 28_763_648,
+    "medium": 41_373_184,
+    "base": 109_482_240,
+    "large": 335_141_888,
+}
+GPT2 = {
+    "small": 124_439_808,
+    "medium": 354_823_168,
+    "large": 774_030_080,
+    "xl": 1_557_611_200,
+}
+
+
+def test_every_preset_has_the_published_number_of_parameters():
+    for presets, published, heads in ((bert.PRESETS, BERT, ()), (gpt2.PRESETS, GPT2, ("causal_lm",))):
+        counted = {n: num_parameters(unbox(Model(c, heads).abstract())) for n, c in presets.items()}
+        assert counted == published
+
+
+def test_the_pretraining_heads_share_the_embedding_table():
+    body = num_parameters(unbox(Model(bert.PRESETS["base"]).abstract()))
+    params = unbox(Model(bert.PRESETS["base"], ("masked_lm", "next_sentence")).abstract())
+    heads = num_parameters(params) - body
+    # transform, its norm, a bias per id; two logits with their biases (google-research/bert).
+    assert heads == (768 * 768 + 768) + 2 * 768 + 30522 + (768 * 2 + 2)
+    assert num_parameters(params, leave_out=("masked_lm", "next_sentence")) == body
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Model(bert.PRESETS["base"], ("masked_lm", "next_sentence")),
+        Model(gpt2.PRESETS["small"], ("causal_lm",)),
+    ],
+    ids=["bert", "gpt2"],
+)
+def test_no_large_parameter_or_moment_is_replicated(model):
+    state = abstract_state(make_init(model, optax.adam(1e-3)), tiny.mesh(fsdp=8))
+    large = [leaf for leaf in jax.tree.leaves(state) if leaf.size > 50_000]
+    assert len(large) >= 24
+    for leaf in large:
+        assert math.prod(leaf.sharding.shard_shape(leaf.shape)) * 8 == leaf.size, leaf
+
+
+def initial(config, heads):
+    return flatten(jax.jit(lambda key: unbox(Model(config, heads).init(key)))(jax.random.key(0)))
+
+
+def test_bert_starts_from_a_normal_cut_at_two_sigma():
+    params = initial(tiny.bert(hidden_size=32, intermediate_size=128), ("masked_lm",))
+    expected = truncnorm(-2, 2, scale=0.02)
+    for name, value in params.items():
+        if name.endswith(("kernel", "embedding")):
+            assert np.abs(value).max() <= 0.04, name
+            assert kstest(np.ravel(value), expected.cdf).pvalue > 1e-4, name
+        else:
+            assert np.all(np.asarray(value) == float(name.endswith("scale"))), name
+
+
+def test_gpt2_starts_normal_with_smaller_residual_projections():
+    layers = 3
+    params = initial(tiny.gpt2(hidden_size=32, intermediate_size=128, num_layers=layers), ("causal_lm",))
+    small = 0.02 / math.sqrt(2 * layers)
+    for name, value in params.items():
+        if name.endswith(("kernel", "embedding")):
+            residual = "attention/output" in name or "feed_forward/down" in name
+            expected = norm(scale=small if residual else 0.02)
+            assert kstest(np.ravel(value), expected.cdf).pvalue > 1e-4, name
+        else:
+            assert np.all(np.asarray(value) == float(name.endswith("scale"))), name
+
+
+def test_layers_of_a_stack_start_different():
+    kernel = initial(tiny.gpt2(hidden_size=32, intermediate_size=128, num_layers=3), ("causal_lm",))[
+        "decoder/layers/attention/query/kernel"
+    ]
+    a, b = np.ravel(kernel[0]), np.ravel(kernel[1])
+    assert abs(np.corrcoef(a, b)[0, 1]) < 0.15

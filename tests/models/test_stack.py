@@ -1,0 +1,91 @@
+"""Segments, rematerialisation and unrolling change how a stack is computed, not what."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jaxssl.core.errors import UserError
+from jaxssl.core.names import flatten
+from jaxssl.models.model import Model
+from jaxssl.models.stack import resegment
+from jaxssl.objectives.causal_lm import CausalLm
+from jaxssl.train.step import make_loss
+
+LAYERS = 3
+OBJECTIVE = CausalLm()
+BATCH = OBJECTIVE.corrupt(tiny.rows([[d] for d in tiny.random_documents([16, 9])]), 0, tiny.WORDS)
+
+
+def model(**changes):
+    return Model(tiny.gpt2(num_layers=LAYERS, **changes), OBJECTIVE.heads)
+
+
+PARAMS = tiny.random_params(model())
+
+
+@functools.cache
+def loss_and_gradients(dropout=False, **changes):
+    rates = dict(dropout=0.3, attention_dropout=0.3) if dropout else {}
+    loss = make_loss(model(**rates, **changes), OBJECTIVE)
+    key = jax.random.key(1) if dropout else None
+    value, _, grads = jax.jit(loss, compiler_options=tiny.QUICK)(PARAMS, BATCH, key)
+    return float(value), grads
+
+
+@pytest.mark.parametrize("segments", [(1, 2), (2, 1), (1, 1, 1)])
+def test_segments_give_the_same_bits(segments):
+    whole = jax.jit(model().encode)(PARAMS, BATCH)
+    cut = {**PARAMS, "decoder": resegment(PARAMS["decoder"], segments)}
+    assert np.array_equal(jax.jit(model(segments=segments).encode)(cut, BATCH), whole)
+
+
+def test_resegmenting_and_back_is_exact():
+    whole = PARAMS["decoder"]
+    cut = resegment(whole, (1, 2))
+    assert list(cut) == ["layers[0:1]", "layers[1:3]"]
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(cut["layers[1:3]"])} == {2}
+    recut = resegment(resegment(cut, (2, 1)), (1, 2))
+    for tree, want in ((resegment(cut, (LAYERS,)), whole), (recut, cut)):
+        got, want = flatten(tree), flatten(want)
+        assert got.keys() == want.keys()
+        assert all(np.array_equal(got[name], want[name]) for name in want)
+
+
+def test_many_segments_are_joined_in_order():
+    whole = {"layers": {"x": np.arange(12)}}
+    cut = resegment(whole, (1,) * 12)
+    shuffled = {name: cut[name] for name in sorted(cut)}  # layers[10:11] sorts before layers[2:3]
+    assert np.array_equal(resegment(shuffled, (12,))["layers"]["x"], np.arange(12))
+
+
+def test_segments_that_do_not_add_up_are_refused():
+    with pytest.raises(UserError, match="sum to 3"):
+        model(segments=(1, 1))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"remat": "full"},
+        {"remat": "dots"},
+        {"remat": "attention"},
+        {"remat": "attention+feed_forward"},
+        {"unroll": True},
+    ],
+    ids=str,
+)
+def test_remat_and_unroll_change_neither_loss_nor_gradients(changes):
+    # With dropout: what is computed again must draw the same mask again.
+    loss, grads = loss_and_gradients(dropout=True)
+    other_loss, other_grads = loss_and_gradients(dropout=True, **changes)
+    assert other_loss == pytest.approx(loss, rel=1e-6)
+    errors = tiny.relative_l2(other_grads, grads)
+    errors.pop("decoder/layers/attention/key/bias")  # zero in theory: rounding alone
+    assert max(errors.values()) < 1e-5, errors
+
+
+def test_dropout_changes_the_loss():
+    assert loss_and_gradients(dropout=True)[0] != loss_and_gradients()[0]
