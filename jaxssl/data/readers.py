@@ -179,20 +179,24 @@ class DocstringReader(Reader):
                 yield Document(module.text, module.path, metadata=metadata)
 
 
-class HubReader(HuggingFaceDatasetReader):
-    """datatrove's reader of hub data sets, streaming; rows without text are set aside."""
+class HubReader(Reader):
+    """Rows of a hub data set, streamed by datatrove's reader; rows without text are set aside."""
+
+    name = "hub"
 
     def __init__(self, config: Hub, set_aside: str | Path | None = None):
+        super().__init__(set_aside)
+        self.config = config
+
+    def documents(self, rank: int, world_size: int) -> Iterator[Document]:
+        yield from _HubRows(self.config, self.aside).run(None, rank, world_size) or ()
+
+
+class _HubRows(HuggingFaceDatasetReader):
+    def __init__(self, config: Hub, aside: SetAside):
         options = {"name": config.config, "split": config.split}
         super().__init__(config.dataset, options, streaming=True, text_key=config.text_key)
-        self.set_aside = set_aside
-        self.aside = SetAside()
-
-    def run(self, data=None, rank: int = 0, world_size: int = 1):
-        yield from data or ()
-        self.aside = SetAside(set_aside_path(self.set_aside, rank))
-        with self.aside:
-            yield from super().run(None, rank, world_size)
+        self.aside = aside
 
     def get_document_from_dict(self, data: dict, source_file: str, id_in_file: int | str):
         name = f"{source_file}/{id_in_file}"

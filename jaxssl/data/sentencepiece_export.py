@@ -19,7 +19,7 @@ def tokenizer_json(model: bytes) -> bytes | None:
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2
 
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
     proto.ParseFromString(model)
     library = _library(proto)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)

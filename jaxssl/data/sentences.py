@@ -9,20 +9,26 @@ import re
 
 _ENDERS = ".!?\u2026\u3002\uff01\uff1f\u0964\u06d4"
 _CLOSERS = "\"')]}*`\u201d\u2019\u00bb\u300d\u300f\uff09\u3011"
+_QUOTES = "\"'\u201d\u2019\u00bb"
 _OPENERS = "\"'([{*`_\u201c\u2018\u00ab\u300c\u300e\uff08\u3010\u00bf\u00a1"
-# A run of whitespace after something that may end a sentence, or long enough to hold a blank line;
-# or the end of a sentence in a script that writes no spaces.
+# A run of whitespace after something that may end a sentence, or that holds a blank line. It starts
+# with the character class so that `re` can skip to it: every byte of a corpus comes this way.
 _CANDIDATE = re.compile(
-    rf"(?<=[{re.escape(_ENDERS + _CLOSERS)}])\s+|\s{{2,}}"
-    r"|(?<=[\u3002\uff01\uff1f])[\u201d\u2019\u300d\u300f\uff09\u3011]*(?=[^\W_])"
+    rf"\s(?<!\s\s)(?:(?<=[{re.escape(_ENDERS + _CLOSERS)}]\s)\s*"
+    r"|(?<=\n)[^\S\n]*\n\s*|[^\S\n]*\n[^\S\n]*\n\s*)"
 )
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
+# The end of a sentence in a script that writes no spaces. Not before an opening bracket, which some
+# tokenizers join with the stop.
+_WIDE_END = re.compile(r"[\u3002\uff01\uff1f][\u201d\u2019\u300d\u300f\uff09\u3011]*(?=[^\W_])")
 _LAST_WORD = re.compile(r"(?:^|[\s(\[])([^\s(\[]{1,12})$")
 _ABBREVIATIONS = frozenset(
-    "mr mrs ms dr prof sr jr st e.g i.e cf vs viz al approx resp no nos vol fig figs eq eqs ref"
-    " refs sec secs ch chap ed eds p pp inc ltd co corp dept est gen col lt sgt rev hon pres gov"
-    " jan feb mar apr jun jul aug sep sept oct nov dec u.s u.k a.k.a w.r.t wrt incl excl max"
-    " min".split()
+    "mr mrs ms dr prof sr jr st e.g i.e cf vs viz al approx resp inc ltd co corp dept est gen col"
+    " lt sgt rev hon pres gov jan feb mar apr jun jul aug sep sept oct nov dec u.s u.k a.k.a w.r.t"
+    " wrt incl excl max min ed eds".split()
+)
+_BEFORE_NUMBERS = frozenset(
+    "no nos vol fig figs eq eqs ref refs sec secs ch chap p pp art ver".split()
 )
 
 
@@ -33,14 +39,16 @@ def split_sentences(text: str) -> list[str]:
     whitespace and a capital letter, a digit or a letter of a script without case. Common
     abbreviations, initials and the numbers of a list do not end one.
     """
-    cuts = [0]
-    for match in _CANDIDATE.finditer(text):
-        start, end = match.span()
-        if start == end or not match.group()[0].isspace():
-            cuts.append(end)  # no whitespace: the pattern has already looked at both sides
-        elif start > 0 and end < len(text) and _is_boundary(text, start, end):
-            cuts.append(start)
-    cuts.append(len(text))
+    size = len(text)
+    cuts = [
+        match.start()
+        for match in _CANDIDATE.finditer(text)
+        if 0 < match.start() and match.end() < size and _is_boundary(text, *match.span())
+    ]
+    if not text.isascii():
+        wide = [match.end() for match in _WIDE_END.finditer(text)]
+        cuts = sorted(cuts + wide) if wide else cuts
+    cuts = [0, *cuts, size]
     return [text[a:b] for a, b in zip(cuts, cuts[1:]) if b > a]
 
 
@@ -82,20 +90,28 @@ def _is_boundary(text: str, start: int, end: int) -> bool:
     """Whether the run of whitespace [start, end) separates two sentences."""
     if end - start > 1 and _BLANK_LINE.search(text, start, end):
         return True
+    following = text[end]
+    if following.islower():
+        return False
     before = text[max(0, start - 24) : start].rstrip(_CLOSERS)
     if not before or before[-1] not in _ENDERS:
         return False
     following = text[end : end + 4].lstrip(_OPENERS)[:1]
     if not following or following.islower() or not following.isalnum():
         return False
-    return before[-1] != "." or not _is_abbreviated(before)
+    if before[-1] != "." or text[start - 1] in _QUOTES:
+        return True
+    return not _is_abbreviated(before, following)
 
 
-def _is_abbreviated(before: str) -> bool:
+def _is_abbreviated(before: str, following: str) -> bool:
+    """Whether the stop at the end of `before` belongs to its last word or number."""
     match = _LAST_WORD.search(before[:-1])
     if not match:
         return False
     word = match.group(1).lstrip(_OPENERS)
+    if word.lower() in _BEFORE_NUMBERS:
+        return following.isdigit()
     if word.lower() in _ABBREVIATIONS or (len(word) == 1 and word.isupper()):
         return True
     line_start = before[: match.start(1)].rpartition("\n")[2]

@@ -8,12 +8,12 @@ import dataclasses
 import glob
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from jaxssl.core.errors import UserError
 
 if TYPE_CHECKING:
-    from datatrove.pipeline.base import PipelineStep
+    from jaxssl.data.readers import Reader
 
 MAX_DOCUMENT_BYTES = 128 << 20
 """A text file that is one document may be this large; its tokens are held in memory."""
@@ -65,7 +65,7 @@ class TextFiles:
                 fix="set documents=blank_lines, or split the file",
             )
 
-    def reader(self, set_aside: str | Path | None = None) -> "PipelineStep":
+    def reader(self, set_aside: str | Path | None = None) -> "Reader":
         from jaxssl.data.readers import ParagraphReader, TextFileReader
 
         kind = TextFileReader if self.documents == "file" else ParagraphReader
@@ -94,7 +94,7 @@ class Jsonl:
     def check(self) -> None:
         check_files(self.files())
 
-    def reader(self, set_aside: str | Path | None = None) -> "PipelineStep":
+    def reader(self, set_aside: str | Path | None = None) -> "Reader":
         from jaxssl.data.readers import JsonlReader
 
         return JsonlReader(self, self.files(), set_aside)
@@ -119,7 +119,7 @@ class Hub:
 
         open_hub(self)
 
-    def reader(self, set_aside: str | Path | None = None) -> "PipelineStep":
+    def reader(self, set_aside: str | Path | None = None) -> "Reader":
         from jaxssl.data.readers import HubReader
 
         return HubReader(self, set_aside)
@@ -148,7 +148,7 @@ class Docstrings:
     def check(self) -> None:
         """Nothing to do: reading looks for the packages first."""
 
-    def reader(self, set_aside: str | Path | None = None) -> "PipelineStep":
+    def reader(self, set_aside: str | Path | None = None) -> "Reader":
         from jaxssl.data.readers import DocstringReader
 
         return DocstringReader(self, set_aside)
@@ -256,7 +256,9 @@ def _first_block(file: SourceFile) -> bytes:
     try:
         with open_file(file) as opened:
             return opened.read(FIRST_BLOCK)
-    except (OSError, EOFError, ValueError, ImportError) as error:
+    except EOFError:  # a damaged archive: its reader will set it aside
+        return b""
+    except (OSError, ValueError, ImportError) as error:
         raise UserError(
             "a file of the corpus cannot be read", where=file.path, got=error
         ) from error
@@ -268,7 +270,7 @@ def open_file(file: SourceFile) -> Any:
         return open(file.path, "rb", buffering=1 << 20)
     import fsspec
 
-    return fsspec.open(file.path, "rb", compression="infer").open()
+    return cast(Any, fsspec.open(file.path, "rb", compression="infer")).open()
 
 
 def _is_jsonl(name: str) -> bool:

@@ -60,7 +60,9 @@ class JsonTokenizer(Tokenizer):
         added = self._tokenizer.get_added_tokens_decoder()
         special = {token.content: id_ for id_, token in added.items() if token.special}
         special |= {
-            self._tokenizer.id_to_token(id_): id_ for role, id_ in roles.items() if role != "unk"
+            str(self._tokenizer.id_to_token(id_)): id_
+            for role, id_ in roles.items()
+            if role != "unk"
         }
         files = {JSON_FILE: text.encode(), CONFIG_FILE: config_file(config)}
         vocab_size = max(self._tokenizer.get_vocab().values()) + 1

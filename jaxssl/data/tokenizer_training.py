@@ -295,11 +295,12 @@ def _alphabets(
         starting.update(re.findall(r"(?<!\S)\S", words))
         continuing.update(re.sub(r"(?<!\S)\S", "", words))
     limit = min(ALPHABET, config.vocab_size // 8)
-    return tuple(
-        sorted(sorted(known, key=lambda c: (-counts[c], c))[:limit])
-        for counts in (starting, continuing)
-        for known in [[c for c in counts if not c.isspace() and counts[c] >= config.min_frequency]]
-    )
+
+    def most_frequent(counts: Counter[str]) -> list[str]:
+        known = [c for c in counts if not c.isspace() and counts[c] >= config.min_frequency]
+        return sorted(sorted(known, key=lambda c: (-counts[c], c))[:limit])
+
+    return most_frequent(starting), most_frequent(continuing)
 
 
 class _SpacedOut(dict):
