@@ -9,6 +9,8 @@ import re
 
 _ENDERS = ".!?\u2026\u3002\uff01\uff1f\u0964\u06d4"
 _CLOSERS = "\"')]}*`\u201d\u2019\u00bb\u300d\u300f\uff09\u3011"
+# What every tokenizer takes for whitespace; Python counts some control characters too.
+_SPACES = " \t\r\n\u00a0\u3000"
 _QUOTES = "\"'\u201d\u2019\u00bb"
 _OPENERS = "\"'([{*`_\u201c\u2018\u00ab\u300c\u300e\uff08\u3010\u00bf\u00a1"
 # A run of whitespace after something that may end a sentence, or that holds a blank line. It starts
@@ -81,13 +83,15 @@ def split_long(text: str, limit: int) -> list[str]:
 def last_whitespace(text: str, low: int, high: int) -> int | None:
     """Start of the last run of whitespace that begins in [low, high], or None."""
     for position in range(high, low - 1, -1):
-        if text[position].isspace() and not text[position - 1].isspace():
+        if text[position] in _SPACES and not text[position - 1].isspace():
             return position
     return None
 
 
 def _is_boundary(text: str, start: int, end: int) -> bool:
     """Whether the run of whitespace [start, end) separates two sentences."""
+    if text[start] not in _SPACES:
+        return False
     if end - start > 1 and _BLANK_LINE.search(text, start, end):
         return True
     following = text[end]

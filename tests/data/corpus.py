@@ -13,6 +13,7 @@ NASTY = (
     "你好。再见！「真的？」是的。 日本語のテキスト。 Mixed 中文. End",
     "emoji 😀. Combining e\u0301 at. \u0301Starts with a mark. Нечто. Другое",
     "x" * 300 + ". Next",
+    "One, two, three, and (four), [five]; six: done.",
     "\n\n  leading space. Trailing space.  \n\n",
     "don't can't I'm. 'Quoted.' It's 5's. _under_score_. #tag. @me",
 )

@@ -32,9 +32,8 @@ def test_long_text_is_cut_before_whitespace_where_there_is_any(text, limit):
     assert "".join(pieces) == text
     assert all(len(piece) <= limit for piece in pieces)
     for before, after in zip(pieces, pieces[1:]):
-        can_cut = any(
-            b.isspace() and not a.isspace() for a, b in zip(before, before[1:] + after[0])
-        )
+        pairs = zip(before, before[1:] + after[0])
+        can_cut = any(b in " \t\n\u3000" and not a.isspace() for a, b in pairs)
         assert not can_cut or (after[0].isspace() and not before[-1].isspace())
 
 
