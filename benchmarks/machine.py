@@ -9,7 +9,8 @@ import psutil
 
 
 def refuse_if_loaded(limit: float = 0.15, seconds: float = 5.0) -> None:
-    """Exits with code 2 if other processes use more than `limit` of the cores, unless told not to."""
+    """Exits with code 2 if other processes use more than `limit` of the cores, unless told not
+    to."""
     own = psutil.Process()
     before, start = own.cpu_times(), time.perf_counter()
     busy = psutil.cpu_percent(interval=seconds) / 100

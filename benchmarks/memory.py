@@ -6,7 +6,8 @@ from benchmarks import peers
 
 
 def compiled_temporaries(name: str, chunk: int) -> int:
-    """Bytes of temporaries of the compiled training step with `chunk` positions of logits at once."""
+    """Bytes of temporaries of the compiled training step with `chunk` positions of logits at
+    once."""
     import dataclasses
 
     import jax

@@ -55,7 +55,7 @@ def _prepare(scratch: Path) -> None:
     each = [a / b for a, b in zip(ours, theirs)]
     print(
         f"prepare {size / 1e6:.1f} MB: {statistics.median(ours) / 1e6:.2f} MB/s, whole command with"
-        f" collecting the docstrings; encode_batch alone {statistics.median(theirs) / 1e6:.2f} MB/s;"
+        f" collecting docstrings; encode_batch alone {statistics.median(theirs) / 1e6:.2f} MB/s;"
         f" ratio {statistics.median(each):.2f} ({min(each):.2f}..{max(each):.2f}), target 0.8"
     )
 
@@ -95,7 +95,11 @@ def _load(store: Path) -> None:
     from jaxssl.data.pairs import Pairs
     from jaxssl.data.rows import Windows
 
-    for rows, length, target in ((Windows(), 512, 20e6), (Windows(), 128, 20e6), (Pairs(), 128, 2e6)):
+    for rows, length, target in (
+        (Windows(), 512, 20e6),
+        (Windows(), 128, 20e6),
+        (Pairs(), 128, 2e6),
+    ):
         config = DataConfig(
             store=str(store), rows=rows, sequence_length=length, batch_size=256, prefetch=0
         )
@@ -108,7 +112,7 @@ def _load(store: Path) -> None:
                     next(loader)
                 speeds.append(40 * 256 * length / (time.perf_counter() - start))
         print(
-            f"loader, {rows.name} of {length}: {statistics.median(speeds) / 1e6:.1f} million tokens/s"
+            f"loader, {rows.name} of {length}: {statistics.median(speeds) / 1e6:.1f} M tokens/s"
             f" ({min(speeds) / 1e6:.1f}..{max(speeds) / 1e6:.1f}), target {target / 1e6:.0f}"
         )
     work = peers.WORK["masked"]
@@ -120,7 +124,11 @@ def _load(store: Path) -> None:
         step()
     seconds = (time.perf_counter() - start) / 5
     config = DataConfig(
-        store=str(store), rows=Pairs(), sequence_length=work.length, batch_size=work.rows, prefetch=0
+        store=str(store),
+        rows=Pairs(),
+        sequence_length=work.length,
+        batch_size=work.rows,
+        prefetch=0,
     )
     with load(config) as loader:
         next(loader)
@@ -128,4 +136,6 @@ def _load(store: Path) -> None:
         for _ in range(50):
             next(loader)
         reading = (time.perf_counter() - start) / 50
-    print(f"input of the masked step: {reading * 1e3:.2f} ms, {reading / seconds:.2%} of it; target 2%")
+    print(
+        f"input of the masked step: {reading * 1e3:.2f} ms, {reading / seconds:.2%} of it; target 2%"
+    )

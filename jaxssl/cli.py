@@ -1,18 +1,23 @@
-"""The command line: one short function per verb. Nothing heavy is imported before a verb is known."""
+"""The command line: one short function per verb, which imports what it needs when it runs."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 EPILOG = """
-A recipe is a YAML file, or the name of one that comes with jaxssl (`jaxssl config pretrain/bert-tiny`).
-Later files and a.b=c overrides win. `jaxssl VERB --help` documents every field with its default.
+A recipe is a YAML file, or the name of one that comes with jaxssl (`jaxssl config
+pretrain/bert-tiny`). Later files and a.b=c overrides win. `jaxssl VERB --help` documents every
+field with its default.
 
 exit codes: 0 done; 2 a mistake, explained; 3 the loss was not finite; 75 stopped by a signal after
 saving, run the same command again to go on; 130 interrupted.
 """
+
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +45,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        mistake = UserError(
+            "a file cannot be written or read",
+            where=error.filename,
+            expected="a disk with room, and permission to use it",
+            got=error.strerror,
+            fix="free space or choose another place, and start the same command again",
+        )
+        print(f"error: {mistake}", file=sys.stderr)
+        return 2
 
 
 def make_parser() -> argparse.ArgumentParser:

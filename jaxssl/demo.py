@@ -11,6 +11,8 @@ from typing import Literal
 
 from jaxssl.core.errors import UserError
 
+Kind = Literal["wordpiece", "byte_bpe"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
@@ -40,10 +42,11 @@ def demo(out: Path, *, short: bool = False) -> int:
     started, scale = time.time(), SHORT if short else FULL
     _check_scale(out, short)
     runs = []
-    for name, kind, overrides in (
+    models: tuple[tuple[str, Kind, tuple[str, ...]], ...] = (
         ("bert", "wordpiece", scale.bert),
         ("gpt", "byte_bpe", scale.gpt),
-    ):
+    )
+    for name, kind, overrides in models:
         print(f"\n== {name}: tokenizer, token store, pretraining", flush=True)
         store = make_store(out, name, kind, scale)
         config = run.load_config(
@@ -86,9 +89,7 @@ def _check_scale(out: Path, short: bool) -> None:
         ) from error
 
 
-def make_store(
-    out: Path, name: str, kind: Literal["wordpiece", "byte_bpe"], scale: Scale
-) -> Path:
+def make_store(out: Path, name: str, kind: Kind, scale: Scale) -> Path:
     """Trains the tokenizer and prepares the token store of one model."""
     from jaxssl.data.prepare import PrepareConfig, prepare
     from jaxssl.data.sources import Docstrings
@@ -134,5 +135,3 @@ def last_screen(runs: list[Path]) -> list[str]:
                 text = (row["prompt"] + row["text"]).strip().replace("\n", "\n      ")
                 lines.append(f"  {text}\n")
     return lines
-
-

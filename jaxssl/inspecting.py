@@ -49,7 +49,9 @@ def _checkpoint(path: Path, verify: bool) -> Iterator[str]:
     if verify:
         manifest.verify(path)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    seal = "all checksums match" if verify else "sealed" if manifest.is_sealed(path) else "unfinished"
+    seal = (
+        "all checksums match" if verify else "sealed" if manifest.is_sealed(path) else "unfinished"
+    )
     yield f"checkpoint {path}: step {meta['step']}, {size / 2**20:,.1f} MiB, {seal}"
     for name, value in meta.items():
         yield f"  {name}: {value}"

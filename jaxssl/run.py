@@ -36,7 +36,7 @@ from jaxssl.models.model import Model, ModelConfig, check_length, num_parameters
 from jaxssl.objectives.combine import ObjectiveConfig
 from jaxssl.optim.adamw import AdamW, make_optimizer
 from jaxssl.parallel import hosts
-from jaxssl.parallel.mesh import MeshConfig, check_batch, make_mesh
+from jaxssl.parallel.mesh import MeshConfig, batch_shards, check_batch, make_mesh
 from jaxssl.train.evaluation import EvaluationConfig, evaluate
 from jaxssl.train.loop import LoggingConfig, Outcome, Parts, Settings, TrainConfig, fit
 from jaxssl.train.profile import ProfileConfig
@@ -70,6 +70,8 @@ class RunConfig:
     """Which dtype holds what."""
     mesh: MeshConfig = MeshConfig()
     """How devices are arranged."""
+    distributed: hosts.DistributedConfig = hosts.DistributedConfig()
+    """How several processes find each other."""
     logging: LoggingConfig = LoggingConfig()
     """What is written down."""
     samples: SamplesConfig = SamplesConfig()
@@ -80,8 +82,25 @@ class RunConfig:
     """Steps to trace."""
 
 
-MAY_CHANGE = ("out", "evaluation", "checkpoint", "logging", "samples", "watchdog", "profile", "mesh")
+MAY_CHANGE = (
+    "out",
+    "distributed",
+    "evaluation",
+    "checkpoint",
+    "logging",
+    "samples",
+    "watchdog",
+    "profile",
+    "mesh",
+)
 """Sections of a configuration that a run may be resumed with changes in."""
+MAY_CHANGE_KEYS = (
+    "train/accumulation",
+    "train/not_finite",
+    "train/not_finite_limit",
+    "data/prefetch",
+)
+"""The same for single keys of the other sections."""
 
 
 def load_config(recipes: Iterable[str | Path], overrides: Iterable[str] = ()) -> RunConfig:
@@ -191,6 +210,7 @@ def pretrain(config: RunConfig, say=print) -> Outcome:
     from jaxssl.report import write_report
 
     started = time.time()
+    hosts.connect(config.distributed)
     parts = build(config)
     run_dir = open_run_directory(config, parts)
     if hosts.is_first():
@@ -211,6 +231,11 @@ def open_run_directory(config: RunConfig, parts: Parts) -> Path:
     Raises:
       UserError: it cannot be written, or holds another run.
     """
+    hosts.first_decides(lambda: _open_run_directory(config, parts))
+    return Path(config.out)
+
+
+def _open_run_directory(config: RunConfig, parts: Parts) -> int:
     run_dir = Path(config.out)
     identity = {
         "config": configuration.to_dict(config),
@@ -218,17 +243,15 @@ def open_run_directory(config: RunConfig, parts: Parts) -> Path:
     }
     known = run_dir / "run.json"
     if known.is_file():
-        check_same_run(known, json.loads(known.read_text()), identity)
-    elif run_dir.is_dir() and any(run_dir.iterdir()):
+        check_same_run(known, read_identity(known), identity)
+    elif others := _foreign_files(run_dir):
         raise UserError(
             "the run directory holds something else",
             where=run_dir,
             expected="a new or empty directory, or one of an earlier run",
-            got=", ".join(sorted(path.name for path in run_dir.iterdir())[:5]),
+            got=", ".join(others[:5]),
             fix="choose another directory with out=...",
         )
-    if not hosts.is_first():
-        return run_dir
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         with atomic_write(known) as file:
@@ -246,7 +269,32 @@ def open_run_directory(config: RunConfig, parts: Parts) -> Path:
             got=error.strerror or error,
             fix="choose another directory with out=...",
         ) from error
-    return run_dir
+    return 0
+
+
+def _foreign_files(run_dir: Path) -> list[str]:
+    """What is in a directory but the temporary files of a start that was killed."""
+    names = [path.name for path in run_dir.iterdir()] if run_dir.is_dir() else []
+    return sorted(x for x in names if not (x.startswith(".") and x.endswith(".tmp")))
+
+
+def read_identity(path: Path) -> dict[str, Any]:
+    """The configuration and store that a run was started with.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    try:
+        identity = json.loads(path.read_text())
+        return {"config": dict(identity["config"]), "store": str(identity["store"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            "the file that says which run this is is damaged",
+            where=path,
+            expected="what `jaxssl pretrain` wrote",
+            got=f"{type(error).__name__}: {error}",
+            fix="restore it from a copy, or choose another directory with out=...",
+        ) from error
 
 
 def check_same_run(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -258,7 +306,7 @@ def check_same_run(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None
     flat = lambda config: {
         key: value
         for key, value in flatten(config).items()
-        if key.split("/")[0] not in MAY_CHANGE and key not in ("train/accumulation", "data/prefetch")
+        if key.split("/")[0] not in MAY_CHANGE and key not in MAY_CHANGE_KEYS
     }
     before, after = flat(old["config"]), flat(new["config"])
     before = json.loads(json.dumps(before))
@@ -411,9 +459,19 @@ def choose_step(manager: CheckpointManager, step: int | str) -> int:
     from jaxssl.checkpoint import manifest
 
     steps = manager.steps()
-    wanted = {"last": steps[-1], "best": manager.best() or steps[-1]}.get(str(step)) if steps else None
-    if wanted is None:
-        wanted = int(step) if str(step).isdigit() else None
+    if not steps:
+        raise UserError(
+            "the run has no checkpoint yet",
+            where=manager.directory,
+            expected="at least one finished step",
+            got="none",
+            fix="start `jaxssl pretrain` again with the run's configuration; it goes on",
+        )
+    wanted = int(step) if str(step).isdigit() else None
+    if step == "best":
+        wanted = manager.best() or steps[-1]
+    elif step == "last":
+        wanted = steps[-1]
     if wanted not in steps:
         raise UserError(
             "no such checkpoint",
@@ -443,6 +501,7 @@ def evaluate_run(
     check_tokenizer(opened, trained.tokenizer.fingerprint)
     rows = open_rows(data, split, opened)
     mesh = make_mesh(MeshConfig())
+    shards = batch_shards(mesh)
     eval_step = make_eval_step(
         trained.model, config.objective, trained.vocabulary, seed=config.train.seed
     )
@@ -453,7 +512,7 @@ def evaluate_run(
             trained.params,
             rows,
             mesh,
-            batch_size=data.batch_size,
+            batch_size=-(-data.batch_size // shards) * shards,  # the run may have had fewer devices
             limit=batches,
             tokens_per_byte=tokens_per_byte(opened, split),
         )

@@ -1,9 +1,10 @@
 """Saving and restoring the steps of a run.
 
-A step is a directory `checkpoints/<step>/` with Orbax's `state/`, our `meta.json` and, written last,
-`manifest.json`. What has no manifest was never finished and is not looked at.
+A step is a directory `checkpoints/<step>/` with Orbax's `state/`, our `meta.json` and, written
+last, `manifest.json`. What has no manifest was never finished and is not looked at.
 """
 
+import math
 import shutil
 import threading
 from collections.abc import Callable
@@ -68,9 +69,16 @@ class CheckpointManager:
 
     def best(self) -> int | None:
         """The step with the lowest validation loss, the earliest of equals; None without any."""
-        losses = {step: self.meta(step).get("validation_loss") for step in self.steps()}
-        known = {step: loss for step, loss in losses.items() if loss is not None}
+        known = {step: loss for step in self.steps() if (loss := self._loss(step)) is not None}
         return min(known, key=lambda step: (known[step], step)) if known else None
+
+    def _loss(self, step: int) -> float | None:
+        """A step's validation loss; None for one without, or that cannot be read."""
+        try:
+            loss = self.meta(step).get("validation_loss")
+        except UserError:
+            return None
+        return loss if loss is not None and math.isfinite(loss) else None
 
     # --- Saving ---
 
@@ -83,7 +91,7 @@ class CheckpointManager:
         self.wait()
         path = self.path(step)
         if hosts.is_first() and path.exists():
-            shutil.rmtree(path)  # left by a save that never finished, or of a step replayed
+            self._delete(step)  # left by a save that never finished, or of a step replayed
         hosts.barrier(f"save {step}")
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -102,10 +110,15 @@ class CheckpointManager:
             self._checkpointer.wait_until_finished()
             if hosts.is_first():
                 manifest.seal(self.path(step), {"step": step, **meta})
-                self._prune()
         except BaseException as error:  # handed to the main thread by `check`
             self._discard(step)
             self._error = self._cannot_save(step, error)
+            return
+        try:
+            if hosts.is_first():
+                self._prune(step)
+        except BaseException as error:
+            self._error = error
 
     def _discard(self, step: int) -> None:
         """Frees the space of a save that failed."""
@@ -145,56 +158,72 @@ class CheckpointManager:
                 self._checkpointer.close()
                 self._checkpointer = None
 
-    def _prune(self) -> None:
-        """Deletes the finished steps that the configuration does not keep, and failed saves."""
+    def _prune(self, newest: int) -> None:
+        """Deletes what the configuration does not keep, and what killed saves left behind."""
         steps = self.steps()
+        for path in self.directory.iterdir():
+            if path.name.isdigit() and int(path.name) not in (*steps, newest):
+                shutil.rmtree(path)
         kept = set(steps[-self.config.keep_last :]) | {self.best()}
         if self.config.keep_every:
             kept |= {step for step in steps if step % self.config.keep_every == 0}
         for step in steps:
             if step not in kept:
-                # The manifest goes first: a step half deleted must not look whole.
-                (self.path(step) / manifest.MANIFEST).unlink()
-                shutil.rmtree(self.path(step))
+                self._delete(step)
+
+    def _delete(self, step: int) -> None:
+        """The manifest goes first: a step half deleted must not look whole."""
+        (self.path(step) / manifest.MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(self.path(step))
 
     # --- Restoring ---
 
     def newest_intact(self, say: Callable[[str], None] = print) -> int | None:
         """The newest step whose files are what was written; says so for each that is not.
 
+        Damaged steps newer than it are set aside as `<step>.damaged`, for they will be made again.
+        The first of several processes looks, and all get its answer.
+
         Raises:
           UserError: there are finished steps and none is intact, or one is from a newer version.
         """
-        steps, errors = self.steps(), []
+        step = hosts.first_decides(lambda: self._find_intact(say))
+        return None if step < 0 else step
+
+    def _find_intact(self, say: Callable[[str], None]) -> int:
+        steps = self.steps()
+        damaged: dict[int, UserError] = {}
         for step in reversed(steps):
-            self.meta_version(step)
             try:
                 self.meta(step)
                 if self.config.verify:
                     manifest.verify(self.path(step))
-                return step
+            except manifest.NewerVersion:
+                raise
             except UserError as error:
-                errors.append(error)
-                older = [s for s in steps if s < step]
-                then = f"falling back to step {older[-1]}" if older else "no older step is left"
-                say(f"checkpoint {step} is damaged, {then}\n{error}")
-        if errors:
+                damaged[step] = error
+                continue
+            for bad, error in damaged.items():
+                aside = self._set_aside(bad)
+                say(f"checkpoint {bad} is damaged; it is kept as {aside.name}\n{error}")
+            if damaged:
+                say(f"falling back to step {step}, the newest that is intact")
+            return step
+        if damaged:
             raise UserError(
                 "no checkpoint of the run is intact",
                 where=self.directory,
                 expected="at least one step that matches its manifest",
-                got=f"{len(errors)} damaged steps, the newest: {errors[0].where}",
+                got="\n".join(f"{step}: {e.where}: {e.got}" for step, e in damaged.items()),
                 fix="copy the checkpoints again, or start afresh in another run directory",
             )
-        return None
+        return -1
 
-    def meta_version(self, step: int) -> None:
-        """Refuses a step of a newer version, which must not be taken for a damaged one."""
-        try:
-            manifest.read_meta(self.path(step))
-        except UserError as error:
-            if "newer version" in error.what:
-                raise
+    def _set_aside(self, step: int) -> Path:
+        aside = self.path(step).with_name(f"{step}.damaged")
+        if aside.exists():
+            shutil.rmtree(aside)
+        return self.path(step).rename(aside)
 
     def restore(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
         """The whole state of a step, straight into the shardings of `abstract`.
@@ -238,6 +267,4 @@ def as_tree(state: Any) -> dict[str, Any]:
 
 def abstract_of(tree: Any) -> Any:
     """Shapes, dtypes and shardings of arrays."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)

@@ -1,7 +1,7 @@
 """The seal of a checkpoint: which files it has, how large they are, and their SHA-256.
 
-Orbax does not notice a flipped byte in array data, and a directory that was half copied looks whole to it.
-The manifest is written last, so a step without one was never finished.
+Orbax does not notice a flipped byte in array data, and a directory that was half copied looks
+whole to it. The manifest is written last, so a step without one was never finished.
 """
 
 import json
@@ -13,6 +13,10 @@ from jaxssl.core.files import atomic_write, sha256
 
 FORMAT = 1
 MANIFEST, META = "manifest.json", "meta.json"
+
+
+class NewerVersion(UserError):
+    """The checkpoint is of a format that this version does not know: not the same as damaged."""
 
 
 def seal(directory: Path, meta: dict[str, Any]) -> None:
@@ -41,11 +45,11 @@ def read_meta(directory: Path) -> dict[str, Any]:
     """
     try:
         meta = json.loads((directory / META).read_text())
-        found = meta["format"]
+        found = int(meta["format"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(directory / META, "a readable meta.json", error) from error
     if found > FORMAT:
-        raise UserError(
+        raise NewerVersion(
             "the checkpoint was written by a newer version of jaxssl",
             where=directory,
             expected=f"format {FORMAT} or older",
@@ -62,7 +66,7 @@ def verify(directory: Path) -> None:
       UserError: names the first file that is missing, truncated or altered.
     """
     try:
-        files = json.loads((directory / MANIFEST).read_text())["files"]
+        files = dict(json.loads((directory / MANIFEST).read_text())["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(directory / MANIFEST, "a readable manifest", error) from error
     for name, record in files.items():
@@ -82,5 +86,6 @@ def damaged(path: Path, expected: Any, got: Any) -> UserError:
         where=path,
         expected=expected,
         got=got,
-        fix="an older step is used where there is one; copy the checkpoint again if you have it",
+        fix="copy it again if you have it; training goes on from an older step that is intact, and"
+        " other verbs take one with --step",
     )

@@ -1,8 +1,8 @@
 """Configuration: YAML layers and `a.b=c` overrides in, one validated frozen dataclass out.
 
-A component's configuration is a frozen dataclass beside the component. A field may be a leaf (checked
-by pydantic, strictly), another dataclass, or a union of dataclasses told apart by their `name` field.
-Every error of a configuration is reported at once.
+A component's configuration is a frozen dataclass beside the component. A field may be a leaf
+(checked by pydantic, strictly), another dataclass, or a union of dataclasses told apart by their
+`name` field. Every error of a configuration is reported at once.
 """
 
 import ast
@@ -27,7 +27,8 @@ T = TypeVar("T")
 
 
 def load(cls: type[T], layers: Iterable[str | Path | Mapping], overrides: Iterable[str] = ()) -> T:
-    """Merges `layers` (files or mappings, later ones win) and `overrides`, and validates as `cls`."""
+    """Merges `layers` (files or mappings, later ones win) and `overrides`, and validates as
+    `cls`."""
     merged: dict[str, Any] = {}
     for layer in layers:
         merged = merge(merged, layer if isinstance(layer, Mapping) else read_yaml(layer))
@@ -152,13 +153,13 @@ def _build(annotation: Any, data: Any, path: str, errors: list[UserError]) -> An
     if choices and not (data is None and types.NoneType in members):
         return _build_choice(choices, data, path, errors)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (dict, Mapping, typing.get_origin(Mapping[str, int])) and isinstance(data, Mapping):
+    if origin in (dict, Mapping, typing.get_origin(Mapping[str, int])) and isinstance(
+        data, Mapping
+    ):
         value_type = arguments[1]
         return {key: _build(value_type, v, _join(path, key), errors) for key, v in data.items()}
     if origin is tuple and isinstance(data, list) and arguments[-1] is Ellipsis:
-        return tuple(
-            _build(arguments[0], v, f"{path}[{i}]", errors) for i, v in enumerate(data)
-        )
+        return tuple(_build(arguments[0], v, f"{path}[{i}]", errors) for i, v in enumerate(data))
     return _build_leaf(annotation, data, path, errors)
 
 
@@ -337,7 +338,7 @@ def document(cls: type, indent: int = 0) -> Iterator[str]:
         yield from _wrapped(doc, indent + 2)
         for choice in choices:
             if len(choices) > 1:
-                yield f"{pad}  --- {field.name}.name={choice_name(choice)}"
+                yield f"{pad}  --- {field.name}.name={choice_name(typing.cast(type, choice))}"
             yield from document(typing.cast(type, choice), indent + 1)
 
 

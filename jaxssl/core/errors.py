@@ -26,7 +26,9 @@ class UserError(ValueError):
     ):
         self.what, self.where, self.expected, self.got, self.fix = what, where, expected, got, fix
         parts = (("where", where), ("expected", expected), ("got", got), ("fix", fix))
-        lines = [what] + [f"  {name + ':':<10}{value}" for name, value in parts if value is not None]
+        lines = [what] + [
+            f"  {name + ':':<10}{value}" for name, value in parts if value is not None
+        ]
         super().__init__("\n".join(lines))
 
 

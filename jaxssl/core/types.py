@@ -20,7 +20,8 @@ class Vocabulary:
 
     Attributes:
       size: number of token ids.
-      special_ids: role to id (`pad`, `unk`, `cls`, `sep`, `mask`, `bos`, `eos`), absent roles left out.
+      special_ids: role to id (`pad`, `unk`, `cls`, `sep`, `mask`, `bos`, `eos`), absent roles
+        left out.
       document_end: the id that closes each document.
       word_starts: bool [size], True where a piece begins a word.
     """

@@ -47,8 +47,8 @@ class Pairs:
     name: Literal["pairs"] = "pairs"
     """Kind of rows: sentence pairs."""
     short_probability: float = 0.1
-    """Share of documents whose target length is drawn uniformly from [2, sequence_length - 3], as in
-    BERT's builder; of the rows it is a larger share, since short targets make more of them."""
+    """Share of documents whose target length is drawn uniformly from [2, sequence_length - 3], as
+    in BERT's builder; of the rows it is a larger share, since short targets make more of them."""
     random_probability: float = 0.5
     """Share of rows, of those with two sentences or more, whose second text is a random one."""
 

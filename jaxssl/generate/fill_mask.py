@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxssl.core.errors import UserError
 from jaxssl.core.types import Params
 from jaxssl.models.model import Model
 
@@ -14,8 +15,28 @@ from jaxssl.models.model import Model
 def fill_mask(
     model: Model, params: Params, rows: Sequence[np.ndarray], mask_id: int, top: int = 5
 ) -> list[list[tuple[np.ndarray, np.ndarray]]]:
-    """For each row of ids, for each mask in it: the `top` ids and their probabilities, likely first."""
-    length = max(len(row) for row in rows)
+    """For each row of ids, for each mask in it: the `top` ids and their probabilities, likely
+    first.
+
+    Raises:
+      UserError: a row is longer than the model's positions, or `top` is out of range.
+    """
+    length, c = max(len(row) for row in rows), model.config
+    if length > c.max_positions:
+        raise UserError(
+            "a text is longer than the model's positions",
+            where="texts",
+            expected=f"at most {c.max_positions} tokens, special tokens included",
+            got=length,
+            fix="shorten the text",
+        )
+    if not 1 <= top <= c.vocab_size:
+        raise UserError(
+            "so many candidates cannot be shown",
+            where="top",
+            expected=f"1 to {c.vocab_size}, the size of the vocabulary",
+            got=top,
+        )
     tokens = np.zeros((len(rows), length), np.int32)
     segments = np.zeros_like(tokens)
     for i, row in enumerate(rows):

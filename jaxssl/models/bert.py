@@ -55,7 +55,8 @@ class BertConfig:
     remat: Remat = "none"
     """What the backward pass computes again, to save memory."""
     unroll: bool = False
-    """Compile the layers one by one instead of a loop: slower to compile, sometimes faster to run."""
+    """Compile the layers one by one instead of a loop: slower to compile, sometimes faster to
+    run."""
 
     def __post_init__(self):
         check_heads(self.hidden_size, self.num_heads)
@@ -151,7 +152,8 @@ class Bert(nn.Module):
             setattr(self, name, HEADS[name](c, p))
 
     def encode(self, batch: Batch) -> jax.Array:
-        """Hidden states [B, T, H] of `tokens`, `segment_ids`, `positions`, optional `token_types`."""
+        """Hidden states [B, T, H] of `tokens`, `segment_ids`, `positions`, optional
+        `token_types`."""
         context = Context(batch["segment_ids"], batch["positions"])
         return self.encoder(self.embeddings(batch), context)
 

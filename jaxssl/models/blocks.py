@@ -89,8 +89,8 @@ class SelfAttention(nn.Module):
     def _cached(self, k: jax.Array, v: jax.Array, context: Context):
         """Writes k, v [B, T, N, D] to their slots; keys and values [B, S, N, D], mask [B, 1, T, S].
 
-        A query at position p sees the slots up to p. Rows fill their slots without gaps, so whatever
-        padding left behind a row's end is overwritten before it can be seen.
+        A query at position p sees the slots up to p. Rows fill their slots without gaps, so
+        whatever padding left behind a row's end is overwritten before it can be seen.
         """
         keys: nn.Variable = self.variable("cache", "cached_key", lambda: k)
         values: nn.Variable = self.variable("cache", "cached_value", lambda: v)

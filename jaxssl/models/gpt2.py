@@ -1,4 +1,5 @@
-"""GPT-2 (Radford et al., 2019): a causal decoder with norms before each sublayer and a tied head."""
+"""GPT-2 (Radford et al., 2019): a causal decoder with norms before each sublayer and a tied
+head."""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ class Gpt2Config:
     name: Literal["gpt2"] = "gpt2"
     """The family."""
     vocab_size: int = 50257
-    """Rows of the token embedding; at least the tokenizer's size. 50304 is faster on accelerators."""
+    """Rows of the token embedding; at least the tokenizer's size. 50304 is faster on
+    accelerators."""
     hidden_size: int = 768
     """Width of the hidden states."""
     num_layers: int = 12
@@ -45,13 +47,15 @@ class Gpt2Config:
     norm_epsilon: float = 1e-5
     """Added to the variance in each norm."""
     initializer_range: float = 0.02
-    """Scale of the normal that kernels and embeddings start from; residual outputs start smaller."""
+    """Scale of the normal that kernels and embeddings start from; residual outputs start
+    smaller."""
     segments: tuple[int, ...] = ()
     """Sizes of the groups of layers that are scanned together; empty means one group of all."""
     remat: Remat = "none"
     """What the backward pass computes again, to save memory."""
     unroll: bool = False
-    """Compile the layers one by one instead of a loop: slower to compile, sometimes faster to run."""
+    """Compile the layers one by one instead of a loop: slower to compile, sometimes faster to
+    run."""
 
     def __post_init__(self):
         check_heads(self.hidden_size, self.num_heads)
@@ -83,9 +87,7 @@ class Gpt2Config:
 
 PRESETS = {
     "small": Gpt2Config(),
-    "medium": Gpt2Config(
-        num_layers=24, hidden_size=1024, num_heads=16, intermediate_size=4096
-    ),
+    "medium": Gpt2Config(num_layers=24, hidden_size=1024, num_heads=16, intermediate_size=4096),
     "large": Gpt2Config(num_layers=36, hidden_size=1280, num_heads=20, intermediate_size=5120),
     "xl": Gpt2Config(num_layers=48, hidden_size=1600, num_heads=25, intermediate_size=6400),
 }

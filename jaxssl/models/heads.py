@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from jaxssl.core.precision import Precision
-from jaxssl.models.layers import Embedding, LayerNorm, Projection, named
+from jaxssl.models.layers import Embedding, LayerNorm, Projection, parameter
 from jaxssl.ops.activations import ACTIVATIONS
 
 
@@ -25,8 +25,9 @@ class MaskedLmHead(nn.Module):
         )
         hidden = ACTIVATIONS[c.activation](transform(hidden))
         hidden = LayerNorm(c.norm_epsilon, self.precision, name="norm")(hidden)
-        zeros = named(nn.initializers.zeros, ("vocab",))
-        bias = self.param("bias", zeros, (c.vocab_size,), self.precision.parameters)
+        bias = parameter(
+            self, "bias", nn.initializers.zeros, ("vocab",), (c.vocab_size,), self.precision
+        )
         logits = embeddings.attend(hidden)
         return logits + bias.astype(logits.dtype)
 
@@ -42,7 +43,7 @@ class CausalLmHead(nn.Module):
 
 
 class NextSentenceHead(nn.Module):
-    """Two logits from the pooled first token: 0 the next sentence, 1 a random one. [B, H] to [B, 2]."""
+    """Logits [B, 2] of the pooled first token [B, H]: 0 the next sentence, 1 a random one."""
 
     config: Any
     precision: Precision
@@ -66,4 +67,4 @@ HEAD_PARAMS: dict[str, tuple[str, ...]] = {
     "causal_lm": ("embeddings/tokens",),
     "next_sentence": ("next_sentence",),
 }
-"""The parameters each head reads, by path, so that a chunked loss can gather gradients of these alone."""
+"""The parameters each head reads, by path: a chunked loss adds up gradients of these alone."""

@@ -1,6 +1,6 @@
 """Parameters with named axes: projections, embeddings, norms."""
 
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,21 @@ from jaxssl.ops.norms import layer_norm
 from jaxssl.parallel.axes import constrain
 
 Names = tuple[str | None, ...]
-named = nn.with_logical_partitioning
+
+
+def parameter(
+    module: nn.Module,
+    name: str,
+    initializer: nn.initializers.Initializer,
+    axes: Names,
+    shape: tuple[int, ...],
+    precision: Precision,
+) -> jax.Array:
+    """A parameter of `module` whose axes carry their logical names."""
+    named = nn.with_logical_partitioning(initializer, axes)
+    return cast(jax.Array, module.param(name, named, shape, precision.parameters))
+
+
 """Boxes what an initializer returns with the logical names of its axes."""
 
 
@@ -44,18 +58,18 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        dtype = self.precision.parameters
-        shape = x.shape[x.ndim - self.num_in :] + self.features
-        kernel = self.param("kernel", named(self.initializer, self.axes), shape, dtype)
+        p, shape = self.precision, x.shape[x.ndim - self.num_in :] + self.features
+        kernel = parameter(self, "kernel", self.initializer, self.axes, shape, p)
         bias = None
         if self.use_bias:
-            zeros = named(nn.initializers.zeros, self.axes[self.num_in :])
-            bias = self.param("bias", zeros, self.features, dtype)
+            zeros, axes = nn.initializers.zeros, self.axes[self.num_in :]
+            bias = parameter(self, "bias", zeros, axes, self.features, p)
         return linear(x, kernel, bias, self.num_in, self.precision)
 
 
 class Embedding(nn.Module):
-    """A table [size, hidden_size], looked up by id and, where tied, used as an output projection."""
+    """A table [size, hidden_size], looked up by id and, where tied, used as an output
+    projection."""
 
     size: int
     hidden_size: int
@@ -64,18 +78,17 @@ class Embedding(nn.Module):
     precision: Precision
 
     def setup(self):
-        self.embedding = self.param(
-            "embedding",
-            named(self.initializer, self.axes),
-            (self.size, self.hidden_size),
-            self.precision.parameters,
+        shape = (self.size, self.hidden_size)
+        self.embedding = parameter(
+            self, "embedding", self.initializer, self.axes, shape, self.precision
         )
 
     def __call__(self, ids: jax.Array) -> jax.Array:
         """[...] ids to [..., hidden_size] in the compute dtype.
 
-        The table is gathered over its width before the look-up: left sharded, XLA would rematerialise
-        it whole. It is cast after the look-up, so that its gradient is summed in its own dtype.
+        The table is gathered over its width before the look-up: left sharded, XLA would
+        rematerialise it whole. It is cast after the look-up, so that its gradient is summed in
+        its own dtype.
         """
         table = constrain(self.embedding, (self.axes[0], None))
         return jnp.take(table, ids, axis=0).astype(self.precision.compute)
@@ -93,7 +106,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape, dtype = x.shape[-1:], self.precision.parameters
-        scale = self.param("scale", named(nn.initializers.ones, ("norm",)), shape, dtype)
-        bias = self.param("bias", named(nn.initializers.zeros, ("norm",)), shape, dtype)
+        shape, p = x.shape[-1:], self.precision
+        scale = parameter(self, "scale", nn.initializers.ones, ("norm",), shape, p)
+        bias = parameter(self, "bias", nn.initializers.zeros, ("norm",), shape, p)
         return layer_norm(x, scale, bias, self.epsilon)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -56,10 +56,13 @@ class Model:
         """Shapes and dtypes of the parameters, boxed; nothing is computed."""
         return jax.eval_shape(self.init, jax.random.key(0))
 
-    def encode(self, params: Params, batch: Batch, dropout_key: jax.Array | None = None):
+    def encode(
+        self, params: Params, batch: Batch, dropout_key: jax.Array | None = None
+    ) -> jax.Array:
         """Hidden states [B, T, H]; `dropout_key` None means evaluation."""
         rngs = None if dropout_key is None else {"dropout": dropout_key}
-        return self.module.apply({"params": params}, batch, method="encode", rngs=rngs)
+        hidden = self.module.apply({"params": params}, batch, method="encode", rngs=rngs)
+        return cast(jax.Array, hidden)
 
     def decode(self, params: Params, batch: Batch, cache: Any) -> tuple[jax.Array, Any]:
         """Hidden states of new tokens and the cache with their keys and values written."""
@@ -69,11 +72,11 @@ class Model:
 
     def head(self, params: Params, name: str, x: jax.Array) -> jax.Array:
         """One head's output; reads only `head_params(params, name)`."""
-        return self.module.apply({"params": params}, name, x, method="head")  # type: ignore
+        return cast(jax.Array, self.module.apply({"params": params}, name, x, method="head"))
 
     def pool(self, params: Params, hidden: jax.Array) -> jax.Array:
         """The sentence vector [B, H]."""
-        return self.module.apply({"params": params}, hidden, method="pool")  # type: ignore
+        return cast(jax.Array, self.module.apply({"params": params}, hidden, method="pool"))
 
     def head_params(self, params: Params, name: str) -> Params:
         """The parameters that a head reads, as a tree that `head` accepts."""

@@ -1,8 +1,8 @@
 """A stack of equal blocks: one `nn.scan` per segment of layers.
 
 A stack of n layers is one segment by default and its parameters are stacked, `layers/...` [n, ...].
-Split in segments, (k, n - k) say, it becomes `layers[0:k]/...` and `layers[k:n]/...`, so that each leaf is
-wholly frozen or wholly trained. `resegment` converts between the two without loss.
+Split in segments, (k, n - k) say, it becomes `layers[0:k]/...` and `layers[k:n]/...`, so that
+each leaf is wholly frozen or wholly trained. `resegment` converts between the two without loss.
 """
 
 import itertools
@@ -63,7 +63,7 @@ class Stack(nn.Module):
                 length=length,
                 variable_axes={"params": 0, "cache": 0},
                 split_rngs={"params": True, "dropout": True},
-                in_axes=nn.broadcast,
+                in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
                 metadata_params={nn.PARTITION_NAME: "layers"},
                 unroll=length if self.unroll else 1,
             )

@@ -1,8 +1,9 @@
 """The contract of an objective.
 
-A step corrupts its batch once (`corrupt`), counts what the losses will be divided by (`weights`), encodes
-each microbatch and adds up sums (`score`). The loss is `sum_n coefficient_n * sum_n / weight_n`, divided by
-weights of the whole global batch, so that neither microbatches nor devices change it.
+A step corrupts its batch once (`corrupt`), counts what the losses will be divided by (`weights`),
+encodes each microbatch and adds up sums (`score`). The loss is `sum_n coefficient_n * sum_n /
+weight_n`, divided by weights of the whole global batch, so that neither microbatches nor devices
+change it.
 """
 
 from typing import Any, NamedTuple, Protocol

@@ -20,8 +20,8 @@ from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
 class MaskedLm:
     """Guess the tokens that were masked.
 
-    Vocabulary work is done only where a label is: the hidden states of the chosen positions are gathered
-    into a static number of slots before the head.
+    Vocabulary work is done only where a label is: the hidden states of the chosen positions are
+    gathered into a static number of slots before the head.
     """
 
     name: Literal["masked_lm"] = "masked_lm"
@@ -33,14 +33,17 @@ class MaskedLm:
     random_share: float = 0.1
     """Share of the chosen that become a random token; what is left stays as it is."""
     whole_words: bool = False
-    """Choose whole words; each of their pieces is then masked, replaced or kept by itself, as in BERT."""
+    """Choose whole words; each of their pieces is then masked, replaced or kept by itself, as in
+    BERT."""
     max_predictions: int | None = None
     """Most tokens chosen in one document, as BERT's max_predictions_per_seq; null is no limit."""
     random_from_specials: bool = False
-    """Draw random tokens from the whole vocabulary, special tokens too, as the original code does."""
+    """Draw random tokens from the whole vocabulary, special tokens too, as the original code
+    does."""
     slots: int | None = None
-    """Static number of predictions a row. null leaves room for one document, or, for rows with several,
-    for rate * T and 32 more, since each document rounds by itself. Too few is an error, never a loss."""
+    """Static number of predictions a row. null leaves room for one document, or, for rows with
+    several, for rate * T and 32 more, since each document rounds by itself. Too few is an error,
+    never a loss."""
     chunk: int = 128
     """Slots whose logits are held at once."""
 

@@ -1,7 +1,7 @@
 """Which tokens a masked language model must guess, chosen on device, row by row.
 
-The count follows BERT exactly, per document: `max(1, round(length * rate))`, where the length includes
-special tokens and rounding is half to even; special tokens are never chosen. Reference:
+The count follows BERT exactly, per document: `max(1, round(length * rate))`, where the length
+includes special tokens and rounding is half to even; special tokens are never chosen. Reference:
 google-research/bert, create_pretraining_data.py.
 """
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 
 def mix(x: jax.Array) -> jax.Array:
-    """A bijection of uint32 with avalanche (the `lowbias32` multipliers of Wellons' hash prospector)."""
+    """A bijection of uint32 with avalanche (the `lowbias32` multipliers of Wellons' hash
+    prospector)."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)
@@ -22,8 +23,8 @@ def mix(x: jax.Array) -> jax.Array:
 def hash_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """uint32 bits of `shape`, a function of the key and of each element's global position.
 
-    The leading axes are hashed once a row and the last axis once an element; the number of rows must
-    be below 2**32.
+    The leading axes are hashed once a row and the last axis once an element; the number of rows
+    must be below 2**32.
     """
     assert math.prod(shape[:-1]) < 2**32, shape
     first, second = jax.random.key_data(key)

@@ -43,11 +43,12 @@ def chunked_sum(
 ) -> tuple[jax.Array, Any]:
     """Sums `function(params, inputs[c], constants[c])` over chunks c, one in memory at a time.
 
-    `function` returns a scalar to be differentiated and auxiliary sums. Where a gradient is wanted, it
-    is computed in the same pass, chunk by chunk: nothing is kept and nothing computed twice, which
-    saves a quarter of a language model head's arithmetic against `jax.checkpoint` in a scan. This is
-    exact because a later cotangent of a scalar only scales the gradient. Gradients of `params` add up
-    in their own dtype (float32 parameters add in float32: cast inside `function`, not before).
+    `function` returns a scalar to be differentiated and auxiliary sums. Where a gradient is
+    wanted, it is computed in the same pass, chunk by chunk: nothing is kept and nothing computed
+    twice, which saves a quarter of a language model head's arithmetic against `jax.checkpoint` in
+    a scan. This is exact because a later cotangent of a scalar only scales the gradient.
+    Gradients of `params` add up in their own dtype (float32 parameters add in float32: cast
+    inside `function`, not before).
 
     Args:
       params: pytree of floating arrays, the same for every chunk.

@@ -83,9 +83,7 @@ def make_optimizer(
     config: AdamW, total_steps: int, tokens_per_step: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer and its learning rate schedule."""
-    schedule = make_schedule(
-        config.schedule, config.learning_rate, total_steps, tokens_per_step
-    )
+    schedule = make_schedule(config.schedule, config.learning_rate, total_steps, tokens_per_step)
     adam = scale_by_adam_uncorrected if not config.bias_correction else optax.scale_by_adam
     moments = None if config.moment_dtype is None else jnp.dtype(config.moment_dtype)
     mask = lambda params: decay_mask(config.no_decay, params)

@@ -43,8 +43,9 @@ def make_schedule(
 ) -> optax.Schedule:
     """The learning rate as a function of the number of updates done before.
 
-    The first update of a warm-up of w steps uses peak / w and the w-th the peak, so that no update is
-    wasted at 0. The last update of a decay comes just before the floor would be reached.
+    The first update of a warm-up of w steps uses peak / w and the w-th the peak, so that no
+    update is wasted at 0. The last update of a decay comes just before the floor would be
+    reached.
 
     Raises:
       UserError: warm-up and decay are longer than the run.

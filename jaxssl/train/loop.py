@@ -1,8 +1,8 @@
 """The training loop: one straight function from a configured run to a trained one.
 
-The order of things in a step matters and is this: take the batch of this step, dispatch the step, wait
-for an earlier one (two are in flight, so the device never idles and never runs far ahead), look whether its
-update was finite, log, validate, save, and only then obey a signal.
+The order of things in a step matters and is this: take the batch of this step, dispatch the step,
+wait for an earlier one (two are in flight, so the device never idles and never runs far ahead),
+look whether its update was finite, log, validate, save, and only then obey a signal.
 """
 
 import collections
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -52,8 +53,8 @@ class TrainConfig:
     accumulation: int = 1
     """Microbatches a step: the batch is worked off in so many parts."""
     not_finite: Literal["skip", "abort", "rollback"] = "abort"
-    """When loss or gradient is not finite (the update is left out in any case): go on, save and stop
-    with exit code 3, or go back to the last checkpoint and leave out the batches since."""
+    """When loss or gradient is not finite (the update is left out in any case): go on, save and
+    stop with exit code 3, or go back to the last checkpoint and leave out the batches since."""
     not_finite_limit: int = 10
     """With `skip` and `rollback`: stop after so many in all."""
 
@@ -159,9 +160,7 @@ class Loop:
             seed=train.seed,
             microbatches=train.accumulation,
         )
-        evaluation = make_eval_step(
-            parts.model, parts.objective, parts.vocabulary, seed=train.seed
-        )
+        evaluation = make_eval_step(parts.model, parts.objective, parts.vocabulary, seed=train.seed)
         self.train_step = jax.jit(step, donate_argnums=0)
         self.eval_step = jax.jit(evaluation)
         self.checkpoints = CheckpointManager(run_dir / "checkpoints", settings.checkpoint)
@@ -182,9 +181,9 @@ class Loop:
         self.flops: float | None = None
         self.validation: dict[str, float] = {}
         self.validation_step = -1
-        self.validation_losses = self._earlier_validations()
+        self.validation_losses = self._earlier_validations(self.start)
         self.skipped = int(self.state.skipped)
-        self.troubles = 0
+        self.troubles = self.skipped
         self.saved = self.start
 
     # --- The loop ---
@@ -215,19 +214,22 @@ class Loop:
                 progress.update(1)
                 due = self._is_due(step) or step == steps or self._signalled_alone()
                 while len(in_flight) > (0 if due else IN_FLIGHT):
-                    rolled_back = self._finish(*in_flight.popleft(), progress)
+                    done, out = in_flight.popleft()
+                    rolled_back = self._finish(done, out, progress)
                     if rolled_back is not None:
                         in_flight.clear()
                         step = rolled_back
                         progress.n = step
                         due = False
                 if due:
-                    over = self._validate_and_save(step, progress)
+                    if self._validate_and_save(step):
+                        break
                     stopped = self._stop_requested(step)
-                    if stopped or over:
+                    if stopped:
                         break
         self.profiler.close()
-        return self._end(step, stopped)
+        self.checkpoints.wait()
+        return Outcome(step, stopped, self.validation)
 
     def _is_due(self, step: int) -> bool:
         """Whether this step needs everything before it to be finished."""
@@ -261,7 +263,7 @@ class Loop:
             "tokens": step * self.tokens_per_step,
             "loss": float(out["loss"]),
             **metrics.ratios(out["sums"]),
-            "learning_rate": float(self.parts.schedule(step - 1 - self.skipped)),
+            "learning_rate": float(np.asarray(self.parts.schedule(step - 1 - self.skipped))),
             "grad_norm": float(out["grad_norm"]),
             "tokens_per_second": self.tokens_per_step / seconds,
             "step_seconds": seconds,
@@ -291,41 +293,47 @@ class Loop:
     # --- Validation, checkpoints, the end ---
 
     def _is_complete(self) -> bool:
-        stopping = self.settings.evaluation.early_stopping
-        over = stopping is not None and stopping.is_over(self.validation_losses)
-        return self.start >= self.settings.train.steps or over
+        return self.start >= self.settings.train.steps or self._stops_early()
 
     def _already_done(self) -> Outcome:
         self.say(f"the run is complete at step {self.start}; nothing to do")
         rows = [row for row in read_metrics(self.run_dir) if row["kind"] == "validation"]
-        numbers = {name: v for name, v in rows[-1].items() if name not in ("kind", "step")} if rows else {}
+        numbers = (
+            {name: v for name, v in rows[-1].items() if name not in ("kind", "step")}
+            if rows
+            else {}
+        )
         return Outcome(self.start, None, numbers)
 
-    def _validate_and_save(self, step: int, progress) -> bool:
-        """What is due after a step; whether early stopping ends the run."""
+    def _validate_and_save(self, step: int) -> bool:
+        """What is due after a step; whether it was the last.
+
+        The save comes last: a step that was saved has all its rows in the metrics, so that a run
+        killed at any moment loses none.
+        """
         s = self.settings
-        validate = (
-            s.evaluation.every > 0
-            and step % s.evaluation.every == 0
-            and self.parts.validation_rows is not None
-        )
-        if validate:
+        last = step == s.train.steps
+        validate = last or (s.evaluation.every > 0 and step % s.evaluation.every == 0)
+        best = False
+        if validate and self.parts.validation_rows is not None:
             self._validate(step)
             self._report(step)
-        best = validate and self.validation["loss"] <= min(self.validation_losses)
-        if step % s.checkpoint.every == 0 or best:
-            self._save(step)
-        self.checkpoints.check()
-        stopping = s.evaluation.early_stopping
-        if validate and stopping is not None and stopping.is_over(self.validation_losses):
+            best = self.validation["loss"] <= np.nanmin([np.inf, *self.validation_losses])
+        if not last and self._stops_early():
+            last = True
             self.sinks.note(step, "early stopping: the validation loss no longer falls")
             self.say(f"early stopping at step {step}")
-            return True
-        return False
+        if last or best or step % s.checkpoint.every == 0:
+            self._save(step)
+        self.checkpoints.check()
+        return last
+
+    def _stops_early(self) -> bool:
+        stopping = self.settings.evaluation.early_stopping
+        return stopping is not None and stopping.is_over(self.validation_losses)
 
     def _validate(self, step: int) -> None:
-        if self.parts.validation_rows is None or self.validation_step == step:
-            return
+        assert self.parts.validation_rows is not None
         self.watchdog.pause()
         self.validation = evaluate(
             self.eval_step,
@@ -356,7 +364,7 @@ class Loop:
         self._timer = (time.perf_counter(), step)
 
     def _save(self, step: int) -> None:
-        if self.saved == step and step in self.checkpoints.steps():
+        if self.saved == step:
             return
         known = self.validation_step == step
         meta = {
@@ -375,15 +383,6 @@ class Loop:
         self.checkpoints.wait()
         self.say(f"{name}: saved step {step}; run the same command again to go on")
         return name
-
-    def _end(self, step: int, stopped: str | None) -> Outcome:
-        if stopped is None:
-            if self.validation_step != step:
-                self._validate(step)
-                self._report(step)
-            self._save(step)
-        self.checkpoints.wait()
-        return Outcome(step, stopped, self.validation)
 
     # --- Beginnings and misfortunes ---
 
@@ -421,30 +420,32 @@ class Loop:
             prefetch=data.prefetch,
         )
 
-    def _earlier_validations(self) -> list[float]:
-        rows = read_metrics(self.run_dir) if self.start else []
-        return [
-            row["loss"]
-            for row in rows
-            if row["kind"] == "validation" and row["step"] <= self.start
-        ]
+    def _earlier_validations(self, last: int) -> list[float]:
+        """The validation losses up to step `last`."""
+        rows = read_metrics(self.run_dir) if last else []
+        return [row["loss"] for row in rows if row["kind"] == "validation" and row["step"] <= last]
 
     def _not_finite(self, step: int, out: dict[str, Any]) -> int | None:
         """Obeys `train.not_finite`; the step to go back to for a rollback."""
         self.troubles += 1
         train = self.settings.train
         found = f"loss {float(out['loss'])}, gradient norm {float(out['grad_norm'])}"
-        self.sinks.note(step, f"not finite: {found}; the update was left out")
+        give_up = train.not_finite == "abort" or self.troubles > train.not_finite_limit
         self.say(f"step {step}: not finite ({found}); the update was left out")
-        if train.not_finite == "abort" or self.troubles > train.not_finite_limit:
+        back = self._roll_back(step) if train.not_finite == "rollback" and not give_up else None
+        self.sinks.note(step, f"not finite: {found}; the update was left out")
+        if back is not None:
+            self.sinks.note(step, f"went back to step {back}; the batches since are left out")
+        if give_up:
             done = int(self.state.step)
             self._save(done)
             self.checkpoints.wait()
             raise NotFinite(
-                f"step {step} was not finite ({found}). The last good parameters are in step {done}."
-                " Lower the learning rate, or set train.not_finite=skip or rollback."
+                f"step {step} was not finite ({found}). The last good state is saved as step "
+                f"{done}. Start again with train.not_finite=skip or rollback to go on, or with a "
+                "lower learning rate in another run directory."
             )
-        return self._roll_back(step) if train.not_finite == "rollback" else None
+        return back
 
     def _roll_back(self, step: int) -> int | None:
         self.checkpoints.wait()
@@ -457,7 +458,9 @@ class Loop:
         self.data_offset += step - back
         self.loader.close()
         self.loader = self._open_loader(back)
-        self.sinks.note(back, f"rolled back from step {step}; the batches between are left out")
+        self.sinks.rewind(back)
+        self.validation_losses = self._earlier_validations(back)
+        self.validation_step, self.saved = -1, back
         self.say(f"rolled back to step {back}")
         self._timer = (time.perf_counter(), back)
         return back

@@ -52,8 +52,9 @@ def language_numbers(
 ) -> dict[str, float]:
     """Perplexity and bits per byte of the token loss among `values`, if there is one.
 
-    Bits per byte are nats per token x tokens per byte of the text / ln 2, with the split's own ratio of
-    tokens to bytes. For a masked model they count the guessed tokens alone, each given both sides.
+    Bits per byte are nats per token x tokens per byte of the text / ln 2, with the split's own
+    ratio of tokens to bytes. For a masked model they count the guessed tokens alone, each given
+    both sides.
     """
     for name in TOKEN_LOSSES:
         loss = values.get(f"loss/{name}")
@@ -68,9 +69,10 @@ def language_numbers(
 def step_flops(config: ModelConfig, params: Any, rows: int, length: int, labels: int) -> float:
     """Model FLOPs of one training step, the numerator of MFU.
 
-    Convention: matrix products only, 2 per multiply-add, backward twice the forward; attention counted
-    whole for a bidirectional model and half for a causal one; the vocabulary projection at the `labels`
-    positions that have a label; embedding look-ups, norms and recomputation not counted.
+    By convention matrix products only, 2 per multiply-add, backward twice the forward; attention
+    counted whole for a bidirectional model and half for a causal one; the vocabulary projection at
+    the `labels` positions that have a label; embedding look-ups, norms and recomputation not
+    counted.
     """
     c = config
     per_layer = 4 * c.hidden_size**2 + 2 * c.hidden_size * c.intermediate_size

@@ -35,7 +35,7 @@ class Profiler:
 
     def before(self, step: int) -> None:
         """Call before dispatching `step`."""
-        if step == self.config.start:
+        if step == self.config.start and not self._running:
             jax.profiler.start_trace(str(self.directory))
             self._running = True
         elif step == self.config.stop:

@@ -18,7 +18,8 @@ class SamplesConfig:
     """What to show at each validation."""
 
     prompts: tuple[str, ...] = ()
-    """A causal model continues these; a masked model fills the mask token in them. Empty shows none."""
+    """A causal model continues these; a masked model fills the mask token in them. Empty shows
+    none."""
     sampling: Sampling = Sampling(max_new_tokens=48)
     """How continuations are drawn."""
     top: int = 5
@@ -43,9 +44,7 @@ def samples(
             yield "sample", {"prompt": prompt, "text": text}
     elif "masked_lm" in model.heads:
         for prompt in config.prompts:
-            for predictions in fill_text(
-                model, params, tokenizer, vocabulary, prompt, config.top
-            ):
+            for predictions in fill_text(model, params, tokenizer, vocabulary, prompt, config.top):
                 yield "fill_mask", {"text": prompt, "predictions": predictions}
 
 

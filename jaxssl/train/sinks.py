@@ -220,6 +220,12 @@ class Sinks:
         for sink in self.sinks:
             sink.write(row)
 
+    def rewind(self, step: int) -> None:
+        """Removes the rows of later steps from the metrics file: those steps are done again."""
+        for sink in self.sinks:
+            if isinstance(sink, MetricsFile):
+                sink.truncate_after(step)
+
     def note(self, step: int, text: str) -> None:
         """Records an event of the run in words: a resume, a rollback, a skipped step."""
         self.write("note", step, text=text)

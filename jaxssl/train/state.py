@@ -54,7 +54,9 @@ def abstract_state(init: Callable[[jax.Array], State], mesh: Mesh) -> State:
 
     def one(path, leaf):
         if not is_boxed(leaf):
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, to_spec(())))
+            return jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, to_spec(()))
+            )
         names, value = leaf.names, leaf.value
         sharding = NamedSharding(mesh, to_spec(names))
         _check_divides(path, names, value.shape, sharding)

@@ -22,8 +22,8 @@ def make_loss(
 ) -> Callable[..., tuple[jax.Array, Any, Params]]:
     """A function `(params, corrupted batch, key) -> (loss, metrics, gradients)`.
 
-    Gradients are added over microbatches in the parameters' dtype. Every microbatch's loss is divided by
-    the weight of the whole batch, so the sum is exact however the labels fall.
+    Gradients are added over microbatches in the parameters' dtype. Every microbatch's loss is
+    divided by the weight of the whole batch, so the sum is exact however the labels fall.
     """
 
     def microbatch_loss(params, batch, weights, key):

@@ -16,7 +16,7 @@ class WatchdogConfig:
 
     seconds: float = 600.0
     """Without a finished step for so long, the stacks of all threads are written to
-    `stacks-<process>.txt` in the run directory and to standard error; 0 turns this off."""
+    `stacks-<process>.txt` in the run directory, and standard error says so; 0 turns this off."""
     first_step_seconds: float = 3600.0
     """The same for the first step, which compiles."""
 
