@@ -23,8 +23,10 @@ import numpy as np
 from jaxssl.core.config import to_dict
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
+from jaxssl.data import packing
 from jaxssl.data.manifest import split_record, token_dtype, write_manifest
 from jaxssl.data.sources import Docstrings, Jsonl, SourceConfig, TextFiles
+from jaxssl.data.split import Split
 from jaxssl.data.store import TokenStore
 from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
 
@@ -103,16 +105,20 @@ def prepare(config: PrepareConfig) -> TokenStore:
     tokenizer = load_tokenizer(config.tokenizer)
     _ = tokenizer.document_end  # a tokenizer without one is refused here
     record = _record(config, tokenizer)
-    if _is_complete(out, record):
-        shutil.rmtree(out / WORK, ignore_errors=True)
-        print(f"{out}: complete already, nothing to do", file=sys.stderr)
-    else:
+    is_complete = _is_complete(out, record)
+    if is_complete:
+        print(f"{out}: complete already, nothing to prepare", file=sys.stderr)
+    is_tidy = is_complete and not _leftovers(out) and not (out / WORK).exists()
+    if not is_tidy or _missing_plans(config, out):
         with _clear_errors(out), _locked(out / WORK):
-            _make(config, tokenizer, record, out)
+            for file in _leftovers(out):
+                file.unlink()
+            if not is_complete:
+                _make(config, tokenizer, record, out)
+            for split, length in _missing_plans(config, out):
+                packing.write_pack_plan(split, length)
             shutil.rmtree(out / WORK)
-    store = TokenStore.open(out)
-    _pack(config, store)
-    return store
+    return TokenStore.open(out)
 
 
 def _make(config: PrepareConfig, tokenizer: Tokenizer, record: dict, out: Path) -> None:
@@ -191,15 +197,18 @@ def _finish(config: PrepareConfig, tokenizer: Tokenizer, work: Any, out: Path) -
     )
 
 
-def _pack(config: PrepareConfig, store: TokenStore) -> None:
-    """Writes the pack plans that are not there yet."""
-    from jaxssl.data.packing import plan_path, write_pack_plan
+def _missing_plans(config: PrepareConfig, out: Path) -> list[tuple[Split, int]]:
+    """The pack plans that are asked for and not there, of a store with a manifest."""
+    store = TokenStore.open(out)
+    splits = [store.split(name) for name in store.manifest.splits]
+    plans = [(split, length) for split in splits for length in config.pack_lengths]
+    return [plan for plan in plans if not packing.plan_path(*plan).is_file()]
 
-    for name in store.manifest.splits:
-        split = store.split(name)
-        for length in config.pack_lengths:
-            if not plan_path(split, length).is_file():
-                write_pack_plan(split, length)
+
+def _leftovers(out: Path) -> list[Path]:
+    """Temporary files of a run that was killed while it wrote outside its work folder."""
+    folders = [out, *(out / name for name in ("tokenizer", "train", "validation", "test"))]
+    return [f for folder in folders for f in folder.glob(".*.tmp") if f.is_file()]
 
 
 # --- What was asked for, and what is there ---------------------------------------------------
@@ -243,7 +252,8 @@ def _is_complete(out: Path, record: dict[str, Any]) -> bool:
     try:
         found = json.loads((out / RECORD).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        others = [f.name for f in out.iterdir() if f.name != WORK] if out.is_dir() else []
+        ours = {WORK, *(f.name for f in _leftovers(out))}
+        others = [f.name for f in out.iterdir() if f.name not in ours] if out.is_dir() else []
         if not others and (out.is_dir() or not out.exists()):
             return False
         raise UserError(

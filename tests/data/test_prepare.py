@@ -1,0 +1,327 @@
+"""Preparing a store: right contents, and the same bytes however often it is killed."""
+
+import hashlib
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from corpus import NASTY, documents
+
+from jaxssl.core.errors import UserError
+from jaxssl.data.prepare import PrepareConfig, prepare
+from jaxssl.data.sources import Docstrings, Jsonl, TextFiles
+from jaxssl.data.store import TokenStore
+from jaxssl.data.tokenizer import load_tokenizer
+from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_on_texts
+
+TEXTS = [*documents(150), *NASTY]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with a corpus of jsonl files (some lines bad) and two tokenizers."""
+    folder = tmp_path_factory.mktemp("prepare")
+    lines = [json.dumps({"text": t, "site": f"s{i // 3}"}) for i, t in enumerate(TEXTS)]
+    lines.insert(20, '{"text": "cut')
+    lines.insert(90, '{"txt": "no key"}')
+    (folder / "corpus").mkdir()
+    (folder / "corpus/a.jsonl").write_text("\n".join(lines[:100]) + "\n")
+    (folder / "corpus/b.jsonl").write_text("\n".join(lines[100:]) + "\n")
+    for kind, size in (("wordpiece", 700), ("byte_bpe", 600)):
+        config = TokenizerTrainConfig(kind=kind, out=kind, vocab_size=size)
+        train_on_texts(config, lambda: TEXTS).save(folder / kind)
+    return folder
+
+
+def config(work, out, **options):
+    source = Jsonl(paths=(str(work / "corpus"),), group_key="site")
+    defaults = {"validation_fraction": 0.2, "test_fraction": 0.1, "tasks": 5, "workers": 1}
+    defaults |= {"source": source, "tokenizer": str(work / "byte_bpe"), "max_unknown_rate": 0.2}
+    return PrepareConfig(out=str(out), **{**defaults, **options})
+
+
+def digest(folder):
+    return {
+        str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in sorted(folder.rglob("*"))
+        if f.is_file()
+    }
+
+
+def split_documents(store, name):
+    """Content ids of each document of a split, and those of its sentences."""
+    split = store.split(name)
+    ends = split.document_ends(np.arange(split.num_documents))
+    stream = split.tokens(np.arange(split.num_tokens))
+    return [part[:-1].tolist() for part in np.split(stream, ends[:-1])]
+
+
+@pytest.mark.parametrize("kind", ["byte_bpe", "wordpiece"])
+def test_the_store_holds_each_document_once_encoded_whole(work, tmp_path, kind):
+    store = prepare(config(work, tmp_path / "s", tokenizer=str(work / kind)))
+    tokenizer = load_tokenizer(work / kind)
+    expected = [row.tolist() for text in TEXTS for row in tokenizer.encode_batch([text])]
+    found = [d for name in store.manifest.splits for d in split_documents(store, name)]
+    assert sorted(found) == sorted(expected)
+    assert set(store.manifest.splits) == {"train", "validation", "test"}
+    total = sum(s.bytes for s in store.manifest.splits.values())
+    assert total == sum(len(text.encode()) for text in TEXTS)
+    counts = Counter(id_ for d in split_documents(store, "train") for id_ in d)
+    shares = np.array(list(counts.values())) / counts.total()
+    entropy = -sum(p * math.log(p) for p in shares)
+    assert store.manifest.splits["train"].unigram_entropy == pytest.approx(entropy)
+    assert store.manifest.largest_id == max(max(max(d) for d in found), store.document_end)
+    assert store.document_end == tokenizer.document_end
+    assert load_tokenizer(tmp_path / "s/tokenizer").fingerprint == tokenizer.fingerprint
+    TokenStore.open(tmp_path / "s", verify=True)
+
+
+def test_what_cannot_be_read_is_counted_and_listed(work, tmp_path):
+    store = prepare(config(work, tmp_path / "s"))
+    assert store.manifest.set_aside == {"documents": 2, "file": "set_aside.jsonl"}
+    rows = [json.loads(line) for line in (tmp_path / "s/set_aside.jsonl").read_text().splitlines()]
+    assert [(row["path"].rpartition("/")[2], row["line"]) for row in rows] == [
+        ("a.jsonl", 21),
+        ("a.jsonl", 91),
+    ]
+
+
+def test_groups_stay_together_and_the_split_is_that_of_one_task(work, tmp_path):
+    parts = []
+    for tasks in (1, 5):
+        store = prepare(config(work, tmp_path / f"s{tasks}", tasks=tasks))
+        parts.append({n: sorted(split_documents(store, n)) for n in store.manifest.splits})
+    assert parts[0] == parts[1]
+    tokenizer = load_tokenizer(work / "byte_bpe")
+    site = {tuple(tokenizer.encode_batch([t])[0]): i // 3 for i, t in enumerate(TEXTS)}
+    sites = {name: {site[tuple(d)] for d in found} for name, found in parts[0].items()}
+    assert not sites["train"] & sites["validation"] and not sites["train"] & sites["test"]
+    assert 0.05 < len(sites["validation"]) / len(set(site.values())) < 0.4
+    other = prepare(config(work, tmp_path / "other", seed=1))
+    assert sorted(split_documents(other, "validation")) != parts[0]["validation"]
+
+
+def test_sentences_by_line_rule_or_not_at_all(work, tmp_path):
+    counts = {}
+    for how in ("rule", "line", "none"):
+        store = prepare(config(work, tmp_path / how, sentences=how))
+        splits = store.manifest.splits.values()
+        counts[how] = sum(s.sentences for s in splits)
+        documents_ = sum(s.documents for s in splits)
+    assert counts["none"] == documents_ < counts["line"] < counts["rule"]
+
+
+def test_processes_do_not_change_the_bytes(work, tmp_path):
+    prepare(config(work, tmp_path / "one", workers=1))
+    prepare(config(work, tmp_path / "two", workers=2))
+    assert digest(tmp_path / "one") == digest(tmp_path / "two")
+
+
+def test_a_document_in_parts_is_one_document(work, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxssl.data.readers.PART_BYTES", 500)
+    (tmp_path / "text").mkdir()
+    for i in range(3):
+        (tmp_path / f"text/{i}.txt").write_text("\n\n".join(documents(20, seed=i)))
+    source = TextFiles(paths=(str(tmp_path / "text"),))
+    store = prepare(
+        config(work, tmp_path / "s", source=source, validation_fraction=0.0, test_fraction=0.0)
+    )
+    tokenizer = load_tokenizer(work / "byte_bpe")
+    texts = [(tmp_path / f"text/{i}.txt").read_text() for i in range(3)]
+    assert sorted(split_documents(store, "train")) == sorted(
+        row.tolist() for row in tokenizer.encode_batch(texts)
+    )
+    assert store.split("train").num_bytes == sum(len(t.encode()) for t in texts)
+
+
+def test_several_sources_with_the_docstrings_of_a_package(work, tmp_path):
+    source = Jsonl(paths=(str(work / "corpus"),), group_key="site")
+    more = (Docstrings(packages=("packaging",)),)
+    store = prepare(config(work, tmp_path / "s", source=source, more_sources=more))
+    alone = prepare(config(work, tmp_path / "alone", source=more[0]))
+    count = sum(s.documents for s in store.manifest.splits.values())
+    assert count == len(TEXTS) + sum(s.documents for s in alone.manifest.splits.values())
+    assert [s["name"] for s in store.manifest.sources] == ["jsonl", "docstrings"]
+
+
+# The n-th child is killed before or after its n-th rename, until one gets through: a rename is what
+# makes a result visible.
+KILLED_AT_RENAMES = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, "tests/data")
+import test_prepare as t
+from jaxssl.data import executor, packing, readers, writer
+work, out = Path(sys.argv[1]), sys.argv[2]
+real, deaths = os.replace, 0
+while True:
+    if not (child := os.fork()):
+        count = 0
+        def replace(*paths):
+            global count
+            count += 1
+            if count == 1 + deaths and deaths % 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(*paths)
+            if count == 1 + deaths:
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.replace = replace
+        t.prepare(t.config(work, out, pack_lengths=(64,)))
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+    deaths += 1
+    assert deaths < 100
+print(deaths)
+"""
+
+
+def test_killed_at_every_step_it_ends_with_the_same_bytes(work, tmp_path):
+    prepare(config(work, tmp_path / "whole", pack_lengths=(64,)))
+    command = [sys.executable, "-c", KILLED_AT_RENAMES, str(work), str(tmp_path / "killed")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 10
+    assert digest(tmp_path / "whole") == digest(tmp_path / "killed")
+
+
+RUN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "tests/data")
+import test_prepare as t
+if __name__ == "__main__":
+    work = Path(sys.argv[1])
+    t.prepare(t.config(work, sys.argv[2], workers=2, source=t.large(work)))
+"""
+
+
+def large(work):
+    return TextFiles(paths=(str(work / "large.txt"),), documents="blank_lines")
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(work, tmp_path):
+    (work / "large.txt").write_text("\n\n".join(documents(150) * 25))
+    (tmp_path / "run.py").write_text(RUN)
+    prepare(config(work, tmp_path / "whole", source=large(work)))
+    command = [sys.executable, str(tmp_path / "run.py"), str(work), str(tmp_path / "killed")]
+    rng = random.Random(0)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    for _ in range(3):
+        run = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
+        time.sleep(rng.uniform(1.0, 4.0))
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert digest(tmp_path / "whole") == digest(tmp_path / "killed")
+
+
+def test_a_complete_store_is_left_alone_and_another_configuration_refused(work, tmp_path, capsys):
+    prepare(config(work, tmp_path / "s"))
+    before = digest(tmp_path / "s")
+    times = {f: f.stat().st_mtime_ns for f in (tmp_path / "s").rglob("*")}
+    prepare(config(work, tmp_path / "s", workers=2))
+    assert "complete already" in capsys.readouterr().err
+    assert digest(tmp_path / "s") == before
+    assert {f: f.stat().st_mtime_ns for f in (tmp_path / "s").rglob("*")} == times
+    for options in ({"seed": 5}, {"tasks": 4}, {"tokenizer": str(work / "wordpiece")}):
+        with pytest.raises(UserError, match="another configuration") as error:
+            prepare(config(work, tmp_path / "s", **options))
+        assert next(iter(options)) in str(error.value)
+    assert digest(tmp_path / "s") == before
+
+
+def test_pack_plans_can_be_added_to_a_complete_store(work, tmp_path):
+    prepare(config(work, tmp_path / "s"))
+    prepare(config(work, tmp_path / "s", pack_lengths=(32, 64)))
+    assert (tmp_path / "s/train/pack-32.json").is_file()
+    assert (tmp_path / "s/validation/pack-64.json").is_file()
+
+
+def test_a_corpus_that_changed_half_way_is_refused(work, tmp_path, monkeypatch):
+    (tmp_path / "corpus").mkdir()
+    file = tmp_path / "corpus/a.jsonl"
+    file.write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
+    options = {"source": Jsonl(paths=(str(file),)), "max_unknown_rate": 0.0}
+    options["tokenizer"] = str(work / "wordpiece")
+    with pytest.raises(UserError, match="does not know"):
+        prepare(config(work, tmp_path / "s", **options))
+    file.write_text(file.read_text() + json.dumps({"text": "more"}) + "\n")
+    with pytest.raises(UserError, match="corpus has changed"):
+        prepare(config(work, tmp_path / "s", **{**options, "max_unknown_rate": 0.5}))
+
+
+def test_too_many_unknown_tokens_are_refused_early_and_exactly(work, tmp_path):
+    tokenizer = load_tokenizer(work / "wordpiece")
+    ids = np.concatenate(tokenizer.encode_batch(TEXTS))
+    rate = float((ids == tokenizer.special_ids["unk"]).mean())
+    assert rate > 0
+    options = {"tokenizer": str(work / "wordpiece")}
+    with pytest.raises(UserError, match="in the corpus"):
+        prepare(config(work, tmp_path / "s", **options, max_unknown_rate=rate * 0.99))
+    assert not (tmp_path / "s/manifest.json").exists()
+    # The tasks are done: only the threshold changes, and the store is finished.
+    prepare(config(work, tmp_path / "s", **options, max_unknown_rate=rate * 1.01))
+    (tmp_path / "greek.txt").write_text("Αυτό είναι ελληνικό κείμενο. " * 20)
+    source = TextFiles(paths=(str(tmp_path / "greek.txt"),))
+    with pytest.raises(UserError, match="beginning"):
+        prepare(config(work, tmp_path / "g", source=source, **options))
+
+
+def test_corpora_without_use_are_refused(work, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"txt": "a"}\n{"text": 1}\n')
+    bad = Jsonl(paths=(str(tmp_path / "bad.jsonl"),))
+    with pytest.raises(UserError, match="no readable document") as error:
+        prepare(config(work, tmp_path / "s", source=bad))
+    assert "2 set aside" in str(error.value) and "text" in str(error.value)
+    (tmp_path / "one.txt").write_text("One document.")
+    one = TextFiles(paths=(str(tmp_path / "one.txt"),))
+    with pytest.raises(UserError, match="training split is empty"):
+        prepare(
+            config(work, tmp_path / "e", source=one, validation_fraction=0.9999, test_fraction=0.0)
+        )
+
+
+def test_a_folder_with_other_things_is_not_written_to(work, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="not a token store"):
+        prepare(config(work, tmp_path))
+    with pytest.raises(UserError, match="not a token store"):
+        prepare(config(work, tmp_path / "thesis.tex"))
+    assert [f.name for f in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_second_run_at_the_same_time_is_refused(work, tmp_path):
+    import fcntl
+
+    (tmp_path / "s/.work").mkdir(parents=True)
+    with open(tmp_path / "s/.work/lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another run"):
+            prepare(config(work, tmp_path / "s"))
+
+
+def test_nothing_is_printed_but_the_progress_bar(work, tmp_path, capfd):
+    prepare(config(work, tmp_path / "s", workers=2))
+    captured = capfd.readouterr()
+    assert not captured.out
+    assert "datatrove" not in captured.err and "INFO" not in captured.err
+    assert "prepare" in captured.err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"tasks": 0}, {"workers": -1}, {"validation_fraction": 1.0}, {"pack_lengths": (0,)}],
+)
+def test_options_out_of_range_are_told(options):
+    with pytest.raises(UserError, match="out of range"):
+        PrepareConfig(tokenizer="t", out="o", **options)
