@@ -13,3 +13,5 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 DEVICES = "--xla_force_host_platform_device_count"
 if DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
+
+pytest_plugins = ["toy"]

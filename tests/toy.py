@@ -1,0 +1,189 @@
+"""A toy corpus, its tokenizers and token stores, and runs of a few seconds over them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxssl
+from jaxssl.core import config as configuration
+from jaxssl.data.manifest import split_record, token_dtype, write_manifest
+from jaxssl.data.store import ShardWriter, TokenStore
+from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_on_texts
+
+NAMES = ("the cat", "a dog", "the old man", "my sister", "every bird", "one green fish")
+VERBS = ("sees", "follows", "likes", "remembers", "paints", "never finds")
+PLACES = ("in the garden", "near a river", "under the table", "on the hill", "at home")
+TIMING = ("tokens_per_second", "step_seconds")
+
+
+def documents(count: int, seed: int = 0) -> list[list[str]]:
+    """Documents as lists of sentences; a sentence's space belongs to its beginning."""
+    rng = np.random.default_rng(seed)
+
+    def sentence(i):
+        subject, verb, thing, place = (
+            str(rng.choice(words)) for words in (NAMES, VERBS, NAMES, PLACES)
+        )
+        return f"{' ' if i else ''}{subject} {verb} {thing} {place}."
+
+    return [[sentence(i) for i in range(rng.integers(2, 6))] for _ in range(count)]
+
+
+def train_toy_tokenizer(kind: str, vocab_size: int = 300) -> Tokenizer:
+    """A tokenizer of the corpus."""
+    config = TokenizerTrainConfig(out=f"toy-{kind}", kind=kind, vocab_size=vocab_size)
+    texts = ["".join(document) for document in documents(100)]
+    return train_on_texts(config, lambda: texts)
+
+
+def write_store(path: Path, tokenizer: Tokenizer, counts: dict[str, int]) -> Path:
+    """A token store with so many documents in each split."""
+    dtype, records = token_dtype(tokenizer.vocab_size), {}
+    for seed, (name, count) in enumerate(counts.items()):
+        texts = documents(count, seed + 1)
+        with ShardWriter(path / name, "00000", dtype, tokenizer.document_end) as writer:
+            for text, (tokens, ends) in zip(texts, tokenizer.encode_documents(texts)):
+                writer.append(tokens, ends, len("".join(text).encode()))
+            records[name] = split_record([writer.finish()], writer.counts)
+    tokenizer.save(path / "tokenizer")
+    content = {
+        "vocab_size": tokenizer.vocab_size,
+        "dtype": dtype,
+        "document_end": tokenizer.document_end,
+        "special_ids": tokenizer.special_ids,
+        "tokenizer": {"fingerprint": tokenizer.fingerprint, "name": tokenizer.name},
+        "splits": records,
+    }
+    write_manifest(path / "manifest.json", content)
+    return path
+
+
+@pytest.fixture(scope="session")
+def words(tmp_path_factory) -> Path:
+    """A token store of WordPiece tokens."""
+    path = tmp_path_factory.mktemp("stores") / "words"
+    return write_store(path, train_toy_tokenizer("wordpiece"), {"train": 100, "validation": 9})
+
+
+@pytest.fixture(scope="session")
+def byte_store(tmp_path_factory) -> Path:
+    """A token store of byte-level BPE tokens."""
+    path = tmp_path_factory.mktemp("stores") / "bytes"
+    return write_store(path, train_toy_tokenizer("byte_bpe"), {"train": 100, "validation": 9})
+
+
+@pytest.fixture
+def quick():
+    """Compiles with little optimisation: for runs whose speed does not matter."""
+    import jax
+
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def recipe(store: Path, out: Path, kind: str = "bert") -> dict:
+    """A run of 20 steps: BERT with sentence pairs (or windows), or GPT-2, as plain values."""
+    masked = {"name": "masked_lm", "slots": 8}
+    both = {
+        "name": "combine",
+        "terms": [{"objective": o} for o in (masked, {"name": "next_sentence"})],
+    }
+    pairs = kind == "bert"
+    family = "gpt2" if kind == "gpt2" else "bert"
+    vocab_size = -(-TokenStore.open(store).vocab_size // 8) * 8
+    return {
+        "out": str(out),
+        "model": {
+            "name": family,
+            "vocab_size": vocab_size,
+            "hidden_size": 16,
+            "num_layers": 2,
+            "num_heads": 2,
+            "intermediate_size": 32,
+            "max_positions": 32,
+        },
+        "objective": {"bert": both, "masked": masked, "gpt2": {"name": "causal_lm"}}[kind],
+        "data": {
+            "store": str(store),
+            "rows": {"name": "pairs" if pairs else "windows"},
+            "sequence_length": 16,
+            "batch_size": 8,
+        },
+        "optimizer": {"learning_rate": 0.003, "schedule": {"name": "linear", "warmup": 5}},
+        "train": {"steps": 20},
+        "evaluation": {"every": 10},
+        "checkpoint": {"every": 5},
+        "logging": {"every": 5, "tensorboard": False, "progress": False},
+    }
+
+
+def configured(store: Path, out: Path, kind: str = "bert", *overrides: str):
+    """The validated configuration of `recipe` with overrides."""
+    from jaxssl.run import RunConfig
+
+    return configuration.load(RunConfig, [recipe(store, out, kind)], overrides)
+
+
+def write_recipe(path: Path, content: dict) -> Path:
+    """A recipe file (JSON is YAML)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def rows_of(run_dir: Path, *kinds: str) -> list[dict]:
+    """The rows of metrics.jsonl without what is measured in seconds."""
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    kept = [row for row in rows if not kinds or row["kind"] in kinds]
+    return [{key: v for key, v in row.items() if key not in TIMING} for row in kept]
+
+
+def restored(run_dir: Path, step: int) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint by its path, read without our own code."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    path = run_dir / "checkpoints" / str(step) / "state"
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        shapes = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+            checkpointer.metadata(path).item_metadata.tree,
+        )
+        tree = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=shapes))
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(name): np.asarray(leaf) for name, leaf in leaves}
+
+
+def assert_same_arrays(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
+    """Bit for bit, with the same names."""
+    assert got.keys() == want.keys()
+    different = [name for name in want if got[name].tobytes() != want[name].tobytes()]
+    assert not different, different
+
+
+def start(arguments: list[str], *, devices: int = 1, **options) -> subprocess.Popen:
+    """A `jaxssl` process of its own, with so many simulated devices."""
+    environment = {
+        **os.environ,
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": str(Path(jaxssl.__file__).parent.parent),
+    }
+    command = [sys.executable, "-m", "jaxssl", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, **{**pipes, **options})
+
+
+def finish(process: subprocess.Popen, timeout: float = 240.0) -> tuple[int, str, str]:
+    """Its exit code, standard output and standard error."""
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
