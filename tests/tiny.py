@@ -10,7 +10,7 @@ from jaxssl.core.precision import Precision
 from jaxssl.core.types import Vocabulary
 from jaxssl.models.bert import BertConfig
 from jaxssl.models.gpt2 import Gpt2Config
-from jaxssl.models.layers import unbox
+from jaxssl.models.layers import is_boxed, unbox
 from jaxssl.models.model import Model
 from jaxssl.parallel.mesh import MeshConfig, make_mesh
 
@@ -117,3 +117,13 @@ def relative_l2(got, want) -> dict[str, float]:
         return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-300))
 
     return {name: one(got[name], want[name]) for name in want}
+
+
+def shard_params(model: Model, params, over):
+    """`params` laid out over the mesh `over` as a run would lay them."""
+    from jaxssl.parallel.axes import to_spec
+
+    def place(box, value):
+        return jax.device_put(value, jax.sharding.NamedSharding(over, to_spec(box.names)))
+
+    return jax.tree.map(place, model.abstract(), params, is_leaf=is_boxed)

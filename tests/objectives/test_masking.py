@@ -22,9 +22,9 @@ T, MASK = 64, tiny.SPECIALS["mask"]
 WORDS = tiny.WORDS
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2), compiler_options=tiny.QUICK)
-def corrupt(batch, objective, vocabulary=WORDS):
-    return objective.corrupt(batch, 7, vocabulary)
+@functools.partial(jax.jit, static_argnums=(1, 2, 3), compiler_options=tiny.QUICK)
+def corrupt(batch, objective, vocabulary=WORDS, seed=7):
+    return objective.corrupt(batch, seed, vocabulary)
 
 
 def corrupted(batch, objective, vocabulary=WORDS):
@@ -277,7 +277,7 @@ def test_masks_differ_between_examples_epochs_and_seeds():
     high = batch["example_id"] + np.array([1, 0], np.uint32)  # the high word counts too
     for other in (later, positions({**batch, "example_id": high})):
         assert not any(np.array_equal(a, b) for a, b in zip(first, other))
-    seeded = MaskedLm().corrupt(batch, 8, WORDS)["mask_positions"]
+    seeded = corrupt(batch, MaskedLm(), WORDS, 8)["mask_positions"]
     assert not np.array_equal(seeded, first)
 
 
@@ -299,9 +299,7 @@ def test_the_check_counts_what_the_corruption_asks_for():
     room = MaskedLm(slots=T)
     for rate in (0.05, 0.15, 0.6):
         quota = quota_table(T, rate)
-        most = max(
-            sum(quota[n] for n in np.bincount(row)[1:]) for row in batch["segment_ids"]
-        )
+        most = max(sum(quota[n] for n in np.bincount(row)[1:]) for row in batch["segment_ids"])
         room = MaskedLm(rate=rate, slots=int(most))
         room.check_rows(batch)
         with pytest.raises(UserError):

@@ -26,7 +26,9 @@ def brute_force(q, k, v, causal):
                     for s in range(T)
                     if SEGMENTS[b, s] == SEGMENTS[b, t] and (s <= t or not causal)
                 ]
-                scores = np.array([q[b, t, n].astype(float) @ k[b, s, n] for s in seen]) / np.sqrt(D)
+                scores = np.array([q[b, t, n].astype(float) @ k[b, s, n] for s in seen]) / np.sqrt(
+                    D
+                )
                 weights = np.exp(scores - scores.max())
                 weights /= weights.sum()
                 out[b, t, n] = sum(w * v[b, s, n] for w, s in zip(weights, seen))

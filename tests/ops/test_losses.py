@@ -65,9 +65,7 @@ def head_loss(params, hidden, constants):
 def loss_and_gradients(count):
     def loss(params, hidden, targets, weights, scale):
         cut = lambda x: sequence_chunks(x, count)
-        total, sums = chunked_sum(
-            head_loss, params, cut(hidden), (cut(targets), cut(weights))
-        )
+        total, sums = chunked_sum(head_loss, params, cut(hidden), (cut(targets), cut(weights)))
         return scale * total + jnp.sum(hidden), sums
 
     return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))

@@ -1,0 +1,175 @@
+"""The training step: what it leaves alone, where its state lives, what its randomness depends on."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jaxssl.core.errors import UserError
+from jaxssl.core.names import flatten
+from jaxssl.models.layers import is_boxed
+from jaxssl.models.model import Model
+from jaxssl.objectives.causal_lm import CausalLm
+from jaxssl.optim.adamw import AdamW, make_optimizer
+from jaxssl.optim.schedules import Schedule
+from jaxssl.parallel.axes import to_spec
+from jaxssl.parallel.mesh import MeshConfig, batch_sharding, check_batch
+from jaxssl.train.state import State, abstract_state, born_sharded, make_init
+from jaxssl.train.step import make_loss, make_train_step
+
+OBJECTIVE = CausalLm()
+MODEL = Model(tiny.gpt2(), OBJECTIVE.heads)
+CONFIG = AdamW(learning_rate=0.01, schedule=Schedule(name="constant"))
+OPTIMIZER, _ = make_optimizer(CONFIG, 100, 1)
+BATCH = tiny.rows([[d] for d in tiny.random_documents([16, 9, 5, 12, 16, 3, 7, 16])])
+MESHES = {"1": (1, 1, 1), "data 8": (8, 1, 1), "2 x 2 x 2": (2, 2, 2)}
+
+
+@functools.cache
+def step():
+    train = make_train_step(MODEL, OBJECTIVE, OPTIMIZER, tiny.WORDS, seed=0)
+    return jax.jit(train, compiler_options=tiny.QUICK)
+
+
+@functools.cache
+def born(sizes):
+    over = tiny.mesh(*sizes)
+    init = make_init(MODEL, OPTIMIZER)
+    with jax.set_mesh(over):
+        return born_sharded(init, jax.random.key(0), abstract_state(init, over))
+
+
+def on(sizes, tree):
+    return jax.device_put(tree, batch_sharding(tiny.mesh(*sizes)))
+
+
+def take(state, sizes=(1, 1, 1), batch=BATCH):
+    with jax.set_mesh(tiny.mesh(*sizes)):
+        return step()(state, on(sizes, batch))
+
+
+def same_bits(a, b):
+    return all(
+        np.array_equal(x, y, equal_nan=True)
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+# --- Numbers that are not finite ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing_but_the_counts(value):
+    state, _ = take(born((1, 1, 1)))
+    broken = jax.tree.map(np.asarray, state)
+    broken.params["decoder"]["layers"]["feed_forward"]["up"]["kernel"] = (
+        broken.params["decoder"]["layers"]["feed_forward"]["up"]["kernel"].copy()
+    )
+    broken.params["decoder"]["layers"]["feed_forward"]["up"]["kernel"][0, 0, 0] = value
+    broken = jax.device_put(broken, jax.tree.map(lambda x: x.sharding, state))
+    after, metrics = take(broken)
+    assert same_bits(after.params, broken.params) and same_bits(after.opt_state, broken.opt_state)
+    assert int(after.skipped) == int(metrics["skipped"]) == int(broken.skipped) + 1
+    assert int(after.step) == int(broken.step) + 1
+    assert not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"]))
+
+
+def test_a_finite_step_changes_every_parameter_and_skips_nothing():
+    before = born((1, 1, 1))
+    after, metrics = take(before)
+    assert int(after.skipped) == 0 and int(after.step) == 1
+    new, old = flatten(after.params), flatten(before.params)
+    still = [name for name in new if np.array_equal(new[name], old[name])]
+    assert all(name.endswith("key/bias") for name in still), still  # a softmax ignores those
+    assert float(metrics["tokens"]) == sum((BATCH["segment_ids"] > 0).ravel())
+
+
+def test_a_batch_without_any_label_has_no_loss_and_no_gradient():
+    empty = {**BATCH, "segment_ids": np.zeros_like(BATCH["segment_ids"])}
+    after, metrics = take(born((1, 1, 1)), batch=empty)
+    assert float(metrics["loss"]) == 0 and float(metrics["grad_norm"]) == 0
+    assert int(after.skipped) == 0
+
+
+# --- Sharding ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES.keys())
+def test_the_state_is_born_where_its_axes_say(sizes):
+    state, over = born(sizes), tiny.mesh(*sizes)
+    specs = jax.tree.map(lambda box: to_spec(box.names), MODEL.abstract(), is_leaf=is_boxed)
+    named = flatten(specs)
+    moments = [s for s in jax.tree.leaves(state.opt_state, is_leaf=is_adam) if is_adam(s)]
+    assert len(moments) == 1
+    for tree in (state.params, moments[0].mu, moments[0].nu):
+        for name, leaf in flatten(tree).items():
+            want = jax.sharding.NamedSharding(over, named[name])
+            assert leaf.sharding.is_equivalent_to(want, leaf.ndim), name
+    kernel = state.params["decoder"]["layers"]["feed_forward"]["up"]["kernel"]
+    assert kernel.addressable_shards[0].data.size == kernel.size // (sizes[1] * sizes[2])
+    assert state.step.sharding.is_fully_replicated
+
+
+def is_adam(x):
+    return hasattr(x, "mu") and hasattr(x, "nu")
+
+
+@pytest.mark.parametrize("sizes", list(MESHES.values())[1:], ids=list(MESHES)[1:])
+def test_eight_devices_take_the_same_step_as_one(sizes):
+    one, many = born((1, 1, 1)), born(sizes)
+    assert same_bits(one.params, many.params), "the initial values do not depend on the mesh"
+    (one, first), (many, other) = take(one), take(many, sizes)
+    assert float(first["loss"]) == pytest.approx(float(other["loss"]), rel=2e-6)
+    assert float(first["grad_norm"]) == pytest.approx(float(other["grad_norm"]), rel=2e-5)
+    for leaf, like in zip(jax.tree.leaves(many), jax.tree.leaves(born(sizes)), strict=True):
+        assert leaf.sharding.is_equivalent_to(like.sharding, leaf.ndim)
+
+
+def test_an_axis_that_does_not_divide_is_refused_by_name():
+    model = Model(tiny.gpt2(hidden_size=12), OBJECTIVE.heads)
+    with pytest.raises(UserError, match=r"(?s)does not divide.*\(embed\).*multiple of 8 \(mesh.fsdp"):
+        abstract_state(make_init(model, OPTIMIZER), tiny.mesh(fsdp=8))
+
+
+def test_meshes_and_batches_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match="product is 8"):
+        MeshConfig(data=3).sizes(8)
+    assert MeshConfig(fsdp=2, tensor=2).sizes(8) == (2, 2, 2)
+    check_batch(16, 2, tiny.mesh(data=8))
+    with pytest.raises(UserError, match="use 16 or 32"):
+        check_batch(24, 2, tiny.mesh(data=8))
+
+
+# --- Dropout ----------------------------------------------------------------------------------
+
+
+def test_dropout_differs_by_step_and_repeats_with_it():
+    model = Model(tiny.gpt2(dropout=0.3, attention_dropout=0.3), OBJECTIVE.heads)
+    train = make_train_step(model, OBJECTIVE, OPTIMIZER, tiny.WORDS, seed=0)
+    train = jax.jit(train, compiler_options=tiny.QUICK)
+    state = born((1, 1, 1))
+
+    def at(step):
+        start = State(np.int32(step), state.params, state.opt_state, state.skipped)
+        return float(train(start, BATCH)[1]["loss"])
+
+    losses = [at(n) for n in (0, 1, 2)]
+    assert len(set(losses)) == 3
+    assert at(1) == losses[1]
+
+
+def test_dropout_differs_between_microbatches():
+    model = Model(tiny.gpt2(dropout=0.5, attention_dropout=0.5), OBJECTIVE.heads)
+    repeated = {name: np.repeat(x[:1], 2, axis=0) for name, x in BATCH.items()}
+    single = {name: x[:1] for name, x in repeated.items()}
+    params, key = tiny.random_params(model), jax.random.key(0)
+
+    def losses(microbatches):
+        batch = OBJECTIVE.corrupt(repeated if microbatches == 2 else single, 0, tiny.WORDS)
+        loss = jax.jit(make_loss(model, OBJECTIVE, microbatches), compiler_options=tiny.QUICK)
+        return float(loss(params, batch, key)[0])
+
+    # Were both microbatches given one key, the mean of two equal rows would be the row's own loss.
+    assert losses(2) != pytest.approx(losses(1), rel=1e-3)
