@@ -110,15 +110,7 @@ def _yaml_loader() -> type:
             return super().construct_mapping(node, deep)
 
     Loader.yaml_implicit_resolvers = {}
-    add = Loader.add_implicit_resolver
-    add("tag:yaml.org,2002:bool", re.compile(r"^(true|True|false|False)$"), list("tTfF"))
-    add("tag:yaml.org,2002:null", re.compile(r"^(null|Null|~|)$"), ["n", "N", "~", ""])
-    add("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9][0-9_]*$"), list("-+0123456789"))
-    number = re.compile(
-        r"^[-+]?([0-9][0-9_]*\.[0-9]*([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?"
-        r"|[0-9][0-9_]*[eE][-+]?[0-9]+|\.inf|\.nan)$"
-    )
-    add("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    _add_scalars(Loader)
 
     def construct_int(loader, node):
         return int(loader.construct_scalar(node).replace("_", ""))
@@ -133,6 +125,30 @@ def _yaml_loader() -> type:
     Loader.add_constructor("tag:yaml.org,2002:int", construct_int)
     Loader.add_constructor("tag:yaml.org,2002:float", construct_float)
     return Loader
+
+
+@functools.cache
+def _yaml_dumper() -> type:
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """SafeDumper that quotes every string which this loader, or another, would not read as one."""
+
+    _add_scalars(Dumper)
+    return Dumper
+
+
+def _add_scalars(side: Any) -> None:
+    """Teaches a loader or dumper which plain scalars are booleans, nulls and numbers."""
+    add = side.add_implicit_resolver
+    add("tag:yaml.org,2002:bool", re.compile(r"^(true|True|false|False)$"), list("tTfF"))
+    add("tag:yaml.org,2002:null", re.compile(r"^(null|Null|~|)$"), ["n", "N", "~", ""])
+    add("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9][0-9_]*$"), list("-+0123456789"))
+    number = re.compile(
+        r"^[-+]?([0-9][0-9_]*\.[0-9]*([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?"
+        r"|[0-9][0-9_]*[eE][-+]?[0-9]+|\.inf|\.nan)$"
+    )
+    add("tag:yaml.org,2002:float", number, list("-+.0123456789"))
 
 
 # --- Validation -----------------------------------------------------------------------------
@@ -288,7 +304,7 @@ def to_yaml(config: Any) -> str:
     """A configuration as YAML that `load` reads back to an equal configuration."""
     import yaml
 
-    return yaml.safe_dump(to_dict(config), sort_keys=False, width=100)
+    return yaml.dump(to_dict(config), Dumper=_yaml_dumper(), sort_keys=False, width=100)
 
 
 def type_name(annotation: Any) -> str:

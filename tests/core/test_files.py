@@ -1,0 +1,50 @@
+"""Files are whole or absent."""
+
+import hashlib
+import os
+
+import pytest
+
+from jaxssl.core.files import atomic_write, sha256
+
+
+def test_the_file_appears_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with atomic_write(path) as file:
+        file.write("half")
+        file.flush()
+        assert not path.exists()
+    assert path.read_text() == "half"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_after_an_error_the_old_file_is_untouched_and_nothing_is_left(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_write(path) as file:
+        file.write("new")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_bytes_are_synced_before_the_rename(tmp_path, monkeypatch):
+    calls = []
+    real_sync, real_replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), real_sync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("rename"), real_replace(a, b)))
+    with atomic_write(tmp_path / "file.bin", "wb") as file:
+        file.write(b"\x00\xff")
+    assert calls == ["fsync", "rename", "fsync"], "file, name, directory"
+    assert (tmp_path / "file.bin").read_bytes() == b"\x00\xff"
+
+
+def test_text_is_utf8(tmp_path):
+    with atomic_write(tmp_path / "file.txt") as file:
+        file.write("é")
+    assert (tmp_path / "file.txt").read_bytes() == b"\xc3\xa9"
+
+
+def test_sha256_is_of_the_bytes(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc" * 100_000)
+    assert sha256(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()

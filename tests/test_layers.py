@@ -1,0 +1,144 @@
+"""The direction of imports, and which library may be used where."""
+
+import ast
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "jaxssl"
+
+LAYERS = [
+    {"core"},
+    {"ops", "data", "parallel", "optim"},
+    {"models"},
+    {"objectives", "generate", "checkpoint"},
+    {"train"},
+    {"report"},
+    {"run"},
+    {"demo", "inspecting"},
+    {"cli"},
+    {"__main__"},
+]
+"""Each imports only from those above it; siblings do not import each other."""
+
+FENCES = {
+    "flax": ("models/*.py",),
+    "orbax": ("checkpoint/*.py",),
+    "transformers": ("data/tokenizer*.py",),
+    "pydantic": ("core/config.py",),
+    "yaml": ("core/config.py",),
+    "torch": (),
+}
+
+
+@functools.cache
+def imports():
+    """[(file, imported module, whether at import time)] of the package."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        inside = {n for f in ast.walk(tree) if isinstance(f, FUNCTIONS) for n in ast.walk(f)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: a relative import"
+                # `from jaxssl import run` imports jaxssl.run.
+                whole = node.module == "jaxssl"
+                modules = [f"jaxssl.{a.name}" if whole else node.module for a in node.names]
+            else:
+                continue
+            found += [(path.relative_to(PACKAGE), module, node not in inside) for module in modules]
+    assert len(found) > 100
+    return found
+
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def layer_of(name):
+    return next((i for i, layer in enumerate(LAYERS) if name in layer), None)
+
+
+def part_of(path):
+    return path.parts[0].removesuffix(".py")
+
+
+def test_every_part_of_the_package_has_a_layer():
+    parts = {part_of(path) for path, _, _ in imports()} - {"__init__"}
+    assert all(layer_of(part) is not None for part in parts), parts
+
+
+def test_imports_point_down_the_layers():
+    wrong = []
+    for path, module, _ in imports():
+        package, _, rest = module.partition(".")
+        target = rest.partition(".")[0]
+        if package != "jaxssl" or layer_of(target) is None or part_of(path) == "__init__":
+            continue
+        if part_of(path) != target and layer_of(target) >= layer_of(part_of(path)):
+            wrong.append(f"{path} imports {module}")
+    assert not wrong, wrong
+
+
+def test_libraries_stay_behind_their_fences():
+    wrong = [
+        f"{path} imports {module}"
+        for path, module, _ in imports()
+        if (allowed := FENCES.get(module.partition(".")[0])) is not None
+        and not any(path.match(pattern) for pattern in allowed)
+    ]
+    assert not wrong, wrong
+
+
+def test_data_is_numpy_and_core_alone():
+    wrong = [
+        f"{path} imports {module}"
+        for path, module, _ in imports()
+        if part_of(path) == "data"
+        and (
+            module.partition(".")[0] in ("jax", "jaxlib", "flax", "optax")
+            or (module.startswith("jaxssl.") and module.split(".")[1] not in ("core", "data"))
+        )
+    ]
+    assert not wrong, wrong
+
+
+def test_meshes_are_made_in_parallel_alone():
+    for path in PACKAGE.rglob("*.py"):
+        if "parallel" not in path.parts:
+            assert "make_mesh(" not in path.read_text().replace("make_mesh(config.mesh)", ""), path
+
+
+def loaded_by(module):
+    code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    return {name.partition(".")[0] for name in json.loads(out.stdout)}
+
+
+HEAVY = {"jax", "flax", "optax", "orbax", "transformers", "tokenizers", "datasets", "datatrove"}
+HEAVY |= {"torch", "grain", "sentencepiece", "matplotlib", "tensorboardX", "pydantic", "yaml"}
+
+
+@pytest.mark.parametrize(
+    "module, allowed",
+    [
+        ("jaxssl", set()),
+        ("jaxssl.cli", set()),
+        ("jaxssl.core.config", set()),
+        ("jaxssl.data.prepare", set()),
+        ("jaxssl.data.tokenizer_training", set()),
+        ("jaxssl.report", set()),
+    ],
+)
+def test_what_help_needs_loads_nothing_heavy(module, allowed):
+    assert not loaded_by(module) & HEAVY - allowed
