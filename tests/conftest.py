@@ -1,4 +1,4 @@
-"""What every test runs under: eight simulated CPU devices, one cache of compilations, no network."""
+"""What tests run under: eight simulated CPU devices, one cache of compilations, no network."""
 
 import os
 from pathlib import Path

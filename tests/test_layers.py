@@ -111,9 +111,13 @@ def test_data_is_numpy_and_core_alone():
 
 
 def test_meshes_are_made_in_parallel_alone():
-    for path in PACKAGE.rglob("*.py"):
-        if "parallel" not in path.parts:
-            assert "make_mesh(" not in path.read_text().replace("make_mesh(config.mesh)", ""), path
+    makes = "jax.make_mesh", " Mesh(", "PartitionSpec("
+    found = [
+        path.relative_to(PACKAGE)
+        for path in PACKAGE.rglob("*.py")
+        if any(text in path.read_text(encoding="utf-8") for text in makes)
+    ]
+    assert {part_of(path) for path in found} == {"parallel"}, found
 
 
 def loaded_by(module):

@@ -53,7 +53,7 @@ def random_params(model: Model, seed: int = 0, scale: float = 0.15):
 
 
 def rows(documents, row_lengths=None, *, length=None, count=None) -> dict[str, np.ndarray]:
-    """A batch of `documents` (lists of rows, each a list of id arrays), padded to [count, length]."""
+    """A batch of `documents` (rows, each a list of id arrays), padded to [count, length]."""
     length = length or max(sum(map(len, row)) for row in documents)
     count = count or len(documents)
     tokens, segments, positions = np.zeros((3, count, length), np.int32)

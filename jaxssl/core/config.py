@@ -132,7 +132,7 @@ def _yaml_dumper() -> type:
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """SafeDumper that quotes every string which this loader, or another, would not read as one."""
+        """SafeDumper that quotes every string that would be read as something else."""
 
     _add_scalars(Dumper)
     return Dumper

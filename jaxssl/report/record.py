@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from jaxssl.core.config import parse_yaml
 from jaxssl.core.errors import UserError
 from jaxssl.train.sinks import FILE_NAME, read_metrics
 
@@ -64,8 +64,8 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         try:
-            config = yaml.safe_load(self.config_text or "")
-        except yaml.YAMLError:
+            config = parse_yaml(self.config_text or "", where="config.yaml")
+        except UserError:
             return {}
         return config if isinstance(config, dict) else {}
 

@@ -139,7 +139,8 @@ def test_a_layer_that_changes_the_name_drops_the_old_siblings():
 
 def test_overrides_do_not_drop_one_another():
     old = {"shape": {"name": "cosine", "floor": 0.5}}
-    for overrides in (["shape.slope=3", "shape.name=linear"], ["shape.name=linear", "shape.slope=3"]):
+    both = ["shape.slope=3", "shape.name=linear"]
+    for overrides in (both, both[::-1]):
         assert run(old, overrides=overrides).shape == Linear(slope=3)
 
 
@@ -236,7 +237,7 @@ def test_a_list_of_sections_must_be_a_list():
 
 TEXT = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
-    st.sampled_from(["no", "1e5", "3e-4", "08", "1_0", "null", "~", "", "true", ".inf", "0x1", "="]),
+    st.sampled_from("no 1e5 3e-4 08 1_0 null ~ true .inf 0x1 =".split(" ")),
 )
 NUMBERS = st.floats(allow_nan=False)
 SHAPES = st.one_of(

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import assign, flatten, matches, unflatten
 
-NAMES = ["embeddings/tokens/embedding", "encoder/layers/attention/query/kernel", "norm/bias", "bias"]
+QUERY = "encoder/layers/attention/query/kernel"
+NAMES = ["embeddings/tokens/embedding", QUERY, "norm/bias", "bias"]
 
 
 @pytest.mark.parametrize(

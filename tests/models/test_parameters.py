@@ -32,7 +32,10 @@ GPT2 = {
 
 
 def test_every_preset_has_the_published_number_of_parameters():
-    for presets, published, heads in ((bert.PRESETS, BERT, ()), (gpt2.PRESETS, GPT2, ("causal_lm",))):
+    for presets, published, heads in (
+        (bert.PRESETS, BERT, ()),
+        (gpt2.PRESETS, GPT2, ("causal_lm",)),
+    ):
         counted = {n: num_parameters(unbox(Model(c, heads).abstract())) for n, c in presets.items()}
         assert counted == published
 
@@ -79,7 +82,9 @@ def test_bert_starts_from_a_normal_cut_at_two_sigma():
 
 def test_gpt2_starts_normal_with_smaller_residual_projections():
     layers = 3
-    params = initial(tiny.gpt2(hidden_size=32, intermediate_size=128, num_layers=layers), ("causal_lm",))
+    params = initial(
+        tiny.gpt2(hidden_size=32, intermediate_size=128, num_layers=layers), ("causal_lm",)
+    )
     small = 0.02 / math.sqrt(2 * layers)
     for name, value in params.items():
         if name.endswith(("kernel", "embedding")):
@@ -91,8 +96,8 @@ def test_gpt2_starts_normal_with_smaller_residual_projections():
 
 
 def test_layers_of_a_stack_start_different():
-    kernel = initial(tiny.gpt2(hidden_size=32, intermediate_size=128, num_layers=3), ("causal_lm",))[
-        "decoder/layers/attention/query/kernel"
-    ]
+    kernel = initial(
+        tiny.gpt2(hidden_size=32, intermediate_size=128, num_layers=3), ("causal_lm",)
+    )["decoder/layers/attention/query/kernel"]
     a, b = np.ravel(kernel[0]), np.ravel(kernel[1])
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.15

@@ -44,8 +44,14 @@ def stacked(get):
 def bert_tree(values):
     """Our tree out of {torch name: array}; linear, so it maps gradients as well."""
     get = lambda name: values[name]
-    dense = lambda to, name: {f"{to}/kernel": get(f"{name}.weight").T, f"{to}/bias": get(f"{name}.bias")}
-    norm = lambda to, name: {f"{to}/scale": get(f"{name}.weight"), f"{to}/bias": get(f"{name}.bias")}
+    dense = lambda to, name: {
+        f"{to}/kernel": get(f"{name}.weight").T,
+        f"{to}/bias": get(f"{name}.bias"),
+    }
+    norm = lambda to, name: {
+        f"{to}/scale": get(f"{name}.weight"),
+        f"{to}/bias": get(f"{name}.bias"),
+    }
 
     def layer(i):
         prefix = f"bert.encoder.layer.{i}."
@@ -63,7 +69,11 @@ def bert_tree(values):
         return out | norm("feed_forward_norm", f"{prefix}output.LayerNorm")
 
     flat = {f"encoder/layers/{name}": value for name, value in stacked(layer).items()}
-    for ours, theirs in (("tokens", "word"), ("positions", "position"), ("token_types", "token_type")):
+    for ours, theirs in (
+        ("tokens", "word"),
+        ("positions", "position"),
+        ("token_types", "token_type"),
+    ):
         flat[f"embeddings/{ours}/embedding"] = get(f"bert.embeddings.{theirs}_embeddings.weight")
     flat |= norm("embeddings/norm", "bert.embeddings.LayerNorm")
     flat |= dense("pooler", "bert.pooler.dense")
@@ -206,7 +216,11 @@ def evaluated(config, objective):
         logits = model.head(params, objective.heads[0], hidden)
         pooled = model.pool(params, hidden) if len(objective.heads) > 1 else hidden
         extra = model.head(params, objective.heads[-1], pooled)
-        return total_loss(objective, scores.losses, objective.weights(batch)), (hidden, logits, extra)
+        return total_loss(objective, scores.losses, objective.weights(batch)), (
+            hidden,
+            logits,
+            extra,
+        )
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
@@ -254,8 +268,12 @@ def test_bert_equals_transformers(ours, theirs, packed):
             token_type_ids=torch.tensor(batch["token_types"][part]).long(),
             output_hidden_states=True,
         )
-        close(hidden[part][inside], out.hidden_states[-1].detach().numpy()[inside], FORWARD, "hidden")
-        close(logits[part][inside], out.prediction_logits.detach().numpy()[inside], FORWARD, "logits")
+        close(
+            hidden[part][inside], out.hidden_states[-1].detach().numpy()[inside], FORWARD, "hidden"
+        )
+        close(
+            logits[part][inside], out.prediction_logits.detach().numpy()[inside], FORWARD, "logits"
+        )
         target = torch.tensor(labels[part]).long()
         cross_entropy = torch.nn.functional.cross_entropy
         masked = masked + cross_entropy(
@@ -299,7 +317,9 @@ def test_gpt2_equals_transformers(packed):
             labels=labels,
             output_hidden_states=True,
         )
-        close(hidden[part][inside], out.hidden_states[-1].detach().numpy()[inside], FORWARD, "hidden")
+        close(
+            hidden[part][inside], out.hidden_states[-1].detach().numpy()[inside], FORWARD, "hidden"
+        )
         close(logits[part][inside], out.logits.detach().numpy()[inside], FORWARD, "logits")
         predicted = int((labels[:, 1:] != -100).sum())
         total, count = total + out.loss * predicted, count + predicted

@@ -156,7 +156,7 @@ def test_chosen_tokens_are_masked_replaced_and_kept_80_10_10():
 def test_positions_are_uniform():
     _, outputs = many()
     counts = sum(np.bincount(out["mask_positions"].ravel(), minlength=128) for out in outputs)
-    # Sampling without replacement has less variance than chi-square assumes: too even is no fault.
+    # Sampling without replacement varies less than chi-square assumes: too even is no fault.
     assert chisquare(counts).pvalue > 1e-3
     gaps = np.concatenate([np.diff(out["mask_positions"], axis=1).ravel() for out in outputs])
     # Of 19 of 128 places, two neighbours are chosen together with probability (19/128)(18/127).

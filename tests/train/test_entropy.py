@@ -142,7 +142,7 @@ def test_the_exact_posterior_equals_enumeration():
 
 
 def test_a_masked_model_reaches_the_exact_posterior():
-    # Everything chosen is masked, so that what is not masked can be trusted and the posterior is exact.
+    # Everything chosen is masked: what is not can be trusted, and the posterior is exact.
     objective = MaskedLm(rate=0.15, mask_share=1.0, random_share=0.0, slots=2)
     model = Model(shape("bert"), objective.heads)
     params = train(model, objective, 800, rows=128, learning_rate=0.004)

@@ -1,7 +1,7 @@
 """The law of the training step: how a batch is laid out does not change its gradient.
 
-The same documents, one a row or packed, with or without more padding, in 1, 2 or 4 microbatches, on 1
-or 8 devices. Most labels fall into one microbatch in four, so that a mean of means would show.
+The same documents, one a row or packed, with or without more padding, in 1, 2 or 4 microbatches, on
+1 or 8 devices. Most labels fall into one microbatch in four, so that a mean of means would show.
 """
 
 import contextlib
@@ -96,7 +96,7 @@ def reference(what, dtype):
 def same_gradients(got, want, tolerance):
     assert got[0] == pytest.approx(want[0], rel=tolerance)
     errors = tiny.relative_l2(got[1], want[1])
-    # A key's bias has no gradient (a softmax ignores it), only rounding: beside the query's it is 0.
+    # A key's bias has no gradient (a softmax ignores it), only rounding: nothing beside the query's.
     flat = flatten(got[1])
     for name in [name for name in errors if name.endswith("key/bias")]:
         errors[name] = np.linalg.norm(flat[name]) / np.linalg.norm(

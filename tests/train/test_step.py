@@ -1,4 +1,4 @@
-"""The training step: what it leaves alone, where its state lives, what its randomness depends on."""
+"""The training step: what it leaves alone, where its state lives, what dropout depends on."""
 
 import functools
 
@@ -129,7 +129,7 @@ def test_eight_devices_take_the_same_step_as_one(sizes):
 
 def test_an_axis_that_does_not_divide_is_refused_by_name():
     model = Model(tiny.gpt2(hidden_size=12), OBJECTIVE.heads)
-    with pytest.raises(UserError, match=r"(?s)does not divide.*\(embed\).*multiple of 8 \(mesh.fsdp"):
+    with pytest.raises(UserError, match=r"(?s)not divide.*\(embed\).*multiple of 8 \(mesh.fsdp"):
         abstract_state(make_init(model, OPTIMIZER), tiny.mesh(fsdp=8))
 
 
