@@ -3,9 +3,10 @@
 Threefry spends about a hundred operations on each element, which on a CPU makes dropout the dearest
 part of a small model, and on an accelerator not free. Here each element costs one round of an
 integer mixer. The mask depends on the key and the global position alone, so it is the same on any
-mesh, and the backward pass can compute it again instead of keeping it.
+mesh, and the backward pass computes it again instead of keeping it.
 """
 
+import functools
 import math
 
 import jax
@@ -42,7 +43,21 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     Args:
       key: a typed key; None means evaluation: `x` is returned as it is.
     """
-    if key is None or rate == 0.0:
-        return x
+    return x if key is None or rate == 0.0 else _drop(x, key, rate)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _drop(x: jax.Array, key: jax.Array, rate: float) -> jax.Array:
     keep = hash_bits(key, x.shape) >= jnp.uint32(round(rate * 2**32))
     return jnp.where(keep, x * jnp.asarray(1.0 / (1.0 - rate), x.dtype), jnp.zeros((), x.dtype))
+
+
+def _forward(x, key, rate):
+    return _drop(x, key, rate), key
+
+
+def _backward(rate, key, dy):
+    return _drop(dy, key, rate), None
+
+
+_drop.defvjp(_forward, _backward)

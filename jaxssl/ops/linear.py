@@ -38,18 +38,19 @@ def _forward(x, kernel, bias, num_in, precision):
 def _backward(num_in, precision, residuals, dy):
     x, kernel, bias = residuals
     dtype, reduce = precision.compute, jnp.dtype(precision.reduce)
-    num_out = kernel.ndim - num_in
-    rows = tuple(range(x.ndim - num_in))
-    out_of_dy = tuple(range(dy.ndim - num_out, dy.ndim))
-    out_of_kernel = tuple(range(num_in, kernel.ndim))
-    dx = lax.dot_general(dy, kernel.astype(dtype), ((out_of_dy, out_of_kernel), ((), ())))
+    ins, outs = math.prod(kernel.shape[:num_in]), math.prod(kernel.shape[num_in:])
+    # In two dimensions: with more, XLA's CPU backend transposes copies of x before it multiplies.
+    flat_x, flat_dy = x.astype(dtype).reshape(-1, ins), dy.reshape(-1, outs)
+    flat_kernel = kernel.astype(dtype).reshape(ins, outs)
+    dx = lax.dot_general(flat_dy, flat_kernel, (((1,), (1,)), ((), ())))
     dkernel = lax.dot_general(
-        x.astype(dtype), dy, ((rows, rows), ((), ())), preferred_element_type=reduce
+        flat_x, flat_dy, (((0,), (0,)), ((), ())), preferred_element_type=reduce
     )
     dbias = None
     if bias is not None:
-        dbias = jnp.sum(dy, axis=rows, dtype=reduce).astype(bias.dtype)
-    return dx.astype(x.dtype), dkernel.astype(kernel.dtype), dbias
+        dbias = jnp.sum(flat_dy, axis=0, dtype=reduce).reshape(bias.shape).astype(bias.dtype)
+    dx = dx.reshape(x.shape).astype(x.dtype)
+    return dx, dkernel.reshape(kernel.shape).astype(kernel.dtype), dbias
 
 
 linear.defvjp(_forward, _backward)
