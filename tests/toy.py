@@ -12,7 +12,7 @@ import pytest
 import jaxssl
 from jaxssl.core import config as configuration
 from jaxssl.data.manifest import split_record, token_dtype, write_manifest
-from jaxssl.data.store import ShardWriter, TokenStore
+from jaxssl.data.store import ShardWriter
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_on_texts
 
@@ -78,15 +78,14 @@ def byte_store(tmp_path_factory) -> Path:
     return write_store(path, train_toy_tokenizer("byte_bpe"), {"train": 100, "validation": 9})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def quick():
     """Compiles with little optimisation: for runs whose speed does not matter."""
     import jax
 
-    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def recipe(store: Path, out: Path, kind: str = "bert") -> dict:
@@ -98,12 +97,12 @@ def recipe(store: Path, out: Path, kind: str = "bert") -> dict:
     }
     pairs = kind == "bert"
     family = "gpt2" if kind == "gpt2" else "bert"
-    vocab_size = -(-TokenStore.open(store).vocab_size // 8) * 8
+    tokens = json.loads((store / "manifest.json").read_text())["vocab_size"]
     return {
         "out": str(out),
         "model": {
             "name": family,
-            "vocab_size": vocab_size,
+            "vocab_size": -(-tokens // 8) * 8,
             "hidden_size": 16,
             "num_layers": 2,
             "num_heads": 2,

@@ -4,9 +4,12 @@ A step is a directory `checkpoints/<step>/` with Orbax's `state/`, our `meta.jso
 last, `manifest.json`. What has no manifest was never finished and is not looked at.
 """
 
+import contextlib
+import logging
 import math
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +54,7 @@ class CheckpointManager:
         self._checkpointer: ocp.StandardCheckpointer | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        logging.getLogger("absl").addFilter(_is_news)
 
     def steps(self) -> list[int]:
         """The finished steps, ascending."""
@@ -122,18 +126,25 @@ class CheckpointManager:
 
     def _discard(self, step: int) -> None:
         """Frees the space of a save that failed."""
-        if hosts.is_first():
+        checkpointer, self._checkpointer = self._checkpointer, None
+        if checkpointer is not None:
+            with contextlib.suppress(Exception):  # the error that brought us here, once more
+                checkpointer.close()
+        for _ in range(10 if hosts.is_first() else 0):
             shutil.rmtree(self.path(step), ignore_errors=True)
+            time.sleep(0.05)  # Orbax's threads may still be writing, and make the directory again
 
     def _cannot_save(self, step: int, error: BaseException) -> UserError:
         steps = self.steps()
-        last = f"step {steps[-1]} is intact" if steps else "there is none yet"
+        then = f"it goes on from step {steps[-1]}" if steps else "no step was saved before"
+        cause = str(error)  # the cause itself stands at the end of TensorStore's long messages
+        cause = cause if len(cause) < 400 else f"{cause[:100]} ... {cause[-250:]}"
         return UserError(
             f"the checkpoint of step {step} could not be saved",
             where=self.path(step),
             expected="a writable disk with room for the state",
-            got=f"{type(error).__name__}: {str(error)[:300]}",
-            fix=f"free space and start the same command again; it resumes: {last}",
+            got=f"{type(error).__name__}: {cause}",
+            fix=f"free space and start the same command again; {then}",
         )
 
     def check(self) -> None:
@@ -214,7 +225,7 @@ class CheckpointManager:
                 "no checkpoint of the run is intact",
                 where=self.directory,
                 expected="at least one step that matches its manifest",
-                got="\n".join(f"{step}: {e.where}: {e.got}" for step, e in damaged.items()),
+                got="; ".join(f"step {step}: {e.where}: {e.got}" for step, e in damaged.items()),
                 fix="copy the checkpoints again, or start afresh in another run directory",
             )
         return -1
@@ -258,6 +269,11 @@ class CheckpointManager:
             got=f"{type(error).__name__}: {str(error)[:500]}",
             fix="use the configuration the run was started with (config.yaml beside it)",
         )
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for the tracebacks that Orbax logs of errors which it also raises: we tell those."""
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def as_tree(state: Any) -> dict[str, Any]:

@@ -1,0 +1,290 @@
+"""Checkpoints: bit-exact onto any mesh, damage noticed, the right steps kept."""
+
+import json
+import resource
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from jaxssl.checkpoint import manifest
+from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager, abstract_of, as_tree
+from jaxssl.core.errors import UserError
+from jaxssl.models.model import Model
+from jaxssl.optim.adamw import AdamW, make_optimizer
+from jaxssl.train.state import State, abstract_state, make_init
+
+# Orbax leaves event loops half closed where a restore or a save fails.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+MODEL = Model(tiny.bert(), ("masked_lm",))
+INIT = make_init(MODEL, make_optimizer(AdamW(), 10, 1)[0])
+
+
+def state_on(mesh, seed: int = 0) -> State:
+    """A state with every array random, moments too, laid out over the mesh."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(shape):
+        is_count = jnp.issubdtype(shape.dtype, jnp.integer)
+        value = rng.integers(1, 100, shape.shape) if is_count else rng.standard_normal(shape.shape)
+        return jax.device_put(np.asarray(value, shape.dtype), shape.sharding)
+
+    return jax.tree.map(leaf, abstract_state(INIT, mesh))
+
+
+@pytest.fixture(scope="module")
+def state() -> State:
+    return state_on(tiny.mesh(data=8))
+
+
+def bits(tree) -> list[bytes]:
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def save(directory, state, steps, losses=(), **config) -> CheckpointManager:
+    manager = CheckpointManager(directory, CheckpointConfig(**config))
+    losses = losses or [None] * len(steps)
+    for step, loss in zip(steps, losses, strict=True):
+        manager.save(step, as_tree(state), {"validation_loss": loss, "data_offset": 0})
+    manager.wait()
+    return manager
+
+
+@pytest.fixture(scope="module")
+def two_steps(state, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoints")
+    save(path, state, [10, 20]).close()
+    return path
+
+
+@pytest.fixture
+def steps(two_steps, tmp_path) -> CheckpointManager:
+    """Steps 10 and 20, to be spoilt."""
+    shutil.copytree(two_steps, tmp_path / "checkpoints")
+    return CheckpointManager(tmp_path / "checkpoints")
+
+
+def data_files(step: Path) -> list[Path]:
+    return sorted(path for path in step.rglob("*") if path.is_file())
+
+
+def array_file(step: Path) -> Path:
+    return max((step / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("sizes", [dict(data=8), dict(fsdp=4, tensor=2), dict(data=2, fsdp=2)])
+def test_a_state_comes_back_bit_for_bit_on_any_mesh(sizes, state, two_steps):
+    mesh = tiny.mesh(**sizes)
+    abstract = abstract_state(INIT, mesh)
+    got = State(**CheckpointManager(two_steps).restore(20, as_tree(abstract)))
+    assert bits(got) == bits(state)
+    assert jax.tree.structure(got) == jax.tree.structure(state)
+    for leaf, wanted in zip(jax.tree.leaves(got), jax.tree.leaves(abstract), strict=True):
+        assert leaf.sharding == wanted.sharding
+    assert int(got.step) == int(state.step) > 0
+
+
+def test_parameters_come_back_alone(state, steps):
+    """Even where the optimizer's arrays are of another shape, or of another optimizer."""
+    abstract = abstract_state(INIT, tiny.mesh(data=8)).params
+    part = steps.restore_part(20, {"params": abstract})
+    assert list(part) == ["params"]
+    assert bits(part["params"]) == bits(state.params)
+
+
+def test_a_state_of_other_shapes_is_refused(state, steps):
+    other = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((*x.shape, 2), x.dtype, sharding=x.sharding),
+        abstract_of(as_tree(state)),
+    )
+    with pytest.raises(UserError, match="cannot be restored"):
+        steps.restore(20, other)
+
+
+def test_arrays_may_be_donated_as_soon_as_save_returns(state, tmp_path):
+    copy = jax.tree.map(jnp.copy, state)
+    wanted = bits(copy)
+    manager = CheckpointManager(tmp_path)
+    manager.save(1, as_tree(copy), {})
+    clobber = jax.jit(lambda s: jax.tree.map(lambda x: x * 0, s), donate_argnums=0)
+    jax.block_until_ready(clobber(copy))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(copy.params))
+    manager.wait()
+    got = manager.restore(1, as_tree(abstract_state(INIT, tiny.mesh(data=8))))
+    assert bits(State(**got)) == wanted
+
+
+# --- Damage ---
+
+
+@pytest.mark.parametrize("position", [0, -1, -1000])
+def test_a_flipped_bit_in_array_data_is_caught_and_the_step_before_is_used(position, steps):
+    flip(array_file(steps.path(20)), position)
+    said = []
+    assert steps.newest_intact(said.append) == 10
+    assert "checkpoint 20 is damaged" in said[0] and "other contents" in said[0]
+    assert "falling back to step 10" in said[-1]
+
+
+def test_one_flipped_bit_in_any_file_is_caught(steps):
+    for path in data_files(steps.path(20)):
+        before = path.read_bytes()
+        if not before or path.name == "manifest.json":
+            continue
+        flip(path, len(before) // 2)
+        with pytest.raises(UserError):
+            manifest.verify(steps.path(20))
+        path.write_bytes(before)
+    manifest.verify(steps.path(20))
+
+
+def spoil(kind: str, step: Path) -> None:
+    file = array_file(step)
+    if kind == "truncated":
+        file.write_bytes(file.read_bytes()[:-1])
+    elif kind == "deleted":
+        file.unlink()
+    elif kind == "meta":
+        (step / "meta.json").write_text("{")
+    elif kind == "meta is a list":
+        (step / "meta.json").write_text("[1]")
+    elif kind == "manifest":
+        (step / "manifest.json").write_text('{"files": 3}')
+
+
+KINDS = ["truncated", "deleted", "meta", "meta is a list", "manifest"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_is_damaged_the_newest_intact_step_is_used(kind, steps):
+    spoil(kind, steps.path(20))
+    said = []
+    assert steps.newest_intact(said.append) == 10
+    assert len(said) == 2
+    assert steps.best() is None  # looks at every step, and stumbles over none
+
+
+def test_nothing_intact_is_an_error_and_nothing_is_moved(steps):
+    spoil("truncated", steps.path(20))
+    spoil("meta", steps.path(10))
+    with pytest.raises(UserError, match="no checkpoint of the run is intact") as raised:
+        steps.newest_intact(lambda text: None)
+    assert "step 20" in str(raised.value) and "step 10" in str(raised.value)
+    assert steps.steps() == [10, 20]
+
+
+def test_a_newer_format_is_refused_and_not_taken_for_damage(steps):
+    meta = steps.path(20) / "meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": 2}))
+    with pytest.raises(UserError, match="newer version of jaxssl"):
+        steps.newest_intact(lambda text: None)
+    assert steps.steps() == [10, 20]
+
+
+def test_damaged_steps_do_not_push_intact_ones_out(state, steps):
+    """Steps 10 (intact) and 20 (damaged); going on from 10 with keep_last=1 must not leave 20."""
+    spoil("truncated", steps.path(20))
+    steps.config = CheckpointConfig(keep_last=1)
+    assert steps.newest_intact(lambda text: None) == 10
+    steps.save(15, as_tree(state), {})
+    steps.close()
+    assert steps.steps() == [15]
+    assert steps.newest_intact(lambda text: None) == 15
+    assert (steps.directory / "20.damaged").is_dir()
+
+
+# --- Steps that were never finished ---
+
+
+def test_a_step_without_a_manifest_is_ignored_and_written_again(state, steps):
+    (steps.path(20) / "manifest.json").unlink()
+    (steps.path(20) / "state.orbax-checkpoint-tmp").mkdir()
+    assert steps.steps() == [10]
+    assert steps.newest_intact(lambda text: None) == 10
+    steps.save(20, as_tree(state), {})
+    steps.close()
+    assert steps.newest_intact(lambda text: None) == 20
+    assert not (steps.path(20) / "state.orbax-checkpoint-tmp").exists()
+
+
+def test_what_killed_saves_left_behind_is_cleared_away(state, steps):
+    (steps.directory / "13" / "state.orbax-checkpoint-tmp").mkdir(parents=True)
+    steps.save(30, as_tree(state), {})
+    steps.close()
+    assert sorted(path.name for path in steps.directory.iterdir()) == ["20", "30"]
+
+
+# --- What is kept ---
+
+
+@pytest.mark.parametrize(
+    ("config", "losses", "kept"),
+    [
+        (dict(keep_last=1), None, [5]),
+        (dict(keep_last=2), None, [4, 5]),
+        (dict(keep_last=1, keep_every=2), None, [2, 4, 5]),
+        (dict(keep_last=1), [3.0, 1.0, 2.0, 2.5, 2.4], [2, 5]),
+        (dict(keep_last=1), [3.0, None, 2.0, None, None], [3, 5]),
+        (dict(keep_last=1), [float("nan"), 2.0, 2.0, float("inf"), None], [2, 5]),
+    ],
+)
+def test_the_newest_the_best_and_every_nth_are_kept(config, losses, kept, tmp_path):
+    small = State(jnp.ones([], jnp.int32), {}, {}, jnp.zeros([], jnp.int32))
+    manager = save(tmp_path, small, [1, 2, 3, 4, 5], losses or (), **config)
+    manager.close()
+    assert manager.steps() == kept
+    known = [step for step in kept if losses and losses[step - 1] is not None]
+    assert manager.best() == (known[0] if known else None)
+
+
+# --- No space ---
+
+
+def test_a_full_disk_is_told_and_the_step_before_stays(state, steps, capfd):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))
+    try:
+        with pytest.raises(UserError, match="step 30 could not be saved") as raised:
+            steps.save(30, as_tree(state), {})
+            steps.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "File too large" in str(raised.value) and "goes on from step 20" in str(raised.value)
+    assert not steps.path(30).exists()
+    assert steps.newest_intact(lambda text: None) == 20
+    assert "Traceback" not in capfd.readouterr().err
+    steps.save(30, as_tree(state), {})  # with space again
+    steps.close()
+    assert steps.newest_intact(lambda text: None) == 30
+
+
+def test_a_failure_in_the_background_is_raised_once_by_the_next_look(state, steps, monkeypatch):
+    def no_space(directory, meta):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("jaxssl.checkpoint.manifest.seal", no_space)
+    steps.save(30, as_tree(state), {})
+    with pytest.raises(UserError, match="No space left on device"):
+        steps.wait()
+    steps.check()
+    assert steps.steps() == [10, 20] and not steps.path(30).exists()
+    steps.close()
+
+
+def test_a_save_that_cannot_start_is_told(state, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    manager = CheckpointManager(tmp_path / "file")
+    with pytest.raises(UserError, match="step 1 could not be saved"):
+        manager.save(1, as_tree(state), {})
+    assert (tmp_path / "file").read_text() == "in the way"

@@ -1,0 +1,141 @@
+"""Sampling: the cache changes nothing but the cost."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+import toy
+
+from jaxssl.core.errors import UserError
+from jaxssl.core.types import Vocabulary
+from jaxssl.generate.decode import Sampling, generate
+from jaxssl.models.model import Model
+from jaxssl.train.samples import continue_texts
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+MODEL = Model(tiny.gpt2(), ("causal_lm",))
+PARAMS = tiny.random_params(MODEL, scale=0.6)
+PROMPTS = [np.array(ids, np.int32) for ids in ([7], [5, 9, 11, 30, 8], [20, 6, 6])]
+
+
+@jax.jit
+def next_token(tokens):
+    """The likeliest next token of one row that is not padded, by a whole forward pass."""
+    T = tokens.shape[1]
+    ones = np.ones((1, T), np.int32)
+    batch = {"tokens": tokens, "segment_ids": ones, "positions": np.arange(T)[None]}
+    hidden = MODEL.encode(PARAMS, batch)
+    return MODEL.head(PARAMS, "causal_lm", hidden[:, -1]).argmax(axis=-1)[0]
+
+
+def without_cache(prompt: np.ndarray, count: int) -> list[int]:
+    row = list(prompt)
+    for _ in range(count):
+        row.append(int(next_token(np.array([row], np.int32))))
+    return row[len(prompt) :]
+
+
+@pytest.fixture(scope="module")
+def greedy(quick):
+    return [without_cache(prompt, 6) for prompt in PROMPTS]
+
+
+def test_greedy_decoding_with_a_cache_equals_whole_passes(greedy):
+    new = generate(MODEL, PARAMS, PROMPTS, Sampling(max_new_tokens=6, temperature=0), None)
+    assert [row.tolist() for row in new] == greedy
+    assert len({tuple(row) for row in greedy}) == 3, "the model must not say one thing always"
+
+
+def test_prompts_of_unequal_length_do_not_disturb_each_other(greedy):
+    sampling = Sampling(max_new_tokens=6, temperature=0)
+    alone = generate(MODEL, PARAMS, PROMPTS[2:], sampling, None)
+    assert alone[0].tolist() == greedy[2]
+
+
+def test_a_continuation_ends_before_the_stop_id(greedy):
+    stop = greedy[1][2]
+    cut = [row[: row.index(stop)] if stop in row else row for row in greedy]
+    new = generate(MODEL, PARAMS, PROMPTS, Sampling(max_new_tokens=6, temperature=0), stop)
+    assert [row.tolist() for row in new] == cut
+
+
+def test_the_seed_decides_what_is_drawn():
+    draw = lambda seed: [
+        row.tolist()
+        for row in generate(
+            MODEL, PARAMS, PROMPTS, Sampling(max_new_tokens=8, temperature=2.0, seed=seed), None
+        )
+    ]
+    assert draw(1) == draw(1) != draw(2)
+
+
+def test_prompt_and_continuation_may_fill_the_positions_and_no_more():
+    prompt = [np.arange(5, 31, dtype=np.int32)]
+    assert len(prompt[0]) == 26
+    (new,) = generate(MODEL, PARAMS, prompt, Sampling(max_new_tokens=6), None)
+    assert len(new) == 6
+    with pytest.raises(UserError, match="longer than the model's positions") as raised:
+        generate(MODEL, PARAMS, prompt, Sampling(max_new_tokens=7), None)
+    assert "at most 32" in str(raised.value) and "26 + 7" in str(raised.value)
+
+
+def test_an_empty_prompt_is_refused():
+    with pytest.raises(UserError, match="prompt is empty"):
+        generate(MODEL, PARAMS, [np.zeros(0, np.int32)], Sampling(), None)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        dict(max_new_tokens=0),
+        dict(temperature=-0.1),
+        dict(top_k=0),
+        dict(top_k=-3),
+        dict(top_p=0.0),
+        dict(top_p=1.1),
+    ],
+)
+def test_settings_out_of_range_are_refused(setting):
+    with pytest.raises(UserError, match="out of range"):
+        Sampling(**setting)
+
+
+# --- Text ---
+
+
+@pytest.mark.parametrize("kind", ["byte_bpe", "wordpiece"])
+def test_prompt_and_continuation_together_are_the_text_of_all_their_tokens(kind):
+    tokenizer = toy.train_toy_tokenizer(kind)
+    model = Model(tiny.gpt2(vocab_size=tokenizer.vocab_size), ("causal_lm",))
+    params = tiny.random_params(model, scale=0.6)
+    roles = {role: id_ for role, id_ in tokenizer.special_ids.items() if id_ is not None}
+    starts = np.ones(tokenizer.vocab_size, bool)
+    vocabulary = Vocabulary(
+        size=tokenizer.vocab_size,
+        special_ids=roles,
+        document_end=tokenizer.document_end,
+        word_starts=starts,
+    )
+    prompts = ("the cat sees", "a dog", "the old man likes")
+    sampling = Sampling(max_new_tokens=8, temperature=0, top_k=None)
+    texts = continue_texts(model, params, tokenizer, vocabulary, prompts, sampling)
+    ids = tokenizer.encode_batch(list(prompts))
+    new = generate(model, params, ids, sampling, tokenizer.document_end)
+    for prompt, text, before, after in zip(prompts, texts, ids, new, strict=True):
+        assert len(after)
+        assert prompt + text == tokenizer.decode([*before, *after])
+
+
+def test_an_empty_prompt_starts_a_document():
+    tokenizer = toy.train_toy_tokenizer("byte_bpe")
+    model = Model(tiny.gpt2(vocab_size=tokenizer.vocab_size), ("causal_lm",))
+    params = tiny.random_params(model, scale=0.6)
+    end = tokenizer.document_end
+    vocabulary = Vocabulary(
+        size=tokenizer.vocab_size, special_ids={}, document_end=end, word_starts=np.ones(300, bool)
+    )
+    sampling = Sampling(max_new_tokens=8, temperature=0)
+    (text,) = continue_texts(model, params, tokenizer, vocabulary, ("",), sampling)
+    (after,) = generate(model, params, [np.array([end], np.int32)], sampling, end)
+    assert text == tokenizer.decode(after)

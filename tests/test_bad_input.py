@@ -1,0 +1,512 @@
+"""Users' mistakes: one clear error, exit code 2, no traceback, and nothing that was there is lost.
+
+Each case is one command line, run in this process. A run directory that a command refuses must keep
+its bytes.
+"""
+
+import hashlib
+import json
+import resource
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import toy
+
+from jaxssl import cli
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a case makes its mistake."""
+
+    tmp: Path
+    words: Path
+    bytes: Path
+    trained: Path
+    """A finished run (its copy): BERT, 10 steps, checkpoints 5 and 10."""
+
+    def store(self) -> Path:
+        """A copy of the token store, to be spoilt."""
+        copy = self.tmp / "store"
+        shutil.copytree(self.words, copy)
+        return copy
+
+    def pretrain(self, *overrides: str, kind: str = "masked", store=None, out=None) -> list[str]:
+        store = store or (self.bytes if kind == "gpt2" else self.words)
+        content = toy.recipe(store, out or self.tmp / "run", kind)
+        path = toy.write_recipe(self.tmp / "recipe.json", content)
+        return ["pretrain", str(path), *overrides]
+
+    def resume(self, *overrides: str) -> list[str]:
+        """The command that made the finished run, with more overrides."""
+        return [*trained_command(self.trained, self.words, self.tmp), *overrides]
+
+    def corpus(self, content: bytes | None) -> Path:
+        path = self.tmp / "corpus.txt"
+        if content is not None:
+            path.write_bytes(content)
+        return path
+
+
+def trained_command(run_dir: Path, words: Path, tmp: Path) -> list[str]:
+    content = toy.recipe(words, run_dir, "masked")
+    content["train"] = {"steps": 10}
+    return ["pretrain", str(toy.write_recipe(tmp / "trained.json", content))]
+
+
+# --- The cases: (what it is, (place) -> command line, what the message must hold) ---------------
+
+CASES: list[tuple[str, Callable[[Place], list[str]], list[str]]] = []
+
+
+def case(name: str, *told: str):
+    def add(function):
+        CASES.append((name, function, list(told)))
+        return function
+
+    return add
+
+
+@case("unknown key", "unknown key", "model.hiden_size", "did you mean 'hidden_size'")
+def _(p):
+    return p.pretrain("model.hiden_size=16")
+
+
+@case("mistyped section", "unknown key", "optimiser", "did you mean 'optimizer'")
+def _(p):
+    return p.pretrain("optimiser.learning_rate=1e-3")
+
+
+@case("two mistakes at once", "hiden_size", "learning_rat", "2 errors")
+def _(p):
+    return p.pretrain("model.hiden_size=16", "optimizer.learning_rat=1e-3")
+
+
+@case("wrong type", "wrong type", "model.hidden_size", "int", "'wide'")
+def _(p):
+    return p.pretrain("model.hidden_size=wide")
+
+
+@case("a mapping where a number belongs", "wrong type", "train.steps", "int")
+def _(p):
+    return p.pretrain("train.steps.all=3")
+
+
+@case("unknown choice", "train.not_finite", "'skip' | 'abort' | 'rollback'", "'ignore'")
+def _(p):
+    return p.pretrain("train.not_finite=ignore")
+
+
+@case("missing corpus for a tokenizer", "names nothing", "corpus.txt", "no such file")
+def _(p):
+    return tokenizer(p, p.corpus(None))
+
+
+@case("empty corpus for a tokenizer", "the corpus is empty", "corpus.txt", "0 bytes")
+def _(p):
+    return tokenizer(p, p.corpus(b""))
+
+
+@case("binary corpus for a tokenizer", "is binary, not text", "corpus.txt", "NUL")
+def _(p):
+    return tokenizer(p, p.corpus(b"\x7fELF\0\0\1\2" * 100))
+
+
+@case("missing corpus for a store", "names nothing", "corpus.txt", "no such file")
+def _(p):
+    return prepare(p, p.corpus(None))
+
+
+@case("empty corpus for a store", "the corpus is empty", "corpus.txt", "0 bytes")
+def _(p):
+    return prepare(p, p.corpus(b""))
+
+
+@case("binary corpus for a store", "is binary, not text", "corpus.txt", "NUL")
+def _(p):
+    return prepare(p, p.corpus(b"PK\3\4\0\0" * 100))
+
+
+def tokenizer(p, corpus):
+    return [
+        "tokenizer",
+        "source.name=text",
+        f'source.paths=["{corpus}"]',
+        f"out={p.tmp / 'tokenizer'}",
+        "vocab_size=200",
+    ]
+
+
+def prepare(p, corpus):
+    return [
+        "prepare",
+        "source.name=text",
+        f'source.paths=["{corpus}"]',
+        f"out={p.tmp / 'new-store'}",
+        f"tokenizer={p.words / 'tokenizer'}",
+    ]
+
+
+@case("store built with another tokenizer", "built with another tokenizer", "store", "fix")
+def _(p):
+    store = p.store()
+    shutil.rmtree(store / "tokenizer")
+    shutil.copytree(p.bytes / "tokenizer", store / "tokenizer")
+    return p.pretrain(store=store)
+
+
+@case("evaluation over another tokenizer's store", "built with another tokenizer", "bytes")
+def _(p):
+    return ["evaluate", str(p.trained), "--store", str(p.bytes)]
+
+
+@case("vocabulary too small", "smaller than the token store's largest id", "model.vocab_size")
+def _(p):
+    return p.pretrain("model.vocab_size=64")
+
+
+@case("truncated shard", "wrong size", "00000.tokens", "bytes", "copy the file again")
+def _(p):
+    store = p.store()
+    shard = store / "train" / "00000.tokens"
+    shard.write_bytes(shard.read_bytes()[:-2])
+    return p.pretrain(store=store)
+
+
+@case("missing shard", "a shard is missing", "00000.sentences", "no file")
+def _(p):
+    store = p.store()
+    (store / "validation" / "00000.sentences").unlink()
+    return p.pretrain(store=store)
+
+
+@case("altered shard", "altered after it was written", "00000.tokens", "SHA-256")
+def _(p):
+    store = p.store()
+    flip(store / "train" / "00000.tokens", 100)
+    return ["inspect", str(store), "--verify"]
+
+
+@case("no store", "no token store here", "nowhere", "jaxssl prepare")
+def _(p):
+    return p.pretrain(f"data.store={p.tmp / 'nowhere'}")
+
+
+@case("sequence too long", "longer than the model's positions", "data.sequence_length", "64")
+def _(p):
+    return p.pretrain("data.sequence_length=64")
+
+
+@case("heads do not divide", "heads do not divide the width", "model.num_heads", "hidden_size=16")
+def _(p):
+    return p.pretrain("model.num_heads=3")
+
+
+@case("batch does not divide", "does not divide over the devices", "data.batch_size", "use 8 or 16")
+def _(p):
+    return p.pretrain("data.batch_size=12")
+
+
+@case("batch does not divide over microbatches", "data.batch_size", "8 batch shards x 3 microba")
+def _(p):
+    return p.pretrain("train.accumulation=3")
+
+
+@case("mesh does not fit", "the mesh does not fit the devices", "product is 8", "fsdp=3")
+def _(p):
+    return p.pretrain("mesh.fsdp=3")
+
+
+@case("vocabulary does not divide over the mesh", "does not divide over the mesh", "vocab", "131")
+def _(p):
+    return p.pretrain("mesh.data=4", "mesh.tensor=2", "model.vocab_size=131")
+
+
+@case("a file where the run directory belongs", "run directory cannot be written", "in-the-way")
+def _(p):
+    (p.tmp / "in-the-way").write_text("mine")
+    return p.pretrain(out=p.tmp / "in-the-way")
+
+
+@case("a run directory below a file", "run directory cannot be written", "Not a directory")
+def _(p):
+    (p.tmp / "in-the-way").write_text("mine")
+    return p.pretrain(out=p.tmp / "in-the-way" / "run")
+
+
+@case("a directory with other things", "holds something else", "thesis.tex", "out=")
+def _(p):
+    (p.tmp / "run").mkdir()
+    (p.tmp / "run" / "thesis.tex").write_text("mine")
+    return p.pretrain()
+
+
+@case(
+    "another configuration's run", "belongs to a different configuration", "hidden_size: 16 -> 32"
+)
+def _(p):
+    return p.resume("model.hidden_size=32")
+
+
+@case("changed objective", "different configuration", "objective.rate: 0.15 -> 0.3")
+def _(p):
+    return p.resume("objective.rate=0.3")
+
+
+@case("changed order of the data", "different configuration", "data.seed: 0 -> 1")
+def _(p):
+    return p.resume("data.seed=1")
+
+
+@case("changed learning rate", "different configuration", "optimizer.learning_rate: 0.003 -> 0.01")
+def _(p):
+    return p.resume("optimizer.learning_rate=0.01")
+
+
+@case("store that changed since", "not the one the run was started with", "SHA-256", "store")
+def _(p):
+    store = p.store()
+    manifest = json.loads((store / "manifest.json").read_text())
+    (store / "manifest.json").write_text(json.dumps({**manifest, "seed": 7}))
+    # The run belongs to this place, so that the path is not what differs.
+    return [*trained_command(p.trained, store, p.tmp), *same_store(p, store)]
+
+
+def same_store(p, store) -> list[str]:
+    known = json.loads((p.trained / "run.json").read_text())
+    known["config"]["data"]["store"] = str(store)
+    (p.trained / "run.json").write_text(json.dumps(known))
+    return []
+
+
+@case("damaged run.json", "says which run this is is damaged", "run.json", "fix")
+def _(p):
+    (p.trained / "run.json").write_text("{")
+    return p.resume()
+
+
+@case(
+    "all checkpoints corrupt", "no checkpoint of the run is intact", "checkpoints", "other contents"
+)
+def _(p):
+    for step in (5, 10):
+        flip(array_file(p.trained, step), -20)
+    return p.resume()
+
+
+@case("evaluation of a corrupt checkpoint", "a checkpoint is damaged", "SHA-256", "other contents")
+def _(p):
+    flip(array_file(p.trained, 10), -20)
+    return ["evaluate", str(p.trained), "--step", "10"]
+
+
+@case("a checkpoint of a newer version", "newer version of jaxssl", "format 2", "pip install -U")
+def _(p):
+    newer(p.trained)
+    return p.resume()
+
+
+@case("evaluation of a newer version's checkpoint", "newer version of jaxssl", "format 2")
+def _(p):
+    newer(p.trained)
+    return ["evaluate", str(p.trained), "--step", "last"]
+
+
+def newer(run_dir: Path) -> None:
+    meta = run_dir / "checkpoints" / "10" / "meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": 2}))
+
+
+@case("a step that is not there", "no such checkpoint", "best, last or one of 5, 10", "7")
+def _(p):
+    return ["evaluate", str(p.trained), "--step", "7"]
+
+
+@case("not a run", "not a run directory", "nowhere", "no such directory")
+def _(p):
+    return ["evaluate", str(p.tmp / "nowhere")]
+
+
+@case("no such split", "no split 'valid'", "validation", "did you mean 'validation'")
+def _(p):
+    return ["evaluate", str(p.trained), "--split", "valid"]
+
+
+@case("chunk does not divide the sequence", "chunk does not divide", "objective.chunk", "16")
+def _(p):
+    return p.pretrain("objective.chunk=6", kind="gpt2")
+
+
+@case("too few mask slots", "more predictions than there are slots", "objective.slots", "got")
+def _(p):
+    return p.pretrain("objective.slots=1")
+
+
+@case("causal objective on BERT", "sees the tokens it would have to predict", "objective.name")
+def _(p):
+    return p.pretrain("objective.name=causal_lm")
+
+
+@case("masked objective on GPT-2", "causal model cannot", "objective.name", "bidirectional")
+def _(p):
+    return p.pretrain("model.name=gpt2", *SHAPE)
+
+
+SHAPE = [
+    "model.vocab_size=136",
+    "model.hidden_size=16",
+    "model.num_layers=2",
+    "model.num_heads=2",
+    "model.intermediate_size=32",
+    "model.max_positions=32",
+]
+
+
+@case("sentence pairs objective on windows", "needs sentence pairs", "data.rows.name", "pairs")
+def _(p):
+    return p.pretrain("objective.name=next_sentence")
+
+
+@case("tokenizer without a mask", "no mask token", "objective.name", "bos, eos")
+def _(p):
+    return p.pretrain(store=p.bytes)
+
+
+@case("split too small for a batch", "fewer rows than one batch", "data.batch_size")
+def _(p):
+    return p.pretrain("data.batch_size=4096")
+
+
+@case("generating with BERT", "this run cannot generate", "causal_lm", "fill-mask")
+def _(p):
+    return ["generate", str(p.trained), "the cat"]
+
+
+@case("a text without a mask", "nothing to fill", "[MASK] in the text", "the cat")
+def _(p):
+    return ["fill-mask", str(p.trained), "the cat"]
+
+
+@case("a text too long to fill", "longer than the model's positions", "at most 32", "shorten")
+def _(p):
+    return ["fill-mask", str(p.trained), "the cat [MASK] " * 20]
+
+
+@case("more candidates than tokens", "1 to 136", "top", "1000")
+def _(p):
+    return ["fill-mask", str(p.trained), "the [MASK] sees", "--top", "1000"]
+
+
+@case("unknown recipe", "no such recipe", "did you mean 'pretrain/bert-tiny'")
+def _(p):
+    return ["pretrain", "pretrain/bert-tny"]
+
+
+@case("recipe that is not YAML", "not valid YAML", "broken.yaml")
+def _(p):
+    (p.tmp / "broken.yaml").write_text("a: [1, 2")
+    return ["pretrain", str(p.tmp / "broken.yaml")]
+
+
+@case("no recipe at all", "a required key is missing", "give out=...", "4 errors")
+def _(p):
+    return ["pretrain"]
+
+
+@case("nothing to inspect", "nothing to inspect", "nowhere", "no such path")
+def _(p):
+    return ["inspect", str(p.tmp / "nowhere")]
+
+
+@case("an impossible profile", "a start before its stop", "profile.start, stop", "(5, 3)")
+def _(p):
+    return p.pretrain("profile.start=5", "profile.stop=3")
+
+
+@case("processes by halves", "by halves", "distributed.coordinator", "localhost:1234")
+def _(p):
+    return p.pretrain("distributed.coordinator=localhost:1234")
+
+
+# --- Running them -----------------------------------------------------------------------------
+
+
+def array_file(run_dir: Path, step: int) -> Path:
+    """The largest data file of a checkpoint."""
+    files = (run_dir / "checkpoints" / str(step) / "state").rglob("d/*")
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def contents(directory: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(words, quick, tmp_path_factory) -> Path:
+    """A finished run; tests get copies of it."""
+    tmp = tmp_path_factory.mktemp("finished")
+    assert cli.main(trained_command(tmp / "run", words, tmp)) == 0
+    return tmp / "run"
+
+
+@pytest.fixture
+def place(tmp_path, words, byte_store, finished, monkeypatch) -> Place:
+    monkeypatch.chdir(tmp_path)
+    trained = tmp_path / "trained"
+    shutil.copytree(finished, trained)
+    for name in ("run.json", "config.yaml"):  # the run is at another place now
+        file = trained / name
+        file.write_text(file.read_text().replace(str(finished), str(trained)))
+    return Place(tmp_path, words, byte_store, trained)
+
+
+def check_message(err: str, told: list[str]) -> None:
+    assert "Traceback" not in err
+    assert "error: " in err
+    for part in ("where:", *told):
+        assert part in err, f"{part!r} is not in:\n{err}"
+    assert "got:" in err or "expected:" in err
+
+
+@pytest.mark.parametrize(("name", "make", "told"), CASES, ids=[name for name, _, _ in CASES])
+def test_a_mistake_is_told_in_full_and_costs_nothing(name, make, told, place, capsys):
+    arguments = make(place)
+    before = contents(place.tmp)
+    assert cli.main(arguments) == 2
+    check_message(capsys.readouterr().err, told)
+    after = contents(place.tmp)
+    assert {path: after.get(path) for path in before} == before
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk_while_saving_keeps_the_step_before(place, capsys):
+    """Files may not grow beyond 20 kB here, which only the state of a checkpoint does."""
+    out = place.tmp / "run"
+    arguments = place.pretrain("train.steps=10", "logging.every=100", "evaluation.every=100")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        code = cli.main(arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    err = capsys.readouterr().err
+    assert code == 2, err
+    check_message(
+        err, ["the checkpoint of step 5 could not be saved", "free space", "File too large"]
+    )
+    assert list((out / "checkpoints").iterdir()) == []
+    assert cli.main(arguments) == 0  # with room again the same command goes on
+    assert (out / "checkpoints" / "10" / "manifest.json").is_file()
