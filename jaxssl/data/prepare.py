@@ -283,7 +283,7 @@ def _check_sample(config: PrepareConfig, tokenizer: Tokenizer, source: SourceCon
     unknown = tokenizer.special_ids["unk"]
     texts, size = [], 0
     for document in source.reader().run():
-        texts.append(document.text)
+        texts.append(document.text[:PROBE_CHARACTERS])
         size += len(document.text)
         if size >= PROBE_CHARACTERS:
             break

@@ -20,9 +20,9 @@ from jaxssl.core.files import atomic_write
 from jaxssl.data.manifest import ROLES
 from jaxssl.data.sentences import split_long
 
-MAX_PIECE = 1 << 16
+MAX_PIECE = 1 << 13
 """Characters that a library is given at once: bounds its memory for a text without spaces."""
-MAX_BATCH = 1 << 20
+MAX_BATCH = 1 << 18
 """Characters of a batch: a library's own record of a token takes a hundred bytes or more."""
 CONFIG_FILE = "tokenizer_config.json"
 # Cut before every run of whitespace, this must give the tokens of the whole.

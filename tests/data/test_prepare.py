@@ -325,3 +325,24 @@ def test_nothing_is_printed_but_the_progress_bar(work, tmp_path, capfd):
 def test_options_out_of_range_are_told(options):
     with pytest.raises(UserError, match="out of range"):
         PrepareConfig(tokenizer="t", out="o", **options)
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, "tests/data")
+import test_prepare as t
+work = Path(sys.argv[1])
+source = t.Jsonl(paths=(str(work / "long.jsonl"),))
+t.prepare(t.config(work, sys.argv[2], tasks=1, source=source, validation_fraction=0.0))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_is_bounded_for_a_word_of_ten_megabytes(work, tmp_path):
+    row = json.dumps({"text": "x" * 10_000_000 + " \U0001f600"})
+    (work / "long.jsonl").write_text(row + "\n" + json.dumps({"text": "short"}) + "\n")
+    command = [sys.executable, "-c", MEMORY, str(work), str(tmp_path / "s")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 600_000  # KiB
