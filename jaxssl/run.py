@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager, abstract_of
+from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write, sha256
@@ -32,6 +32,7 @@ from jaxssl.data.loader import DataConfig, open_rows
 from jaxssl.data.store import TokenStore, check_tokenizer, check_vocabulary
 from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
 from jaxssl.generate.decode import Sampling
+from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig, check_length, num_parameters
 from jaxssl.objectives.combine import ObjectiveConfig
 from jaxssl.optim.adamw import AdamW, make_optimizer
@@ -566,6 +567,4 @@ def _check_head(trained: TrainedModel, head: str, verb: str, other: str) -> None
 
 def shapes_of(params: Params) -> dict[str, Any]:
     """{name: (shape, dtype)} of parameters, for `jaxssl inspect`."""
-    return {
-        name: (leaf.shape, str(leaf.dtype)) for name, leaf in flatten(abstract_of(params)).items()
-    }
+    return {name: (leaf.shape, str(leaf.dtype)) for name, leaf in flatten(unbox(params)).items()}

@@ -421,6 +421,11 @@ def _(p):
     return ["inspect", str(p.tmp / "nowhere")]
 
 
+@case("no batches to evaluate", "out of range", "evaluation.every, batches", "batches >= 1")
+def _(p):
+    return p.pretrain("evaluation.batches=0")
+
+
 @case("an impossible profile", "a start before its stop", "profile.start, stop", "(5, 3)")
 def _(p):
     return p.pretrain("profile.start=5", "profile.stop=3")

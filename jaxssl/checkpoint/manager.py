@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 
 from jaxssl.checkpoint import manifest
@@ -37,7 +36,8 @@ class CheckpointConfig:
     """Compare every file with its checksum before it is restored."""
 
     def __post_init__(self):
-        if self.every < 1 or self.keep_last < 1 or (self.keep_every or 1) < 1:
+        keep_every = 1 if self.keep_every is None else self.keep_every
+        if min(self.every, self.keep_last, keep_every) < 1:
             raise UserError(
                 "a checkpoint setting is out of range",
                 where="every, keep_last, keep_every",
@@ -279,8 +279,3 @@ def _is_news(record: logging.LogRecord) -> bool:
 def as_tree(state: Any) -> dict[str, Any]:
     """A state dataclass as the dict that a checkpoint holds."""
     return {name: getattr(state, name) for name in state.__dataclass_fields__}
-
-
-def abstract_of(tree: Any) -> Any:
-    """Shapes, dtypes and shardings of arrays."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)

@@ -337,25 +337,39 @@ def field_docs(cls: type) -> dict[str, str]:
     return docs
 
 
-def document(cls: type, indent: int = 0) -> Iterator[str]:
+def document(cls: type) -> Iterator[str]:
     """Lines that document every field of `cls`, with type and default, for `--help`."""
+    return _document(cls, 0, set())
+
+
+def _document(cls: type, indent: int, seen: set[type]) -> Iterator[str]:
     pad, hints, docs = "  " * indent, typing.get_type_hints(cls), field_docs(cls)
+    seen.add(cls)
     for field in dataclasses.fields(cls):
         annotation = hints[field.name]
-        choices = [m for m in _members(annotation) if dataclasses.is_dataclass(m)]
-        doc = docs.get(field.name, "")
+        is_tuple = typing.get_origin(annotation) is tuple
+        members = _members(typing.get_args(annotation)[0] if is_tuple else annotation)
+        choices = [typing.cast(type, m) for m in members if dataclasses.is_dataclass(m)]
         if not choices:
-            default = _default(field)
-            yield f"{pad}{field.name}: {type_name(annotation)}{default}"
-            yield from _wrapped(doc, indent + 2)
-            continue
-        optional = " (or null)" if types.NoneType in _members(annotation) else ""
-        yield f"{pad}{field.name}:{optional}"
-        yield from _wrapped(doc, indent + 2)
+            yield f"{pad}{field.name}: {type_name(annotation)}{_default(field)}"
+        else:
+            yield f"{pad}{field.name}:{' (a list)' if is_tuple else ''}{_chosen(field, members)}"
+        yield from _wrapped(docs.get(field.name, ""), indent + 2)
         for choice in choices:
             if len(choices) > 1:
-                yield f"{pad}  --- {field.name}.name={choice_name(typing.cast(type, choice))}"
-            yield from document(typing.cast(type, choice), indent + 1)
+                known = " (described above)" if choice in seen else ""
+                yield f"{pad}  --- {field.name}.name={choice_name(choice)}{known}"
+            if choice not in seen:
+                yield from _document(choice, indent + 1, seen)
+
+
+def _chosen(field: dataclasses.Field, members: tuple) -> str:
+    """What a field of dataclasses is when it is not given."""
+    optional = " (or null)" if types.NoneType in members else ""
+    if field.default is dataclasses.MISSING or field.default is None or field.default == ():
+        return optional + _default(field)
+    name = choice_name(type(field.default))
+    return f"{optional} = {name}" if name and len(members) > 1 else optional
 
 
 def _default(field: dataclasses.Field) -> str:

@@ -30,8 +30,9 @@ class Sampling:
     """Of the random choices."""
 
     def __post_init__(self):
-        fine = self.max_new_tokens >= 1 and self.temperature >= 0 and (self.top_k or 1) >= 1
-        if not fine or not 0 < (self.top_p or 1.0) <= 1:
+        top_k = 1 if self.top_k is None else self.top_k
+        top_p = 1.0 if self.top_p is None else self.top_p
+        if min(self.max_new_tokens, top_k) < 1 or self.temperature < 0 or not 0 < top_p <= 1:
             raise UserError(
                 "a sampling setting is out of range",
                 where="max_new_tokens, temperature, top_k, top_p",

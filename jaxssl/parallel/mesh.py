@@ -81,5 +81,5 @@ def check_batch(batch_size: int, accumulation: int, mesh: Mesh) -> None:
             expected=f"a multiple of {unit} ({batch_shards(mesh)} batch shards x "
             f"{accumulation} microbatches)",
             got=batch_size,
-            fix=f"use {low or unit} or {low + unit}",
+            fix=f"use {low} or {low + unit}" if low else f"use {unit}",
         )

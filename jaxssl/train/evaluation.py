@@ -33,7 +33,7 @@ class EvaluationConfig:
     """null trains all steps."""
 
     def __post_init__(self):
-        if self.every < 0 or (self.batches or 1) < 1:
+        if self.every < 0 or (self.batches is not None and self.batches < 1):
             raise UserError(
                 "an evaluation setting is out of range",
                 where="every, batches",

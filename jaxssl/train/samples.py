@@ -62,9 +62,9 @@ def continue_texts(
     new = generate(model, params, ids, sampling, vocabulary.document_end)
     # Decoded with its prompt, so that spaces come out as they would in the whole text.
     texts = []
-    for prompt, before, after in zip(prompts, ids, new):
+    for before, after in zip(ids, new):
         whole = tokenizer.decode([*before, *after])
-        known = tokenizer.decode(before) if prompt else ""
+        known = tokenizer.decode(before)
         texts.append(whole[len(known) :] if whole.startswith(known) else tokenizer.decode(after))
     return texts
 

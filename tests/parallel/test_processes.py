@@ -21,7 +21,7 @@ def free_port() -> int:
 def arguments(out, words, *overrides: str) -> list:
     recipe = toy.recipe(words, out, "bert")
     recipe |= {"train": {"steps": STEPS}, "evaluation": {"every": 2}, "checkpoint": {"every": 2}}
-    recipe["logging"]["every"] = 1
+    recipe["logging"]["every"] = recipe["optimizer"]["schedule"]["warmup"] = 1
     return ["pretrain", toy.write_recipe(out.with_suffix(".json"), recipe), *overrides]
 
 
@@ -64,6 +64,8 @@ def test_two_processes_end_where_one_does(both):
     got, want = toy.restored(two, STEPS), toy.restored(one, STEPS)
     assert got.keys() == want.keys()
     for name in want:
+        if "['key']['bias']" in name:  # has no gradient but rounding: a softmax ignores it
+            continue
         a, b = got[name].astype(np.float64), want[name].astype(np.float64)
         assert np.linalg.norm(a - b) <= 3e-6 * max(np.linalg.norm(b), 1e-2), name
 

@@ -1,0 +1,239 @@
+"""The command line: quick to answer, documents everything, and its configuration forms."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+import typing
+
+import pytest
+import toy
+
+from jaxssl import cli
+from jaxssl.core import config as configuration
+from jaxssl.data.prepare import PrepareConfig
+from jaxssl.data.tokenizer_training import TokenizerTrainConfig
+from jaxssl.run import RunConfig
+
+VERBS = (
+    *("tokenizer", "prepare", "pretrain", "config"),
+    *("evaluate", "generate", "fill-mask", "report", "inspect"),
+)
+HEAVY = ("jax", "numpy", "flax", "orbax", "transformers", "tokenizers", "datatrove", "pydantic")
+
+
+def told(capsys, *arguments: str) -> str:
+    assert cli.main(list(arguments)) == 0
+    return capsys.readouterr().out
+
+
+# --- Help ---
+
+
+def test_help_imports_nothing_heavy(tmp_path):
+    """That is why `jaxssl --help` answers in a tenth of a second."""
+    program = (
+        "import sys; from jaxssl import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        f"print('loaded:', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "loaded: []" in done.stdout
+    assert all(verb in done.stdout for verb in VERBS)
+    assert "75 stopped by a signal" in done.stdout
+
+
+def test_without_a_verb_it_says_what_there_is(capsys):
+    assert "usage: jaxssl" in told(capsys)
+
+
+def test_an_unknown_verb_is_refused(capsys):
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["pretain"])
+    assert raised.value.code == 2
+    assert "pretrain" in capsys.readouterr().err
+
+
+def fields(cls: type, seen: set | None = None):
+    """(class, field) of everything that can be configured below `cls`."""
+    seen = seen if seen is not None else set()
+    if cls in seen:
+        return
+    seen.add(cls)
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        yield cls, field
+        for part in (hints[field.name], *typing.get_args(hints[field.name])):
+            for inner in (part, *typing.get_args(part)):
+                if dataclasses.is_dataclass(inner) and isinstance(inner, type):
+                    yield from fields(inner, seen)
+
+
+@pytest.mark.parametrize(
+    ("verb", "cls"),
+    [
+        ("pretrain", RunConfig),
+        ("config", RunConfig),
+        ("prepare", PrepareConfig),
+        ("tokenizer", TokenizerTrainConfig),
+    ],
+)
+def test_help_of_a_verb_documents_every_field_with_its_default(verb, cls, capsys):
+    text = told(capsys, verb, "--help")
+    words = " ".join(text.split())
+    everything = list(fields(cls))
+    assert len(everything) > 10
+    for owner, field in everything:
+        assert re.search(rf"^\s*{field.name}:", text, re.MULTILINE), field.name
+        doc = configuration.field_docs(owner).get(field.name)
+        if field.name != "name":
+            assert doc, f"{owner.__name__}.{field.name} has no docstring"
+            assert doc in words or dataclasses.is_dataclass(field.default), (owner, field.name)
+    assert "(required)" in text and "= " in text
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "generate", "fill-mask", "report", "inspect"])
+def test_help_of_the_other_verbs_describes_every_option(verb, capsys):
+    with pytest.raises(SystemExit) as raised:
+        cli.main([verb, "--help"])
+    assert raised.value.code == 0
+    assert f"usage: jaxssl {verb}" in capsys.readouterr().out
+    (verbs,) = (a for a in cli.make_parser()._actions if isinstance(a.choices, dict))
+    options = verbs.choices[verb]._actions
+    assert len(options) > 1 and all(option.help for option in options)
+
+
+# --- Configuration ---
+
+RECIPES = [
+    *(f"bert-{size}" for size in ("tiny", "mini", "small", "medium", "base", "large")),
+    *(f"gpt2-{size}" for size in ("small", "medium", "large", "xl")),
+    *("nanogpt-cpu", "nanogpt-char"),
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_config_prints_what_loads_to_an_equal_configuration(recipe, capsys, tmp_path, monkeypatch):
+    """From any directory: the recipes come with the package."""
+    monkeypatch.chdir(tmp_path)
+    text = told(capsys, "config", f"pretrain/{recipe}", "out=runs/x", "data.store=s")
+    (tmp_path / "printed.yaml").write_text(text)
+    from jaxssl import run
+
+    loaded = configuration.load(RunConfig, [tmp_path / "printed.yaml"])
+    assert loaded == run.load_config([f"pretrain/{recipe}"], ["out=runs/x", "data.store=s"])
+    assert loaded.out == "runs/x"
+
+
+def test_later_layers_and_overrides_win(words, tmp_path, capsys):
+    recipe = toy.write_recipe(tmp_path / "recipe.json", toy.recipe(words, tmp_path / "run"))
+    hardware = tmp_path / "hardware.yaml"
+    hardware.write_text("data: {batch_size: 64}\nmesh: {fsdp: 4}\ntrain: {steps: 30}\n")
+    printed = told(
+        capsys,
+        "config",
+        str(recipe),
+        str(hardware),
+        "train.steps=1e3",
+        "optimizer.learning_rate=3e-4",
+        "evaluation.batches=null",
+        "samples.prompts=[a, b c]",
+        "data.rows.name=windows",
+        "objective.name=masked_lm",
+    )
+    config = configuration.load(RunConfig, [configuration.parse_yaml(printed, "printed")])
+    assert (config.data.batch_size, config.mesh.fsdp, config.train.steps) == (64, 4, 1000)
+    assert config.optimizer.learning_rate == 3e-4
+    assert config.samples.prompts == ("a", "b c")
+    assert config.objective.name == "masked_lm"  # the terms of the other objective are gone
+
+
+def test_an_unknown_recipe_is_answered_with_a_suggestion(capsys):
+    assert cli.main(["config", "pretrain/gpt2-smal"]) == 2
+    assert "did you mean 'pretrain/gpt2-small'" in capsys.readouterr().err
+
+
+def test_a_word_that_is_no_override_is_taken_for_a_recipe(capsys):
+    assert cli.main(["config", "pretrain/bert-tiny", "train.steps"]) == 2
+    assert "no such recipe" in capsys.readouterr().err
+
+
+# --- The verbs on a run ---
+
+
+@pytest.fixture(scope="module")
+def runs(words, byte_store, quick, tmp_path_factory):
+    """A BERT and a GPT-2 of 4 steps."""
+    base = tmp_path_factory.mktemp("runs")
+    for kind, store in (("masked", words), ("gpt2", byte_store)):
+        content = toy.recipe(store, base / kind, kind)
+        content["train"]["steps"], content["optimizer"]["schedule"]["warmup"] = 4, 1
+        assert cli.main(["pretrain", str(toy.write_recipe(base / f"{kind}.json", content))]) == 0
+    return base
+
+
+def test_evaluate_gives_the_numbers_of_the_validation(runs, capsys):
+    lines = told(capsys, "evaluate", str(runs / "masked")).splitlines()
+    values = {name: float(value) for name, value in (line.split(": ") for line in lines)}
+    row = toy.rows_of(runs / "masked", "validation")[-1]
+    assert values.pop("step") == 4
+    assert values == pytest.approx({k: v for k, v in row.items() if k in values}, rel=1e-5)
+    assert {"loss", "loss/masked_lm", "perplexity", "bits_per_byte"} <= values.keys()
+
+
+def test_evaluate_takes_a_batch_that_the_devices_here_do_not_divide(runs, words, capsys, tmp_path):
+    """The run may have had fewer devices than there are now."""
+    import shutil
+
+    shutil.copytree(runs / "masked", tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("batch_size: 8", "batch_size: 5"))
+    lines = told(capsys, "evaluate", str(tmp_path / "run")).splitlines()
+    row = toy.rows_of(runs / "masked", "validation")[-1]
+    (loss,) = (float(line.split(": ")[1]) for line in lines if line.startswith("loss: "))
+    assert loss == pytest.approx(row["loss"], rel=1e-5)
+
+
+def test_generate_continues_each_prompt(runs, capsys):
+    arguments = ("generate", str(runs / "gpt2"), "the cat", "a dog", "--tokens", "5")
+    text = told(capsys, *arguments)
+    assert text.startswith("the cat") and "\na dog" in text
+    assert told(capsys, *arguments) == text  # the seed is fixed
+    assert told(capsys, "generate", str(runs / "gpt2"), "--tokens", "5")
+
+
+def test_fill_mask_shows_the_candidates(runs, capsys):
+    text = told(capsys, "fill-mask", str(runs / "masked"), "the [MASK] sees", "--top", "3")
+    first, second = text.splitlines()
+    assert first == "the [MASK] sees" and len(second.split(", ")) == 3
+
+
+def test_report_writes_one_and_compares_several(runs, capsys, tmp_path):
+    out = tmp_path / "comparison.html"
+    text = told(capsys, "report", str(runs / "masked"), str(runs / "gpt2"), "--out", str(out))
+    assert out.stat().st_size > 1000 and "masked" in text and "gpt2" in text
+
+
+def test_inspect_shows_runs_stores_and_checkpoints(runs, words, capsys):
+    run = told(capsys, "inspect", str(runs / "masked"), "--verify")
+    assert "run " in run and "all checksums match" in run and "embeddings/tokens" in run
+    store = told(capsys, "inspect", str(words), "--verify")
+    assert "token store" in store and "all checksums match" in store and "validation" in store
+    step = told(capsys, "inspect", str(runs / "masked" / "checkpoints" / "4"))
+    assert "checkpoint" in step and "step 4" in step
+
+
+def test_a_loss_that_is_not_finite_ends_with_its_own_code(words, tmp_path, capsys, monkeypatch):
+    from jaxssl.train.stopping import NotFinite
+
+    def pretrain(config):
+        raise NotFinite("step 8 was not finite")
+
+    monkeypatch.setattr("jaxssl.run.pretrain", pretrain)
+    content = toy.recipe(words, tmp_path / "run", "masked")
+    arguments = ["pretrain", str(toy.write_recipe(tmp_path / "r.json", content))]
+    assert cli.main(arguments) == 3
+    err = capsys.readouterr().err
+    assert err == "stopped: step 8 was not finite\n"
