@@ -15,7 +15,7 @@ from jaxssl.core.errors import UserError
 if TYPE_CHECKING:
     from jaxssl.data.readers import Reader
 
-MAX_DOCUMENT_BYTES = 128 << 20
+MAX_DOCUMENT_BYTES = 64 << 20
 """A text file that is one document may be this large; its tokens are held in memory."""
 CHECKED_FILES = 1000
 """Files whose first block is looked at before a run; the others are looked at when read."""
