@@ -233,8 +233,8 @@ def close(got, want, tolerance, what, floor=0.0):
 def gradients_close(got, want):
     got, want = flatten(got), flatten(want)
     assert got.keys() == want.keys()
-    # A key's bias has a gradient of zero (a softmax ignores it): its rounding is measured against the
-    # gradients of all leaves.
+    # A key's bias has a gradient of zero (a softmax ignores it): its rounding is measured against
+    # the gradients of all leaves.
     floor = 1e-2 * max(np.abs(w).max() for w in want.values())
     for name in want:
         close(got[name], want[name], GRADIENTS, name, floor)

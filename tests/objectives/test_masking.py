@@ -193,7 +193,7 @@ PIECES = tiny.vocabulary(word_starts=STARTS)
 
 
 def words_of(tokens, segments):
-    """Per document its words, each a list of positions, in order of appearance (BERT's grouping)."""
+    """Each document's words, as lists of positions in order of appearance (BERT's grouping)."""
     words, previous = [], None
     for t, (token, segment) in enumerate(zip(tokens, segments)):
         candidate = segment > 0 and token >= tiny.FIRST_WORD

@@ -96,7 +96,7 @@ def reference(what, dtype):
 def same_gradients(got, want, tolerance):
     assert got[0] == pytest.approx(want[0], rel=tolerance)
     errors = tiny.relative_l2(got[1], want[1])
-    # A key's bias has no gradient (a softmax ignores it), only rounding: nothing beside the query's.
+    # A key's bias has no gradient (a softmax ignores it), only rounding: next to nothing.
     flat = flatten(got[1])
     for name in [name for name in errors if name.endswith("key/bias")]:
         errors[name] = np.linalg.norm(flat[name]) / np.linalg.norm(
