@@ -136,6 +136,5 @@ def _load(store: Path) -> None:
         for _ in range(50):
             next(loader)
         reading = (time.perf_counter() - start) / 50
-    print(
-        f"input of the masked step: {reading * 1e3:.2f} ms, {reading / seconds:.2%} of it; target 2%"
-    )
+    share = reading / seconds
+    print(f"input of the masked step: {reading * 1e3:.2f} ms, {share:.2%} of it; target 2%")

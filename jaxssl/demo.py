@@ -7,9 +7,12 @@ It runs the ordinary functions on two ordinary recipes (configs/demo), so what i
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jaxssl.core.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxssl.data.sources import Jsonl
 
 Kind = Literal["wordpiece", "byte_bpe"]
 
@@ -36,11 +39,14 @@ SHORT = Scale(
 def demo(out: Path, *, short: bool = False) -> int:
     """Runs everything in `out`, or goes on where an earlier demo stopped; returns the exit code."""
     from jaxssl import run
+    from jaxssl.data.docstrings import as_jsonl
+    from jaxssl.data.sources import Docstrings
     from jaxssl.report import summary_table, write_comparison
     from jaxssl.train.stopping import EXIT_STOPPED
 
     started, scale = time.time(), SHORT if short else FULL
     _check_scale(out, short)
+    source = as_jsonl(Docstrings(max_bytes=scale.corpus_bytes), out / "corpus")
     runs = []
     models: tuple[tuple[str, Kind, tuple[str, ...]], ...] = (
         ("bert", "wordpiece", scale.bert),
@@ -48,7 +54,7 @@ def demo(out: Path, *, short: bool = False) -> int:
     )
     for name, kind, overrides in models:
         print(f"\n== {name}: tokenizer, token store, pretraining", flush=True)
-        store = make_store(out, name, kind, scale)
+        store = make_store(out, name, kind, scale.vocab_size, source)
         config = run.load_config(
             [f"demo/{name}"],
             [
@@ -89,17 +95,15 @@ def _check_scale(out: Path, short: bool) -> None:
         ) from error
 
 
-def make_store(out: Path, name: str, kind: Kind, scale: Scale) -> Path:
+def make_store(out: Path, name: str, kind: Kind, vocab_size: int, source: "Jsonl") -> Path:
     """Trains the tokenizer and prepares the token store of one model."""
     from jaxssl.data.prepare import PrepareConfig, prepare
-    from jaxssl.data.sources import Docstrings
     from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_tokenizer
 
-    source = Docstrings(max_bytes=scale.corpus_bytes)
     tokenizer = TokenizerTrainConfig(
         source=source,
         kind=kind,
-        vocab_size=scale.vocab_size,
+        vocab_size=vocab_size,
         lowercase=kind == "wordpiece",
         out=str(out / f"tokenizer-{name}"),
     )

@@ -60,6 +60,7 @@ class BertConfig:
 
     def __post_init__(self):
         check_heads(self.hidden_size, self.num_heads)
+        check_rates(dropout=self.dropout, attention_dropout=self.attention_dropout)
         check_segments(self.segments, self.num_layers)
 
     @property
@@ -100,6 +101,22 @@ def check_heads(hidden_size: int, num_heads: int) -> None:
             got=num_heads,
             fix=f"use hidden_size={below or num_heads} or another number of heads",
         )
+
+
+def check_rates(**rates: float) -> None:
+    """Refuses dropout rates outside [0, 1).
+
+    Raises:
+      UserError: names the first such rate.
+    """
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise UserError(
+                "a dropout rate is out of range",
+                where=name,
+                expected="at least 0 and below 1",
+                got=rate,
+            )
 
 
 PRESETS = {

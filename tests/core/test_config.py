@@ -240,9 +240,7 @@ TEXT = st.one_of(
     st.sampled_from("no 1e5 3e-4 08 1_0 null ~ true .inf 0x1 =".split(" ")),
 )
 NUMBERS = st.floats(allow_nan=False)
-SHAPES = st.one_of(
-    st.builds(Cosine, floor=NUMBERS), st.builds(Linear, slope=st.integers(0, 2**70))
-)
+SHAPES = st.one_of(st.builds(Cosine, floor=NUMBERS), st.builds(Linear, slope=st.integers(0, 2**70)))
 RUNS = st.builds(
     Run,
     out=TEXT,

@@ -262,15 +262,13 @@ def test_abort_saves_the_last_good_parameters_and_the_run_can_go_on(byte_store, 
 
 def test_rollback_goes_back_and_leaves_the_batches_since_out(byte_store, tmp_path):
     outcome, said, objective, batches = fit_poisoned(
-        byte_store, tmp_path, [8], "train.not_finite=rollback"
+        byte_store, tmp_path, [8], "train.not_finite=rollback", "logging.every=1"
     )
     assert outcome.step == 20 and "rolled back to step 5" in said
     taken = [b for b in objective.seen if b in batches]
-    again = taken.index(batches[8], taken.index(batches[7])) if batches[8] in taken else None
-    assert again is not None
     # Steps 6 to 20 are done with the batches after the bad one: numbers 8 to 22.
     assert taken[-15:] == batches[8:23]
-    assert [row["step"] for row in toy.rows_of(tmp_path, "train")] == [5, 10, 15, 20]
+    assert [row["step"] for row in toy.rows_of(tmp_path, "train")] == list(range(1, 21))
     assert toy.restored(tmp_path, 20)["['skipped']"] == 0
     notes = toy.rows_of(tmp_path, "note")
     assert [row["step"] for row in notes] == [8, 8]

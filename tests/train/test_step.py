@@ -64,9 +64,9 @@ def same_bits(a, b):
 def test_a_gradient_that_is_not_finite_changes_nothing_but_the_counts(value):
     state, _ = take(born((1, 1, 1)))
     broken = jax.tree.map(np.asarray, state)
-    broken.params["decoder"]["layers"]["feed_forward"]["up"]["kernel"] = (
-        broken.params["decoder"]["layers"]["feed_forward"]["up"]["kernel"].copy()
-    )
+    broken.params["decoder"]["layers"]["feed_forward"]["up"]["kernel"] = broken.params["decoder"][
+        "layers"
+    ]["feed_forward"]["up"]["kernel"].copy()
     broken.params["decoder"]["layers"]["feed_forward"]["up"]["kernel"][0, 0, 0] = value
     broken = jax.device_put(broken, jax.tree.map(lambda x: x.sharding, state))
     after, metrics = take(broken)
