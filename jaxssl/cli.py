@@ -209,9 +209,9 @@ def _config(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl import run
+    from jaxssl import trained
 
-    values = run.evaluate_run(
+    values = trained.evaluate_run(
         options.run_dir,
         split=options.split,
         step=options.step,
@@ -225,7 +225,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _generate(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl import run
+    from jaxssl import trained
     from jaxssl.generate.decode import Sampling
 
     sampling = Sampling(
@@ -237,7 +237,7 @@ def _generate(options: argparse.Namespace) -> int:
     )
     prompts = options.prompts or [""]
     for prompt, text in zip(
-        prompts, run.generate_texts(options.run_dir, prompts, sampling, options.step)
+        prompts, trained.generate_texts(options.run_dir, prompts, sampling, options.step)
     ):
         print(f"{prompt}{text}\n")
     return 0
@@ -245,9 +245,9 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _fill_mask(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl import run
+    from jaxssl import trained
 
-    filled = run.fill_masks(options.run_dir, options.texts, options.top, options.step)
+    filled = trained.fill_masks(options.run_dir, options.texts, options.top, options.step)
     for text, masks in zip(options.texts, filled):
         print(text)
         for predictions in masks:

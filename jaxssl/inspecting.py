@@ -58,12 +58,12 @@ def _checkpoint(path: Path, verify: bool) -> Iterator[str]:
 
 
 def _run(path: Path, verify: bool) -> Iterator[str]:
-    from jaxssl import run
+    from jaxssl import trained
     from jaxssl.checkpoint.manager import CheckpointManager
     from jaxssl.models.model import Model, num_parameters
     from jaxssl.train.sinks import read_metrics
 
-    config = run.read_run_config(path)
+    config = trained.read_run_config(path)
     manager = CheckpointManager(path / "checkpoints", config.checkpoint)
     model = Model(config.model, config.objective.heads, config.precision)
     abstract = model.abstract()
@@ -77,5 +77,5 @@ def _run(path: Path, verify: bool) -> Iterator[str]:
     if rows:
         yield f"  last validation: {json.dumps(rows[-1])}"
     yield f"  parameters: {num_parameters(abstract):,}"
-    for name, (shape, dtype) in run.shapes_of(abstract).items():
+    for name, (shape, dtype) in trained.shapes_of(abstract).items():
         yield f"    {name:<50} {dtype} {list(shape)}"

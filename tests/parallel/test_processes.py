@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import toy
 
-from jaxssl import run
+from jaxssl import trained
 
 STEPS = 4
 
@@ -89,9 +89,8 @@ def test_only_the_first_speaks(both):
 
 def test_one_process_goes_on_with_what_two_have_saved(both):
     two, _, _ = both
-    trained = run.open_run(two, "last")
-    assert trained.step == STEPS
-    assert run.evaluate_run(two)["loss"] == pytest.approx(
+    assert trained.open_run(two, "last").step == STEPS
+    assert trained.evaluate_run(two)["loss"] == pytest.approx(
         toy.rows_of(two, "validation")[-1]["loss"], rel=1e-5
     )
 

@@ -11,7 +11,7 @@ import pytest
 import tiny
 import toy
 
-from jaxssl import run
+from jaxssl import run, run_directory, trained
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.core.config import to_dict
 from jaxssl.data.loader import open_rows
@@ -93,7 +93,7 @@ def test_rows_of_validation_and_samples(ordinary):
 def test_the_run_directory_holds_what_it_should(ordinary):
     config, said = ordinary
     out = run.Path(config.out)
-    assert run.read_run_config(out) == config
+    assert trained.read_run_config(out) == config
     assert json.loads((out / "run.json").read_text())["config"] == json.loads(
         json.dumps(to_dict(config))
     )
@@ -147,7 +147,7 @@ def test_a_start_that_was_killed_at_once_can_be_started_again(words, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".run.json.123.tmp").write_text("{")
     config = toy.configured(words, tmp_path / "run", "masked")
-    run.open_run_directory(config, run.build(config))
+    run_directory.open_run_directory(config, run.build(config).tokenizer)
     assert (tmp_path / "run" / "run.json").is_file()
 
 

@@ -1,0 +1,205 @@
+"""Using what a run has trained: evaluation, generation, filling masks.
+
+from jaxssl import trained
+model = trained.open_run("runs/books")
+trained.fill_masks("runs/books", ["It was the best of [MASK]."])
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxssl.checkpoint import manifest
+from jaxssl.checkpoint.manager import CheckpointManager
+from jaxssl.core import config as configuration
+from jaxssl.core.errors import UserError
+from jaxssl.core.names import flatten
+from jaxssl.core.types import Params, Vocabulary
+from jaxssl.data.loader import open_rows
+from jaxssl.data.store import TokenStore, check_tokenizer
+from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
+from jaxssl.generate.decode import Sampling
+from jaxssl.models.layers import unbox
+from jaxssl.models.model import Model
+from jaxssl.optim.adamw import make_optimizer
+from jaxssl.parallel.mesh import MeshConfig, batch_shards, make_mesh
+from jaxssl.run import RunConfig, make_vocabulary, tokens_per_byte
+from jaxssl.train.evaluation import evaluate
+from jaxssl.train.samples import continue_texts, fill_text
+from jaxssl.train.state import abstract_state, make_init
+from jaxssl.train.step import make_eval_step
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A run's model with its parameters, and nothing of its optimizer.
+
+    Attributes:
+      step: the checkpoint's.
+    """
+
+    config: RunConfig
+    model: Model
+    params: Params
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    step: int
+
+
+def open_run(run_dir: str | Path, step: int | str = "best") -> TrainedModel:
+    """Restores the parameters of a run.
+
+    Args:
+      step: a number, "last", or "best" (lowest validation loss, or the last without any).
+
+    Raises:
+      UserError: no run there, no such step, a damaged checkpoint.
+    """
+    run_dir = Path(run_dir)
+    config = read_run_config(run_dir)
+    manager = CheckpointManager(run_dir / "checkpoints", config.checkpoint)
+    chosen = choose_step(manager, step)
+    tokenizer = load_tokenizer(str(run_dir / "tokenizer"))
+    model = Model(config.model, config.objective.heads, config.precision)
+    mesh = make_mesh(MeshConfig())
+    with jax.set_mesh(mesh):
+        optimizer, _ = make_optimizer(config.optimizer, config.train.steps, 1)
+        abstract = abstract_state(make_init(model, optimizer), mesh).params
+        params = manager.restore_part(chosen, {"params": abstract})["params"]
+    vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
+    return TrainedModel(config, model, params, tokenizer, vocabulary, chosen)
+
+
+def read_run_config(run_dir: Path) -> RunConfig:
+    """The configuration in a run directory.
+
+    Raises:
+      UserError: it is not a run directory.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise UserError(
+            "not a run directory",
+            where=run_dir,
+            expected="a directory with config.yaml, as `jaxssl pretrain` makes",
+            got="no such directory" if not run_dir.is_dir() else "no config.yaml in it",
+        )
+    return configuration.load(RunConfig, [path])
+
+
+def choose_step(manager: CheckpointManager, step: int | str) -> int:
+    """A finished, intact step of a run."""
+
+    steps = manager.steps()
+    if not steps:
+        raise UserError(
+            "the run has no checkpoint yet",
+            where=manager.directory,
+            expected="at least one finished step",
+            got="none",
+            fix="start `jaxssl pretrain` again with the run's configuration; it goes on",
+        )
+    wanted = int(step) if str(step).isdigit() else None
+    if step == "best":
+        wanted = manager.best() or steps[-1]
+    elif step == "last":
+        wanted = steps[-1]
+    if wanted not in steps:
+        raise UserError(
+            "no such checkpoint",
+            where=manager.directory,
+            expected="best, last or one of " + ", ".join(map(str, steps)),
+            got=step,
+        )
+    manager.meta(wanted)
+    if manager.config.verify:
+        manifest.verify(manager.path(wanted))
+    return wanted
+
+
+def evaluate_run(
+    run_dir: str | Path,
+    *,
+    split: str = "validation",
+    step: int | str = "best",
+    store: str | None = None,
+    batches: int | None = None,
+) -> dict[str, float]:
+    """Loss and metrics of a run's checkpoint over a split, each row counted once."""
+    trained = open_run(run_dir, step)
+    config = trained.config
+    data = config.data if store is None else dataclasses.replace(config.data, store=store)
+    opened = TokenStore.open(data.store)
+    check_tokenizer(opened, trained.tokenizer.fingerprint)
+    rows = open_rows(data, split, opened)
+    mesh = make_mesh(MeshConfig())
+    shards = batch_shards(mesh)
+    eval_step = make_eval_step(
+        trained.model, config.objective, trained.vocabulary, seed=config.train.seed
+    )
+    with jax.set_mesh(mesh):
+        values = evaluate(
+            jax.jit(eval_step),
+            config.objective,
+            trained.params,
+            rows,
+            mesh,
+            batch_size=-(-data.batch_size // shards) * shards,  # the run may have had fewer devices
+            limit=batches,
+            tokens_per_byte=tokens_per_byte(opened, split),
+        )
+    return {"step": trained.step, **values}
+
+
+def generate_texts(
+    run_dir: str | Path, prompts: Sequence[str], sampling: Sampling, step: int | str = "best"
+) -> list[str]:
+    """What a causal run writes after each prompt."""
+    trained = open_run(run_dir, step)
+    _check_head(trained, "causal_lm", "generate", "fill-mask")
+    return continue_texts(
+        trained.model,
+        trained.params,
+        trained.tokenizer,
+        trained.vocabulary,
+        tuple(prompts),
+        sampling,
+    )
+
+
+def fill_masks(
+    run_dir: str | Path, texts: Sequence[str], top: int = 5, step: int | str = "best"
+) -> list[list[list[dict[str, Any]]]]:
+    """For each text, for each mask in it, the likeliest tokens."""
+    trained = open_run(run_dir, step)
+    _check_head(trained, "masked_lm", "fill-mask", "generate")
+    mask = trained.tokenizer.token(trained.vocabulary.special_ids["mask"]) or "[MASK]"
+    for text in texts:
+        if mask not in text:
+            raise UserError(
+                "there is nothing to fill", where=repr(text), expected=f"{mask} in the text"
+            )
+    return [
+        fill_text(trained.model, trained.params, trained.tokenizer, trained.vocabulary, text, top)
+        for text in texts
+    ]
+
+
+def _check_head(trained: TrainedModel, head: str, verb: str, other: str) -> None:
+    if head not in trained.model.heads:
+        raise UserError(
+            f"this run cannot {verb}",
+            where="the run's objective",
+            expected=f"a run trained with {head}",
+            got=trained.config.objective.name,
+            fix=f"try `jaxssl {other}`",
+        )
+
+
+def shapes_of(params: Params) -> dict[str, Any]:
+    """{name: (shape, dtype)} of parameters, for `jaxssl inspect`."""
+    return {name: (leaf.shape, str(leaf.dtype)) for name, leaf in flatten(unbox(params)).items()}
