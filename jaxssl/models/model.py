@@ -1,6 +1,6 @@
 """A model as pure functions: what objectives, evaluation and generation call."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -120,6 +120,6 @@ def check_length(config: ModelConfig, sequence_length: int) -> None:
         )
 
 
-def check_causal(config: Mapping | ModelConfig) -> bool:
+def is_causal(config: ModelConfig) -> bool:
     """Whether the model is a causal decoder."""
     return isinstance(config, Gpt2Config)

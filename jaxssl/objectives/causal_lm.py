@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params, Vocabulary
-from jaxssl.models.model import Model, ModelConfig, check_causal
+from jaxssl.models.model import Model, ModelConfig, is_causal
 from jaxssl.objectives.base import Scores
 from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
 
@@ -29,7 +29,7 @@ class CausalLm:
 
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
         """The model must not see the answer."""
-        if not check_causal(model):
+        if not is_causal(model):
             raise UserError(
                 "a bidirectional model sees the tokens it would have to predict",
                 where="objective.name",

@@ -10,7 +10,7 @@ import numpy as np
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import example_keys
 from jaxssl.core.types import Batch, Params, Vocabulary
-from jaxssl.models.model import Model, ModelConfig, check_causal
+from jaxssl.models.model import Model, ModelConfig, is_causal
 from jaxssl.objectives.base import Scores
 from jaxssl.objectives.masking import choose, quota_table, random_tokens
 from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
@@ -76,7 +76,7 @@ class MaskedLm:
                 got="roles " + ", ".join(vocabulary.special_ids),
                 fix="train one with `jaxssl tokenizer` (kind wordpiece), or use causal_lm",
             )
-        if check_causal(model):
+        if is_causal(model):
             raise UserError(
                 "a causal model cannot be trained to fill masks",
                 where="objective.name",

@@ -178,7 +178,6 @@ class Loop:
         self.profiler = Profiler(settings.profile, run_dir / "profile")
         stack.callback(self.profiler.close)
         self.tokens_per_step = data.batch_size * data.sequence_length
-        self.flops: float | None = None
         self.validation: dict[str, float] = {}
         self.validation_step = -1
         self.validation_losses = self._earlier_validations(self.start)
