@@ -33,9 +33,10 @@ from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import MeshConfig, check_batch, make_mesh
 from jaxssl.run_directory import open_run_directory
 from jaxssl.train.evaluation import EvaluationConfig
-from jaxssl.train.loop import LoggingConfig, Outcome, Parts, Settings, TrainConfig, fit
+from jaxssl.train.loop import Outcome, fit
 from jaxssl.train.profile import ProfileConfig
 from jaxssl.train.samples import SamplesConfig
+from jaxssl.train.settings import LoggingConfig, Parts, Settings, TrainConfig
 from jaxssl.train.watchdog import WatchdogConfig
 
 

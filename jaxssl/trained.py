@@ -6,12 +6,14 @@ trained.fill_masks("runs/books", ["It was the best of [MASK]."])
 """
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from jaxssl.checkpoint import manifest
 from jaxssl.checkpoint.manager import CheckpointManager
@@ -39,6 +41,7 @@ class TrainedModel:
     """A run's model with its parameters, and nothing of its optimizer.
 
     Attributes:
+      mesh: what the parameters are laid out over.
       step: the checkpoint's.
     """
 
@@ -47,6 +50,7 @@ class TrainedModel:
     params: Params
     tokenizer: Tokenizer
     vocabulary: Vocabulary
+    mesh: Mesh
     step: int
 
 
@@ -65,13 +69,27 @@ def open_run(run_dir: str | Path, step: int | str = "best") -> TrainedModel:
     chosen = choose_step(manager, step)
     tokenizer = load_tokenizer(str(run_dir / "tokenizer"))
     model = Model(config.model, config.objective.heads, config.precision)
-    mesh = make_mesh(MeshConfig())
+    mesh = mesh_here(config.mesh)
     with jax.set_mesh(mesh):
         optimizer, _ = make_optimizer(config.optimizer, config.train.steps, 1)
         abstract = abstract_state(make_init(model, optimizer), mesh).params
         params = manager.restore_part(chosen, {"params": abstract})["params"]
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
-    return TrainedModel(config, model, params, tokenizer, vocabulary, chosen)
+    return TrainedModel(config, model, params, tokenizer, vocabulary, mesh, chosen)
+
+
+def mesh_here(config: MeshConfig) -> Mesh:
+    """The run's mesh where this machine has the devices for it, else one of whole replicas."""
+    devices = jax.device_count()
+    try:
+        return make_mesh(config)
+    except UserError:
+        print(
+            f"the run's mesh does not fit the {devices} device{'s' * (devices > 1)} here: "
+            "each holds all parameters",
+            file=sys.stderr,
+        )
+        return make_mesh(MeshConfig())
 
 
 def read_run_config(run_dir: Path) -> RunConfig:
@@ -136,18 +154,17 @@ def evaluate_run(
     opened = TokenStore.open(data.store)
     check_tokenizer(opened, trained.tokenizer.fingerprint)
     rows = open_rows(data, split, opened)
-    mesh = make_mesh(MeshConfig())
-    shards = batch_shards(mesh)
+    shards = batch_shards(trained.mesh)
     eval_step = make_eval_step(
         trained.model, config.objective, trained.vocabulary, seed=config.train.seed
     )
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(trained.mesh):
         values = evaluate(
             jax.jit(eval_step),
             config.objective,
             trained.params,
             rows,
-            mesh,
+            trained.mesh,
             batch_size=-(-data.batch_size // shards) * shards,  # the run may have had fewer devices
             limit=batches,
             tokens_per_byte=tokens_per_byte(opened, split),
@@ -161,14 +178,15 @@ def generate_texts(
     """What a causal run writes after each prompt."""
     trained = open_run(run_dir, step)
     _check_head(trained, "causal_lm", "generate", "fill-mask")
-    return continue_texts(
-        trained.model,
-        trained.params,
-        trained.tokenizer,
-        trained.vocabulary,
-        tuple(prompts),
-        sampling,
-    )
+    with jax.set_mesh(trained.mesh):
+        return continue_texts(
+            trained.model,
+            trained.params,
+            trained.tokenizer,
+            trained.vocabulary,
+            tuple(prompts),
+            sampling,
+        )
 
 
 def fill_masks(
@@ -183,10 +201,11 @@ def fill_masks(
             raise UserError(
                 "there is nothing to fill", where=repr(text), expected=f"{mask} in the text"
             )
-    return [
-        fill_text(trained.model, trained.params, trained.tokenizer, trained.vocabulary, text, top)
-        for text in texts
-    ]
+    model, params, vocabulary = trained.model, trained.params, trained.vocabulary
+    with jax.set_mesh(trained.mesh):
+        return [
+            fill_text(model, params, trained.tokenizer, vocabulary, text, top) for text in texts
+        ]
 
 
 def _check_head(trained: TrainedModel, head: str, verb: str, other: str) -> None:

@@ -51,7 +51,8 @@ class QuietExecutor(LocalPipelineExecutor):
                 where=self.logging_dir.path,
                 expected="workers that end by themselves",
                 got="one that ended at once, as when memory runs out",
-                fix="run the same command again, with fewer workers; finished tasks are kept",
+                fix="run the same command again, with fewer workers; finished tasks are kept. A "
+                'script that calls prepare() must do so under `if __name__ == "__main__":`',
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)

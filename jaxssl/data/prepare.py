@@ -326,7 +326,8 @@ def _too_unknown(config: PrepareConfig, tokenizer: Tokenizer, rate: float, place
         where=f"tokenizer {tokenizer.name}",
         expected=f"at most {config.max_unknown_rate:.2%} unknown tokens (max_unknown_rate)",
         got=f"{rate:.2%}",
-        fix="train a tokenizer on this text (`jaxssl tokenizer`), or use a byte-level one",
+        fix="train a tokenizer on this text (`jaxssl tokenizer`), with a larger vocab_size if it "
+        "was, or use a byte-level one (kind=byte_bpe)",
     )
 
 

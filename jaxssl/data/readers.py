@@ -5,6 +5,7 @@ the last have `metadata["more"]`. They are cut before whitespace, so that encodi
 the tokens of the whole.
 """
 
+import abc
 import codecs
 import json
 from collections.abc import Iterator
@@ -51,8 +52,9 @@ class Reader(PipelineStep):
                 self.stat_update("documents")
                 yield document
 
+    @abc.abstractmethod
     def documents(self, rank: int, world_size: int) -> Iterator[Document]:
-        raise NotImplementedError
+        """The documents of task `rank` of `world_size`."""
 
 
 class FilesReader(Reader):
@@ -74,9 +76,9 @@ class FilesReader(Reader):
             except (OSError, EOFError) as error:  # a damaged archive, a file without permission
                 self.aside.add(file.path, None, f"{type(error).__name__}: {error}")
 
+    @abc.abstractmethod
     def read(self, file: SourceFile, start: int, stop: int | None) -> Iterator[Document]:
         """Documents that start in bytes [start, stop) of `file`."""
-        raise NotImplementedError
 
 
 class JsonlReader(FilesReader):

@@ -53,7 +53,8 @@ class TokenizerTrainConfig:
     min_frequency: int = 2
     """How often two pieces must occur side by side to be joined. Not used by SentencePiece."""
     character_coverage: float = 0.9995
-    """Share of the text's characters to know; the others become unknown. SentencePiece only."""
+    """Share of the text's characters to know; the rarest others become unknown. Byte-level BPE
+    knows all."""
     extra_roles: tuple[Literal["pad", "mask", "cls", "sep"], ...] = ()
     """Special tokens to add to byte-level BPE, as <|pad|>."""
     max_bytes: int | None = None
@@ -294,13 +295,19 @@ def _alphabets(
         words = normalizer.normalize_str(piece).translate(spaced)
         starting.update(re.findall(r"(?<!\S)\S", words))
         continuing.update(re.sub(r"(?<!\S)\S", "", words))
-    limit = min(ALPHABET, config.vocab_size // 8)
+    return _most_frequent(config, starting), _most_frequent(config, continuing)
 
-    def most_frequent(counts: Counter[str]) -> list[str]:
-        known = [c for c in counts if not c.isspace() and counts[c] >= config.min_frequency]
-        return sorted(sorted(known, key=lambda c: (-counts[c], c))[:limit])
 
-    return most_frequent(starting), most_frequent(continuing)
+def _most_frequent(config: TokenizerTrainConfig, counts: Counter[str]) -> list[str]:
+    """The characters to know, sorted: rare ones are left out only while the others cover enough.
+
+    In a short text every character is rare, and without it its words would be unknown.
+    """
+    known = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
+    may_lose = (1 - config.character_coverage) * sum(counts[c] for c in known)
+    while known and counts[known[-1]] < config.min_frequency and counts[known[-1]] <= may_lose:
+        may_lose -= counts[known.pop()]
+    return sorted(known[: min(ALPHABET, config.vocab_size // 4)])
 
 
 class _SpacedOut(dict):

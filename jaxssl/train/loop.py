@@ -11,115 +11,28 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
-import optax
-from jax.sharding import Mesh
 
-from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager, as_tree
-from jaxssl.core.errors import UserError
+from jaxssl.checkpoint.manager import CheckpointManager, as_tree
 from jaxssl.core.progress import bar
-from jaxssl.core.types import Vocabulary
-from jaxssl.data.loader import DataConfig, TrainLoader
-from jaxssl.data.rows import RowSource
-from jaxssl.data.tokenizer import Tokenizer
-from jaxssl.models.model import Model
-from jaxssl.objectives.base import Objective
+from jaxssl.data.loader import TrainLoader
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_sharding
 from jaxssl.train import metrics
-from jaxssl.train.evaluation import EvaluationConfig, evaluate
-from jaxssl.train.profile import ProfileConfig, Profiler
-from jaxssl.train.samples import SamplesConfig, samples
+from jaxssl.train.evaluation import evaluate
+from jaxssl.train.profile import Profiler
+from jaxssl.train.samples import samples
+from jaxssl.train.settings import Parts, Settings
 from jaxssl.train.sinks import Sinks, read_metrics
 from jaxssl.train.state import State, abstract_state, born_sharded, make_init
 from jaxssl.train.step import make_eval_step, make_train_step
 from jaxssl.train.stopping import NotFinite, StopSignal
-from jaxssl.train.watchdog import Watchdog, WatchdogConfig
+from jaxssl.train.watchdog import Watchdog
 
 IN_FLIGHT = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How long to train, and what to do when a step goes wrong."""
-
-    steps: int = 1000
-    """Optimizer steps in all."""
-    seed: int = 0
-    """Of initialisation, masks and dropout."""
-    accumulation: int = 1
-    """Microbatches a step: the batch is worked off in so many parts."""
-    not_finite: Literal["skip", "abort", "rollback"] = "abort"
-    """When loss or gradient is not finite (the update is left out in any case): go on, save and
-    stop with exit code 3, or go back to the last checkpoint and leave out the batches since."""
-    not_finite_limit: int = 10
-    """With `skip` and `rollback`: stop after so many in all."""
-
-    def __post_init__(self):
-        if min(self.steps, self.accumulation, self.not_finite_limit) < 1:
-            raise UserError(
-                "a training setting is out of range",
-                where="steps, accumulation, not_finite_limit",
-                expected="at least 1",
-                got=(self.steps, self.accumulation, self.not_finite_limit),
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoggingConfig:
-    """What is written down as training goes on."""
-
-    every: int = 10
-    """Steps between rows of metrics."""
-    tensorboard: bool = True
-    """Write TensorBoard event files into the run directory."""
-    wandb_project: str | None = None
-    """Also log to this Weights & Biases project (pip install 'jaxssl[wandb]')."""
-    progress: bool = True
-    """Show a progress bar."""
-
-    def __post_init__(self):
-        if self.every < 1:
-            raise UserError(
-                "rows of metrics need a distance",
-                where="every",
-                expected="at least 1",
-                got=self.every,
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The parts of a run's configuration that the loop reads."""
-
-    data: DataConfig
-    train: TrainConfig
-    evaluation: EvaluationConfig
-    checkpoint: CheckpointConfig
-    logging: LoggingConfig
-    samples: SamplesConfig
-    watchdog: WatchdogConfig
-    profile: ProfileConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """Everything a run is made of, built and checked."""
-
-    model: Model
-    objective: Objective
-    optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
-    vocabulary: Vocabulary
-    tokenizer: Tokenizer
-    train_rows: RowSource
-    validation_rows: RowSource | None
-    tokens_per_byte: float | None
-    """Of the validation split."""
-    mesh: Mesh
 
 
 @dataclass(frozen=True)
@@ -184,6 +97,7 @@ class Loop:
         self.skipped = int(self.state.skipped)
         self.troubles = self.skipped
         self.saved = self.start
+        self.in_flight: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
 
     # --- The loop ---
 
@@ -192,9 +106,9 @@ class Loop:
         steps, step, stopped = self.settings.train.steps, self.start, None
         if self._is_complete():
             return self._already_done()
-        in_flight: collections.deque = collections.deque()
+        in_flight = self.in_flight
         self._timer = (time.perf_counter(), step)
-        progress = bar(
+        self.progress = progress = bar(
             total=steps,
             initial=step,
             description="train",
@@ -214,7 +128,7 @@ class Loop:
                 due = self._is_due(step) or step == steps or self._signalled_alone()
                 while len(in_flight) > (0 if due else IN_FLIGHT):
                     done, out = in_flight.popleft()
-                    rolled_back = self._finish(done, out, progress)
+                    rolled_back = self._finish(done, out)
                     if rolled_back is not None:
                         in_flight.clear()
                         step = rolled_back
@@ -243,7 +157,7 @@ class Loop:
         """A signal to the only process; with several, all look together at steps that are due."""
         return self.signal.received is not None and jax.process_count() == 1
 
-    def _finish(self, step: int, out: dict[str, Any], progress) -> int | None:
+    def _finish(self, step: int, out: dict[str, Any]) -> int | None:
         """Waits for a step, looks at it and logs it; the step to go back to, if any."""
         out = jax.device_get(out)
         self.watchdog.beat()
@@ -251,10 +165,10 @@ class Loop:
             self.skipped = int(out["skipped"])
             return self._not_finite(step, out)
         if step % self.settings.logging.every == 0:
-            self._log(step, out, progress)
+            self._log(step, out)
         return None
 
-    def _log(self, step: int, out: dict[str, Any], progress) -> None:
+    def _log(self, step: int, out: dict[str, Any]) -> None:
         now, (then, since) = time.perf_counter(), self._timer
         self._timer = (now, step)
         seconds = (now - then) / max(1, step - since)
@@ -272,7 +186,7 @@ class Loop:
         shown = {"loss": f"{row['loss']:.3f}", "tok/s": f"{row['tokens_per_second']:,.0f}"}
         if "mfu" in row:
             shown["mfu"] = f"{row['mfu']:.1%}"
-        progress.set_postfix(shown, refresh=False)
+        self.progress.set_postfix(shown, refresh=False)
 
     def _mfu(self, out: dict[str, Any], seconds: float) -> dict[str, float]:
         peak = metrics.peak_flops()
@@ -437,6 +351,7 @@ class Loop:
             self.sinks.note(step, f"went back to step {back}; the batches since are left out")
         if give_up:
             done = int(self.state.step)
+            self._log_in_flight()
             self._save(done)
             self.checkpoints.wait()
             raise NotFinite(
@@ -445,6 +360,15 @@ class Loop:
                 "lower learning rate in another run directory."
             )
         return back
+
+    def _log_in_flight(self) -> None:
+        """The rows of the finite steps after one that ends the run: they are saved with it."""
+        for step, out in self.in_flight:
+            out = jax.device_get(out)
+            is_finite = int(out["skipped"]) == self.skipped
+            self.skipped = int(out["skipped"])
+            if is_finite and step % self.settings.logging.every == 0:
+                self._log(step, out)
 
     def _roll_back(self, step: int) -> int | None:
         self.checkpoints.wait()

@@ -27,6 +27,10 @@ class Sink(Protocol):
 
     def write(self, row: Row) -> None: ...
 
+    def rewind(self, step: int) -> None:
+        """Takes back the rows of later steps than `step`: they are done again."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -58,20 +62,15 @@ class MetricsFile:
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
-    def truncate_after(self, step: int) -> int:
-        """Removes the rows of later steps than `step` (all of it or nothing); returns how many.
+    def rewind(self, step: int) -> None:
+        """Removes the rows of later steps than `step`, all of them or none.
 
         What is kept is kept byte for byte. Rows without a step stay.
         """
-        kept, removed = [], 0
-        for line, row in _lines(self.path):
-            if row.get("step", step) > step:
-                removed += 1
-            else:
-                kept.append(line + b"\n")
-        if removed:
+        lines = list(_lines(self.path))
+        kept = [line + b"\n" for line, row in lines if row.get("step", step) <= step]
+        if len(kept) < len(lines):
             self._replace(kept)
-        return removed
 
     def close(self) -> None:
         self._file.close()
@@ -103,14 +102,29 @@ class TensorBoardSink:
 
     Args:
       run_dir: the run directory.
-      purge_step: on resume, the first step to be written again; TensorBoard then hides what an
-        earlier process wrote from that step on.
+      resume_step: the step that a resumed run goes on from; TensorBoard then hides what an earlier
+        process wrote of later ones.
     """
 
-    def __init__(self, run_dir: str | Path, *, purge_step: int | None = None):
+    def __init__(self, run_dir: str | Path, *, resume_step: int | None = None):
+        self._run_dir, self._files = str(run_dir), 0
+        self._writer = self._open(resume_step)
+
+    def _open(self, resume_step: int | None) -> Any:
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(run_dir), purge_step=purge_step, flush_secs=10)
+        self._files += 1  # files are named by the second: two of one second must differ
+        return SummaryWriter(
+            self._run_dir,
+            purge_step=None if resume_step is None else resume_step + 1,
+            filename_suffix=f".{os.getpid()}.{self._files}",
+            flush_secs=10,
+        )
+
+    def rewind(self, step: int) -> None:
+        """Starts another file, before which TensorBoard hides the rows of later steps."""
+        self._writer.close()
+        self._writer = self._open(step)
 
     def write(self, row: Row) -> None:
         kind, step = row["kind"], int(row["step"])
@@ -173,6 +187,9 @@ class WandbSink:
             values = {f"{kind}/{key}": value for key, value in _numbers(row).items()}
             self._run.log({"step": step, **values})
 
+    def rewind(self, step: int) -> None:
+        """Nothing to do: there the plots are over our step, and what is written later wins."""
+
     def close(self) -> None:
         self._run.finish()
 
@@ -206,10 +223,9 @@ class Sinks:
         metrics = MetricsFile(run_dir)
         sinks: list[Sink] = [metrics]
         if resume_step is not None:
-            metrics.truncate_after(resume_step)
+            metrics.rewind(resume_step)
         if tensorboard:
-            purge = None if resume_step is None else resume_step + 1
-            sinks.append(TensorBoardSink(run_dir, purge_step=purge))
+            sinks.append(TensorBoardSink(run_dir, resume_step=resume_step))
         if wandb_project is not None:
             sinks.append(WandbSink(run_dir, project=wandb_project, config=config))
         return cls(sinks)
@@ -221,10 +237,9 @@ class Sinks:
             sink.write(row)
 
     def rewind(self, step: int) -> None:
-        """Removes the rows of later steps from the metrics file: those steps are done again."""
+        """Takes back the rows of later steps: those steps are done again."""
         for sink in self.sinks:
-            if isinstance(sink, MetricsFile):
-                sink.truncate_after(step)
+            sink.rewind(step)
 
     def note(self, step: int, text: str) -> None:
         """Records an event of the run in words: a resume, a rollback, a skipped step."""

@@ -23,6 +23,7 @@ from jaxssl.data.tokenizer import load_tokenizer
 from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_on_texts
 
 TEXTS = [*documents(150), *NASTY]
+MORE = (Docstrings(packages=("packaging",)),)
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +145,8 @@ def test_a_document_in_parts_is_one_document(work, tmp_path, monkeypatch):
 
 def test_several_sources_with_the_docstrings_of_a_package(work, tmp_path):
     source = Jsonl(paths=(str(work / "corpus"),), group_key="site")
-    more = (Docstrings(packages=("packaging",)),)
-    store = prepare(config(work, tmp_path / "s", source=source, more_sources=more))
-    alone = prepare(config(work, tmp_path / "alone", source=more[0]))
+    store = prepare(config(work, tmp_path / "s", source=source, more_sources=MORE))
+    alone = prepare(config(work, tmp_path / "alone", source=MORE[0]))
     count = sum(s.documents for s in store.manifest.splits.values())
     assert count == len(TEXTS) + sum(s.documents for s in alone.manifest.splits.values())
     assert [s["name"] for s in store.manifest.sources] == ["jsonl", "docstrings"]
@@ -174,7 +174,7 @@ while True:
             if count == 1 + deaths:
                 os.kill(os.getpid(), signal.SIGKILL)
         os.replace = replace
-        t.prepare(t.config(work, out, pack_lengths=(64,)))
+        t.prepare(t.config(work, out, pack_lengths=(64,), more_sources=t.MORE))
         os._exit(0)
     if os.waitpid(child, 0)[1] == 0:
         break
@@ -185,7 +185,7 @@ print(deaths)
 
 
 def test_killed_at_every_step_it_ends_with_the_same_bytes(work, tmp_path):
-    prepare(config(work, tmp_path / "whole", pack_lengths=(64,)))
+    prepare(config(work, tmp_path / "whole", pack_lengths=(64,), more_sources=MORE))
     command = [sys.executable, "-c", KILLED_AT_RENAMES, str(work), str(tmp_path / "killed")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

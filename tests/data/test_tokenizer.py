@@ -148,6 +148,13 @@ def test_wordpiece_has_berts_special_tokens_and_knows_its_characters():
     )
 
 
+def test_wordpiece_of_a_short_text_knows_all_of_it():
+    text = "The quick brown fox jumps over the lazy dog. Sphinx of black quartz, judge my vow!"
+    config = TokenizerTrainConfig(kind="wordpiece", out="short", vocab_size=300)
+    tokenizer = train_on_texts(config, lambda: [text])
+    assert tokenizer.special_ids["unk"] not in encode(tokenizer, text)
+
+
 def test_words_start_where_whitespace_or_punctuation_does(tokenizer):
     starts = tokenizer.word_starts()
     text = "The parameter returns unseenwordhere. Default, optional"

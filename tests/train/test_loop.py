@@ -15,8 +15,10 @@ from jaxssl import run, run_directory, trained
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.core.config import to_dict
 from jaxssl.data.loader import open_rows
+from jaxssl.generate.decode import Sampling
 from jaxssl.train.evaluation import evaluate
-from jaxssl.train.loop import Settings, fit
+from jaxssl.train.loop import fit
+from jaxssl.train.settings import Settings
 from jaxssl.train.step import make_eval_step
 from jaxssl.train.stopping import NotFinite
 
@@ -141,6 +143,16 @@ def test_resumed_on_another_mesh_the_run_goes_on_as_it_would_have(ordinary, tmp_
     got, want = toy.restored(out, 20), toy.restored(run.Path(config.out), 20)
     for name in want:
         np.testing.assert_allclose(got[name], want[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    model = trained.open_run(out, "last")
+    kernel = model.params["decoder"]["layers"]["attention"]["query"]["kernel"]
+    assert kernel.addressable_shards[0].data.size * 8 == kernel.size, "restored as it was trained"
+    values = trained.evaluate_run(out, step="last")
+    assert values["loss"] == pytest.approx(toy.rows_of(out, "validation")[-1]["loss"], rel=1e-5)
+    one = trained.generate_texts(out, ["the cat"], Sampling(max_new_tokens=4, temperature=0.0))
+    replicated = trained.generate_texts(
+        config.out, ["the cat"], Sampling(max_new_tokens=4, temperature=0.0)
+    )
+    assert one == replicated
 
 
 def test_a_start_that_was_killed_at_once_can_be_started_again(words, tmp_path):
@@ -251,12 +263,14 @@ def test_skip_ends_after_its_limit(byte_store, tmp_path):
 
 
 def test_abort_saves_the_last_good_parameters_and_the_run_can_go_on(byte_store, tmp_path):
-    outcome, _, _, _ = fit_poisoned(byte_store, tmp_path, [8])
+    outcome, _, _, _ = fit_poisoned(byte_store, tmp_path, [7], "logging.every=2")
     assert isinstance(outcome, NotFinite) and "train.not_finite=skip" in str(outcome)
     (saved,) = [step for step in CheckpointManager(tmp_path / "checkpoints").steps() if step > 5]
-    assert saved >= 8
+    assert saved == 8
+    rows = [row["step"] for row in toy.rows_of(tmp_path, "train")]
+    assert rows == [2, 4, 6, 8], "also of a step that was in flight"
     assert all(np.isfinite(array).all() for array in toy.restored(tmp_path, saved).values())
-    outcome, _, _, _ = fit_poisoned(byte_store, tmp_path, [8], "train.not_finite=skip")
+    outcome, _, _, _ = fit_poisoned(byte_store, tmp_path, [7], "train.not_finite=skip")
     assert outcome.step == 20
 
 

@@ -64,7 +64,7 @@ def test_truncating_removes_later_rows_and_keeps_the_others_byte_for_byte(tmp_pa
     kept = b'{"kind":"train", "step":1,"loss":0.10}\n{"kind": "note", "text": "no step"}\n'
     path.write_bytes(kept + b'{"kind": "train", "step": 3}\n{"kind": "validation", "step": 2}\n')
     file = MetricsFile(tmp_path)
-    assert file.truncate_after(2) == 1
+    file.rewind(2)
     kept += b'{"kind": "validation", "step": 2}\n'
     assert path.read_bytes() == kept
     file.write({"kind": "train", "step": 3})
@@ -81,7 +81,7 @@ def test_a_failed_truncation_leaves_the_file_as_it_was(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(UserError, match="No space left"):
-        file.truncate_after(1)
+        file.rewind(1)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
@@ -131,7 +131,9 @@ def test_sinks_of_a_resumed_run_hold_what_an_uninterrupted_one_holds(tmp_path):
 def test_empty_sinks_take_rows_and_write_nothing(tmp_path):
     sinks = Sinks()
     sinks.note(3, "nothing")
+    sinks.rewind(1)
     sinks.close()
+    assert list(tmp_path.iterdir()) == [] and sinks.sinks == ()
 
 
 def events(run_dir):
@@ -163,6 +165,19 @@ def test_tensorboard_holds_every_number_under_its_kind(tmp_path):
     scalars = {key: value for key, value in found.items() if key[0].startswith("train")}
     assert scalars == {("train/loss", 2): 0.5, ("train/loss/mlm", 2): 0.25}
     assert restarts == []
+
+
+def test_going_back_hides_later_rows_from_tensorboard_and_removes_them_from_the_file(tmp_path):
+    sinks = Sinks.open(tmp_path)
+    for step in (1, 2, 3):
+        sinks.write("train", step, loss=1.0)
+    sinks.rewind(1)
+    sinks.write("train", 2, loss=0.5)
+    sinks.close()
+    assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [(1, 1.0), (2, 0.5)]
+    found, restarts = events(tmp_path)
+    assert restarts == [2]
+    assert found["train/loss", 2] == 0.5
 
 
 def test_tensorboard_purges_from_the_step_that_is_written_again(tmp_path):

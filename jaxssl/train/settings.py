@@ -1,0 +1,100 @@
+"""What the training loop is given: its configuration, and the parts of a run."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import optax
+from jax.sharding import Mesh
+
+from jaxssl.checkpoint.manager import CheckpointConfig
+from jaxssl.core.errors import UserError
+from jaxssl.core.types import Vocabulary
+from jaxssl.data.loader import DataConfig
+from jaxssl.data.rows import RowSource
+from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.models.model import Model
+from jaxssl.objectives.base import Objective
+from jaxssl.train.evaluation import EvaluationConfig
+from jaxssl.train.profile import ProfileConfig
+from jaxssl.train.samples import SamplesConfig
+from jaxssl.train.watchdog import WatchdogConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long to train, and what to do when a step goes wrong."""
+
+    steps: int = 1000
+    """Optimizer steps in all."""
+    seed: int = 0
+    """Of initialisation, masks and dropout."""
+    accumulation: int = 1
+    """Microbatches a step: the batch is worked off in so many parts."""
+    not_finite: Literal["skip", "abort", "rollback"] = "abort"
+    """When loss or gradient is not finite (the update is left out in any case): go on, save and
+    stop with exit code 3, or go back to the last checkpoint and leave out the batches since."""
+    not_finite_limit: int = 10
+    """With `skip` and `rollback`: stop after so many in all."""
+
+    def __post_init__(self):
+        if min(self.steps, self.accumulation, self.not_finite_limit) < 1:
+            raise UserError(
+                "a training setting is out of range",
+                where="steps, accumulation, not_finite_limit",
+                expected="at least 1",
+                got=(self.steps, self.accumulation, self.not_finite_limit),
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingConfig:
+    """What is written down as training goes on."""
+
+    every: int = 10
+    """Steps between rows of metrics."""
+    tensorboard: bool = True
+    """Write TensorBoard event files into the run directory."""
+    wandb_project: str | None = None
+    """Also log to this Weights & Biases project (pip install 'jaxssl[wandb]')."""
+    progress: bool = True
+    """Show a progress bar."""
+
+    def __post_init__(self):
+        if self.every < 1:
+            raise UserError(
+                "rows of metrics need a distance",
+                where="every",
+                expected="at least 1",
+                got=self.every,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The parts of a run's configuration that the loop reads."""
+
+    data: DataConfig
+    train: TrainConfig
+    evaluation: EvaluationConfig
+    checkpoint: CheckpointConfig
+    logging: LoggingConfig
+    samples: SamplesConfig
+    watchdog: WatchdogConfig
+    profile: ProfileConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Everything a run is made of, built and checked."""
+
+    model: Model
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    vocabulary: Vocabulary
+    tokenizer: Tokenizer
+    train_rows: RowSource
+    validation_rows: RowSource | None
+    tokens_per_byte: float | None
+    """Of the validation split."""
+    mesh: Mesh
