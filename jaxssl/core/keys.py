@@ -1,7 +1,8 @@
 """Random keys: everything random is a pure function of a seed and of what it is for.
 
-Two streams. Corruption (masks) is keyed by seed, epoch and example, so that it depends on nothing
-else: not on the mesh, the batch size or a resume. Dropout is keyed by seed, step and microbatch.
+Three streams. Corruption (masks) is keyed by seed, epoch and example, so that it depends on nothing
+else: not on the mesh, the batch size or a resume. Dropout is keyed by seed and step, initialisation
+by the seed alone.
 """
 
 import jax
@@ -12,9 +13,23 @@ from jaxssl.core.types import Batch
 CORRUPTION, DROPOUT, INIT = 1, 2, 3
 
 
+def seed_key(seed: int) -> jax.Array:
+    """The typed key of a seed in [0, 2**32).
+
+    Always Threefry, whatever JAX_DEFAULT_PRNG_IMPL says: a seed means the same everywhere, and
+    `ops.dropout` reads the two words of the key.
+    """
+    return jax.random.key(seed, impl="threefry2x32")
+
+
 def stream(seed: int, purpose: int) -> jax.Array:
     """The root key of one stream."""
-    return jax.random.fold_in(jax.random.key(seed), purpose)
+    return jax.random.fold_in(seed_key(seed), purpose)
+
+
+def init_key(seed: int) -> jax.Array:
+    """The key that fresh parameters are drawn from."""
+    return stream(seed, INIT)
 
 
 def example_keys(seed: int, batch: Batch) -> jax.Array:
@@ -28,7 +43,6 @@ def example_keys(seed: int, batch: Batch) -> jax.Array:
     return jax.vmap(one)(batch["epoch"], batch["example_id"])
 
 
-def dropout_key(seed: int, step: jax.Array, microbatch: jax.Array | int = 0) -> jax.Array:
-    """The key of one microbatch's dropout at one step."""
-    key = jax.random.fold_in(stream(seed, DROPOUT), step)
-    return jax.random.fold_in(key, microbatch)
+def dropout_key(seed: int, step: jax.Array | int) -> jax.Array:
+    """The key of one step's dropout; the step folds in the microbatch."""
+    return jax.random.fold_in(stream(seed, DROPOUT), step)
