@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxssl.objectives.names import TOKEN_LOSSES, shown_name
 from jaxssl.report.chart import Chart, Line, LineKind, rule
-from jaxssl.report.record import TOKEN_OBJECTIVES, Run, Series, distinct_names, objective_name
+from jaxssl.report.record import Run, Series, distinct_names
 from jaxssl.report.thinning import smooth
 
 SMOOTH_SHARE = 0.012  # of the points, on either side, three times
@@ -83,13 +84,13 @@ def _bits_per_byte(run: Run) -> Chart | None:
 
 def _objective(run: Run, key: str) -> Chart | None:
     quantity, _, objective = key.partition("/")
-    title = f"{objective_name(objective)} {quantity}".strip()
+    title = f"{shown_name(objective)} {quantity}".strip()
     return _both(
         run,
         key,
         title[:1].upper() + title[1:],
         unit="nats" if quantity == "loss" else "share right",
-        bound=quantity == "loss" and objective in TOKEN_OBJECTIVES,
+        bound=quantity == "loss" and objective in TOKEN_LOSSES,
     )
 
 
@@ -157,7 +158,7 @@ def _overlay(
         if not len(series):
             continue
         if own != key:
-            part = objective_name(own.removeprefix("loss/"))
+            part = shown_name(own.removeprefix("loss/"))
             notes.append(f"{name}: the {part} part of its loss.")
         smoothed = kind == "train" and key != "learning_rate"
         drawn = "points" if kind == "validation" else "solid"
@@ -191,7 +192,7 @@ def _bounds(runs: Sequence[Run]) -> list[Line]:
 
 def token_loss(run: Run) -> str:
     """The key of the loss in nats per token: "loss", or a part of it if it is a sum of several."""
-    parts = [name for name in run.objectives if name in TOKEN_OBJECTIVES]
+    parts = [name for name in run.objectives if name in TOKEN_LOSSES]
     return f"loss/{parts[0]}" if len(run.objectives) > 1 and parts else "loss"
 
 

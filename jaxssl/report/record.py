@@ -21,18 +21,8 @@ import numpy as np
 
 from jaxssl.core.config import parse_yaml
 from jaxssl.core.errors import UserError
+from jaxssl.objectives.names import shown_name
 from jaxssl.train.sinks import FILE_NAME, read_metrics
-
-OBJECTIVE_NAMES = {
-    "mlm": "masked LM",
-    "masked_lm": "masked LM",
-    "causal": "causal LM",
-    "causal_lm": "causal LM",
-    "clm": "causal LM",
-    "next_sentence": "next sentence",
-    "nsp": "next sentence",
-}
-TOKEN_OBJECTIVES = ("mlm", "masked_lm", "causal", "causal_lm", "clm")  # losses in nats per token
 
 
 @dataclass(frozen=True)
@@ -95,11 +85,11 @@ class Run:
         if "objective" in self.summary:
             return str(self.summary["objective"])
         if self.objectives:
-            return " + ".join(map(objective_name, self.objectives))
+            return " + ".join(map(shown_name, self.objectives))
         objective = self.config.get("objective")
         if isinstance(objective, dict):
             objective = objective.get("name")
-        return None if objective is None else objective_name(str(objective))
+        return None if objective is None else shown_name(str(objective))
 
     @cached_property
     def steps(self) -> int | None:
@@ -203,10 +193,6 @@ def distinct_names(runs: Sequence[Run]) -> list[str]:
     if len(set(names)) < len(names):
         names = [f"{name} ({index})" for index, name in enumerate(names, start=1)]
     return names
-
-
-def objective_name(key: str) -> str:
-    return OBJECTIVE_NAMES.get(key, key.replace("_", " "))
 
 
 def number(value: Any) -> float | None:

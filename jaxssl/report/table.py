@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxssl.report.record import Run, distinct_names, objective_name, read_runs
+from jaxssl.objectives.names import shown_name
+from jaxssl.report.record import Run, distinct_names, read_runs
 from jaxssl.report.scale import count_text, duration_text, value_text
 
 COLUMNS = (
@@ -62,7 +63,7 @@ def notes(runs: Sequence[Run]) -> list[str]:
     for run, name in zip(runs, distinct_names(runs)):
         parts = [(part, run.final(f"loss/{part}")) for part in run.objectives]
         if len(parts) > 1 and run.final("loss") is not None:
-            text = ", ".join(f"{objective_name(part)} {value_text(value)}" for part, value in parts)
+            text = ", ".join(f"{shown_name(part)} {value_text(value)}" for part, value in parts)
             lines.append(f"{name}: the loss is a weighted sum of {text}.")
     return lines
 

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxssl.models.model import ModelConfig
+from jaxssl.models.model import ModelConfig, is_causal
+from jaxssl.objectives.names import TOKEN_LOSSES
 
 PEAK_FLOPS = {
     "TPU v4": 275e12,
@@ -17,16 +18,17 @@ PEAK_FLOPS = {
     "TPU v5p": 459e12,
     "TPU v6 lite": 918e12,
     "TPU v6e": 918e12,
-    "TPU7x": 2307e12,
+    "TPU7x": 2307e12 / 2,  # two devices a chip
     "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
+    "NVIDIA H100 80GB HBM3": 989e12,  # SXM
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H200": 989e12,  # SXM
+    "NVIDIA H200 NVL": 835e12,
     "NVIDIA B200": 2250e12,
 }
-"""Dense bf16 FLOP/s of one chip, as its maker states it."""
-
-TOKEN_LOSSES = ("masked_lm", "causal_lm")
-"""Losses in nats per token, which perplexity and bits per byte can be made of."""
+"""Dense bf16 FLOP/s of one JAX device, as the chip's maker states it, by the longest beginning of
+its `device_kind`."""
 
 
 def ratios(sums: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
@@ -76,7 +78,7 @@ def step_flops(config: ModelConfig, params: Any, rows: int, length: int, labels:
     """
     c = config
     per_layer = 4 * c.hidden_size**2 + 2 * c.hidden_size * c.intermediate_size
-    causal = 0.5 if c.name == "gpt2" else 1.0
+    causal = 0.5 if is_causal(c) else 1.0
     attention = 2 * length * c.hidden_size * causal
     body = rows * length * c.num_layers * (per_layer + attention)
     head = labels * c.hidden_size * c.vocab_size
@@ -86,12 +88,17 @@ def step_flops(config: ModelConfig, params: Any, rows: int, length: int, labels:
 
 
 def peak_flops() -> float | None:
-    """Peak FLOP/s of all devices together, or None for a chip that is not in the table."""
-    kind = jax.devices()[0].device_kind
+    """Peak FLOP/s of all devices together, or None for one that is not in the table."""
+    peak = device_peak(jax.devices()[0].device_kind)
+    return None if peak is None else peak * jax.device_count()
+
+
+def device_peak(kind: str) -> float | None:
+    """Peak FLOP/s of one device of this kind, or None (for a slice of a GPU, too)."""
     known = [name for name in PEAK_FLOPS if kind.startswith(name)]
-    if not known:
+    if not known or "MIG" in kind:
         return None
-    return PEAK_FLOPS[max(known, key=len)] * jax.device_count()
+    return PEAK_FLOPS[max(known, key=len)]
 
 
 def add_sums(left: Any, right: Any) -> Any:

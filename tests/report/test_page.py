@@ -56,7 +56,7 @@ class Page(HTMLParser):
         return lines
 
 
-def make_run(run_dir, *, steps=40, objectives=("causal",), text="some text", extra=()):
+def make_run(run_dir, *, steps=40, objectives=("causal_lm",), text="some text", extra=()):
     sinks = Sinks.open(run_dir, tensorboard=False)
     rng = np.random.default_rng(steps)
     recorded = {"train": {}, "validation": {}}
@@ -112,7 +112,7 @@ def test_the_report_is_one_file_that_loads_nothing(tmp_path):
 
 
 def test_the_page_shows_the_values_of_the_metrics_file(tmp_path):
-    recorded = make_run(tmp_path, objectives=("mlm", "next_sentence"))
+    recorded = make_run(tmp_path, objectives=("masked_lm", "next_sentence"))
     page = Page(write_report(tmp_path).read_text())
     lines = page.series()
     for rows in recorded.values():
@@ -120,7 +120,7 @@ def test_the_page_shows_the_values_of_the_metrics_file(tmp_path):
             drawn = {step: float(f"{row[key]:.6g}") for step, row in rows.items()}
             assert drawn in lines, key
     last = recorded["validation"][40]
-    for key in ("loss", "loss/mlm", "loss/next_sentence", "perplexity", "bits_per_byte"):
+    for key in ("loss", "loss/masked_lm", "loss/next_sentence", "perplexity", "bits_per_byte"):
         assert last[key] in page.numbers, key
     text = " ".join(page.text)
     assert 6.54321 in page.numbers and "4,385,920" in text and "5,120" in text
@@ -220,13 +220,13 @@ def test_long_lists_and_texts_say_what_they_leave_out(tmp_path):
 
 
 def test_a_comparison_has_every_run_and_loads_nothing(tmp_path):
-    bert = make_run(tmp_path / "bert", objectives=("mlm", "next_sentence"))
+    bert = make_run(tmp_path / "bert", objectives=("masked_lm", "next_sentence"))
     gpt = make_run(tmp_path / "gpt", steps=30)
     runs = [tmp_path / "bert", tmp_path / "gpt"]
     out = write_comparison(runs, tmp_path / "out" / "all.html")
     page = loads_nothing(out.read_text())
     lines = page.series()
-    for rows, key in ((bert, "loss/mlm"), (gpt, "loss")):
+    for rows, key in ((bert, "loss/masked_lm"), (gpt, "loss")):
         drawn = {step: float(f"{row[key]:.6g}") for step, row in rows["validation"].items()}
         assert drawn in lines
     assert {bert["validation"][40]["perplexity"], gpt["validation"][30]["loss"]} <= set(
@@ -236,7 +236,7 @@ def test_a_comparison_has_every_run_and_loads_nothing(tmp_path):
 
 
 def test_the_table_holds_recorded_values_and_dashes(tmp_path):
-    bert = make_run(tmp_path / "bert", objectives=("mlm", "next_sentence"))["validation"][40]
+    bert = make_run(tmp_path / "bert", objectives=("masked_lm", "next_sentence"))["validation"][40]
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "config.yaml").write_text("model: {name: gpt}\n")
     lines = summary_table([tmp_path / "bert", tmp_path / "new"]).splitlines()
