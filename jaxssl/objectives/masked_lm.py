@@ -158,12 +158,13 @@ class MaskedLm:
 
     def score(self, model: Model, params: Params, hidden: jax.Array, batch: Batch) -> Scores:
         """Cross entropy at the chosen positions."""
-        at = jnp.take_along_axis(hidden, batch["mask_positions"][..., None], axis=1)
-        slots = at.shape[1]
-        count = max(1, -(-slots // self.chunk))
-        while slots % count:
-            count += 1
-        constants = (batch["mask_labels"], batch["mask_weights"])
+        slots = batch["mask_positions"].shape[1]
+        count = -(-slots // self.chunk)
+        short = -slots % count  # made up with slots without weight, so that chunks are equal
+        filled = lambda x: jnp.pad(x, ((0, 0), (0, short))) if short else x
+        positions = filled(batch["mask_positions"])
+        at = jnp.take_along_axis(hidden, positions[..., None], axis=1)
+        constants = (filled(batch["mask_labels"]), filled(batch["mask_weights"]))
 
         def one(params, hidden, constants):
             labels, weights = constants

@@ -367,3 +367,33 @@ def test_the_loss_is_the_mean_over_chosen_tokens():
     assert count == len(rows)
     assert total == (log_p[rows, at].argmax(-1) == labels).sum()
     assert jnp.isfinite(loss)
+
+
+@pytest.mark.parametrize("slots, sizes", [(37, [(3, 13)]), (32, [(2, 16)]), (9, [(1, 9)])])
+def test_an_awkward_number_of_slots_is_filled_up_and_changes_nothing(slots, sizes, monkeypatch):
+    """37 slots in chunks of 16 are 3 of 13: a prime number must not become 37 chunks of one."""
+    from jaxssl.models.model import Model
+    from jaxssl.objectives import masked_lm
+
+    model = Model(tiny.bert(max_positions=T), ("masked_lm",))
+    params, seen = tiny.random_params(model), []
+    batch = corrupt(long_batch(4, T), MaskedLm(slots=slots))
+    hidden = np.random.default_rng(0).standard_normal((4, T, 16)).astype(np.float32)
+    chunked_sum = masked_lm.chunked_sum
+
+    def spy(function, params, inputs, constants):
+        seen.append((inputs.shape[0], inputs.shape[2]))
+        return chunked_sum(function, params, inputs, constants)
+
+    monkeypatch.setattr(masked_lm, "chunked_sum", spy)
+
+    def both(chunk):
+        def loss(params, hidden):
+            scores = MaskedLm(slots=slots, chunk=chunk).score(model, params, hidden, batch)
+            return scores.losses["masked_lm"], scores.metrics
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, hidden)
+
+    got = both(16)
+    assert seen == sizes
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 2e-4, 1e-5), got, both(slots))
