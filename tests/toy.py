@@ -90,6 +90,12 @@ def quick():
 
 def recipe(store: Path, out: Path, kind: str = "bert") -> dict:
     """A run of 20 steps: BERT with sentence pairs (or windows), or GPT-2, as plain values."""
+    tokens = json.loads((store / "manifest.json").read_text())["vocab_size"]
+    return recipe_of(kind, store, out, -(-tokens // 8) * 8)
+
+
+def recipe_of(kind: str, store: Path, out: Path, vocab_size: int) -> dict:
+    """The same for a store that need not be there."""
     masked = {"name": "masked_lm", "slots": 8}
     both = {
         "name": "combine",
@@ -97,12 +103,11 @@ def recipe(store: Path, out: Path, kind: str = "bert") -> dict:
     }
     pairs = kind == "bert"
     family = "gpt2" if kind == "gpt2" else "bert"
-    tokens = json.loads((store / "manifest.json").read_text())["vocab_size"]
     return {
         "out": str(out),
         "model": {
             "name": family,
-            "vocab_size": -(-tokens // 8) * 8,
+            "vocab_size": vocab_size,
             "hidden_size": 16,
             "num_layers": 2,
             "num_heads": 2,

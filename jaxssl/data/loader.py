@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxssl.core.bounds import check_at_least, check_seed
 from jaxssl.core.errors import UserError
 from jaxssl.data.order import permute
 from jaxssl.data.packing import Packed
@@ -34,9 +35,14 @@ class DataConfig:
     batch_size: int = 32
     """Rows a step, over all hosts and devices."""
     seed: int = 0
-    """Of the order of the rows, and of what sentence pairs draw."""
+    """Of the order of the rows, and of what sentence pairs draw; 0 to 2**32 - 1."""
     prefetch: int = 4
     """Batches that are read ahead, in one thread; 0 reads each when it is asked for."""
+
+    def __post_init__(self):
+        check_at_least(1, self, "sequence_length", "batch_size")
+        check_at_least(0, self, "prefetch")
+        check_seed(self)
 
 
 def open_rows(config: DataConfig, split: str, store: TokenStore | None = None) -> RowSource:
@@ -45,8 +51,6 @@ def open_rows(config: DataConfig, split: str, store: TokenStore | None = None) -
     Raises:
       UserError: no such store or split, a damaged store, a split too small for these rows.
     """
-    if config.sequence_length < 1:
-        raise _too_small("sequence_length", config.sequence_length)
     store = store or TokenStore.open(config.store)
     return config.rows.open(
         store.split(split), config.sequence_length, config.seed, store.special_ids

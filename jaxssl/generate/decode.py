@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxssl.core.bounds import check_seed
 from jaxssl.core.errors import UserError
+from jaxssl.core.keys import seed_key
 from jaxssl.core.types import Params
 from jaxssl.models.model import Model
 from jaxssl.ops.sampling import sample
@@ -27,9 +29,10 @@ class Sampling:
     top_p: float | None = None
     """Choose among the fewest tokens that reach this probability; null among all."""
     seed: int = 0
-    """Of the random choices."""
+    """Of the random choices; 0 to 2**32 - 1."""
 
     def __post_init__(self):
+        check_seed(self)
         top_k = 1 if self.top_k is None else self.top_k
         top_p = 1.0 if self.top_p is None else self.top_p
         if min(self.max_new_tokens, top_k) < 1 or self.temperature < 0 or not 0 < top_p <= 1:
@@ -71,7 +74,7 @@ def generate(
     tokens = np.zeros((len(prompts), int(lengths.max())), np.int32)
     for row, prompt in zip(tokens, prompts):
         row[: len(prompt)] = prompt
-    key = jax.random.key(sampling.seed)
+    key = seed_key(sampling.seed)
     stop = -1 if stop_id is None else stop_id
     out = np.asarray(_decode(model, sampling, params, tokens, lengths, key, stop))
     ends = [np.flatnonzero(row == stop) for row in out]

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
@@ -59,6 +60,8 @@ class BertConfig:
     run."""
 
     def __post_init__(self):
+        check_sizes(self)
+        check_at_least(1, self, "type_vocab_size")
         check_heads(self.hidden_size, self.num_heads)
         check_rates(dropout=self.dropout, attention_dropout=self.attention_dropout)
         check_segments(self.segments, self.num_layers)
@@ -84,6 +87,17 @@ class BertConfig:
             output_initializer=self.initializer,
             precision=precision,
         )
+
+
+def check_sizes(config: Any) -> None:
+    """Refuses a shape (of this family or another) with a size below 1.
+
+    Raises:
+      UserError: names the first such field.
+    """
+    sizes = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
+    check_at_least(1, config, *sizes, "max_positions")
+    check_above_zero(config, "norm_epsilon", "initializer_range")
 
 
 def check_heads(hidden_size: int, num_heads: int) -> None:

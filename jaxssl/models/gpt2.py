@@ -10,7 +10,7 @@ import jax
 
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
-from jaxssl.models.bert import check_heads, check_rates
+from jaxssl.models.bert import check_heads, check_rates, check_sizes
 from jaxssl.models.blocks import BlockConfig, Context, dropout_rng
 from jaxssl.models.heads import HEADS
 from jaxssl.models.layers import Embedding, LayerNorm
@@ -58,6 +58,7 @@ class Gpt2Config:
     run."""
 
     def __post_init__(self):
+        check_sizes(self)
         check_heads(self.hidden_size, self.num_heads)
         check_rates(dropout=self.dropout, attention_dropout=self.attention_dropout)
         check_segments(self.segments, self.num_layers)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.models.model import Model, ModelConfig, is_causal
@@ -23,6 +24,10 @@ class CausalLm:
     """Factor of log(Z)**2, which keeps the logits' scale in check; PaLM used 1e-4."""
     chunk: int = 128
     """Positions of each row whose logits are held at once; must divide the sequence length."""
+
+    def __post_init__(self):
+        check_at_least(1, self, "chunk")
+        check_at_least(0, self, "z_loss")
 
     heads = ("causal_lm",)
     coefficients = {"causal_lm": 1.0}

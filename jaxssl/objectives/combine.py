@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 
+from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.models.model import Model, ModelConfig
@@ -22,6 +23,9 @@ class Term:
     """The objective."""
     weight: float = 1.0
     """Its factor in the total loss."""
+
+    def __post_init__(self):
+        check_at_least(0, self, "weight")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import example_keys
 from jaxssl.core.types import Batch, Params, Vocabulary
@@ -48,6 +49,7 @@ class MaskedLm:
     """Slots whose logits are held at once."""
 
     def __post_init__(self):
+        check_at_least(1, self, "max_predictions", "slots", "chunk")
         if not 0 < self.rate < 1:
             raise UserError(
                 "the masking rate is out of range",

@@ -15,14 +15,16 @@ class ProfileConfig:
     start: int | None = None
     """First step traced; null traces none. Leave the compilation out: 10, say."""
     stop: int | None = None
-    """First step not traced any more."""
+    """First step not traced any more; null with a null start."""
 
     def __post_init__(self):
-        if (self.start is None) != (self.stop is None) or (self.start or 0) >= (self.stop or 1):
+        if self.start is None and self.stop is None:
+            return
+        if self.start is None or self.stop is None or not 0 <= self.start < self.stop:
             raise UserError(
                 "a profile needs a start before its stop",
                 where="start, stop",
-                expected="both, with start < stop",
+                expected="both, with 0 <= start < stop, or neither to trace nothing",
                 got=(self.start, self.stop),
             )
 

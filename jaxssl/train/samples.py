@@ -1,16 +1,18 @@
 """Examples of what a model says while it trains: continuations, or filled masks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from jaxssl.core.bounds import check_at_least
+from jaxssl.core.errors import UserError
 from jaxssl.core.types import Params, Vocabulary
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.generate.decode import Sampling, generate
 from jaxssl.generate.fill_mask import fill_mask
-from jaxssl.models.model import Model
+from jaxssl.models.model import Model, ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,87 @@ class SamplesConfig:
     """How continuations are drawn."""
     top: int = 5
     """How many tokens to show for each mask."""
+
+    def __post_init__(self):
+        check_at_least(1, self, "top")
+
+
+def check_samples(
+    config: SamplesConfig,
+    model: ModelConfig,
+    heads: Sequence[str],
+    tokenizer: Tokenizer,
+    vocabulary: Vocabulary,
+) -> None:
+    """Refuses prompts that `samples` could do nothing with, before the training and not after.
+
+    Args:
+      heads: the objective's; they decide what is done with a prompt.
+
+    Raises:
+      UserError: the first such prompt, or a `top` larger than the vocabulary.
+    """
+    if not config.prompts:
+        return
+    if "causal_lm" in heads:
+        _check_continued(config, model, tokenizer)
+    elif "masked_lm" in heads:
+        _check_filled(config, model, tokenizer, vocabulary)
+    else:
+        raise UserError(
+            "this objective can neither continue a prompt nor fill a mask in it",
+            where="samples.prompts",
+            expected="an objective with causal_lm or masked_lm, or no prompts",
+            got=", ".join(heads),
+            fix="set samples.prompts=[]",
+        )
+
+
+def _check_continued(config: SamplesConfig, model: ModelConfig, tokenizer: Tokenizer) -> None:
+    """All prompts are continued together, so the longest one decides."""
+    lengths = [max(1, len(ids)) for ids in tokenizer.encode_batch(list(config.prompts))]
+    longest, new = max(lengths), config.sampling.max_new_tokens
+    if longest + new > model.max_positions:
+        room = model.max_positions - longest
+        shorter = f"set samples.sampling.max_new_tokens={room}, or " if room > 0 else ""
+        raise UserError(
+            "a prompt and its continuation are longer than the model's positions",
+            where=f"samples.prompts[{lengths.index(longest)}]",
+            expected=f"at most model.max_positions={model.max_positions} tokens in all",
+            got=f"{longest} and samples.sampling.max_new_tokens={new}",
+            fix=f"{shorter}shorten the prompt",
+        )
+
+
+def _check_filled(
+    config: SamplesConfig, model: ModelConfig, tokenizer: Tokenizer, vocabulary: Vocabulary
+) -> None:
+    if config.top > vocabulary.size:
+        raise UserError(
+            "so many candidates for a mask cannot be shown",
+            where="samples.top",
+            expected=f"1 to {vocabulary.size}, the size of the vocabulary",
+            got=config.top,
+        )
+    mask_id = vocabulary.special_ids["mask"]
+    for number, prompt in enumerate(config.prompts):
+        row = mask_row(tokenizer, vocabulary, prompt)
+        if mask_id not in row:
+            raise UserError(
+                "there is no mask to fill in a prompt",
+                where=f"samples.prompts[{number}]",
+                expected=f"{mask_text(tokenizer, vocabulary)} in the text",
+                got=repr(prompt),
+            )
+        if len(row) > model.max_positions:
+            raise UserError(
+                "a prompt is longer than the model's positions",
+                where=f"samples.prompts[{number}]",
+                expected=f"at most model.max_positions={model.max_positions} tokens, special "
+                "tokens included",
+                got=len(row),
+                fix="shorten the prompt",
+            )
 
 
 def samples(
@@ -69,10 +152,15 @@ def continue_texts(
     return texts
 
 
+def mask_text(tokenizer: Tokenizer, vocabulary: Vocabulary) -> str:
+    """What stands for a mask in a text."""
+    return tokenizer.token(vocabulary.special_ids["mask"]) or "[MASK]"
+
+
 def mask_row(tokenizer: Tokenizer, vocabulary: Vocabulary, text: str) -> np.ndarray:
     """`[CLS] text [SEP]` as ids, with each mask token written in the text as the mask id."""
     mask_id = vocabulary.special_ids["mask"]
-    pieces = text.split(tokenizer.token(mask_id) or "[MASK]")
+    pieces = text.split(mask_text(tokenizer, vocabulary))
     encoded = tokenizer.encode_batch(pieces)
     row = [vocabulary.special_ids["cls"]] if "cls" in vocabulary.special_ids else []
     for i, ids in enumerate(encoded):

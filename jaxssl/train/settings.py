@@ -7,7 +7,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxssl.checkpoint.manager import CheckpointConfig
-from jaxssl.core.errors import UserError
+from jaxssl.core.bounds import check_at_least, check_seed
 from jaxssl.core.types import Vocabulary
 from jaxssl.data.loader import DataConfig
 from jaxssl.data.rows import RowSource
@@ -27,7 +27,7 @@ class TrainConfig:
     steps: int = 1000
     """Optimizer steps in all."""
     seed: int = 0
-    """Of initialisation, masks and dropout."""
+    """Of initialisation, masks and dropout; 0 to 2**32 - 1."""
     accumulation: int = 1
     """Microbatches a step: the batch is worked off in so many parts."""
     not_finite: Literal["skip", "abort", "rollback"] = "abort"
@@ -37,13 +37,8 @@ class TrainConfig:
     """With `skip` and `rollback`: stop after so many in all."""
 
     def __post_init__(self):
-        if min(self.steps, self.accumulation, self.not_finite_limit) < 1:
-            raise UserError(
-                "a training setting is out of range",
-                where="steps, accumulation, not_finite_limit",
-                expected="at least 1",
-                got=(self.steps, self.accumulation, self.not_finite_limit),
-            )
+        check_at_least(1, self, "steps", "accumulation", "not_finite_limit")
+        check_seed(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +55,7 @@ class LoggingConfig:
     """Show a progress bar."""
 
     def __post_init__(self):
-        if self.every < 1:
-            raise UserError(
-                "rows of metrics need a distance",
-                where="every",
-                expected="at least 1",
-                got=self.every,
-            )
+        check_at_least(1, self, "every")
 
 
 @dataclass(frozen=True, kw_only=True)

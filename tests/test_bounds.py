@@ -1,0 +1,92 @@
+"""Every number of a run's configuration has bounds, and says them before anything begins."""
+
+import dataclasses
+import typing
+
+import pytest
+import toy
+
+from jaxssl import cli
+from jaxssl.core.errors import UserError
+from jaxssl.data.loader import DataConfig
+from jaxssl.objectives.combine import Term
+from jaxssl.objectives.masked_lm import MaskedLm
+from jaxssl.run import RunConfig
+
+SIZES = (
+    *("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"),
+    *("max_positions", "type_vocab_size"),
+)
+SEEDS = [
+    (f"{name}={value}", name, "0 to 4294967295")
+    for name in ("train.seed", "data.seed", "samples.sampling.seed")
+    for value in (-1, 2**32)
+]
+CASES = [
+    *((f"model.{name}=0", f"model.{name}", "at least 1") for name in SIZES),
+    ("model.intermediate_size=-4", "model.intermediate_size", "at least 1"),
+    ("model.norm_epsilon=0.0", "model.norm_epsilon", "above 0"),
+    ("model.initializer_range=-0.02", "model.initializer_range", "above 0"),
+    ("objective.chunk=0", "objective.chunk", "at least 1"),
+    ("objective.slots=0", "objective.slots", "at least 1"),
+    ("objective.max_predictions=0", "objective.max_predictions", "at least 1"),
+    ("data.prefetch=-1", "data.prefetch", "at least 0"),
+    ("data.batch_size=0", "data.batch_size", "at least 1"),
+    ("data.sequence_length=0", "data.sequence_length", "at least 1"),
+    ("train.steps=0", "train.steps", "at least 1"),
+    ("train.accumulation=0", "train.accumulation", "at least 1"),
+    ("logging.every=0", "logging.every", "at least 1"),
+    ("samples.top=0", "samples.top", "at least 1"),
+    ("profile={start: 0, stop: 0}", "profile.start, stop", "0 <= start < stop"),
+    ("profile={start: -2, stop: 3}", "profile.start, stop", "0 <= start < stop"),
+    ("profile.start=3", "profile.start, stop", "neither to trace nothing"),
+    *SEEDS,
+]
+CHECKED_LATER = {
+    "MeshConfig": "with the number of devices, by `make_mesh`",
+    "DistributedConfig": "by `jax.distributed`",
+}
+
+
+@pytest.mark.parametrize(("override", "where", "expected"), CASES, ids=[c[0] for c in CASES])
+def test_a_number_out_of_range_is_told_with_its_bounds(override, where, expected, tmp_path, capsys):
+    recipe = toy.recipe_of("masked", tmp_path / "store", tmp_path / "run", 136)
+    path = toy.write_recipe(tmp_path / "recipe.json", recipe)
+    assert cli.main(["config", str(path), override]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert f"where:    {where}\n" in err and expected in err and "got:" in err, err
+
+
+def dataclasses_of(annotation) -> set[type]:
+    """The dataclasses that a field's type names, and those of their fields."""
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        hints = typing.get_type_hints(annotation).values()
+        return {annotation}.union(*map(dataclasses_of, hints))
+    return set().union(*map(dataclasses_of, typing.get_args(annotation)))
+
+
+def numbers(cls) -> list[str]:
+    """The fields of a dataclass that take a number."""
+    kinds = (int, float, int | None, float | None)
+    return [name for name, hint in typing.get_type_hints(cls).items() if hint in kinds]
+
+
+NUMBERS = [
+    pytest.param(cls, name, id=f"{cls.__name__}.{name}")
+    for cls in sorted(dataclasses_of(RunConfig), key=lambda cls: cls.__name__)
+    for name in numbers(cls)
+    if cls.__name__ not in CHECKED_LATER
+]
+
+
+@pytest.mark.parametrize(("cls", "name"), NUMBERS)
+def test_no_number_takes_minus_seven(cls, name):
+    """Not one field of the configuration means anything by it."""
+    required = {DataConfig: {"store": "here"}, Term: {"objective": MaskedLm()}}
+    with pytest.raises(UserError):
+        cls(**required.get(cls, {}), **{name: -7})
+
+
+def test_the_walk_finds_the_numbers_there_are():
+    assert len(NUMBERS) > 50
