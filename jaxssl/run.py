@@ -35,7 +35,7 @@ from jaxssl.run_directory import open_run_directory
 from jaxssl.train.evaluation import EvaluationConfig
 from jaxssl.train.loop import Outcome, fit
 from jaxssl.train.profile import ProfileConfig
-from jaxssl.train.samples import SamplesConfig
+from jaxssl.train.samples import SamplesConfig, check_samples
 from jaxssl.train.settings import LoggingConfig, Parts, Settings, TrainConfig
 from jaxssl.train.watchdog import WatchdogConfig
 
@@ -112,7 +112,19 @@ def find_recipe(name: str | Path) -> Path:
 
 
 def make_vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
-    """What objectives need of the tokenizer, for a model with `size` embeddings."""
+    """What objectives need of the tokenizer, for a model with `size` embeddings.
+
+    Raises:
+      UserError: the tokenizer has more tokens than that.
+    """
+    if tokenizer.vocab_size > size:
+        raise UserError(
+            "the model's vocabulary is smaller than the tokenizer's",
+            where="model.vocab_size",
+            expected=f"at least {tokenizer.vocab_size}, the size of tokenizer {tokenizer.name}",
+            got=size,
+            fix=f"set model.vocab_size={tokenizer.vocab_size}",
+        )
     roles = {role: id_ for role, id_ in tokenizer.special_ids.items() if id_ is not None}
     starts = np.ones(size, bool)
     starts[: tokenizer.vocab_size] = tokenizer.word_starts()
@@ -137,6 +149,7 @@ def build(config: RunConfig) -> Parts:
     check_vocabulary(store, config.model.vocab_size)
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
     config.objective.check(config.model, vocabulary)
+    check_samples(config.samples, config.model, config.objective.heads, tokenizer, vocabulary)
     mesh = make_mesh(config.mesh)
     check_batch(config.data.batch_size, config.train.accumulation, mesh)
     train_rows = open_rows(config.data, "train", store)

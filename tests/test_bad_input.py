@@ -168,6 +168,23 @@ def _(p):
     return p.pretrain("model.vocab_size=64")
 
 
+@case(
+    "vocabulary smaller than the tokenizer's",
+    "smaller than the tokenizer's",
+    "model.vocab_size",
+    "got:      129",
+    "fix:      set model.vocab_size=130",
+)
+def _(p):
+    """The corpus happens to use only the smaller ids."""
+    store = p.store()
+    manifest = json.loads((store / "manifest.json").read_text())
+    for split in manifest["splits"].values():
+        split["largest_id"] = 100
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    return p.pretrain("model.vocab_size=129", store=store)
+
+
 @case("truncated shard", "wrong size", "00000.tokens", "bytes", "copy the file again")
 def _(p):
     store = p.store()
@@ -193,6 +210,11 @@ def _(p):
 @case("no store", "no token store here", "nowhere", "jaxssl prepare")
 def _(p):
     return p.pretrain(f"data.store={p.tmp / 'nowhere'}")
+
+
+@case("no validation split", "no such split to validate on", "evaluation.split", "one of train")
+def _(p):
+    return p.pretrain("evaluation.split=validaton")
 
 
 @case("sequence too long", "longer than the model's positions", "data.sequence_length", "64")
@@ -222,7 +244,7 @@ def _(p):
 
 @case("vocabulary does not divide over the mesh", "does not divide over the mesh", "vocab", "131")
 def _(p):
-    return p.pretrain("mesh.data=4", "mesh.tensor=2", "model.vocab_size=131")
+    return p.pretrain("mesh.data=4", "mesh.tensor=2", "model.vocab_size=130")
 
 
 @case("a file where the run directory belongs", "run directory cannot be written", "in-the-way")
@@ -398,6 +420,39 @@ def _(p):
 @case("more candidates than tokens", "1 to 136", "top", "1000")
 def _(p):
     return ["fill-mask", str(p.trained), "the [MASK] sees", "--top", "1000"]
+
+
+@case(
+    "a prompt too long to continue",
+    "longer than the model's positions",
+    "samples.prompts[1]",
+    "model.max_positions=32",
+    "shorten the prompt",
+)
+def _(p):
+    return p.pretrain('samples.prompts=["", "the cat"]', kind="gpt2")
+
+
+@case("a prompt without a mask", "no mask to fill", "samples.prompts[1]", "[MASK] in the text")
+def _(p):
+    return p.pretrain('samples.prompts=["the [MASK]", "the cat"]')
+
+
+@case("a prompt too long to fill", "longer than the model's positions", "samples.prompts[0]")
+def _(p):
+    return p.pretrain(f'samples.prompts=["{"the cat [MASK] " * 20}"]')
+
+
+@case("more candidates than tokens in samples", "samples.top", "1 to 130", "1000")
+def _(p):
+    return p.pretrain('samples.prompts=["the [MASK]"]', "samples.top=1000")
+
+
+@case("prompts for sentence pairs", "neither continue a prompt nor", "samples.prompts=[]")
+def _(p):
+    return p.pretrain(
+        "objective.name=next_sentence", "data.rows.name=pairs", 'samples.prompts=["the cat"]'
+    )
 
 
 @case("unknown recipe", "no such recipe", "did you mean 'pretrain/bert-tiny'")
