@@ -244,7 +244,7 @@ def _(p):
 
 @case("vocabulary does not divide over the mesh", "does not divide over the mesh", "vocab", "131")
 def _(p):
-    return p.pretrain("mesh.data=4", "mesh.tensor=2", "model.vocab_size=130")
+    return p.pretrain("mesh.data=4", "mesh.tensor=2", "model.vocab_size=131")
 
 
 @case("a file where the run directory belongs", "run directory cannot be written", "in-the-way")
