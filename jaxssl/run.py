@@ -9,7 +9,6 @@ This is the only module that sees everything. The command line calls the functio
 
 import dataclasses
 import json
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,7 +192,6 @@ def pretrain(config: RunConfig, say=print) -> Outcome:
     """
     from jaxssl.report import write_report
 
-    started = time.time()
     hosts.connect(config.distributed)
     parts = build(config)
     run_dir = open_run_directory(config, parts.tokenizer)
@@ -204,7 +202,7 @@ def pretrain(config: RunConfig, say=print) -> Outcome:
     quiet = say if hosts.is_first() else lambda text: None
     outcome = fit(parts, settings, run_dir, quiet)
     if hosts.is_first():
-        write_summary(config, parts, run_dir, outcome, time.time() - started)
+        write_summary(config, parts, run_dir, outcome)
         say(f"report: {write_report(run_dir)}")
     return outcome
 
@@ -227,12 +225,9 @@ def describe(config: RunConfig, parts: Parts) -> list[str]:
     ]
 
 
-def write_summary(
-    config: RunConfig, parts: Parts, run_dir: Path, outcome: Outcome, seconds: float
-) -> None:
-    """`summary.json`: the facts of a run that are not metrics."""
-    path = run_dir / "summary.json"
-    earlier = json.loads(path.read_text())["seconds"] if path.is_file() else 0.0
+def write_summary(config: RunConfig, parts: Parts, run_dir: Path, outcome: Outcome) -> None:
+    """`summary.json`: the facts of a run that are not metrics, the same however often it is
+    written."""
     model, store = config.model, TokenStore.open(config.data.store)
     split = config.evaluation.split if parts.validation_rows is not None else "train"
     facts = {
@@ -242,8 +237,7 @@ def write_summary(
         "parameters": num_parameters(parts.model.abstract()),
         "steps": outcome.step,
         "tokens": outcome.step * config.data.batch_size * config.data.sequence_length,
-        "seconds": earlier + seconds,
         "unigram_entropy": store.manifest.splits[split].unigram_entropy,
     }
-    with atomic_write(path) as file:
+    with atomic_write(run_dir / "summary.json") as file:
         json.dump(facts, file, indent=2)

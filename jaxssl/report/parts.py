@@ -24,7 +24,6 @@ def facts(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def run_facts(run: Run) -> str:
-    time = "wall time" if "seconds" in run.summary else "time in steps"
     return facts(
         [
             ("model", run.model or "-"),
@@ -32,7 +31,7 @@ def run_facts(run: Run) -> str:
             ("objective", run.objective or "-"),
             ("steps", count_text(run.steps)),
             ("tokens", count_text(run.tokens)),
-            (time, duration_text(run.seconds)),
+            ("training time", duration_text(run.seconds)),
         ]
     )
 

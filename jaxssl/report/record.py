@@ -6,8 +6,7 @@ Every file is optional, as long as there is one of them:
 - `config.yaml`: the resolved configuration;
 - `environment.json`: versions, devices, host (any nesting);
 - `summary.json`: what only the trainer knows: `{"name", "model", "objective": text,
-  "parameters": count, "unigram_entropy": nats per token, "seconds": wall time, "steps", "tokens"}`,
-  each optional.
+  "parameters": count, "unigram_entropy": nats per token, "steps", "tokens"}`, each optional.
 """
 
 import json
@@ -111,9 +110,7 @@ class Run:
 
     @cached_property
     def seconds(self) -> float | None:
-        """Wall time by the summary; without one, the time in steps that the rows add up to."""
-        if "seconds" in self.summary:
-            return number(self.summary["seconds"])
+        """The time in steps that the rows add up to, over all starts of the run."""
         step = self.series("train", "step_seconds")
         if not len(step):
             return None

@@ -16,6 +16,7 @@ from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.core.config import to_dict
 from jaxssl.data.loader import open_rows
 from jaxssl.generate.decode import Sampling
+from jaxssl.report.record import read_run
 from jaxssl.train.evaluation import evaluate
 from jaxssl.train.loop import fit
 from jaxssl.train.settings import Settings
@@ -119,6 +120,20 @@ def test_a_complete_run_started_again_does_nothing(ordinary):
     assert {path: after[path] for path in before} == before
     last = toy.rows_of(run.Path(config.out), "validation")[-1]
     assert outcome.validation == {k: v for k, v in last.items() if k not in ("kind", "step")}
+
+
+def test_a_damaged_summary_is_written_anew_and_the_time_does_not_grow(ordinary):
+    config, _ = ordinary
+    out = run.Path(config.out)
+    summary, spent = (out / "summary.json").read_bytes(), read_run(out).seconds
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step_seconds"] for row in rows if row["kind"] == "train"]
+    assert spent == pytest.approx(5 * sum(steps))  # a row every five steps
+    for content in (b"{", b"[]"):
+        (out / "summary.json").write_bytes(content)
+        run.pretrain(config, lambda text: None)
+        assert (out / "summary.json").read_bytes() == summary
+        assert read_run(out).seconds == spent
 
 
 def test_resumed_on_another_mesh_the_run_goes_on_as_it_would_have(ordinary, tmp_path):
