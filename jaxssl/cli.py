@@ -127,6 +127,14 @@ class _Version(argparse.Action):
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", metavar="RUN", help="a run directory")
     parser.add_argument("--step", default="best", help="best, last or a number (%(default)s)")
+    parser.add_argument(
+        "--with",
+        dest="layers",
+        metavar="LAYER",
+        action="append",
+        default=[],
+        help="a hardware file or a.b=c over the run's configuration (mesh.fsdp=8); repeatable",
+    )
 
 
 def set_up_jax() -> None:
@@ -210,6 +218,7 @@ def _config(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl import trained
+    from jaxssl.parallel import hosts
 
     values = trained.evaluate_run(
         options.run_dir,
@@ -217,8 +226,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         step=options.step,
         store=options.store,
         batches=options.batches,
+        layers=options.layers,
     )
-    for name, value in values.items():
+    for name, value in values.items() if hosts.is_first() else ():
         print(f"{name}: {value:.6g}")
     return 0
 
@@ -236,9 +246,8 @@ def _generate(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     prompts = options.prompts or [""]
-    for prompt, text in zip(
-        prompts, trained.generate_texts(options.run_dir, prompts, sampling, options.step)
-    ):
+    texts = trained.generate_texts(options.run_dir, prompts, sampling, options.step, options.layers)
+    for prompt, text in zip(prompts, texts):
         print(f"{prompt}{text}\n")
     return 0
 
@@ -247,7 +256,9 @@ def _fill_mask(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl import trained
 
-    filled = trained.fill_masks(options.run_dir, options.texts, options.top, options.step)
+    filled = trained.fill_masks(
+        options.run_dir, options.texts, options.top, options.step, options.layers
+    )
     for text, masks in zip(options.texts, filled):
         print(text)
         for predictions in masks:

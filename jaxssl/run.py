@@ -155,7 +155,8 @@ def build(config: RunConfig) -> Parts:
     config.objective.check_rows(train_rows.rows(np.arange(min(8, train_rows.num_rows)), 0))
     split = config.evaluation.split
     validation_rows, ratio = None, None
-    if split in store.manifest.splits:
+    if split is not None:
+        check_validation(store, split)
         validation_rows = open_rows(config.data, split, store)
         ratio = tokens_per_byte(store, split)
     tokens_per_step = config.data.batch_size * config.data.sequence_length
@@ -172,6 +173,23 @@ def build(config: RunConfig) -> Parts:
         tokens_per_byte=ratio,
         mesh=mesh,
     )
+
+
+def check_validation(store: TokenStore, split: str) -> None:
+    """Refuses a run whose validation split is not in the store.
+
+    Raises:
+      UserError: says how to get one, or to do without.
+    """
+    if split not in store.manifest.splits:
+        raise UserError(
+            "the token store has no such split to validate on",
+            where="evaluation.split",
+            expected="one of " + ", ".join(store.manifest.splits),
+            got=split,
+            fix="prepare the text with a larger validation_fraction (or documents=blank_lines, if "
+            "it has few files), or train without validation: evaluation.split=null",
+        )
 
 
 def tokens_per_byte(store: TokenStore, split: str) -> float | None:
@@ -229,7 +247,7 @@ def write_summary(config: RunConfig, parts: Parts, run_dir: Path, outcome: Outco
     """`summary.json`: the facts of a run that are not metrics, the same however often it is
     written."""
     model, store = config.model, TokenStore.open(config.data.store)
-    split = config.evaluation.split if parts.validation_rows is not None else "train"
+    split = config.evaluation.split or "train"
     facts = {
         "name": run_dir.name,
         "model": f"{model.name} {model.num_layers}x{model.hidden_size}",

@@ -12,29 +12,21 @@ import jax
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write, sha256
-from jaxssl.core.names import flatten
+from jaxssl.core.names import flatten, matches
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.parallel import hosts
 
 MAY_CHANGE = (
-    "out",
-    "distributed",
-    "evaluation",
-    "checkpoint",
-    "logging",
-    "samples",
-    "watchdog",
-    "profile",
-    "mesh",
+    "{out,distributed,evaluation,checkpoint,logging,samples,watchdog,profile,mesh}/**",
+    "train/{accumulation,not_finite,not_finite_limit}",
+    "data/{store,prefetch}",
+    "model/{remat,unroll}",
+    "objective/{slots,chunk}",
+    "objective/terms/*/objective/{slots,chunk}",
 )
-"""Sections of a configuration that a run may be resumed with changes in."""
-MAY_CHANGE_KEYS = (
-    "train/accumulation",
-    "train/not_finite",
-    "train/not_finite_limit",
-    "data/prefetch",
-)
-"""The same for single keys of the other sections."""
+"""Keys that a run may be resumed with changes in: none of them changes what is learnt, but for the
+order of sums and, with another `accumulation`, the dropout masks. The store is compared by its
+contents."""
 
 
 def open_run_directory(config: Any, tokenizer: Tokenizer) -> Path:
@@ -119,14 +111,7 @@ def check_same_run(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None
     Raises:
       UserError: lists each difference.
     """
-    flat = lambda config: {
-        key: value
-        for key, value in flatten(config).items()
-        if key.split("/")[0] not in MAY_CHANGE and key not in MAY_CHANGE_KEYS
-    }
-    before, after = flat(old["config"]), flat(new["config"])
-    before = json.loads(json.dumps(before))
-    after = json.loads(json.dumps(after))
+    before, after = _deciding(old["config"]), _deciding(new["config"])
     different = [
         f"{key.replace('/', '.')}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
@@ -148,6 +133,24 @@ def check_same_run(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None
             got=f"{new['store'][:16]}...",
             fix="choose another directory with out=..., or restore the store",
         )
+
+
+def _deciding(config: dict[str, Any]) -> dict[str, Any]:
+    """The values that decide what a run learns, by path, lists taken apart."""
+    flat = flatten(_without_lists(json.loads(json.dumps(config))))
+    return {
+        path: value
+        for path, value in flat.items()
+        if not any(matches(pattern, path) for pattern in MAY_CHANGE)
+    }
+
+
+def _without_lists(value: Any) -> Any:
+    if isinstance(value, list):
+        value = {str(i): item for i, item in enumerate(value)} or None
+    if isinstance(value, dict):
+        return {key: _without_lists(item) for key, item in value.items()}
+    return value
 
 
 def environment() -> dict[str, Any]:

@@ -27,12 +27,12 @@ from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
 from jaxssl.generate.decode import Sampling
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
-from jaxssl.optim.adamw import make_optimizer
+from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import MeshConfig, batch_shards, make_mesh
-from jaxssl.run import RunConfig, make_vocabulary, tokens_per_byte
+from jaxssl.run import RunConfig, find_recipe, make_vocabulary, tokens_per_byte
 from jaxssl.train.evaluation import evaluate
 from jaxssl.train.samples import continue_texts, fill_text
-from jaxssl.train.state import abstract_state, make_init
+from jaxssl.train.state import abstract_state
 from jaxssl.train.step import make_eval_step
 
 
@@ -54,25 +54,29 @@ class TrainedModel:
     step: int
 
 
-def open_run(run_dir: str | Path, step: int | str = "best") -> TrainedModel:
+def open_run(
+    run_dir: str | Path, step: int | str = "best", layers: Sequence[str] = ()
+) -> TrainedModel:
     """Restores the parameters of a run.
 
     Args:
       step: a number, "last", or "best" (lowest validation loss, or the last without any).
+      layers: hardware files and overrides (`mesh.fsdp=8`, `distributed.auto=true`) over the run's
+        configuration.
 
     Raises:
       UserError: no run there, no such step, a damaged checkpoint.
     """
     run_dir = Path(run_dir)
-    config = read_run_config(run_dir)
+    config = read_run_config(run_dir, layers)
+    hosts.connect(config.distributed)
     manager = CheckpointManager(run_dir / "checkpoints", config.checkpoint)
     chosen = choose_step(manager, step)
     tokenizer = load_tokenizer(str(run_dir / "tokenizer"))
     model = Model(config.model, config.objective.heads, config.precision)
     mesh = mesh_here(config.mesh)
     with jax.set_mesh(mesh):
-        optimizer, _ = make_optimizer(config.optimizer, config.train.steps, 1)
-        abstract = abstract_state(make_init(model, optimizer), mesh).params
+        abstract = abstract_state(model.init, mesh)
         params = manager.restore_part(chosen, {"params": abstract})["params"]
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
     return TrainedModel(config, model, params, tokenizer, vocabulary, mesh, chosen)
@@ -92,8 +96,10 @@ def mesh_here(config: MeshConfig) -> Mesh:
         return make_mesh(MeshConfig())
 
 
-def read_run_config(run_dir: Path) -> RunConfig:
-    """The configuration in a run directory.
+def read_run_config(run_dir: Path, layers: Sequence[str] = ()) -> RunConfig:
+    """The configuration in a run directory, with `layers` on top.
+
+    How the run's processes found each other is left out: it was true of its own cluster alone.
 
     Raises:
       UserError: it is not a run directory.
@@ -106,7 +112,9 @@ def read_run_config(run_dir: Path) -> RunConfig:
             expected="a directory with config.yaml, as `jaxssl pretrain` makes",
             got="no such directory" if not run_dir.is_dir() else "no config.yaml in it",
         )
-    return configuration.load(RunConfig, [path])
+    kept = {key: v for key, v in configuration.read_yaml(path).items() if key != "distributed"}
+    files = [find_recipe(layer) for layer in layers if "=" not in layer]
+    return configuration.load(RunConfig, [kept, *files], [x for x in layers if "=" in x])
 
 
 def choose_step(manager: CheckpointManager, step: int | str) -> int:
@@ -146,9 +154,10 @@ def evaluate_run(
     step: int | str = "best",
     store: str | None = None,
     batches: int | None = None,
+    layers: Sequence[str] = (),
 ) -> dict[str, float]:
     """Loss and metrics of a run's checkpoint over a split, each row counted once."""
-    trained = open_run(run_dir, step)
+    trained = open_run(run_dir, step, layers)
     config = trained.config
     data = config.data if store is None else dataclasses.replace(config.data, store=store)
     opened = TokenStore.open(data.store)
@@ -173,10 +182,14 @@ def evaluate_run(
 
 
 def generate_texts(
-    run_dir: str | Path, prompts: Sequence[str], sampling: Sampling, step: int | str = "best"
+    run_dir: str | Path,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    step: int | str = "best",
+    layers: Sequence[str] = (),
 ) -> list[str]:
     """What a causal run writes after each prompt."""
-    trained = open_run(run_dir, step)
+    trained = open_run(run_dir, step, layers)
     _check_head(trained, "causal_lm", "generate", "fill-mask")
     with jax.set_mesh(trained.mesh):
         return continue_texts(
@@ -190,10 +203,14 @@ def generate_texts(
 
 
 def fill_masks(
-    run_dir: str | Path, texts: Sequence[str], top: int = 5, step: int | str = "best"
+    run_dir: str | Path,
+    texts: Sequence[str],
+    top: int = 5,
+    step: int | str = "best",
+    layers: Sequence[str] = (),
 ) -> list[list[list[dict[str, Any]]]]:
     """For each text, for each mask in it, the likeliest tokens."""
-    trained = open_run(run_dir, step)
+    trained = open_run(run_dir, step, layers)
     _check_head(trained, "masked_lm", "fill-mask", "generate")
     mask = trained.tokenizer.token(trained.vocabulary.special_ids["mask"]) or "[MASK]"
     for text in texts:

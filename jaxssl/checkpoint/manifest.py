@@ -5,6 +5,7 @@ whole to it. The manifest is written last, so a step without one was never finis
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ def seal(directory: Path, meta: dict[str, Any]) -> None:
     """Writes `meta.json` and then the manifest over every file in `directory`."""
     with atomic_write(directory / META) as file:
         json.dump({"format": FORMAT, **meta}, file, indent=2)
+    paths = [p for p in sorted(directory.rglob("*")) if p.is_file() and p.name != MANIFEST]
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
+        digests = list(pool.map(sha256, paths))
     files = {
-        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": digest}
+        for path, digest in zip(paths, digests)
     }
     with atomic_write(directory / MANIFEST) as file:
         json.dump({"format": FORMAT, "files": files}, file, indent=2)
@@ -75,8 +78,12 @@ def verify(directory: Path) -> None:
             raise damaged(path, "a file", "none")
         if path.stat().st_size != record["bytes"]:
             raise damaged(path, f"{record['bytes']} bytes", f"{path.stat().st_size} bytes")
-        if sha256(path) != record["sha256"]:
-            raise damaged(path, f"SHA-256 {record['sha256'][:16]}...", "other contents")
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(sha256, [directory / name for name in files])
+        for (name, record), digest in zip(files.items(), digests):
+            if digest != record["sha256"]:
+                wanted = f"SHA-256 {record['sha256'][:16]}..."
+                raise damaged(directory / name, wanted, "other contents")
 
 
 def damaged(path: Path, expected: Any, got: Any) -> UserError:

@@ -51,6 +51,8 @@ def open_rows(config: DataConfig, split: str, store: TokenStore | None = None) -
     Raises:
       UserError: no such store or split, a damaged store, a split too small for these rows.
     """
+    if config.sequence_length < 1:
+        raise _too_small("sequence_length", config.sequence_length)
     store = store or TokenStore.open(config.store)
     return config.rows.open(
         store.split(split), config.sequence_length, config.seed, store.special_ids
@@ -62,8 +64,7 @@ def load(
     split: str = "train",
     *,
     start_step: int = 0,
-    host: int = 0,
-    num_hosts: int = 1,
+    places: np.ndarray | None = None,
     store: TokenStore | None = None,
 ) -> "TrainLoader":
     """The split's shuffled batches without end, from `start_step` on."""
@@ -72,14 +73,13 @@ def load(
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=start_step,
-        host=host,
-        num_hosts=num_hosts,
+        places=places,
         prefetch=config.prefetch,
     )
 
 
 class TrainLoader:
-    """Iterator of this host's slices of global batches, in steps that are numbered from 0.
+    """Iterator of this host's rows of global batches, in steps that are numbered from 0.
 
     Step s is batch `s % batches_per_epoch` of epoch `s // batches_per_epoch`. An epoch permutes
     the rows anew and leaves the last `rows_left_over` of its order out. `step` is the number of
@@ -87,11 +87,10 @@ class TrainLoader:
 
     Args:
       source: of the rows.
-      batch_size: rows of a global batch; `num_hosts` divides it.
+      batch_size: rows of a global batch.
       seed: of the order.
       start_step: the first batch's number.
-      host: this host, in [0, num_hosts); its slice of a batch is the `host`-th.
-      num_hosts: hosts that share each batch.
+      places: the places in a global batch that this host reads; None for all.
       prefetch: batches to read ahead.
     """
 
@@ -102,14 +101,13 @@ class TrainLoader:
         batch_size: int,
         seed: int,
         start_step: int = 0,
-        host: int = 0,
-        num_hosts: int = 1,
+        places: np.ndarray | None = None,
         prefetch: int = 4,
     ):
         import grain
 
-        _check_batch(source, batch_size, host, num_hosts)
-        self._batches = _Batches(source, batch_size, seed, host, num_hosts)
+        _check_batch(source, batch_size)
+        self._batches = _Batches(source, batch_size, seed, _places(batch_size, places))
         self.batches_per_epoch = self._batches.per_epoch
         self.rows_left_over = source.num_rows % batch_size
         self.step = start_step
@@ -123,7 +121,7 @@ class TrainLoader:
         return self
 
     def __next__(self) -> Batch:
-        """The next batch: see `RowSource.rows`, with batch_size / num_hosts rows."""
+        """The next batch: see `RowSource.rows`, with a row for each of `places`."""
         try:
             batch = next(self._iterator)
         except BaseException:
@@ -147,19 +145,17 @@ class TrainLoader:
 class _Batches:
     """Batch s of the run, at index s: Grain's random-access source."""
 
-    def __init__(self, source: RowSource, batch_size: int, seed: int, host: int, num_hosts: int):
+    def __init__(self, source: RowSource, batch_size: int, seed: int, places: np.ndarray):
         self.source, self.seed = source, seed
         self.per_epoch = source.num_rows // batch_size
-        self._batch_size = batch_size
-        share = batch_size // num_hosts
-        self._mine = np.arange(host * share, (host + 1) * share)
+        self._batch_size, self._places = batch_size, places
 
     def __len__(self) -> int:
         return ENDLESS
 
     def __getitem__(self, index: int) -> Batch:
         epoch, number = divmod(int(index), self.per_epoch)
-        places = number * self._batch_size + self._mine
+        places = number * self._batch_size + self._places
         return self.source.rows(permute(places, self.source.num_rows, self.seed, epoch), epoch)
 
 
@@ -167,29 +163,26 @@ def eval_batches(
     source: RowSource,
     batch_size: int,
     *,
-    host: int = 0,
-    num_hosts: int = 1,
+    places: np.ndarray | None = None,
     limit: int | None = None,
 ) -> Iterator[Batch]:
-    """This host's slices of batches that hold every row exactly once, in order.
+    """This host's rows of batches that hold every row exactly once, in order.
 
-    All hosts get the same number of batches of the same shape. Places of the last batch that no
-    row is left for are padding: segment_ids 0, tokens the pad id, everything else 0.
+    All hosts get the same number of batches. Places of the last batch that no row is left for are
+    padding: segment_ids 0, tokens the pad id, everything else 0.
 
     Args:
       source: of the rows, as they are in epoch 0.
-      batch_size: rows of a global batch; `num_hosts` divides it.
-      host: this host.
-      num_hosts: hosts that share each batch.
+      batch_size: rows of a global batch.
+      places: the places in a global batch that this host reads; None for all.
       limit: at most so many global batches, None for all.
     """
-    _check_hosts(batch_size, host, num_hosts)
-    share = batch_size // num_hosts
+    mine = _places(batch_size, places)
     total = source.num_rows if limit is None else min(source.num_rows, limit * batch_size)
 
     def generate() -> Iterator[Batch]:
         for number in range(-(-total // batch_size)):
-            places = number * batch_size + np.arange(host * share, (host + 1) * share)
+            places = number * batch_size + mine
             rows = source.rows(np.minimum(places, total - 1) * source.num_rows // total, 0)
             yield _blank(rows, places >= total, source.pad_id)
 
@@ -203,22 +196,13 @@ def _blank(rows: Batch, missing: np.ndarray, pad_id: int) -> Batch:
     return rows
 
 
-def _check_hosts(batch_size: int, host: int, num_hosts: int) -> None:
-    assert 0 <= host < num_hosts
+def _places(batch_size: int, places: np.ndarray | None) -> np.ndarray:
     if batch_size < 1:
         raise _too_small("batch_size", batch_size)
-    if batch_size % num_hosts:
-        raise UserError(
-            "the batch cannot be shared evenly",
-            where="data.batch_size",
-            expected=f"a multiple of the {num_hosts} hosts",
-            got=batch_size,
-            fix=f"set data.batch_size={-(-batch_size // num_hosts) * num_hosts}",
-        )
+    return np.arange(batch_size) if places is None else places
 
 
-def _check_batch(source: RowSource, batch_size: int, host: int, num_hosts: int) -> None:
-    _check_hosts(batch_size, host, num_hosts)
+def _check_batch(source: RowSource, batch_size: int) -> None:
     if batch_size > source.num_rows:
         raise UserError(
             "the split has fewer rows than one batch",

@@ -14,6 +14,7 @@ from jaxssl.core.keys import seed_key
 from jaxssl.core.types import Params
 from jaxssl.models.model import Model
 from jaxssl.ops.sampling import sample
+from jaxssl.parallel.axes import constrain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,4 +117,4 @@ def _decode(model, sampling, params, tokens, lengths, key, stop):
 
     start = (cache, last, jnp.zeros(B, bool))
     _, out = jax.lax.scan(body, start, jnp.arange(sampling.max_new_tokens))
-    return out.T
+    return constrain(out.T, (None, None))  # whole everywhere: every process reads it

@@ -10,6 +10,7 @@ import numpy as np
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Params
 from jaxssl.models.model import Model
+from jaxssl.parallel.axes import constrain
 
 
 def fill_mask(
@@ -59,4 +60,5 @@ def _top(model, top, params, tokens, segments, at):
     hidden = model.encode(params, batch)[at[:, 0], at[:, 1]]
     logits = model.head(params, "masked_lm", hidden).astype(jnp.float32)
     values, ids = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), top)
-    return ids, values
+    whole = lambda x: constrain(x, (None, None))  # every process reads it
+    return whole(ids), whole(values)

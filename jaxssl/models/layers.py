@@ -94,8 +94,8 @@ class Embedding(nn.Module):
         return jnp.take(table, ids, axis=0).astype(self.precision.compute)
 
     def attend(self, hidden: jax.Array) -> jax.Array:
-        """[..., hidden_size] to logits [..., size], in the compute dtype."""
-        return linear(hidden, self.embedding.T, None, 1, self.precision)
+        """[..., hidden_size] to logits [..., size], in float32 at least."""
+        return linear(hidden, self.embedding.T, None, 1, self.precision, True)
 
 
 class LayerNorm(nn.Module):

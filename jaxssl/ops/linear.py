@@ -10,9 +10,14 @@ from jax import lax
 from jaxssl.core.precision import Precision
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def linear(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, num_in: int, precision: Precision
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None,
+    num_in: int,
+    precision: Precision,
+    wide: bool = False,
 ) -> jax.Array:
     """`x` [..., *in] times `kernel` [*in, *out], plus `bias` [*out]: [..., *out].
 
@@ -21,23 +26,31 @@ def linear(
 
     Args:
       num_in: how many trailing axes of `x` are contracted.
+      wide: return the sums in float32 at least, not rounded to the compute dtype: for logits.
     """
     dtype = precision.compute
-    y = lax.dot_general(x.astype(dtype), kernel.astype(dtype), _contract(x.ndim, num_in))
-    return y if bias is None else y + bias.astype(dtype)
+    out = jnp.promote_types(dtype, jnp.float32) if wide else dtype
+    y = lax.dot_general(
+        x.astype(dtype),
+        kernel.astype(dtype),
+        _contract(x.ndim, num_in),
+        preferred_element_type=jnp.dtype(out),
+    )
+    return y if bias is None else y + bias.astype(out)
 
 
 def _contract(ndim: int, num_in: int):
     return (tuple(range(ndim - num_in, ndim)), tuple(range(num_in))), ((), ())
 
 
-def _forward(x, kernel, bias, num_in, precision):
-    return linear(x, kernel, bias, num_in, precision), (x, kernel, bias)
+def _forward(x, kernel, bias, num_in, precision, wide):
+    return linear(x, kernel, bias, num_in, precision, wide), (x, kernel, bias)
 
 
-def _backward(num_in, precision, residuals, dy):
+def _backward(num_in, precision, wide, residuals, dy):
     x, kernel, bias = residuals
     dtype, reduce = precision.compute, jnp.dtype(precision.reduce)
+    dy = dy.astype(dtype)
     ins, outs = math.prod(kernel.shape[:num_in]), math.prod(kernel.shape[num_in:])
     # In two dimensions: with more, XLA's CPU backend transposes copies of x before it multiplies.
     flat_x, flat_dy = x.astype(dtype).reshape(-1, ins), dy.reshape(-1, outs)

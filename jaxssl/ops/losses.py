@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxssl.ops.widen import widen
+from jaxssl.core.widen import widen
 
 
 def cross_entropy(
@@ -47,8 +47,8 @@ def chunked_sum(
     wanted, it is computed in the same pass, chunk by chunk: nothing is kept and nothing computed
     twice, which saves a quarter of a language model head's arithmetic against `jax.checkpoint` in
     a scan. This is exact because a later cotangent of a scalar only scales the gradient.
-    Gradients of `params` add up in their own dtype (float32 parameters add in float32: cast
-    inside `function`, not before).
+    Gradients of `params` add up in float32 at least, if they are cast inside `function`, not
+    before.
 
     Args:
       params: pytree of floating arrays, the same for every chunk.
@@ -75,8 +75,10 @@ def chunked_sum(
             value, (dparams, dinputs) = gradient(params, *chunk)
             return jax.tree.map(jnp.add, carry, (value, dparams)), dinputs
 
-        start = (zeros(params, inputs, constants), jax.tree.map(jnp.zeros_like, params))
+        wide = jax.tree.map(lambda x: widen(jnp.zeros_like(x)), params)
+        start = (zeros(params, inputs, constants), wide)
         (sums, dparams), dinputs = jax.lax.scan(body, start, (inputs, constants))
+        dparams = jax.tree.map(lambda g, x: g.astype(x.dtype), dparams, params)
         return sums, (dparams, dinputs)
 
     def backward(gradients, cotangents):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxssl.ops.widen import widen
+from jaxssl.core.widen import widen
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:

@@ -11,6 +11,7 @@ import optax
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import assign, matches, unmatched
 from jaxssl.core.precision import Float
+from jaxssl.core.widen import widen
 from jaxssl.optim.schedules import Schedule, make_schedule
 
 NO_DECAY = ("**/bias", "**/scale")
@@ -41,16 +42,25 @@ class AdamW:
     clip_norm: float | None = 1.0
     """Largest global norm of the gradient; null does not clip."""
     moment_dtype: Float | None = None
-    """Dtype of the first moment; null is the parameters' own."""
+    """Dtype of the first moment; null is float32, as the second's always is."""
 
     def __post_init__(self):
         bad = [n for n in ("b1", "b2") if not 0 <= getattr(self, n) < 1]
-        if bad or self.learning_rate < 0 or self.weight_decay < 0 or self.epsilon <= 0:
+        clip = 1.0 if self.clip_norm is None else self.clip_norm
+        if bad or min(self.learning_rate, self.weight_decay) < 0 or min(self.epsilon, clip) <= 0:
             raise UserError(
                 "an optimizer setting is out of range",
-                where=", ".join(bad) or "learning_rate, weight_decay, epsilon",
-                expected="0 <= b < 1, learning_rate >= 0, weight_decay >= 0, epsilon > 0",
-                got=(self.b1, self.b2, self.learning_rate, self.weight_decay, self.epsilon),
+                where=", ".join(bad) or "learning_rate, weight_decay, epsilon, clip_norm",
+                expected="0 <= b < 1, learning_rate and weight_decay >= 0, epsilon and clip_norm "
+                "> 0",
+                got=(
+                    self.b1,
+                    self.b2,
+                    self.learning_rate,
+                    self.weight_decay,
+                    self.epsilon,
+                    self.clip_norm,
+                ),
             )
 
 
@@ -88,13 +98,22 @@ def make_optimizer(
     moments = None if config.moment_dtype is None else jnp.dtype(config.moment_dtype)
     mask = lambda params: decay_mask(config.no_decay, params)
     parts = [
-        adam(b1=config.b1, b2=config.b2, eps=config.epsilon, mu_dtype=moments),
+        widened(adam(b1=config.b1, b2=config.b2, eps=config.epsilon, mu_dtype=moments)),
         optax.add_decayed_weights(config.weight_decay, mask=mask),
         optax.scale_by_learning_rate(schedule),
     ]
     if config.clip_norm is not None:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
     return optax.chain(*parts), schedule
+
+
+def widened(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner` over gradients in float32 at least: in bfloat16 a decay of 0.999 is 1."""
+    wide = lambda tree: jax.tree.map(widen, tree)
+    return optax.GradientTransformation(
+        lambda params: inner.init(wide(params)),
+        lambda updates, state, params=None: inner.update(wide(updates), state, params),
+    )
 
 
 def scale_by_adam_uncorrected(

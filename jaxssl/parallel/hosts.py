@@ -78,12 +78,35 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def global_batch(rows: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """This process's rows of a global batch, as global arrays laid out by `sharding`."""
-    return {
-        name: jax.make_array_from_process_local_data(sharding, value)
-        for name, value in rows.items()
-    }
+def local_places(sharding: NamedSharding, batch_size: int) -> np.ndarray:
+    """The places in a global batch, ascending, whose rows this process's devices hold.
+
+    Not simply a share: processes along the tensor axis hold the same rows, and a mesh may order
+    devices otherwise than by process.
+    """
+    rows = np.arange(batch_size)
+    slices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([rows[index] for index in slices]))
+
+
+def global_batch(
+    rows: Mapping[str, np.ndarray], sharding: NamedSharding, batch_size: int
+) -> dict[str, jax.Array]:
+    """Global arrays laid out by `sharding`, of this process's rows: those at `local_places`."""
+    if jax.process_count() == 1:
+        return {name: jax.device_put(value, sharding) for name, value in rows.items()}
+    places = local_places(sharding, batch_size)
+
+    def assemble(local: np.ndarray) -> jax.Array:
+        def part(index):
+            first, *_ = np.arange(batch_size)[index[0]]
+            start = int(np.searchsorted(places, first))
+            return local[start : start + len(range(*index[0].indices(batch_size)))]
+
+        shape = (batch_size, *local.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return {name: assemble(value) for name, value in rows.items()}
 
 
 def agree(flag: bool) -> bool:

@@ -1,5 +1,6 @@
 """Validation: every row once, sums added up, divided at the end."""
 
+import collections
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,9 @@ from jaxssl.parallel.mesh import batch_sharding
 from jaxssl.train import metrics
 from jaxssl.train.stopping import EarlyStopping
 
+IN_FLIGHT = 2
+"""Batches that the device works on while the host reads the next one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
@@ -25,8 +29,8 @@ class EvaluationConfig:
 
     every: int = 1000
     """Steps between validations; 0 validates only at the end."""
-    split: str = "validation"
-    """Split of the token store."""
+    split: str | None = "validation"
+    """Split of the token store; null trains without validation."""
     batches: int | None = None
     """At most so many batches, spread evenly over the split; null is the whole split."""
     early_stopping: EarlyStopping | None = None
@@ -39,6 +43,13 @@ class EvaluationConfig:
                 where="every, batches",
                 expected="every >= 0, batches >= 1",
                 got=(self.every, self.batches),
+            )
+        if self.split is None and self.early_stopping is not None:
+            raise UserError(
+                "early stopping needs a validation split",
+                where="split",
+                expected="the name of a split",
+                got="null",
             )
 
 
@@ -63,23 +74,28 @@ def evaluate(
     Returns:
       `loss` (the weighted total), `loss/<name>`, `accuracy/<name>`, `perplexity`, `bits_per_byte`.
     """
-    rows = -(-source.num_rows // batch_size)
-    batches = eval_batches(
-        source,
-        batch_size,
-        host=jax.process_index(),
-        num_hosts=jax.process_count(),
-        limit=limit,
-    )
-    total, sharding = None, batch_sharding(mesh)
-    count = rows if limit is None else min(rows, limit)
+    sharding = batch_sharding(mesh)
+    places = hosts.local_places(sharding, batch_size)
+    batches = eval_batches(source, batch_size, places=places, limit=limit)
+    count = -(-source.num_rows // batch_size)
+    count = count if limit is None else min(count, limit)
+    total, in_flight = None, collections.deque()
     for batch in bar(batches, total=count, description="validate", enabled=show):
         objective.check_rows(batch)
-        sums = jax.device_get(step(params, hosts.global_batch(batch, sharding)))
-        total = sums if total is None else metrics.add_sums(total, sums)
+        in_flight.append(step(params, hosts.global_batch(batch, sharding, batch_size)))
+        if len(in_flight) > IN_FLIGHT:
+            total = _added(total, in_flight.popleft())
+    for sums in in_flight:
+        total = _added(total, sums)
     assert total is not None
     values = {
         "loss": metrics.total(objective.coefficients, total["losses"], total["weights"]),
         **metrics.ratios(total["metrics"]),
     }
     return {**values, **metrics.language_numbers(values, tokens_per_byte)}
+
+
+def _added(total: Any, sums: Any) -> Any:
+    """Sums of sums, on the host, in float64."""
+    sums = jax.device_get(sums)
+    return sums if total is None else metrics.add_sums(total, sums)

@@ -17,10 +17,12 @@ import jax
 import numpy as np
 
 from jaxssl.checkpoint.manager import CheckpointManager, as_tree
+from jaxssl.core.config import to_dict
+from jaxssl.core.keys import init_key
 from jaxssl.core.progress import bar
 from jaxssl.data.loader import TrainLoader
 from jaxssl.parallel import hosts
-from jaxssl.parallel.mesh import batch_sharding
+from jaxssl.parallel.mesh import batch_sharding, replicated
 from jaxssl.train import metrics
 from jaxssl.train.evaluation import evaluate
 from jaxssl.train.profile import Profiler
@@ -28,7 +30,7 @@ from jaxssl.train.samples import samples
 from jaxssl.train.settings import Parts, Settings
 from jaxssl.train.sinks import Sinks, read_metrics
 from jaxssl.train.state import State, abstract_state, born_sharded, make_init
-from jaxssl.train.step import make_eval_step, make_train_step
+from jaxssl.train.step import jit_train_step, make_eval_step, make_train_step
 from jaxssl.train.stopping import NotFinite, StopSignal
 from jaxssl.train.watchdog import Watchdog
 
@@ -74,15 +76,19 @@ class Loop:
             microbatches=train.accumulation,
         )
         evaluation = make_eval_step(parts.model, parts.objective, parts.vocabulary, seed=train.seed)
-        self.train_step = jax.jit(step, donate_argnums=0)
-        self.eval_step = jax.jit(evaluation)
-        self.checkpoints = CheckpointManager(run_dir / "checkpoints", settings.checkpoint)
-        stack.callback(self.checkpoints.close)
         init = make_init(parts.model, parts.optimizer)
         self.abstract = abstract_state(init, parts.mesh)
-        self.state, self.start, self.data_offset = self._first_state(init)
+        self.train_step = jit_train_step(step, self.abstract, parts.mesh)
+        self.eval_step = jax.jit(evaluation, out_shardings=replicated(parts.mesh))
+        self.checkpoints = CheckpointManager(run_dir / "checkpoints", settings.checkpoint)
+        stack.callback(self.checkpoints.close)
+        self.state, self.start, meta = self._first_state(init)
+        self.data_offset: int = meta.get("data_offset", 0)
+        self.validation_losses: list[float] = meta.get("validation_losses", [])
+        self.troubles: int = meta.get("troubles", 0)
         self.sinks = self._open_sinks()
         stack.callback(self.sinks.close)
+        self.sharding = batch_sharding(parts.mesh)
         self.loader = self._open_loader(self.start)
         stack.callback(lambda: self.loader.close())
         self.signal = stack.enter_context(StopSignal())
@@ -93,9 +99,7 @@ class Loop:
         self.tokens_per_step = data.batch_size * data.sequence_length
         self.validation: dict[str, float] = {}
         self.validation_step = -1
-        self.validation_losses = self._earlier_validations(self.start)
         self.skipped = int(self.state.skipped)
-        self.troubles = self.skipped
         self.saved = self.start
         self.in_flight: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
 
@@ -120,7 +124,7 @@ class Loop:
                 self.profiler.before(step)
                 batch = next(self.loader)
                 self.parts.objective.check_rows(batch)
-                batch = hosts.global_batch(batch, batch_sharding(self.parts.mesh))
+                batch = hosts.global_batch(batch, self.sharding, self.settings.data.batch_size)
                 self.state, out = self.train_step(self.state, batch)
                 step += 1
                 in_flight.append((step, out))
@@ -148,9 +152,15 @@ class Loop:
         """Whether this step needs everything before it to be finished."""
         s = self.settings
         return (
-            step % s.logging.every == 0
-            or (s.evaluation.every > 0 and step % s.evaluation.every == 0)
+            self._validates_at(step)
             or step % s.checkpoint.every == 0
+            or (step % s.logging.every == 0 and jax.process_count() > 1)  # to look for a signal
+        )
+
+    def _validates_at(self, step: int) -> bool:
+        every = self.settings.evaluation.every
+        return self.parts.validation_rows is not None and (
+            step == self.settings.train.steps or (every > 0 and step % every == 0)
         )
 
     def _signalled_alone(self) -> bool:
@@ -226,9 +236,8 @@ class Loop:
         """
         s = self.settings
         last = step == s.train.steps
-        validate = last or (s.evaluation.every > 0 and step % s.evaluation.every == 0)
         best = False
-        if validate and self.parts.validation_rows is not None:
+        if self._validates_at(step):
             self._validate(step)
             self._report(step)
             best = self.validation["loss"] <= np.nanmin([np.inf, *self.validation_losses])
@@ -246,8 +255,8 @@ class Loop:
         return stopping is not None and stopping.is_over(self.validation_losses)
 
     def _validate(self, step: int) -> None:
-        assert self.parts.validation_rows is not None
         self.watchdog.pause()
+        assert self.parts.validation_rows is not None
         self.validation = evaluate(
             self.eval_step,
             self.parts.objective,
@@ -283,6 +292,8 @@ class Loop:
         meta = {
             "data_offset": self.data_offset,
             "validation_loss": self.validation["loss"] if known else None,
+            "validation_losses": self.validation_losses,
+            "troubles": self.troubles,
         }
         self.checkpoints.save(step, as_tree(self.state), meta)
         self.saved = step
@@ -299,15 +310,15 @@ class Loop:
 
     # --- Beginnings and misfortunes ---
 
-    def _first_state(self, init) -> tuple[State, int, int]:
-        """The newest intact checkpoint's state, or a fresh one; its step and data offset."""
+    def _first_state(self, init) -> tuple[State, int, dict[str, Any]]:
+        """The newest intact state, or a fresh one; its step and what was noted with it."""
         step = self.checkpoints.newest_intact(self.say)
         if step is None:
-            key = jax.random.fold_in(jax.random.key(self.settings.train.seed), 3)
-            return born_sharded(init, key, self.abstract), 0, 0
+            key = init_key(self.settings.train.seed)
+            return born_sharded(init, key, self.abstract), 0, {}
         state = State(**self.checkpoints.restore(step, as_tree(self.abstract)))
         self.say(f"resuming at step {step}")
-        return state, step, int(self.checkpoints.meta(step).get("data_offset", 0))
+        return state, step, self.checkpoints.meta(step)
 
     def _open_sinks(self) -> Sinks:
         if not hosts.is_first():
@@ -318,6 +329,7 @@ class Loop:
             resume_step=self.start if self.start else 0,
             tensorboard=logging.tensorboard,
             wandb_project=logging.wandb_project,
+            config=to_dict(self.settings),
         )
         return sinks
 
@@ -328,15 +340,9 @@ class Loop:
             batch_size=data.batch_size,
             seed=data.seed,
             start_step=step + self.data_offset,
-            host=jax.process_index(),
-            num_hosts=jax.process_count(),
+            places=hosts.local_places(self.sharding, data.batch_size),
             prefetch=data.prefetch,
         )
-
-    def _earlier_validations(self, last: int) -> list[float]:
-        """The validation losses up to step `last`."""
-        rows = read_metrics(self.run_dir) if last else []
-        return [row["loss"] for row in rows if row["kind"] == "validation" and row["step"] <= last]
 
     def _not_finite(self, step: int, out: dict[str, Any]) -> int | None:
         """Obeys `train.not_finite`; the step to go back to for a rollback."""
@@ -352,6 +358,7 @@ class Loop:
         if give_up:
             done = int(self.state.step)
             self._log_in_flight()
+            self._validate_and_save(done)
             self._save(done)
             self.checkpoints.wait()
             raise NotFinite(
@@ -382,7 +389,7 @@ class Loop:
         self.loader.close()
         self.loader = self._open_loader(back)
         self.sinks.rewind(back)
-        self.validation_losses = self._earlier_validations(back)
+        self.validation_losses = self.checkpoints.meta(back).get("validation_losses", [])
         self.validation_step, self.saved = -1, back
         self.say(f"rolled back to step {back}")
         self._timer = (time.perf_counter(), back)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ from jaxssl.core.types import Params
 from jaxssl.models.layers import is_boxed, unbox
 from jaxssl.models.model import Model
 from jaxssl.parallel.axes import to_spec
+
+T = TypeVar("T")
 
 
 @jax.tree_util.register_dataclass
@@ -44,8 +46,12 @@ def make_init(
     return init
 
 
-def abstract_state(init: Callable[[jax.Array], State], mesh: Mesh) -> State:
-    """Shapes, dtypes and shardings of the state; nothing is allocated.
+def abstract_state(init: Callable[[jax.Array], T], mesh: Mesh) -> T:
+    """Shapes, dtypes and shardings of what `init` makes; nothing is allocated.
+
+    Args:
+      init: a function from a key to a tree whose leaves are boxed with their axis names, or are
+        whole on every device: a state, or parameters alone.
 
     Raises:
       UserError: an axis of a parameter does not divide over the mesh.
@@ -78,7 +84,11 @@ def _check_divides(path, names, shape, sharding: NamedSharding) -> None:
             )
 
 
-def born_sharded(init: Callable[[jax.Array], State], key: jax.Array, abstract: State) -> State:
-    """A fresh state, each shard made on its own device."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return jax.jit(lambda k: unbox(init(k)), out_shardings=shardings)(key)
+def layout(abstract: T) -> T:
+    """The shardings of an abstract tree."""
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def born_sharded(init: Callable[[jax.Array], T], key: jax.Array, abstract: T) -> T:
+    """What `init` makes, unboxed, each shard made on its own device."""
+    return jax.jit(lambda k: unbox(init(k)), out_shardings=layout(abstract))(key)

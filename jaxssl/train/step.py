@@ -7,14 +7,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from jaxssl.core.keys import dropout_key
 from jaxssl.core.types import Batch, Params, Vocabulary
+from jaxssl.core.widen import widen
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import Objective, total_loss
-from jaxssl.ops.widen import widen
 from jaxssl.parallel.axes import constrain
-from jaxssl.train.state import State
+from jaxssl.parallel.mesh import replicated
+from jaxssl.train.state import State, layout
 
 
 def make_loss(
@@ -22,7 +24,7 @@ def make_loss(
 ) -> Callable[..., tuple[jax.Array, Any, Params]]:
     """A function `(params, corrupted batch, key) -> (loss, metrics, gradients)`.
 
-    Gradients are added over microbatches in the parameters' dtype. Every microbatch's loss is
+    Gradients are added over microbatches in float32 at least. Every microbatch's loss is
     divided by the weight of the whole batch, so the sum is exact however the labels fall.
     """
 
@@ -47,7 +49,7 @@ def make_loss(
         parts = jax.tree.map(functools.partial(split_rows, count=microbatches), dict(batch))
         first = jax.tree.map(lambda x: x[0], parts)
         shapes = jax.eval_shape(gradient, params, first, weights, key)
-        (value, metrics), grads = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        (value, metrics), grads = jax.tree.map(lambda s: widen(jnp.zeros(s.shape, s.dtype)), shapes)
         start = (value, metrics, grads)
         total, _ = jax.lax.scan(body, start, (jnp.arange(microbatches), parts))
         return total
@@ -85,7 +87,8 @@ def make_train_step(
         corrupted = objective.corrupt(batch, seed, vocabulary)
         key = dropout_key(seed, state.step)
         loss, sums, grads = loss_and_grads(state.params, corrupted, key)
-        norm = optax.tree.norm(jax.tree.map(widen, grads))
+        grads = jax.tree.map(widen, grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -97,11 +100,17 @@ def make_train_step(
             keep(opt_state, state.opt_state),
             skipped,
         )
-        tokens = jnp.sum((batch["segment_ids"] > 0).astype(jnp.float32))
-        metrics = {"loss": loss, "grad_norm": norm, "skipped": skipped, "tokens": tokens}
-        return new, {**metrics, "sums": sums}
+        return new, {"loss": loss, "grad_norm": norm, "skipped": skipped, "sums": sums}
 
     return step
+
+
+def jit_train_step(step: Callable[..., Any], abstract: State, mesh: Mesh) -> Callable[..., Any]:
+    """`step` compiled, its state donated and kept where it was born.
+
+    Left to itself, XLA moves small leaves in the first step, and the second is compiled again.
+    """
+    return jax.jit(step, donate_argnums=0, out_shardings=(layout(abstract), replicated(mesh)))
 
 
 def make_eval_step(

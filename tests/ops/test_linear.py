@@ -85,3 +85,16 @@ def test_the_product_runs_in_the_compute_dtype():
 
 def test_fan_in_counts_the_inputs():
     assert fan_in((12, 64, 768), 2) == 768
+
+
+def test_wide_products_are_not_rounded_to_the_compute_dtype():
+    x, kernel, _ = operands((4, 64), (64, 512), (1,))
+    half = Precision(compute="bfloat16")
+    wide = jax.jit(lambda x, k: linear(x, k, None, 1, half, True))(x, kernel)
+    exact = np.asarray(x.astype(jnp.bfloat16), np.float64) @ np.asarray(
+        kernel.astype(jnp.bfloat16), np.float64
+    )
+    assert wide.dtype == jnp.float32
+    np.testing.assert_allclose(wide, exact, rtol=1e-4, atol=1e-4)
+    gradient = jax.jit(jax.grad(lambda x, k: jnp.sum(linear(x, k, None, 1, half, True) ** 2)))
+    assert gradient(x, kernel).dtype == x.dtype

@@ -150,3 +150,19 @@ def test_the_first_moment_takes_the_declared_dtype():
 def test_settings_out_of_range_are_refused(bad):
     with pytest.raises(UserError, match="out of range"):
         AdamW(**bad)
+
+
+@pytest.mark.parametrize("bias_correction", [True, False])
+def test_moments_of_bfloat16_parameters_are_float32_and_decay(bias_correction):
+    config = AdamW(bias_correction=bias_correction, clip_norm=None)
+    optimizer, _ = make_optimizer(config, 10_000, 1)
+    params = {"kernel": jnp.ones(3, jnp.bfloat16)}
+    state = optimizer.init(params)
+    update = jax.jit(optimizer.update)
+    for gradient, steps in ((1.0, 50), (0.0, 2000)):
+        grads = {"kernel": jnp.full(3, gradient, jnp.bfloat16)}
+        for _ in range(steps):
+            _, state = update(grads, state, params)
+    (adam,) = [part for part in jax.tree.leaves(state, is_leaf=is_adam) if is_adam(part)]
+    assert adam.nu["kernel"].dtype == adam.mu["kernel"].dtype == jnp.float32
+    np.testing.assert_allclose(adam.nu["kernel"], (1 - 0.999**50) * 0.999**2000, rtol=1e-4)

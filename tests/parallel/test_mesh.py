@@ -58,7 +58,7 @@ def test_a_tensor_axis_does_not_split_the_batch():
     mesh = make_mesh(MeshConfig(data=2, tensor=4))
     check_batch(2, 1, mesh)
     rows = {"tokens": np.arange(8, dtype=np.int32).reshape(4, 2)}
-    array = global_batch(rows, batch_sharding(mesh))["tokens"]
+    array = global_batch(rows, batch_sharding(mesh), 4)["tokens"]
     shards = {str(shard.index): np.asarray(shard.data) for shard in array.addressable_shards}
     assert len(shards) == 2 and all(part.shape == (2, 2) for part in shards.values())
     assert np.array_equal(array, rows["tokens"])
