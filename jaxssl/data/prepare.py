@@ -25,7 +25,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.data import packing
 from jaxssl.data.manifest import split_record, token_dtype, write_manifest
-from jaxssl.data.sources import Docstrings, Jsonl, SourceConfig, TextFiles
+from jaxssl.data.sources import Docstrings, Hub, Jsonl, SourceConfig, TextFiles, fingerprint
 from jaxssl.data.split import Split
 from jaxssl.data.store import TokenStore
 from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
@@ -33,7 +33,7 @@ from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
 RECORD = "prepare.json"
 SET_ASIDE = "set_aside.jsonl"
 WORK = ".work"
-INPUTS = "inputs"
+INPUTS, COMMITS = "inputs", "commits"
 PROBE_CHARACTERS = 200_000
 
 
@@ -118,7 +118,22 @@ def prepare(config: PrepareConfig) -> TokenStore:
             for split, length in _missing_plans(config, out):
                 packing.write_pack_plan(split, length)
             shutil.rmtree(out / WORK)
-    return TokenStore.open(out)
+    store = TokenStore.open(out)
+    _warn_of_empty_splits(config, store)
+    return store
+
+
+def _warn_of_empty_splits(config: PrepareConfig, store: TokenStore) -> None:
+    """Says which held-out splits were asked for and got no document."""
+    for name, fraction in config.fractions.items():
+        if not fraction or name in store.manifest.splits:
+            continue
+        print(
+            f"warning: {store.path}: the {name} split is empty: no document was held out with "
+            f"{name}_fraction={fraction}. To have one, prepare the text in another "
+            f"`out` as more documents (documents=blank_lines) or with a larger {name}_fraction",
+            file=sys.stderr,
+        )
 
 
 def _make(config: PrepareConfig, tokenizer: Tokenizer, record: dict, out: Path) -> None:
@@ -126,6 +141,8 @@ def _make(config: PrepareConfig, tokenizer: Tokenizer, record: dict, out: Path) 
     from jaxssl.data.writer import Work
 
     work = Work((out / WORK).absolute())
+    commits = _commits(config, out)
+    config = _pinned(config, commits)
     for source in config.sources:
         source.check()
     _check_inputs(config, out)
@@ -134,7 +151,7 @@ def _make(config: PrepareConfig, tokenizer: Tokenizer, record: dict, out: Path) 
         _check_sample(config, tokenizer, sources[0])
         tokenizer.save(work.tokenizer)
         with atomic_write(out / RECORD) as file:
-            json.dump({**record, INPUTS: _inputs(config)}, file, indent=1)
+            json.dump({**record, INPUTS: _inputs(config), COMMITS: commits}, file, indent=1)
             file.write("\n")
     _run(config, sources, work, out)
     _finish(config, tokenizer, work, out)
@@ -222,14 +239,31 @@ def _record(config: PrepareConfig, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _inputs(config: PrepareConfig) -> str:
-    """A digest of the names and sizes of the files of the corpus."""
+    """A digest of the corpus's files: their names, sizes, beginnings and ends."""
     listed = [
-        [file.id, file.size]
+        fingerprint(file)
         for source in config.sources
         if isinstance(source, TextFiles | Jsonl)
         for file in source.files()
     ]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def _commits(config: PrepareConfig, out: Path) -> list[str | None]:
+    """The commit of each source from the hub: the one the store was begun with, or today's."""
+    if (out / RECORD).is_file():
+        found = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        return found.get(COMMITS, [None] * len(config.sources))
+    return [source.commit() if isinstance(source, Hub) else None for source in config.sources]
+
+
+def _pinned(config: PrepareConfig, commits: list[str | None]) -> PrepareConfig:
+    """`config` with its sources from the hub at these commits."""
+    first, *more = (
+        source if commit is None else dataclasses.replace(source, revision=commit)  # type: ignore
+        for source, commit in zip(config.sources, commits)
+    )
+    return dataclasses.replace(config, source=first, more_sources=tuple(more))
 
 
 def _check_inputs(config: PrepareConfig, out: Path) -> None:
@@ -241,7 +275,7 @@ def _check_inputs(config: PrepareConfig, out: Path) -> None:
         raise UserError(
             "the corpus has changed since this token store was begun",
             where=out,
-            expected="files of the same names and sizes",
+            expected="files of the same names, sizes, beginnings and ends",
             got="others",
             fix="delete this directory to make the store anew",
         )
@@ -264,7 +298,7 @@ def _is_complete(out: Path, record: dict[str, Any]) -> bool:
             fix="choose another `out`",
         ) from None
     is_complete = (out / "manifest.json").is_file()
-    keys = sorted((record.keys() | found.keys()) - {INPUTS})
+    keys = sorted((record.keys() | found.keys()) - {INPUTS, COMMITS})
     different = [key for key in keys if record.get(key) != found.get(key)]
     if different:
         key = different[0]

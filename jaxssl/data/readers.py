@@ -8,6 +8,7 @@ the tokens of the whole.
 import abc
 import codecs
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,7 @@ class HubReader(Reader):
 
 class _HubRows(HuggingFaceDatasetReader):
     def __init__(self, config: Hub, aside: SetAside):
-        options = {"name": config.config, "split": config.split}
+        options = {"name": config.config, "split": config.split, "revision": config.revision}
         super().__init__(config.dataset, options, streaming=True, text_key=config.text_key)
         self.aside = aside
 
@@ -218,10 +219,15 @@ def open_hub(config: Hub) -> None:
     """Reads one row of a hub data set, so that mistakes show before a long run."""
     import datasets
 
-    where = f"source.dataset={config.dataset}, split {config.split}"
+    revision = "" if config.revision is None else f", revision {config.revision}"
+    where = f"source.dataset={config.dataset}, split {config.split}{revision}"
     try:
         stream = datasets.load_dataset(
-            config.dataset, config.config, split=config.split, streaming=True
+            config.dataset,
+            name=config.config,
+            split=config.split,
+            revision=config.revision,
+            streaming=True,
         )
         row: dict[str, Any] | None = next(iter(stream), None)
     except Exception as error:  # `datasets` raises whatever its loaders raise
@@ -230,7 +236,7 @@ def open_hub(config: Hub) -> None:
             where=where,
             expected="a data set that exists and can be reached",
             got=f"{type(error).__name__}: {error}",
-            fix="check the name, config and split; without a network, use text or jsonl files",
+            fix="check name, config, split and revision; without a network, use files",
         ) from error
     if row is None:
         raise UserError("the corpus is empty", where=where, expected="rows", got="none")
@@ -242,6 +248,21 @@ def open_hub(config: Hub) -> None:
             got=config.text_key,
             fix=did_you_mean(config.text_key, row),
         )
+
+
+def hub_commit(config: Hub) -> str | None:
+    """The commit that a data set's revision stands for now, asked of the hub; None without it."""
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi().dataset_info(
+            config.dataset, revision=config.revision, expand=["sha"], timeout=30
+        )
+        return info.sha
+    except Exception as error:  # whatever its HTTP library raises; reading may still work
+        cause = f"{type(error).__name__}: {error}"[:200]
+        print(f"{config.dataset}: its commit is not recorded ({cause})", file=sys.stderr)
+        return None
 
 
 def check_text(text: Any) -> str:

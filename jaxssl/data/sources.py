@@ -4,8 +4,10 @@ Each source has `check()`, which finds a user's mistakes early, and `reader()`, 
 datatrove reader that yields its documents, shared out over tasks by (rank, world_size).
 """
 
+import contextlib
 import dataclasses
 import glob
+import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -20,6 +22,7 @@ MAX_DOCUMENT_BYTES = 64 << 20
 CHECKED_FILES = 1000
 """Files whose first block is looked at before a run; the others are looked at when read."""
 FIRST_BLOCK = 8192
+ENDS = 64 << 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,13 +114,29 @@ class Hub:
     """Which of the data set's configurations (subsets)."""
     split: str = "train"
     """Which of the data set's splits to read. Held-out text is split off from it by `prepare`."""
+    revision: str | None = None
+    """Branch, tag or commit of the data set; null is the main branch. `prepare` records the commit
+    this stands for, where the hub can be asked, and reads that one to the end."""
     text_key: str = "text"
     """Column of the text."""
 
     def check(self) -> None:
         from jaxssl.data.readers import open_hub
 
+        if self.revision is not None and Path(self.dataset).exists():
+            raise UserError(
+                "a local folder has no revisions",
+                where="source.revision",
+                expected=f"null, for the folder {self.dataset}",
+                got=self.revision,
+            )
         open_hub(self)
+
+    def commit(self) -> str | None:
+        """The commit that `revision` stands for now; None for a folder, or if none can be had."""
+        from jaxssl.data.readers import hub_commit
+
+        return None if Path(self.dataset).exists() else hub_commit(self)
 
     def reader(self, set_aside: str | Path | None = None) -> "Reader":
         from jaxssl.data.readers import HubReader
@@ -264,13 +283,35 @@ def _first_block(file: SourceFile) -> bytes:
         ) from error
 
 
+def fingerprint(file: SourceFile) -> str:
+    """SHA-256 of a file's name, size, and first and last 64 KiB as stored: for noticing changes.
+
+    Of a URL that cannot be read from the middle, the beginning only.
+    """
+    digest = hashlib.sha256(f"{file.id}\0{file.size}\0".encode())
+    try:
+        with _open_stored(file) as opened:
+            digest.update(opened.read(ENDS))
+            if file.size and file.size > ENDS:
+                with contextlib.suppress(ValueError):  # how fsspec says that it only streams
+                    opened.seek(max(ENDS, file.size - ENDS))
+                    digest.update(opened.read(ENDS))
+    except OSError as error:  # what cannot be opened is set aside by its reader
+        digest.update(type(error).__name__.encode())
+    return digest.hexdigest()
+
+
 def open_file(file: SourceFile) -> Any:
     """The file's bytes, unpacked if it is compressed."""
-    if "://" not in file.path and not file.compressed:
+    return _open_stored(file, compression="infer" if file.compressed else None)
+
+
+def _open_stored(file: SourceFile, compression: str | None = None) -> Any:
+    if "://" not in file.path and compression is None:
         return open(file.path, "rb", buffering=1 << 20)
     import fsspec
 
-    return cast(Any, fsspec.open(file.path, "rb", compression="infer")).open()
+    return cast(Any, fsspec.open(file.path, "rb", compression=compression)).open()
 
 
 def _is_jsonl(name: str) -> bool:

@@ -5,10 +5,12 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import types
 from collections import Counter
 
 import numpy as np
@@ -16,8 +18,8 @@ import pytest
 from corpus import NASTY, documents
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.prepare import PrepareConfig, prepare
-from jaxssl.data.sources import Docstrings, Jsonl, TextFiles
+from jaxssl.data.prepare import PrepareConfig, _inputs, prepare
+from jaxssl.data.sources import Docstrings, Hub, Jsonl, TextFiles
 from jaxssl.data.store import TokenStore
 from jaxssl.data.tokenizer import load_tokenizer
 from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_on_texts
@@ -347,3 +349,95 @@ def test_memory_is_bounded_for_a_word_of_ten_megabytes(work, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 600_000  # KiB
+
+
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_a_file_of_the_same_size_with_other_ends_is_noticed(place, work, tmp_path):
+    """What changes in the middle of a large file is not looked for."""
+    text = "".join(json.dumps({"text": t}) + "\n" for t in TEXTS * 20)
+    file, options = tmp_path / "a.jsonl", {"tokenizer": str(work / "wordpiece")}
+    file.write_text(text)
+    options |= {"source": Jsonl(paths=(str(file),)), "max_unknown_rate": 0.0}
+    with pytest.raises(UserError, match="does not know"):
+        prepare(config(work, tmp_path / "s", **options))
+    content = bytearray(file.read_bytes())
+    assert len(content) > 3 * (64 << 10)
+    where = {"first": 12, "middle": len(content) // 2, "last": len(content) - 6}[place]
+    content[where] ^= 1
+    file.write_bytes(content)
+    message = "does not know" if place == "middle" else "corpus has changed"
+    with pytest.raises(UserError, match=message):
+        prepare(config(work, tmp_path / "s", **options))
+
+
+def test_a_copy_of_the_corpus_is_the_same_corpus(work, tmp_path):
+    """Neither its place nor its times count."""
+    options = {"max_unknown_rate": 0.0, "tokenizer": str(work / "wordpiece")}
+    copy = shutil.copytree(work / "corpus", tmp_path / "corpus", copy_function=shutil.copyfile)
+    sources = [Jsonl(paths=(str(folder),)) for folder in (work / "corpus", copy)]
+    digests = [_inputs(config(work, tmp_path / "s", **options, source=s)) for s in sources]
+    assert digests[0] == digests[1]
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub with one data set: {"sha": its main branch now}, and the revisions that were read."""
+    import datasets
+
+    (tmp_path / "hub").mkdir()
+    lines = [json.dumps({"text": text}) for text in TEXTS]
+    (tmp_path / "hub/train.jsonl").write_text("\n".join(lines) + "\n")
+    state, load = {"sha": "a" * 40, "read": [], "fails_at": 0}, datasets.load_dataset
+
+    def fake_load(path, *, revision=None, **options):
+        assert path == "owner/texts"
+        state["read"].append(revision)
+        if len(state["read"]) == state["fails_at"]:
+            raise ConnectionError("gone")
+        return load(str(tmp_path / "hub"), **options)
+
+    def fake_info(self, repo_id, *, revision=None, **options):
+        if state["sha"] is None:
+            raise ConnectionError("no network")
+        return types.SimpleNamespace(sha=revision or state["sha"])
+
+    monkeypatch.setattr("datasets.load_dataset", fake_load)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", fake_info)
+    return state
+
+
+def test_a_hub_data_set_is_read_to_the_end_at_the_commit_it_was_begun_with(work, tmp_path, hub):
+    wanted = config(work, tmp_path / "s", source=Hub(dataset="owner/texts"))
+    hub["fails_at"] = 5
+    with pytest.raises(ConnectionError, match="gone"):
+        prepare(wanted)
+    hub["sha"] = "b" * 40  # the data set moves on
+    store = prepare(wanted)
+    assert len(hub["read"]) > 5 and set(hub["read"]) == {"a" * 40}
+    assert [source["revision"] for source in store.manifest.sources] == ["a" * 40]
+    prepare(wanted)  # the same configuration: nothing to do
+
+
+def test_a_revision_is_read_and_without_the_hub_stays_as_it_was_given(work, tmp_path, hub, capsys):
+    hub["sha"] = None
+    source = Hub(dataset="owner/texts", revision="v1")
+    store = prepare(config(work, tmp_path / "s", source=source))
+    assert set(hub["read"]) == {"v1"}
+    assert [source["revision"] for source in store.manifest.sources] == ["v1"]
+    assert "its commit is not recorded (ConnectionError: no network)" in capsys.readouterr().err
+    with pytest.raises(UserError, match="a local folder has no revisions"):
+        Hub(dataset=str(tmp_path / "hub"), revision="v1").check()
+
+
+def test_a_held_out_split_without_a_document_is_told(work, tmp_path, capsys):
+    (tmp_path / "one.txt").write_text("One document.\n\nOr two.")
+    source = TextFiles(paths=(str(tmp_path / "one.txt"),))
+    options = {"source": source, "validation_fraction": 0.01, "max_unknown_rate": 1.0}
+    for _ in range(2):  # also where there is nothing to do
+        prepare(config(work, tmp_path / "s", **options, test_fraction=0.0))
+        err = capsys.readouterr().err
+        assert "warning: " in err and "the validation split is empty" in err
+        assert "documents=blank_lines" in err and "larger validation_fraction" in err
+        assert "test split" not in err
+    prepare(config(work, tmp_path / "none", source=source, validation_fraction=0, test_fraction=0))
+    assert "warning" not in capsys.readouterr().err
