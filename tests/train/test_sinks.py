@@ -193,13 +193,26 @@ def test_wandb_that_is_not_installed_is_an_error_with_the_command(tmp_path, monk
         WandbSink(tmp_path, project="p")
 
 
-def test_wandb_gets_rows_and_a_resumed_run_keeps_its_id(tmp_path, monkeypatch):
+@pytest.fixture
+def wandb(monkeypatch):
+    """Stands for the package: what was logged, and what each run was started with."""
     logged, started = [], []
     run = types.SimpleNamespace(
         define_metric=lambda *args, **kwargs: None, log=logged.append, finish=lambda: None
     )
     fake = types.SimpleNamespace(init=lambda **kwargs: started.append(kwargs) or run)
     monkeypatch.setitem(sys.modules, "wandb", fake)
+    return logged, started
+
+
+def test_the_sinks_of_a_run_tell_wandb_its_whole_configuration(tmp_path, wandb):
+    config = {"model": {"name": "gpt2", "segments": []}, "train": {"steps": 5}}
+    Sinks.open(tmp_path, tensorboard=False, wandb_project="p", config=config).close()
+    assert [start["config"] for start in wandb[1]] == [config]
+
+
+def test_wandb_gets_rows_and_a_resumed_run_keeps_its_id(tmp_path, wandb):
+    logged, started = wandb
     for _ in range(2):
         sink = WandbSink(tmp_path, project="p", config={"a": 1})
         sink.write({"kind": "train", "step": 5, "loss": 2.0})
