@@ -22,7 +22,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
 from jaxssl.core.types import Params, Vocabulary
 from jaxssl.data.loader import open_rows
-from jaxssl.data.store import TokenStore, check_tokenizer
+from jaxssl.data.store import TokenStore, check_tokenizer, check_vocabulary
 from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
 from jaxssl.generate.decode import Sampling
 from jaxssl.models.layers import unbox
@@ -162,6 +162,7 @@ def evaluate_run(
     data = config.data if store is None else dataclasses.replace(config.data, store=store)
     opened = TokenStore.open(data.store)
     check_tokenizer(opened, trained.tokenizer.fingerprint)
+    check_vocabulary(opened, config.model.vocab_size)
     rows = open_rows(data, split, opened)
     shards = batch_shards(trained.mesh)
     eval_step = make_eval_step(

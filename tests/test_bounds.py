@@ -44,7 +44,6 @@ CASES = [
 ]
 CHECKED_LATER = {
     "MeshConfig": "with the number of devices, by `make_mesh`",
-    "DistributedConfig": "by `jax.distributed`",
 }
 
 

@@ -58,7 +58,7 @@ class Pairs:
             if not 0 <= value <= 1:
                 raise UserError(
                     "a probability is out of range",
-                    where=f"rows.{field}",
+                    where=field,
                     expected="a number from 0 to 1",
                     got=value,
                 )

@@ -28,7 +28,7 @@ def hash_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     must be below 2**32.
     """
     assert math.prod(shape[:-1]) < 2**32, shape
-    first, second = jax.random.key_data(key)
+    first, second = jax.random.key_data(key)[-2:]  # other generators' keys have more words
     row = jnp.zeros(shape[:-1] + (1,), jnp.uint32)
     for axis, size in enumerate(shape[:-1]):
         row = row * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, row.shape, axis)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
 
 FAILED = -2
@@ -29,6 +30,8 @@ class DistributedConfig:
     """How long to wait for the others at the start."""
 
     def __post_init__(self):
+        check_at_least(1, self, "num_processes", "timeout_seconds")
+        check_at_least(0, self, "process_id")
         given = (self.coordinator, self.num_processes, self.process_id)
         missing = given.count(None)
         if missing not in (0, 3) or (self.auto and not missing):

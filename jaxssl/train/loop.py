@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from jaxssl.checkpoint.manager import CheckpointManager, as_tree
-from jaxssl.core.config import to_dict
+from jaxssl.core.config import read_yaml
 from jaxssl.core.keys import init_key
 from jaxssl.core.progress import bar
 from jaxssl.data.loader import TrainLoader
@@ -324,14 +324,14 @@ class Loop:
         if not hosts.is_first():
             return Sinks()
         logging = self.settings.logging
-        sinks = Sinks.open(
+        project = logging.wandb_project
+        return Sinks.open(
             self.run_dir,
-            resume_step=self.start if self.start else 0,
+            resume_step=self.start,
             tensorboard=logging.tensorboard,
-            wandb_project=logging.wandb_project,
-            config=to_dict(self.settings),
+            wandb_project=project,
+            config=read_yaml(self.run_dir / "config.yaml") if project else None,
         )
-        return sinks
 
     def _open_loader(self, step: int) -> TrainLoader:
         data = self.settings.data
