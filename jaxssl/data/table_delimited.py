@@ -1,0 +1,141 @@
+"""Reader of CSV and TSV files."""
+
+import contextlib
+import csv
+import sys
+from collections.abc import Iterator
+
+from jaxssl.core.errors import UserError
+from jaxssl.data.table_config import TableFile
+from jaxssl.data.table_lines import Lines
+from jaxssl.data.tables import Note, Table
+
+ORANGE_TYPES = frozenset("d discrete c continuous s string t time".split())
+"""What the second line of an Orange .tab file says of the columns (or their values)."""
+Record = tuple[int, list[str]]
+"""Number of a row's first line, and the row's values."""
+
+
+def read_delimited(path: str, config: TableFile, note: Note) -> Table:
+    """A CSV or TSV file. Blank lines are left out, unless there is only one column."""
+    delimiter = config.delimiter or {"csv": ",", "tsv": "\t"}[config.kind]
+    quoted = config.quoting == "standard" or (config.quoting == "auto" and config.kind == "csv")
+    with Lines(path, config.encoding) as lines, _long_fields():
+        read = _quoted_records if quoted else _plain_records
+        records = read(lines, delimiter)
+        names = list(config.columns or _header(path, records))
+        for _ in range(config.skip_lines):
+            next(lines, None)
+        rows, wrong = _rows_of(records, len(names))
+    _check_first_row(path, rows, names, config)
+    if wrong:
+        _tell_of_ragged(path, wrong, names, config, note)
+    columns = {name: [row[i] for _, row in rows] for i, name in enumerate(names)}
+    return Table(columns, [f"{path}:{number}" for number, _ in rows], path)
+
+
+def _check_first_row(path: str, rows: list[Record], names: list[str], config: TableFile) -> None:
+    """Refuses a first row that belongs to the header."""
+    number, row = rows[0] if rows else (0, [])
+    if config.columns and row == names:
+        raise UserError(
+            "a header line where the first row should be",
+            where=f"{path}:{number}",
+            expected="a row of data: `columns` is for files without a header line",
+            got=", ".join(names),
+            fix="leave `columns` out, or set skip_lines=1",
+        )
+    if row and ".tab" in path and ORANGE_TYPES.issuperset(row):
+        raise UserError(
+            "a line of Orange's column types where the first row should be",
+            where=f"{path}:{number}",
+            expected="a row of data: Orange's .tab files have three header lines",
+            got=", ".join(row),
+            fix="set skip_lines=2",
+        )
+
+
+def _rows_of(records: Iterator[Record], width: int) -> tuple[list[Record], list[Record]]:
+    rows: list[Record] = []
+    wrong: list[Record] = []
+    for number, row in records:
+        if len(row) == width:
+            rows.append((number, row))
+        elif row and row != [""]:
+            wrong.append((number, row))
+        elif width == 1:  # the csv module's blank line has no value at all
+            rows.append((number, [""]))
+    return rows, wrong
+
+
+def _plain_records(lines: Lines, delimiter: str) -> Iterator[Record]:
+    for line in lines:
+        yield lines.number, line.rstrip("\r\n").split(delimiter)
+
+
+def _quoted_records(lines: Lines, delimiter: str) -> Iterator[Record]:
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        start = lines.number + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(
+                "a row with quotation marks that do not pair up",
+                where=f"{lines.path}:{start}",
+                expected='values as they are or in "...", quotation marks in these doubled',
+                got=str(error),
+                fix="set quoting=none if quotation marks mean nothing in this file",
+            ) from None
+        yield start, row
+
+
+@contextlib.contextmanager
+def _long_fields() -> Iterator[None]:
+    """Takes the csv module's limit of 128 KiB a value away, and puts it back."""
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _header(path: str, records: Iterator[Record]) -> list[str]:
+    number, header = next(((n, row) for n, row in records if "".join(row).strip()), (0, []))
+    if not header:
+        raise UserError(
+            "a table without a header line",
+            where=path,
+            expected="names of the columns in the first line, then rows",
+            got="an empty file",
+        )
+    names = [name.strip() or f"column {i}" for i, name in enumerate(header, 1)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            "a column's name occurs twice in the header",
+            where=f"{path}:{number}",
+            expected="each name once",
+            got=", ".join(map(repr, twice))[:200],
+            fix="if the file has no header line, name its columns in `columns`",
+        )
+    return names
+
+
+def _tell_of_ragged(
+    path: str, wrong: list[Record], names: list[str], config: TableFile, note: Note
+) -> None:
+    number, row = wrong[0]
+    if config.ragged_rows == "leave_out":
+        note(f"{path}: left out {len(wrong)} rows without {len(names)} values, first line {number}")
+        return
+    more = f" (and {len(wrong) - 1} more such rows)" if len(wrong) > 1 else ""
+    raise UserError(
+        "a row with too many values" if len(row) > len(names) else "a row with too few values",
+        where=f"{path}:{number}",
+        expected=f"{len(names)} values: {', '.join(names)}"[:300],
+        got=f"{len(row)}{more}",
+        fix="check delimiter and quoting; ragged_rows=leave_out does without such rows",
+    )
