@@ -4,6 +4,7 @@ import contextlib
 import csv
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from jaxssl.core.errors import UserError
 from jaxssl.data.table_config import TableFile
@@ -45,7 +46,7 @@ def _check_first_row(path: str, rows: list[Record], names: list[str], config: Ta
             got=", ".join(names),
             fix="leave `columns` out, or set skip_lines=1",
         )
-    if row and ".tab" in path and ORANGE_TYPES.issuperset(row):
+    if ".tab" in Path(path).name and row and ORANGE_TYPES.issuperset(row):
         raise UserError(
             "a line of Orange's column types where the first row should be",
             where=f"{path}:{number}",
@@ -83,9 +84,9 @@ def _quoted_records(lines: Lines, delimiter: str) -> Iterator[Record]:
             return
         except csv.Error as error:
             raise UserError(
-                "a row with quotation marks that do not pair up",
+                "a row that is not CSV",
                 where=f"{lines.path}:{start}",
-                expected='values as they are or in "...", quotation marks in these doubled',
+                expected='values as they are or in "...", with quotation marks in these doubled',
                 got=str(error),
                 fix="set quoting=none if quotation marks mean nothing in this file",
             ) from None

@@ -19,7 +19,7 @@ class Lines:
 
     def __init__(self, path: str, encoding: str):
         self.path, self.number = path, 0
-        self.encoding = encoding.lower().replace("_", "-")
+        self.encoding = encoding
         size = Path(path).stat().st_size
         try:
             self._file = open_file(SourceFile(path, path, size))

@@ -70,7 +70,7 @@ class Table:
         numbers = []
         for value, place in zip(self.column(name, key), self.places):
             try:
-                number = float("nan" if isinstance(value, bool) else value)
+                number = float("nan" if isinstance(value, bool) or "_" in str(value) else value)
             except (TypeError, ValueError):
                 number = float("nan")
             if not abs(number) < float("inf"):
