@@ -22,7 +22,7 @@ from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.files import atomic_write
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Vocabulary
-from jaxssl.data.loader import DataConfig, open_rows
+from jaxssl.data.loader import DataConfig, StoreData, open_rows
 from jaxssl.data.store import TokenStore, check_tokenizer, check_vocabulary
 from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
 from jaxssl.models.model import Model, ModelConfig, check_length, num_parameters
@@ -154,10 +154,10 @@ def build(config: RunConfig) -> Parts:
     train_rows = open_rows(config.data, "train", store)
     config.objective.check_rows(train_rows.rows(np.arange(min(8, train_rows.num_rows)), 0))
     split = config.evaluation.split
-    validation_rows, ratio = None, None
+    validation_data, ratio = None, None
     if split is not None:
         check_validation(store, split)
-        validation_rows = open_rows(config.data, split, store)
+        validation_data = StoreData(open_rows(config.data, split, store))
         ratio = tokens_per_byte(store, split)
     tokens_per_step = config.data.batch_size * config.data.sequence_length
     optimizer, schedule = make_optimizer(config.optimizer, config.train.steps, tokens_per_step)
@@ -168,8 +168,8 @@ def build(config: RunConfig) -> Parts:
         schedule=schedule,
         vocabulary=vocabulary,
         tokenizer=tokenizer,
-        train_rows=train_rows,
-        validation_rows=validation_rows,
+        train_data=StoreData(train_rows),
+        validation_data=validation_data,
         tokens_per_byte=ratio,
         mesh=mesh,
     )
@@ -229,7 +229,7 @@ def describe(config: RunConfig, parts: Parts) -> list[str]:
     """What is about to happen, in a few lines."""
     abstract = parts.model.abstract()
     shape = ", ".join(f"{name}={size}" for name, size in parts.mesh.shape.items())
-    data, rows = config.data, parts.train_rows
+    data, rows = config.data, parts.train_data
     per_epoch = rows.num_rows // data.batch_size
     p = config.precision
     return [

@@ -21,7 +21,7 @@ from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
 from jaxssl.core.types import Params, Vocabulary
-from jaxssl.data.loader import open_rows
+from jaxssl.data.loader import StoreData, open_rows
 from jaxssl.data.store import TokenStore, check_tokenizer, check_vocabulary
 from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
 from jaxssl.generate.decode import Sampling
@@ -163,7 +163,7 @@ def evaluate_run(
     opened = TokenStore.open(data.store)
     check_tokenizer(opened, trained.tokenizer.fingerprint)
     check_vocabulary(opened, config.model.vocab_size)
-    rows = open_rows(data, split, opened)
+    rows = StoreData(open_rows(data, split, opened))
     shards = batch_shards(trained.mesh)
     eval_step = make_eval_step(
         trained.model, config.objective, trained.vocabulary, seed=config.train.seed

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "jaxssl"
 
 LAYERS = [
     {"core"},
-    {"ops", "data", "parallel", "optim"},
+    {"ops", "data", "parallel", "optim", "scores"},
     {"models"},
     {"objectives", "generate", "checkpoint"},
     {"train"},

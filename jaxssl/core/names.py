@@ -7,7 +7,7 @@ that matches wins; a rule that matches nothing is an error.
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from jaxssl.core.errors import UserError, did_you_mean
@@ -17,17 +17,17 @@ V = TypeVar("V")
 
 @functools.cache
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """The regular expression that a pattern stands for."""
+    """The regular expression that a pattern stands for, a group for each wildcard."""
     out, i = "", 0
     while i < len(pattern):
         if pattern.startswith("**/", i):
-            out, i = out + r"(?:[^/]+/)*", i + 3
+            out, i = out + r"((?:[^/]+/)*)", i + 3
         elif pattern.startswith("/**", i) and i + 3 == len(pattern):
-            out, i = out + r"(?:/[^/]+)*", i + 3
+            out, i = out + r"((?:/[^/]+)*)", i + 3
         elif pattern.startswith("**", i):
-            out, i = out + r".*", i + 2
+            out, i = out + r"(.*)", i + 2
         elif pattern[i] == "*":
-            out, i = out + r"[^/]*", i + 1
+            out, i = out + r"([^/]*)", i + 1
         elif pattern[i] == "{" and "}" in pattern[i:]:
             end = pattern.index("}", i)
             options = "|".join(re.escape(option) for option in pattern[i + 1 : end].split(","))
@@ -64,6 +64,21 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
             node = node.setdefault(parent, {})
         node[last] = value
     return tree
+
+
+def split(
+    tree: Mapping[str, Any], choose: Callable[[str], bool]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The leaves whose path `choose` takes, and the others: two trees without common leaves."""
+    flat = flatten(tree)
+    chosen = {path: leaf for path, leaf in flat.items() if choose(path)}
+    others = {path: leaf for path, leaf in flat.items() if path not in chosen}
+    return unflatten(chosen), unflatten(others)
+
+
+def join(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `split`: one tree with the leaves of both."""
+    return unflatten({**flatten(left), **flatten(right)})
 
 
 def assign(

@@ -6,7 +6,7 @@ a batch is one vectorised gather where rows taken one by one are a hundred times
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -51,8 +51,6 @@ def open_rows(config: DataConfig, split: str, store: TokenStore | None = None) -
     Raises:
       UserError: no such store or split, a damaged store, a split too small for these rows.
     """
-    if config.sequence_length < 1:
-        raise _too_small("sequence_length", config.sequence_length)
     store = store or TokenStore.open(config.store)
     return config.rows.open(
         store.split(split), config.sequence_length, config.seed, store.special_ids
@@ -67,53 +65,67 @@ def load(
     places: np.ndarray | None = None,
     store: TokenStore | None = None,
 ) -> "TrainLoader":
-    """The split's shuffled batches without end, from `start_step` on."""
-    return TrainLoader(
-        open_rows(config, split, store),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        start_step=start_step,
-        places=places,
-        prefetch=config.prefetch,
-    )
+    """The split's shuffled batches without end, from `start_step` on; all rows without `places`."""
+    places = np.arange(config.batch_size) if places is None else places
+    batches = StoreBatches(open_rows(config, split, store), config.batch_size, config.seed, places)
+    return TrainLoader(batches, start_step=start_step, prefetch=config.prefetch)
+
+
+class Batches(Protocol):
+    """The batches of a run by number; what Grain calls a random-access source.
+
+    Attributes:
+      per_epoch: batches of an epoch.
+      left_over: rows that each epoch leaves out.
+    """
+
+    per_epoch: int
+    left_over: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Batch:
+        """This host's rows of batch `index`."""
+        ...
+
+
+class Data(Protocol):
+    """What a run trains or validates on. `places` are the places in a global batch that this host
+    reads (see `parallel.hosts.local_places`)."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+    def train_batches(self, batch_size: int, seed: int, places: np.ndarray) -> Batches:
+        """Shuffled batches without end."""
+        ...
+
+    def eval_batches(
+        self, batch_size: int, places: np.ndarray, limit: int | None = None
+    ) -> Iterator[Batch]:
+        """Every row once, or `limit` batches spread over them; what is missing is padding."""
+        ...
 
 
 class TrainLoader:
     """Iterator of this host's rows of global batches, in steps that are numbered from 0.
 
-    Step s is batch `s % batches_per_epoch` of epoch `s // batches_per_epoch`. An epoch permutes
-    the rows anew and leaves the last `rows_left_over` of its order out. `step` is the number of
-    the batch that comes next: a loader made with it as `start_step` continues exactly.
+    `step` is the number of the batch that comes next: a loader made with it as `start_step`
+    continues exactly.
 
     Args:
-      source: of the rows.
-      batch_size: rows of a global batch.
-      seed: of the order.
+      batches: of the run.
       start_step: the first batch's number.
-      places: the places in a global batch that this host reads; None for all.
       prefetch: batches to read ahead.
     """
 
-    def __init__(
-        self,
-        source: RowSource,
-        *,
-        batch_size: int,
-        seed: int,
-        start_step: int = 0,
-        places: np.ndarray | None = None,
-        prefetch: int = 4,
-    ):
+    def __init__(self, batches: Batches, *, start_step: int = 0, prefetch: int = 4):
         import grain
 
-        _check_batch(source, batch_size)
-        self._batches = _Batches(source, batch_size, seed, _places(batch_size, places))
-        self.batches_per_epoch = self._batches.per_epoch
-        self.rows_left_over = source.num_rows % batch_size
-        self.step = start_step
+        self.batches, self.step = batches, start_step
         options = grain.ReadOptions(num_threads=min(prefetch, 1), prefetch_buffer_size=prefetch)
-        batches: Any = self._batches
-        data = grain.MapDataset.source(batches).to_iter_dataset(options)
+        source: Any = batches
+        data = grain.MapDataset.source(source).to_iter_dataset(options)
         self._iterator = iter(data)
         self._iterator.set_state({"next_index": start_step})
 
@@ -121,7 +133,7 @@ class TrainLoader:
         return self
 
     def __next__(self) -> Batch:
-        """The next batch: see `RowSource.rows`, with a row for each of `places`."""
+        """The next batch, with a row for each of this host's places."""
         try:
             batch = next(self._iterator)
         except BaseException:
@@ -142,12 +154,56 @@ class TrainLoader:
         self.close()
 
 
-class _Batches:
-    """Batch s of the run, at index s: Grain's random-access source."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoreData:
+    """The rows of a token store's split as something that a run trains or validates on."""
+
+    source: RowSource
+
+    @property
+    def num_rows(self) -> int:
+        return self.source.num_rows
+
+    def train_batches(self, batch_size: int, seed: int, places: np.ndarray) -> "StoreBatches":
+        """See `StoreBatches`."""
+        return StoreBatches(self.source, batch_size, seed, places)
+
+    def eval_batches(
+        self, batch_size: int, places: np.ndarray, limit: int | None = None
+    ) -> Iterator[Batch]:
+        """Batches that hold every row exactly once, in order, as they are in epoch 0.
+
+        All hosts get the same number of batches. Places of the last batch that no row is left for
+        are padding: segment_ids 0, tokens the pad id, everything else 0.
+        """
+        source = self.source
+        total = source.num_rows if limit is None else min(source.num_rows, limit * batch_size)
+        for number in range(-(-total // batch_size)):
+            here = number * batch_size + places
+            rows = source.rows(np.minimum(here, total - 1) * source.num_rows // total, 0)
+            yield _blank(rows, here >= total, source.pad_id)
+
+
+class StoreBatches:
+    """Batch s of a run is batch `s % per_epoch` of epoch `s // per_epoch`.
+
+    An epoch permutes the rows anew and leaves the last `left_over` of its order out.
+
+    Raises:
+      UserError: there are fewer rows than one batch.
+    """
 
     def __init__(self, source: RowSource, batch_size: int, seed: int, places: np.ndarray):
-        self.source, self.seed = source, seed
-        self.per_epoch = source.num_rows // batch_size
+        if batch_size > source.num_rows:
+            raise UserError(
+                "the split has fewer rows than one batch",
+                where="data.batch_size",
+                expected=f"at most {source.num_rows}, the split's rows",
+                got=batch_size,
+                fix="use a smaller batch_size or sequence_length, or prepare more text",
+            )
+        self.source, self._seed = source, seed
+        self.per_epoch, self.left_over = divmod(source.num_rows, batch_size)
         self._batch_size, self._places = batch_size, places
 
     def __len__(self) -> int:
@@ -156,37 +212,7 @@ class _Batches:
     def __getitem__(self, index: int) -> Batch:
         epoch, number = divmod(int(index), self.per_epoch)
         places = number * self._batch_size + self._places
-        return self.source.rows(permute(places, self.source.num_rows, self.seed, epoch), epoch)
-
-
-def eval_batches(
-    source: RowSource,
-    batch_size: int,
-    *,
-    places: np.ndarray | None = None,
-    limit: int | None = None,
-) -> Iterator[Batch]:
-    """This host's rows of batches that hold every row exactly once, in order.
-
-    All hosts get the same number of batches. Places of the last batch that no row is left for are
-    padding: segment_ids 0, tokens the pad id, everything else 0.
-
-    Args:
-      source: of the rows, as they are in epoch 0.
-      batch_size: rows of a global batch.
-      places: the places in a global batch that this host reads; None for all.
-      limit: at most so many global batches, None for all.
-    """
-    mine = _places(batch_size, places)
-    total = source.num_rows if limit is None else min(source.num_rows, limit * batch_size)
-
-    def generate() -> Iterator[Batch]:
-        for number in range(-(-total // batch_size)):
-            places = number * batch_size + mine
-            rows = source.rows(np.minimum(places, total - 1) * source.num_rows // total, 0)
-            yield _blank(rows, places >= total, source.pad_id)
-
-    return generate()
+        return self.source.rows(permute(places, self.source.num_rows, self._seed, epoch), epoch)
 
 
 def _blank(rows: Batch, missing: np.ndarray, pad_id: int) -> Batch:
@@ -194,26 +220,3 @@ def _blank(rows: Batch, missing: np.ndarray, pad_id: int) -> Batch:
         for name, values in rows.items():
             values[missing] = pad_id if name == "tokens" else 0
     return rows
-
-
-def _places(batch_size: int, places: np.ndarray | None) -> np.ndarray:
-    if batch_size < 1:
-        raise _too_small("batch_size", batch_size)
-    return np.arange(batch_size) if places is None else places
-
-
-def _check_batch(source: RowSource, batch_size: int) -> None:
-    if batch_size > source.num_rows:
-        raise UserError(
-            "the split has fewer rows than one batch",
-            where="data.batch_size",
-            expected=f"at most {source.num_rows}, the split's rows",
-            got=batch_size,
-            fix="use a smaller batch_size or sequence_length, or prepare more text",
-        )
-
-
-def _too_small(field: str, value: int) -> UserError:
-    return UserError(
-        "a size must be positive", where=f"data.{field}", expected="1 or more", got=value
-    )

@@ -11,9 +11,9 @@ from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
-from jaxssl.models.blocks import BlockConfig, Context, dropout_rng
-from jaxssl.models.heads import HEADS
-from jaxssl.models.layers import Embedding, LayerNorm, Projection, truncated_normal
+from jaxssl.models.blocks import BlockConfig, Context
+from jaxssl.models.heads import Head, head_name, make_head
+from jaxssl.models.layers import Embedding, LayerNorm, Projection, dropout_rng, truncated_normal
 from jaxssl.models.stack import Remat, Stack, check_segments
 from jaxssl.ops.activations import Activation
 from jaxssl.ops.dropout import dropout
@@ -169,7 +169,7 @@ class Bert(nn.Module):
     """The encoder, its pooler and the heads named in `heads`."""
 
     config: BertConfig
-    heads: tuple[str, ...] = ()
+    heads: tuple[Head, ...] = ()
     precision: Precision = Precision()
 
     def setup(self):
@@ -179,8 +179,8 @@ class Bert(nn.Module):
         self.encoder = Stack(c.block(p), segments, c.remat, c.unroll)
         if c.pooler:
             self.pooler = Projection((c.hidden_size,), ("embed", None), c.initializer, p)
-        for name in self.heads:
-            setattr(self, name, HEADS[name](c, p))
+        for head in self.heads:
+            setattr(self, head_name(head), make_head(head, c, p))
 
     def encode(self, batch: Batch) -> jax.Array:
         """Hidden states [B, T, H] of `tokens`, `segment_ids`, `positions`, optional

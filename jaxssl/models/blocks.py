@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxssl.core.precision import Precision
-from jaxssl.models.layers import LayerNorm, Projection
+from jaxssl.models.layers import LayerNorm, Projection, dropout_rng
 from jaxssl.ops.activations import ACTIVATIONS, Activation
 from jaxssl.ops.attention import attention, segment_mask
 from jaxssl.ops.dropout import dropout
@@ -49,11 +49,6 @@ class Context:
     """int32 [B, T]; 0 is padding, documents count from 1."""
     positions: jax.Array
     """int32 [B, T]; with a cache, the slots that keys and values are written to."""
-
-
-def dropout_rng(module: nn.Module) -> jax.Array | None:
-    """A dropout key for this place in the model, or None in evaluation."""
-    return module.make_rng("dropout") if module.has_rng("dropout") else None
 
 
 class SelfAttention(nn.Module):

@@ -11,9 +11,9 @@ import jax
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
 from jaxssl.models.bert import check_heads, check_rates, check_sizes
-from jaxssl.models.blocks import BlockConfig, Context, dropout_rng
-from jaxssl.models.heads import HEADS
-from jaxssl.models.layers import Embedding, LayerNorm
+from jaxssl.models.blocks import BlockConfig, Context
+from jaxssl.models.heads import Head, head_name, make_head
+from jaxssl.models.layers import Embedding, LayerNorm, dropout_rng
 from jaxssl.models.stack import Remat, Stack, check_segments
 from jaxssl.ops.activations import Activation
 from jaxssl.ops.dropout import dropout
@@ -117,7 +117,7 @@ class Gpt2(nn.Module):
     """The decoder and the heads named in `heads`."""
 
     config: Gpt2Config
-    heads: tuple[str, ...] = ()
+    heads: tuple[Head, ...] = ()
     precision: Precision = Precision()
 
     def setup(self):
@@ -126,8 +126,8 @@ class Gpt2(nn.Module):
         segments = check_segments(c.segments, c.num_layers)
         self.decoder = Stack(c.block(p), segments, c.remat, c.unroll)
         self.norm = LayerNorm(c.norm_epsilon, p)
-        for name in self.heads:
-            setattr(self, name, HEADS[name](c, p))
+        for head in self.heads:
+            setattr(self, head_name(head), make_head(head, c, p))
 
     def encode(self, batch: Batch) -> jax.Array:
         """Hidden states [B, T, H] of `tokens`, `segment_ids`, `positions`."""

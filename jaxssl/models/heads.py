@@ -1,14 +1,18 @@
 """Heads on top of a body. Objectives name the heads they need."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jaxssl.core.precision import Precision
-from jaxssl.models.layers import Embedding, LayerNorm, Projection, parameter
-from jaxssl.ops.activations import ACTIVATIONS
+from jaxssl.core.widen import widen
+from jaxssl.models.layers import Embedding, LayerNorm, Projection, dropout_rng, parameter
+from jaxssl.ops.activations import ACTIVATIONS, Activation
+from jaxssl.ops.dropout import dropout
 
 
 class MaskedLmHead(nn.Module):
@@ -54,6 +58,63 @@ class NextSentenceHead(nn.Module):
         return Projection(
             (2,), ("embed", None), self.config.initializer, self.precision, name="output"
         )(pooled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """A head of a task: scores for each of `size` labels. Hashable; part of a `Model`."""
+
+    name: str
+    """The task it belongs to, and where its parameters are."""
+    size: int
+    """How many numbers it puts out."""
+    inputs: int = 1
+    """How many hidden states, side by side, come in."""
+    dropout: float = 0.0
+    """Of what comes in, and after the transform."""
+    transform: Activation | Literal["tanh"] | None = None
+    """A dense layer with this activation before the output, of the body's width."""
+    use_bias: bool = True
+    """Of the output."""
+
+
+class OutputHead(nn.Module):
+    """Dropout, an optional dense layer, and a projection: [..., F] to [..., size] in float32."""
+
+    config: Any
+    precision: Precision
+    outputs: Outputs
+
+    @nn.compact
+    def __call__(self, x: jax.Array, embeddings: Embedding) -> jax.Array:
+        del embeddings
+        c, o, p = self.config, self.outputs, self.precision
+        drop = lambda y: dropout(y, o.dropout, dropout_rng(self))
+        x = drop(x)
+        if o.transform is not None:
+            width = (c.hidden_size,)
+            x = Projection(width, ("embed", None), c.initializer, p, name="transform")(x)
+            x = drop(jnp.tanh(x) if o.transform == "tanh" else ACTIVATIONS[o.transform](x))
+        output = Projection(
+            (o.size,), ("embed", None), c.initializer, p, use_bias=o.use_bias, name="output"
+        )
+        return widen(output(x))
+
+
+Head = str | Outputs
+"""A head of a language model by name, or a task's."""
+
+
+def head_name(head: Head) -> str:
+    """The name of a head and of its parameters."""
+    return head if isinstance(head, str) else head.name
+
+
+def make_head(head: Head, config: Any, precision: Precision) -> nn.Module:
+    """The module of a head."""
+    if isinstance(head, str):
+        return HEADS[head](config, precision)
+    return OutputHead(config, precision, head)
 
 
 HEADS: dict[str, Callable[..., nn.Module]] = {

@@ -30,6 +30,11 @@ def parameter(
 """Boxes what an initializer returns with the logical names of its axes."""
 
 
+def dropout_rng(module: nn.Module) -> jax.Array | None:
+    """A dropout key for this place in the model, or None in evaluation."""
+    return module.make_rng("dropout") if module.has_rng("dropout") else None
+
+
 def is_boxed(leaf: Any) -> bool:
     """Whether `leaf` is an array in a box, with `names` and `value`."""
     return isinstance(leaf, nn.meta.AxisMetadata)

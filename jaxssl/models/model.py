@@ -14,7 +14,7 @@ from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch, Params
 from jaxssl.models.bert import Bert, BertConfig
 from jaxssl.models.gpt2 import Gpt2, Gpt2Config
-from jaxssl.models.heads import HEAD_PARAMS
+from jaxssl.models.heads import HEAD_PARAMS, Head, Outputs, head_name
 from jaxssl.models.stack import check_segments, segment_names
 
 ModelConfig = BertConfig | Gpt2Config
@@ -32,7 +32,7 @@ class Model:
     """
 
     config: ModelConfig
-    heads: tuple[str, ...] = ()
+    heads: tuple[Head, ...] = ()
     precision: Precision = Precision()
 
     @property
@@ -47,8 +47,11 @@ class Model:
             ids = jnp.zeros((1, 2), jnp.int32)
             hidden = module.encode({"tokens": ids, "segment_ids": ids + 1, "positions": ids})
             pooled = module.pool(hidden) if getattr(self.config, "pooler", False) else hidden[:, 0]
-            for name in self.heads:
-                module.head(name, pooled if name == "next_sentence" else hidden)
+            for head in self.heads:
+                x = pooled if head == "next_sentence" else hidden
+                if isinstance(head, Outputs):
+                    x = jnp.concatenate([hidden] * head.inputs, axis=-1)
+                module.head(head_name(head), x)
 
         return self.module.init(key, method=touch_everything)["params"]
 
@@ -70,9 +73,13 @@ class Model:
         hidden, updated = self.module.apply(variables, batch, method="encode", mutable="cache")
         return hidden, updated["cache"]  # type: ignore[index]
 
-    def head(self, params: Params, name: str, x: jax.Array) -> jax.Array:
+    def head(
+        self, params: Params, name: str, x: jax.Array, dropout_key: jax.Array | None = None
+    ) -> jax.Array:
         """One head's output; reads only `head_params(params, name)`."""
-        return cast(jax.Array, self.module.apply({"params": params}, name, x, method="head"))
+        rngs = None if dropout_key is None else {"dropout": dropout_key}
+        out = self.module.apply({"params": params}, name, x, method="head", rngs=rngs)
+        return cast(jax.Array, out)
 
     def pool(self, params: Params, hidden: jax.Array) -> jax.Array:
         """The sentence vector [B, H]."""
@@ -80,7 +87,7 @@ class Model:
 
     def head_params(self, params: Params, name: str) -> Params:
         """The parameters that a head reads, as a tree that `head` accepts."""
-        parts = HEAD_PARAMS[name]
+        parts = HEAD_PARAMS.get(name, (name,))
         flat = flatten(params)
         inside = lambda path: any(path == part or path.startswith(part + "/") for part in parts)
         return unflatten({path: leaf for path, leaf in flat.items() if inside(path)})

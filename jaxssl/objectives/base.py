@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 from jaxssl.core.types import Batch, Params, Vocabulary
+from jaxssl.models.heads import Head
 from jaxssl.models.model import Model, ModelConfig
 
 
@@ -30,7 +31,7 @@ class Objective(Protocol):
     """A frozen dataclass with these pure functions; `jax.jit` may trace all but `check_*`."""
 
     @property
-    def heads(self) -> tuple[str, ...]:
+    def heads(self) -> tuple[Head, ...]:
         """The model heads it needs."""
         ...
 
@@ -55,8 +56,16 @@ class Objective(Protocol):
         """{loss name: what its sum over this corrupted batch is divided by}."""
         ...
 
-    def score(self, model: Model, params: Params, hidden: jax.Array, batch: Batch) -> Scores:
-        """Sums over one microbatch, from hidden states [B, T, H]."""
+    def score(
+        self,
+        model: Model,
+        params: Params,
+        hidden: jax.Array,
+        batch: Batch,
+        key: jax.Array | None = None,
+    ) -> Scores:
+        """Sums over one microbatch, from hidden states [B, T, H]; `key` is for dropout in a head,
+        None in evaluation."""
         ...
 
 

@@ -68,7 +68,14 @@ class CausalLm:
         """The number of tokens that have a predictor."""
         return {"causal_lm": jnp.sum(batch["next_weights"])}
 
-    def score(self, model: Model, params: Params, hidden: jax.Array, batch: Batch) -> Scores:
+    def score(
+        self,
+        model: Model,
+        params: Params,
+        hidden: jax.Array,
+        batch: Batch,
+        key: jax.Array | None = None,
+    ) -> Scores:
         """Cross entropy in chunks of the sequence: [B, T, V] logits never exist."""
         count = max(1, hidden.shape[1] // self.chunk)
         constants = (batch["next_tokens"], batch["next_weights"])

@@ -8,6 +8,7 @@ import jax
 from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params, Vocabulary
+from jaxssl.models.heads import Head
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Scores
 from jaxssl.objectives.causal_lm import CausalLm
@@ -48,7 +49,7 @@ class Combine:
             )
 
     @property
-    def heads(self) -> tuple[str, ...]:
+    def heads(self) -> tuple[Head, ...]:
         """All terms' heads."""
         return tuple(head for term in self.terms for head in term.objective.heads)
 
@@ -85,9 +86,16 @@ class Combine:
             for name, weight in term.objective.weights(batch).items()
         }
 
-    def score(self, model: Model, params: Params, hidden: jax.Array, batch: Batch) -> Scores:
+    def score(
+        self,
+        model: Model,
+        params: Params,
+        hidden: jax.Array,
+        batch: Batch,
+        key: jax.Array | None = None,
+    ) -> Scores:
         """All terms' sums."""
-        scores = [term.objective.score(model, params, hidden, batch) for term in self.terms]
+        scores = [term.objective.score(model, params, hidden, batch, key) for term in self.terms]
         return Scores(
             {name: loss for score in scores for name, loss in score.losses.items()},
             {name: metric for score in scores for name, metric in score.metrics.items()},

@@ -158,7 +158,14 @@ class MaskedLm:
         """The number of chosen tokens."""
         return {"masked_lm": jnp.sum(batch["mask_weights"])}
 
-    def score(self, model: Model, params: Params, hidden: jax.Array, batch: Batch) -> Scores:
+    def score(
+        self,
+        model: Model,
+        params: Params,
+        hidden: jax.Array,
+        batch: Batch,
+        key: jax.Array | None = None,
+    ) -> Scores:
         """Cross entropy at the chosen positions."""
         slots = batch["mask_positions"].shape[1]
         count = -(-slots // self.chunk)

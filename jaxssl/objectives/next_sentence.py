@@ -51,7 +51,14 @@ class NextSentence:
         """The number of rows that are not padding."""
         return {"next_sentence": jnp.sum(_real(batch))}
 
-    def score(self, model: Model, params: Params, hidden: jax.Array, batch: Batch) -> Scores:
+    def score(
+        self,
+        model: Model,
+        params: Params,
+        hidden: jax.Array,
+        batch: Batch,
+        key: jax.Array | None = None,
+    ) -> Scores:
         """Cross entropy of the pooled first token."""
         logits = model.head(params, "next_sentence", model.pool(params, hidden))
         loss, sums = cross_entropy(logits, batch["next_sentence"], _real(batch))

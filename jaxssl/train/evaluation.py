@@ -11,8 +11,7 @@ from jax.sharding import Mesh
 from jaxssl.core.errors import UserError
 from jaxssl.core.progress import bar
 from jaxssl.core.types import Batch, Params
-from jaxssl.data.loader import eval_batches
-from jaxssl.data.rows import RowSource
+from jaxssl.data.loader import Data
 from jaxssl.objectives.base import Objective
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_sharding
@@ -57,7 +56,7 @@ def evaluate(
     step: Callable[[Params, Batch], dict[str, Any]],
     objective: Objective,
     params: Params,
-    source: RowSource,
+    data: Data,
     mesh: Mesh,
     *,
     batch_size: int,
@@ -65,7 +64,7 @@ def evaluate(
     tokens_per_byte: float | None = None,
     show: bool = True,
 ) -> dict[str, float]:
-    """The objective's loss and metrics over `source`, each row counted exactly once.
+    """The objective's loss and metrics over `data`, each row counted exactly once.
 
     Args:
       step: a jitted `make_eval_step`.
@@ -76,8 +75,8 @@ def evaluate(
     """
     sharding = batch_sharding(mesh)
     places = hosts.local_places(sharding, batch_size)
-    batches = eval_batches(source, batch_size, places=places, limit=limit)
-    count = -(-source.num_rows // batch_size)
+    batches = data.eval_batches(batch_size, places, limit)
+    count = -(-data.num_rows // batch_size)
     count = count if limit is None else min(count, limit)
     total, in_flight = None, collections.deque()
     for batch in bar(batches, total=count, description="validate", enabled=show):

@@ -159,7 +159,7 @@ class Loop:
 
     def _validates_at(self, step: int) -> bool:
         every = self.settings.evaluation.every
-        return self.parts.validation_rows is not None and (
+        return self.parts.validation_data is not None and (
             step == self.settings.train.steps or (every > 0 and step % every == 0)
         )
 
@@ -256,12 +256,12 @@ class Loop:
 
     def _validate(self, step: int) -> None:
         self.watchdog.pause()
-        assert self.parts.validation_rows is not None
+        assert self.parts.validation_data is not None
         self.validation = evaluate(
             self.eval_step,
             self.parts.objective,
             self.state.params,
-            self.parts.validation_rows,
+            self.parts.validation_data,
             self.parts.mesh,
             batch_size=self.settings.data.batch_size,
             limit=self.settings.evaluation.batches,
@@ -335,14 +335,9 @@ class Loop:
 
     def _open_loader(self, step: int) -> TrainLoader:
         data = self.settings.data
-        return TrainLoader(
-            self.parts.train_rows,
-            batch_size=data.batch_size,
-            seed=data.seed,
-            start_step=step + self.data_offset,
-            places=hosts.local_places(self.sharding, data.batch_size),
-            prefetch=data.prefetch,
-        )
+        places = hosts.local_places(self.sharding, data.batch_size)
+        batches = self.parts.train_data.train_batches(data.batch_size, data.seed, places)
+        return TrainLoader(batches, start_step=step + self.data_offset, prefetch=data.prefetch)
 
     def _not_finite(self, step: int, out: dict[str, Any]) -> int | None:
         """Obeys `train.not_finite`; the step to go back to for a rollback."""

@@ -12,6 +12,7 @@ from jaxssl.core.types import Params, Vocabulary
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.generate.decode import Sampling, generate
 from jaxssl.generate.fill_mask import fill_mask
+from jaxssl.models.heads import Head, head_name
 from jaxssl.models.model import Model, ModelConfig
 
 
@@ -34,7 +35,7 @@ class SamplesConfig:
 def check_samples(
     config: SamplesConfig,
     model: ModelConfig,
-    heads: Sequence[str],
+    heads: Sequence[Head],
     tokenizer: Tokenizer,
     vocabulary: Vocabulary,
 ) -> None:
@@ -57,7 +58,7 @@ def check_samples(
             "this objective can neither continue a prompt nor fill a mask in it",
             where="samples.prompts",
             expected="an objective with causal_lm or masked_lm, or no prompts",
-            got=", ".join(heads),
+            got=", ".join(head_name(head) for head in heads),
             fix="set samples.prompts=[]",
         )
 

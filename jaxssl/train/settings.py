@@ -9,8 +9,7 @@ from jax.sharding import Mesh
 from jaxssl.checkpoint.manager import CheckpointConfig
 from jaxssl.core.bounds import check_at_least, check_seed
 from jaxssl.core.types import Vocabulary
-from jaxssl.data.loader import DataConfig
-from jaxssl.data.rows import RowSource
+from jaxssl.data.loader import Data, DataConfig
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import Objective
@@ -82,8 +81,8 @@ class Parts:
     schedule: optax.Schedule
     vocabulary: Vocabulary
     tokenizer: Tokenizer
-    train_rows: RowSource
-    validation_rows: RowSource | None
+    train_data: Data
+    validation_data: Data | None
     tokens_per_byte: float | None
     """Of the validation split."""
     mesh: Mesh

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxssl.core.keys import dropout_key
+from jaxssl.core.names import join
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.core.widen import widen
 from jaxssl.models.model import Model
@@ -18,37 +19,45 @@ from jaxssl.parallel.axes import constrain
 from jaxssl.parallel.mesh import replicated
 from jaxssl.train.state import State, layout
 
+HEAD = 1 << 20
+"""What a microbatch's dropout key is folded with for its heads."""
+NOTHING: Params = {}
+
 
 def make_loss(
     model: Model, objective: Objective, microbatches: int = 1
 ) -> Callable[..., tuple[jax.Array, Any, Params]]:
-    """A function `(params, corrupted batch, key) -> (loss, metrics, gradients)`.
+    """A function `(params, corrupted batch, key, frozen) -> (loss, metrics, gradients)`.
+
+    `params` are the parameters to differentiate by, `frozen` the others.
 
     Gradients are added over microbatches in float32 at least. Every microbatch's loss is
     divided by the weight of the whole batch, so the sum is exact however the labels fall.
     """
 
-    def microbatch_loss(params, batch, weights, key):
+    def microbatch_loss(params, frozen, batch, weights, key):
+        params = join(params, frozen)
         hidden = model.encode(params, batch, key)
-        scores = objective.score(model, params, hidden, batch)
+        scores = objective.score(model, params, hidden, batch, _fold(key, HEAD))
         return total_loss(objective, scores.losses, weights), scores.metrics
 
     gradient = jax.value_and_grad(microbatch_loss, has_aux=True)
 
-    def loss(params, batch, key):
+    def loss(params, batch, key, frozen: Params = NOTHING):
         weights = objective.weights(batch)
         if microbatches == 1:
-            (value, metrics), grads = gradient(params, batch, weights, _fold(key, 0))
+            (value, metrics), grads = gradient(params, frozen, batch, weights, _fold(key, 0))
             return value, metrics, grads
 
         def body(carry, item):
             index, microbatch = item
-            (value, metrics), grads = gradient(params, microbatch, weights, _fold(key, index))
+            key_here = _fold(key, index)
+            (value, metrics), grads = gradient(params, frozen, microbatch, weights, key_here)
             return jax.tree.map(jnp.add, carry, (value, metrics, grads)), None
 
         parts = jax.tree.map(functools.partial(split_rows, count=microbatches), dict(batch))
         first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(gradient, params, first, weights, key)
+        shapes = jax.eval_shape(gradient, params, frozen, first, weights, key)
         (value, metrics), grads = jax.tree.map(lambda s: widen(jnp.zeros(s.shape, s.dtype)), shapes)
         start = (value, metrics, grads)
         total, _ = jax.lax.scan(body, start, (jnp.arange(microbatches), parts))
@@ -76,17 +85,19 @@ def make_train_step(
     seed: int,
     microbatches: int = 1,
 ) -> Callable[[State, Batch], tuple[State, dict[str, Any]]]:
-    """A step `(state, batch) -> (state, metrics)`, to be jitted with the state donated.
+    """A step `(state, batch, frozen) -> (state, metrics)`, to be jitted with the state donated.
+
+    `frozen` are the parameters that the state does not hold: they get no gradient and no moments.
 
     If the loss or the gradient is not finite, on any device, the update is left out and counted in
     `state.skipped`; the parameters stay as they were.
     """
     loss_and_grads = make_loss(model, objective, microbatches)
 
-    def step(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
+    def step(state: State, batch: Batch, frozen: Params = NOTHING) -> tuple[State, dict[str, Any]]:
         corrupted = objective.corrupt(batch, seed, vocabulary)
         key = dropout_key(seed, state.step)
-        loss, sums, grads = loss_and_grads(state.params, corrupted, key)
+        loss, sums, grads = loss_and_grads(state.params, corrupted, key, frozen)
         grads = jax.tree.map(widen, grads)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)

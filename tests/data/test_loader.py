@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from store_builder import build_store, random_documents
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.loader import DataConfig, TrainLoader, eval_batches, load, open_rows
+from jaxssl.data.loader import (
+    DataConfig,
+    StoreBatches,
+    StoreData,
+    TrainLoader,
+    load,
+    open_rows,
+)
 from jaxssl.data.packing import Packed
 from jaxssl.data.pairs import Pairs
 from jaxssl.data.rows import Windows, identity
@@ -60,25 +67,30 @@ class Numbers:
         return {"tokens": tokens, "segment_ids": ones, **identity(np.asarray(indices), epoch)}
 
 
+def shuffled(source, batch_size, seed, **options):
+    batches = StoreBatches(source, batch_size, seed, np.arange(batch_size))
+    return TrainLoader(batches, **options)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 9))
 def test_an_epoch_has_every_row_once_but_those_left_over(num_rows, batch_size, seed):
     batch_size = min(batch_size, num_rows)
-    loader = TrainLoader(Numbers(num_rows), batch_size=batch_size, seed=seed, prefetch=0)
-    assert loader.batches_per_epoch == num_rows // batch_size
-    assert loader.rows_left_over == num_rows % batch_size
-    batches = take(loader, 2 * loader.batches_per_epoch)
+    loader = shuffled(Numbers(num_rows), batch_size, seed, prefetch=0)
+    assert loader.batches.per_epoch == num_rows // batch_size
+    assert loader.batches.left_over == num_rows % batch_size
+    batches = take(loader, 2 * loader.batches.per_epoch)
     for epoch in range(2):
         mine = [b for b in batches if b["epoch"][0] == epoch]
-        assert len(mine) == loader.batches_per_epoch
+        assert len(mine) == loader.batches.per_epoch
         rows = np.concatenate([b["tokens"][:, 0] for b in mine])
-        assert len(set(rows.tolist())) == rows.size == num_rows - loader.rows_left_over
+        assert len(set(rows.tolist())) == rows.size == num_rows - loader.batches.left_over
 
 
 @pytest.mark.parametrize("rows", KINDS, ids=lambda rows: rows.name)
 def test_epochs_differ_in_order(config, rows):
     with load(config(rows)) as loader:
-        per_epoch = loader.batches_per_epoch
+        per_epoch = loader.batches.per_epoch
         batches = [next(loader) for _ in range(2 * per_epoch)]
     first = [b["example_id"][:, 1].tolist() for b in batches[:per_epoch]]
     second = [b["example_id"][:, 1].tolist() for b in batches[per_epoch:]]
@@ -107,7 +119,7 @@ def test_resuming_is_setting_a_number(config, rows):
 @given(st.integers(0, 10**9), st.integers(1, 5))
 def test_any_step_continues_where_another_loader_stopped(start, steps):
     def make(step):
-        return TrainLoader(Numbers(50), batch_size=8, seed=1, start_step=step, prefetch=0)
+        return shuffled(Numbers(50), 8, 1, start_step=step, prefetch=0)
 
     loader = make(start)
     for _ in range(steps):
@@ -135,7 +147,7 @@ def test_close_leaves_no_thread_behind(config):
 @pytest.mark.parametrize("prefetch", [0, 4])
 def test_a_failure_while_reading_ahead_reaches_the_caller(prefetch):
     before = threads()
-    loader = TrainLoader(Numbers(8, fails_at=2), batch_size=4, seed=0, prefetch=prefetch)
+    loader = shuffled(Numbers(8, fails_at=2), 4, 0, prefetch=prefetch)
     for _ in range(4):
         next(loader)
     with pytest.raises(OSError, match="the disk is gone"):
@@ -159,15 +171,13 @@ def test_batches_that_cannot_be_are_refused(config):
         load(config(), "valid")
     with pytest.raises(UserError, match="no token store"):
         load(DataConfig(store="/nowhere"))
-    with pytest.raises(UserError, match="batch_size"):
-        eval_batches(open_rows(config(), "validation"), 0)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 50), st.integers(1, 12), st.sampled_from([1, 2, 4]))
 def test_evaluation_sees_every_row_once_in_order(num_rows, share, num_hosts):
     hosts = [
-        list(eval_batches(Numbers(num_rows), share * num_hosts, places=places))
+        list(StoreData(Numbers(num_rows)).eval_batches(share * num_hosts, places))
         for places in np.arange(share * num_hosts).reshape(num_hosts, share)
     ]
     assert len({len(batches) for batches in hosts}) == 1
@@ -186,10 +196,10 @@ def test_evaluation_sees_every_row_once_in_order(num_rows, share, num_hosts):
 @pytest.mark.parametrize("rows", KINDS, ids=lambda rows: rows.name)
 def test_evaluation_repeats_itself_and_spreads_what_its_limit_leaves(config, rows):
     source = open_rows(config(rows), "validation")
-    whole = list(eval_batches(source, 8))
-    assert_equal(list(eval_batches(source, 8)), whole)
-    assert_equal(list(eval_batches(source, 8, limit=len(whole))), whole)
-    few = list(eval_batches(source, 4, limit=2))
+    whole = list(StoreData(source).eval_batches(8, np.arange(8)))
+    assert_equal(list(StoreData(source).eval_batches(8, np.arange(8))), whole)
+    assert_equal(list(StoreData(source).eval_batches(8, np.arange(8), len(whole))), whole)
+    few = list(StoreData(source).eval_batches(4, np.arange(4), 2))
     ids = np.concatenate([batch["example_id"][:, 1] for batch in few])
     assert len(few) == 2 and ids.tolist() == [i * source.num_rows // 8 for i in range(8)]
     seen = sum(int((b["segment_ids"].max(1) > 0).sum()) for b in whole)

@@ -15,7 +15,7 @@ from jaxssl import run, run_directory, trained
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.core import config as configuration
 from jaxssl.core.config import to_dict
-from jaxssl.data.loader import open_rows
+from jaxssl.data.loader import StoreData, open_rows
 from jaxssl.generate.decode import Sampling
 from jaxssl.report.record import read_run
 from jaxssl.train.evaluation import evaluate
@@ -244,8 +244,8 @@ class Poisoned:
         self.seen.append(ids.tolist())
         rows["poison"] = np.isin(ids, self.ids)
 
-    def score(self, model, params, hidden, batch):
-        scores = self.inner.score(model, params, hidden, batch)
+    def score(self, model, params, hidden, batch, key=None):
+        scores = self.inner.score(model, params, hidden, batch, key)
         factor = jnp.where(jnp.any(batch["poison"]), jnp.nan, 1.0)
         losses = {name: x * factor for name, x in scores.losses.items()}
         return scores._replace(losses=losses)
@@ -265,7 +265,7 @@ def fit_poisoned(byte_store, out, steps, *overrides):
     batches = batches_of(config, 30)
     ids = [max(batches[step - 1]) for step in steps]
     parts = run.build(config)
-    assert min(ids) > parts.validation_rows.num_rows  # never in validation
+    assert min(ids) > parts.validation_data.num_rows  # never in validation
     objective = Poisoned(parts.objective, ids)
     parts = dataclasses.replace(parts, objective=objective)
     settings = Settings(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)})
@@ -365,7 +365,9 @@ def test_validation_counts_every_row_once(devices, bert_parts, reference):
 
     mesh = tiny.mesh(data=devices)
     with jax.set_mesh(mesh):
-        values = evaluate(counting, parts.objective, params, rows, mesh, batch_size=24, show=False)
+        values = evaluate(
+            counting, parts.objective, params, StoreData(rows), mesh, batch_size=24, show=False
+        )
     for name, weight in sums["weights"].items():
         assert sum(float(c[name]) for c in counted) == float(weight)
         loss = float(sums["losses"][name]) / float(weight)
