@@ -1,0 +1,1 @@
+"""Scores of downstream tasks, on the host: arrays and lists in, plain numbers out."""
