@@ -99,14 +99,15 @@ def test_libraries_stay_behind_their_fences():
     assert not wrong, wrong
 
 
-def test_data_is_numpy_and_core_alone():
+@pytest.mark.parametrize("part", ["data", "scores"])
+def test_the_host_side_is_numpy_and_core_alone(part):
     wrong = [
         f"{path} imports {module}"
         for path, module, _ in imports()
-        if part_of(path) == "data"
+        if part_of(path) == part
         and (
             module.partition(".")[0] in ("jax", "jaxlib", "flax", "optax")
-            or (module.startswith("jaxssl.") and module.split(".")[1] not in ("core", "data"))
+            or (module.startswith("jaxssl.") and module.split(".")[1] not in ("core", part))
         )
     ]
     assert not wrong, wrong
@@ -133,6 +134,7 @@ def loaded_by(module):
 
 HEAVY = {"jax", "flax", "optax", "orbax", "transformers", "tokenizers", "datasets", "datatrove"}
 HEAVY |= {"torch", "grain", "sentencepiece", "matplotlib", "tensorboardX", "pydantic", "yaml"}
+HEAVY |= {"sklearn", "scipy"}
 
 
 @pytest.mark.parametrize(
@@ -144,6 +146,8 @@ HEAVY |= {"torch", "grain", "sentencepiece", "matplotlib", "tensorboardX", "pyda
         ("jaxssl.data.prepare", set()),
         ("jaxssl.data.tokenizer_training", set()),
         ("jaxssl.report", set()),
+        ("jaxssl.scores.classification", set()),
+        ("jaxssl.scores.regression", set()),
     ],
 )
 def test_what_help_needs_loads_nothing_heavy(module, allowed):
