@@ -18,6 +18,7 @@ LAYERS = [
     {"ops", "data", "parallel", "optim", "scores"},
     {"models"},
     {"objectives", "generate", "checkpoint"},
+    {"tasks", "transfer"},
     {"train"},
     {"report"},
     {"run_directory"},

@@ -65,6 +65,7 @@ class Entry:
       target: the parameter of this model; None for a stored one that was dropped.
       source: the stored parameter; None for a fresh one.
       detail: rows or layers, where not all are treated alike.
+      is_cast: whether it is converted from another dtype.
     """
 
     action: Action
@@ -72,6 +73,7 @@ class Entry:
     source: str | None
     shape: tuple[int, ...]
     detail: str = ""
+    is_cast: bool = False
 
 
 def make_ledger(
@@ -199,7 +201,7 @@ def _restored(config: InitConfig, name: str, leaf: Leaf, origin: str, stored: Le
     if stored.shape == leaf.shape:
         depth, top = leaf.shape[0] if is_stacked(name) else 0, config.fresh_top
         detail = f"layers {depth - top} to {depth - 1} fresh" if depth and top else ""
-        return Entry(action, name, origin, leaf.shape, detail)
+        return Entry(action, name, origin, leaf.shape, detail, stored.dtype != leaf.dtype)
     same_width = stored.shape[1:] == leaf.shape[1:] and len(leaf.shape) == 2
     if same_width and any(matches(pattern, name) for pattern in config.resize):
         rows = min(stored.shape[0], leaf.shape[0])

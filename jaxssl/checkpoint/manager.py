@@ -246,29 +246,53 @@ class CheckpointManager:
             with ocp.StandardCheckpointer() as checkpointer:
                 return checkpointer.restore(self.path(step) / "state", abstract)
         except Exception as error:
-            raise self._cannot_restore(step, error) from error
+            raise _cannot_restore(self.path(step), error) from error
 
     def restore_part(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
         """Only the subtree `abstract` of a step's state: {"params": ...} for evaluation, say."""
-        try:
-            with ocp.PyTreeCheckpointer() as checkpointer:
-                arguments = ocp.args.PyTreeRestore(
-                    item=abstract,
-                    restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-                    partial_restore=True,
-                )
-                return checkpointer.restore(self.path(step) / "state", args=arguments)
-        except Exception as error:
-            raise self._cannot_restore(step, error) from error
+        return read_arrays(self.path(step), abstract)
 
-    def _cannot_restore(self, step: int, error: Exception) -> UserError:
-        return UserError(
-            f"the checkpoint of step {step} cannot be restored",
-            where=self.path(step),
-            expected="the arrays of this configuration's state",
-            got=f"{type(error).__name__}: {str(error)[:500]}",
-            fix="use the configuration the run was started with (config.yaml beside it)",
-        )
+
+def read_arrays(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:
+    """The arrays `abstract`, a part of the tree in a step's directory, into its shardings.
+
+    Raises:
+      UserError: the step does not hold these arrays.
+    """
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            arguments = ocp.args.PyTreeRestore(
+                item=abstract,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                partial_restore=True,
+            )
+            return checkpointer.restore(checkpoint / "state", args=arguments)
+    except Exception as error:
+        raise _cannot_restore(checkpoint, error) from error
+
+
+def stored_arrays(checkpoint: Path) -> dict[str, Any]:
+    """The tree in a step's directory, with a shape and a dtype for each array; nothing is read.
+
+    Raises:
+      UserError: the step cannot be read.
+    """
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            metadata: Any = checkpointer.metadata(checkpoint / "state").item_metadata
+            return metadata.tree
+    except Exception as error:
+        raise _cannot_restore(checkpoint, error) from error
+
+
+def _cannot_restore(checkpoint: Path, error: Exception) -> UserError:
+    return UserError(
+        f"the checkpoint of step {checkpoint.name} cannot be restored",
+        where=checkpoint,
+        expected="the arrays of this configuration's state",
+        got=f"{type(error).__name__}: {str(error)[:500]}",
+        fix="use the configuration the run was started with (config.yaml beside it)",
+    )
 
 
 def _is_news(record: logging.LogRecord) -> bool:

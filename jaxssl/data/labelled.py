@@ -9,6 +9,7 @@ function of (seed, s), on any number of hosts.
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -165,6 +166,14 @@ class LabelledData:
     examples: Examples
     edges: np.ndarray
     """Row lengths, ascending."""
+    answers: Any = None
+    """What predictions are scored against, in the order of the examples."""
+
+    def references(self, chosen: np.ndarray) -> Any:
+        """The answers of the examples at `chosen`."""
+        if isinstance(self.answers, np.ndarray):
+            return self.answers[chosen]
+        return [self.answers[i] for i in chosen]
 
     @property
     def num_rows(self) -> int:

@@ -106,6 +106,10 @@ class Data(Protocol):
         """Every row once, or `limit` batches spread over them; what is missing is padding."""
         ...
 
+    def references(self, chosen: np.ndarray) -> Any:
+        """What predictions for the rows at `chosen` are scored against; None for text alone."""
+        ...
+
 
 class TrainLoader:
     """Iterator of this host's rows of global batches, in steps that are numbered from 0.
@@ -163,6 +167,9 @@ class StoreData:
     @property
     def num_rows(self) -> int:
         return self.source.num_rows
+
+    def references(self, chosen: np.ndarray) -> None:
+        """Text has no labels."""
 
     def train_batches(self, batch_size: int, seed: int, places: np.ndarray) -> "StoreBatches":
         """See `StoreBatches`."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxssl.core.errors import UserError
@@ -78,23 +79,42 @@ def evaluate(
     batches = data.eval_batches(batch_size, places, limit)
     count = -(-data.num_rows // batch_size)
     count = count if limit is None else min(count, limit)
-    total, in_flight = None, collections.deque()
+    total, in_flight, rows = None, collections.deque(), []
     for batch in bar(batches, total=count, description="validate", enabled=show):
         objective.check_rows(batch)
         in_flight.append(step(params, hosts.global_batch(batch, sharding, batch_size)))
         if len(in_flight) > IN_FLIGHT:
-            total = _added(total, in_flight.popleft())
+            total = _added(total, in_flight.popleft(), rows)
     for sums in in_flight:
-        total = _added(total, sums)
+        total = _added(total, sums, rows)
     assert total is not None
     values = {
         "loss": metrics.total(objective.coefficients, total["losses"], total["weights"]),
         **metrics.ratios(total["metrics"]),
     }
+    scores = getattr(objective, "scores", None)
+    if scores is not None:
+        chosen, predictions = in_order(rows)
+        values |= scores(predictions, data.references(chosen))
     return {**values, **metrics.language_numbers(values, tokens_per_byte)}
 
 
-def _added(total: Any, sums: Any) -> Any:
-    """Sums of sums, on the host, in float64."""
-    sums = jax.device_get(sums)
-    return sums if total is None else metrics.add_sums(total, sums)
+def _added(total: Any, out: Any, rows: list[Any]) -> Any:
+    """Sums of sums, on the host, in float64; the rows of a batch go to `rows`."""
+    out = jax.device_get(out)
+    rows.append(out.pop("rows"))
+    return out if total is None else metrics.add_sums(total, out)
+
+
+def in_order(rows: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Predictions of batches without padding, in the order of their examples, with their numbers.
+
+    Each example is there once: batches hold it once.
+    """
+    joined = {name: np.concatenate([batch[name] for batch in rows]) for name in rows[0]}
+    real = joined.pop("example_weights") > 0
+    words = joined.pop("example_id").astype(np.int64)
+    examples = (words[:, 0] << 32 | words[:, 1])[real]
+    order = np.argsort(examples, kind="stable")
+    assert len(np.unique(examples)) == len(examples)
+    return examples[order], {name: values[real][order] for name, values in joined.items()}

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxssl.checkpoint.manager import CheckpointManager, as_tree
 from jaxssl.core.config import read_yaml
 from jaxssl.core.keys import init_key
+from jaxssl.core.names import flatten, join, split
 from jaxssl.core.progress import bar
+from jaxssl.core.types import Params
 from jaxssl.data.loader import TrainLoader
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_sharding, replicated
@@ -29,10 +32,11 @@ from jaxssl.train.profile import Profiler
 from jaxssl.train.samples import samples
 from jaxssl.train.settings import Parts, Settings
 from jaxssl.train.sinks import Sinks, read_metrics
-from jaxssl.train.state import State, abstract_state, born_sharded, make_init
+from jaxssl.train.state import Choice, State, abstract_state, layout, make_init
 from jaxssl.train.step import jit_train_step, make_eval_step, make_train_step
 from jaxssl.train.stopping import NotFinite, StopSignal
 from jaxssl.train.watchdog import Watchdog
+from jaxssl.transfer.start import first_params
 
 IN_FLIGHT = 2
 
@@ -76,13 +80,15 @@ class Loop:
             microbatches=train.accumulation,
         )
         evaluation = make_eval_step(parts.model, parts.objective, parts.vocabulary, seed=train.seed)
-        init = make_init(parts.model, parts.optimizer)
+        is_kept = lambda path: not parts.start.is_verbatim(path, parts.model.config.num_layers)
+        init = make_init(parts.model, parts.optimizer, parts.is_trained, is_kept)
         self.abstract = abstract_state(init, parts.mesh)
         self.train_step = jit_train_step(step, self.abstract, parts.mesh)
         self.eval_step = jax.jit(evaluation, out_shardings=replicated(parts.mesh))
         self.checkpoints = CheckpointManager(run_dir / "checkpoints", settings.checkpoint)
         stack.callback(self.checkpoints.close)
-        self.state, self.start, meta = self._first_state(init)
+        self.state, self.start, meta = self._first_state()
+        self.frozen = self._frozen()
         self.data_offset: int = meta.get("data_offset", 0)
         self.validation_losses: list[float] = meta.get("validation_losses", [])
         self.troubles: int = meta.get("troubles", 0)
@@ -125,7 +131,7 @@ class Loop:
                 batch = next(self.loader)
                 self.parts.objective.check_rows(batch)
                 batch = hosts.global_batch(batch, self.sharding, self.settings.data.batch_size)
-                self.state, out = self.train_step(self.state, batch)
+                self.state, out = self.train_step(self.state, batch, self.frozen)
                 step += 1
                 in_flight.append((step, out))
                 progress.update(1)
@@ -206,7 +212,7 @@ class Loop:
         labels = [float(w) for name, (_, w) in out["sums"].items() if name.startswith("nll/")]
         flops = metrics.step_flops(
             self.parts.model.config,
-            self.state.params,
+            self.params,
             data.batch_size,
             data.sequence_length,
             int(max(labels)),
@@ -260,7 +266,7 @@ class Loop:
         self.validation = evaluate(
             self.eval_step,
             self.parts.objective,
-            self.state.params,
+            self.params,
             self.parts.validation_data,
             self.parts.mesh,
             batch_size=self.settings.data.batch_size,
@@ -278,7 +284,7 @@ class Loop:
         self.watchdog.pause()
         parts = self.parts
         shown = samples(
-            parts.model, self.state.params, parts.tokenizer, parts.vocabulary, self.settings.samples
+            parts.model, self.params, parts.tokenizer, parts.vocabulary, self.settings.samples
         )
         for kind, fields in shown:
             self.sinks.write(kind, step, **fields)
@@ -310,15 +316,44 @@ class Loop:
 
     # --- Beginnings and misfortunes ---
 
-    def _first_state(self, init) -> tuple[State, int, dict[str, Any]]:
+    def _first_state(self) -> tuple[State, int, dict[str, Any]]:
         """The newest intact state, or a fresh one; its step and what was noted with it."""
         step = self.checkpoints.newest_intact(self.say)
         if step is None:
-            key = init_key(self.settings.train.seed)
-            return born_sharded(init, key, self.abstract), 0, {}
+            trained = flatten(self.abstract.params).keys()
+            kept = flatten(self.abstract.kept).keys()
+            params = self._first_params(lambda path: path in trained or path in kept)
+            return self._born(*split(params, trained.__contains__)), 0, {}
         state = State(**self.checkpoints.restore(step, as_tree(self.abstract)))
         self.say(f"resuming at step {step}")
         return state, step, self.checkpoints.meta(step)
+
+    def _born(self, params: Params, kept: Params) -> State:
+        """The state before the first step, the optimizer's part made where it belongs."""
+
+        def born(params, kept):
+            zero = jnp.zeros([], jnp.int32)
+            return State(zero, params, self.parts.optimizer.init(params), zero, kept)
+
+        return jax.jit(born, out_shardings=layout(self.abstract))(params, kept)
+
+    def _first_params(self, wanted: Choice) -> Params:
+        parts = self.parts
+        key = init_key(self.settings.train.seed)
+        abstract = abstract_state(parts.model.init, parts.mesh)
+        return first_params(parts.start, parts.model, key, abstract, wanted)
+
+    def _frozen(self) -> Params:
+        """The parameters that the base holds and the state does not."""
+        own = {**flatten(self.abstract.params), **flatten(self.abstract.kept)}
+        if len(own) == len(flatten(self.parts.model.abstract())):
+            return {}
+        return self._first_params(lambda path: path not in own)
+
+    @property
+    def params(self) -> Params:
+        """All the model's parameters."""
+        return join(self.state.params, join(self.state.kept, self.frozen))
 
     def _open_sinks(self) -> Sinks:
         if not hosts.is_first():

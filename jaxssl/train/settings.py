@@ -16,7 +16,9 @@ from jaxssl.objectives.base import Objective
 from jaxssl.train.evaluation import EvaluationConfig
 from jaxssl.train.profile import ProfileConfig
 from jaxssl.train.samples import SamplesConfig
+from jaxssl.train.state import Choice, everything
 from jaxssl.train.watchdog import WatchdogConfig
+from jaxssl.transfer.start import Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,8 @@ class TrainConfig:
 
     steps: int = 1000
     """Optimizer steps in all."""
+    epochs: float | None = None
+    """Passes over the training data; if given, it decides `steps`."""
     seed: int = 0
     """Of initialisation, masks and dropout; 0 to 2**32 - 1."""
     accumulation: int = 1
@@ -86,3 +90,7 @@ class Parts:
     tokens_per_byte: float | None
     """Of the validation split."""
     mesh: Mesh
+    start: Start = Start()
+    """Where the first parameters come from."""
+    is_trained: Choice = everything
+    """Which parameters are trained, by path; the others are frozen."""

@@ -1,7 +1,7 @@
 """The state of training, born sharded over the mesh."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import jax
@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from jaxssl.core.errors import UserError
+from jaxssl.core.names import split
 from jaxssl.core.types import Params
 from jaxssl.models.layers import is_boxed, unbox
 from jaxssl.models.model import Model
@@ -26,22 +27,42 @@ class State:
     step: jax.Array
     """int32 []; batches taken, whether or not their update was applied."""
     params: Params
-    """Trained parameters."""
+    """The parameters that are trained."""
     opt_state: Any
     """The optimizer's state."""
     skipped: jax.Array
     """int32 []; updates left out because loss or gradients were not finite."""
+    kept: Params = field(default_factory=dict)
+    """Frozen parameters that no base holds: those that started fresh or were resized."""
+
+
+Choice = Callable[[str], bool]
+"""Of a parameter, by its path."""
+
+
+def everything(path: str) -> bool:
+    """Chooses all parameters."""
+    return True
 
 
 def make_init(
-    model: Model, optimizer: optax.GradientTransformation
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    is_trained: Choice = everything,
+    is_kept: Choice = everything,
 ) -> Callable[[jax.Array], State]:
-    """A function from a key to a fresh state, its parameters still boxed with their axis names."""
+    """A function from a key to a fresh state, its parameters still boxed with their axis names.
+
+    Args:
+      is_trained: which parameters the optimizer moves.
+      is_kept: which of the others the state holds.
+    """
 
     def init(key: jax.Array) -> State:
-        params = model.init(key)
+        trained, others = split(model.init(key), is_trained)
+        kept, _ = split(others, is_kept)
         zero = jnp.zeros([], jnp.int32)
-        return State(zero, params, optimizer.init(params), zero)
+        return State(zero, trained, optimizer.init(trained), zero, kept)
 
     return init
 

@@ -37,6 +37,9 @@ def make_loss(
 
     def microbatch_loss(params, frozen, batch, weights, key):
         params = join(params, frozen)
+        passes = getattr(objective, "passes", 1)  # R-Drop sends each row through dropout twice
+        if passes > 1:
+            batch = {name: jnp.repeat(x, passes, axis=0) for name, x in batch.items()}
         hidden = model.encode(params, batch, key)
         scores = objective.score(model, params, hidden, batch, _fold(key, HEAD))
         return total_loss(objective, scores.losses, weights), scores.metrics
@@ -97,7 +100,8 @@ def make_train_step(
     def step(state: State, batch: Batch, frozen: Params = NOTHING) -> tuple[State, dict[str, Any]]:
         corrupted = objective.corrupt(batch, seed, vocabulary)
         key = dropout_key(seed, state.step)
-        loss, sums, grads = loss_and_grads(state.params, corrupted, key, frozen)
+        others = join(state.kept, frozen)
+        loss, sums, grads = loss_and_grads(state.params, corrupted, key, others)
         grads = jax.tree.map(widen, grads)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -110,6 +114,7 @@ def make_train_step(
             keep(params, state.params),
             keep(opt_state, state.opt_state),
             skipped,
+            state.kept,
         )
         return new, {"loss": loss, "grad_norm": norm, "skipped": skipped, "sums": sums}
 
@@ -129,14 +134,21 @@ def make_eval_step(
 ) -> Callable[[Params, Batch], dict[str, Any]]:
     """A function `(params, batch) -> sums` for evaluation: nothing is divided.
 
-    Returns {"losses": {name: sum}, "weights": {name: weight}, "metrics": {name: (sum, weight)}}.
+    Returns {"losses": {name: sum}, "weights": {name: weight}, "metrics": {name: (sum, weight)}} and
+    "rows": of a task, the batch's predictions with `example_id` and `example_weights`.
     """
+    predict = getattr(objective, "predict", None)
 
     def step(params: Params, batch: Batch) -> dict[str, Any]:
         corrupted = objective.corrupt(batch, seed, vocabulary)
         hidden = model.encode(params, corrupted)
         scores = objective.score(model, params, hidden, corrupted)
         weights = objective.weights(corrupted)
-        return {"losses": scores.losses, "weights": weights, "metrics": scores.metrics}
+        rows = {}
+        if predict is not None:
+            rows = predict(model, params, hidden, corrupted)
+            rows |= {name: batch[name] for name in ("example_id", "example_weights")}
+        sums = {"losses": scores.losses, "weights": weights, "metrics": scores.metrics}
+        return {**sums, "rows": rows}
 
     return step

@@ -1,0 +1,203 @@
+"""The parameters of a run's checkpoint, whatever segments it was trained in, with its base's.
+
+A fine-tuned run keeps only what it trained. Its other parameters are those of its base, which is
+known by the checksum of its manifest.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxssl.checkpoint.ledger import Leaf
+from jaxssl.checkpoint.manager import read_arrays, stored_arrays
+from jaxssl.core.errors import UserError
+from jaxssl.core.files import sha256
+from jaxssl.core.layer_names import canonical, is_stacked, layer_range
+from jaxssl.core.names import flatten, unflatten
+
+BASE = "base.json"
+PARTS = ("params", "kept")
+"""Of a state: the parameters that are trained, and the frozen ones that no base holds."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some layers, or all, of a parameter, in an array of a checkpoint.
+
+    Attributes:
+      checkpoint: the step's directory.
+      name: the array's path among its parameters.
+      start: the first layer it is taken for.
+      end: the layer after the last; None for an array that is no stack.
+      offset: where the first layer lies in the array.
+      shape: of the array.
+      dtype: of the array.
+    """
+
+    checkpoint: Path
+    name: str
+    start: int
+    end: int | None
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Parameters by canonical name, and where their pieces lie."""
+
+    pieces: Mapping[str, tuple[Piece, ...]] = field(default_factory=dict)
+
+    def leaves(self) -> dict[str, Leaf]:
+        """Each parameter as a whole."""
+        found = {}
+        for name, pieces in self.pieces.items():
+            shape = pieces[0].shape
+            if pieces[-1].end is not None:
+                shape = (pieces[-1].end, *shape[1:])
+            found[name] = Leaf(shape, pieces[0].dtype)
+        return found
+
+
+def stored_params(checkpoint: Path, base: Stored | None = None) -> Stored:
+    """The parameters in the directory of a step, over those of its base."""
+    pieces = dict(base.pieces) if base else {}
+    for whole, leaf in flatten(stored_arrays(checkpoint)).items():
+        part, _, path = whole.partition("/")
+        if part not in PARTS:
+            continue
+        name, shape, dtype = canonical(path), tuple(leaf.shape), str(jnp.dtype(leaf.dtype))
+        if not is_stacked(path):
+            pieces[name] = (Piece(checkpoint, path, 0, None, 0, shape, dtype),)
+            continue
+        start, end = layer_range(path) or (0, shape[0])
+        new = Piece(checkpoint, path, start, end, 0, shape, dtype)
+        pieces[name] = _overlaid(pieces.get(name, ()), new)
+    return Stored(pieces)
+
+
+def _overlaid(old: tuple[Piece, ...], new: Piece) -> tuple[Piece, ...]:
+    """Pieces in the order of layers, `new` in the place of what it covers."""
+    assert new.end is not None
+    result = []
+    for piece in old:
+        assert piece.end is not None
+        if piece.start < new.start:
+            result.append(dataclasses.replace(piece, end=min(piece.end, new.start)))
+        if piece.end > new.end:
+            start = max(piece.start, new.end)
+            offset = piece.offset + start - piece.start
+            result.append(dataclasses.replace(piece, start=start, offset=offset))
+    return tuple(sorted([*result, new], key=lambda piece: piece.start))
+
+
+Raw = dict[str, dict[str, jax.Array]]
+"""{checkpoint: {array's path: array}}."""
+
+
+def read(stored: Stored, names: list[str], shardings: Mapping[str, Any]) -> Raw:
+    """Reads the arrays that hold `names`, laid out like the parameters they are for.
+
+    Args:
+      shardings: {canonical name: NamedSharding}; an array that it does not divide is whole on
+        every device.
+    """
+    wanted: dict[Path, dict[str, jax.ShapeDtypeStruct]] = {}
+    for name in names:
+        for piece in stored.pieces[name]:
+            sharding = _dividing(shardings[name], piece.shape)
+            wanted.setdefault(piece.checkpoint, {})[piece.name] = jax.ShapeDtypeStruct(
+                piece.shape, jnp.dtype(piece.dtype), sharding=sharding
+            )
+    raw: Raw = {}
+    for checkpoint, arrays in wanted.items():
+        raw[str(checkpoint)] = _read_one(checkpoint, arrays)
+    return raw
+
+
+def _read_one(checkpoint: Path, arrays: Mapping[str, Any]) -> dict[str, jax.Array]:
+    there = flatten(stored_arrays(checkpoint))
+    nested = {}
+    for part in PARTS:
+        chosen = {path: a for path, a in arrays.items() if f"{part}/{path}" in there}
+        if chosen:
+            nested[part] = unflatten(chosen)
+    restored = read_arrays(checkpoint, nested)
+    return {path: x for part in restored.values() for path, x in flatten(part).items()}
+
+
+def _dividing(sharding: Any, shape: tuple[int, ...]) -> Any:
+    try:
+        sharding.shard_shape(shape)
+    except ValueError:
+        return jax.sharding.NamedSharding(sharding.mesh, type(sharding.spec)())
+    return sharding
+
+
+def assemble(stored: Stored, raw: Mapping[str, Mapping[str, jax.Array]], name: str) -> jax.Array:
+    """A parameter as a whole, of its pieces. May be traced."""
+    parts = []
+    for piece in stored.pieces[name]:
+        array = raw[str(piece.checkpoint)][piece.name]
+        if piece.end is None:
+            return array
+        parts.append(array[piece.offset : piece.offset + piece.end - piece.start])
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+
+# --- The base -----------------------------------------------------------------------------------
+
+
+def identity(checkpoint: Path) -> dict[str, Any]:
+    """What a run notes of the checkpoint it starts from."""
+    return {
+        "run": str(checkpoint.parent.parent.absolute()),
+        "step": int(checkpoint.name),
+        "manifest": sha256(checkpoint / "manifest.json"),
+    }
+
+
+def read_base(run_dir: Path) -> dict[str, Any] | None:
+    """What a run noted of its base, or None for a run without one."""
+    path = run_dir / BASE
+    if not path.is_file():
+        return None
+    try:
+        base = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            "run": str(base["run"]),
+            "step": int(base["step"]),
+            "manifest": str(base["manifest"]),
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            "the note of a run's base is damaged",
+            where=path,
+            got=f"{type(error).__name__}: {error}",
+        ) from error
+
+
+def check_base(noted: Mapping[str, Any], checkpoint: Path) -> None:
+    """Refuses a checkpoint that is not the one a run was started from.
+
+    Raises:
+      UserError: says which one is wanted.
+    """
+    manifest = checkpoint / "manifest.json"
+    found = sha256(manifest) if manifest.is_file() else None
+    if found != noted["manifest"]:
+        raise UserError(
+            "this is not the base that the run was trained on",
+            where=checkpoint,
+            expected=f"step {noted['step']} of {noted['run']}, with manifest "
+            f"{noted['manifest'][:16]}...",
+            got="no such checkpoint" if found is None else f"manifest {found[:16]}...",
+            fix="say where the base is now: --with init.from=RUN",
+        )

@@ -1,0 +1,1 @@
+"""Tasks: objectives with labels, and how their predictions are scored."""

@@ -1,0 +1,44 @@
+"""What stands for a whole row, by task and family."""
+
+from typing import Literal
+
+import jax
+
+from jaxssl.core.errors import UserError
+from jaxssl.core.types import Batch, Params
+from jaxssl.models.model import Model, ModelConfig, is_causal
+from jaxssl.ops.pooling import Pooling, pool
+
+PoolingChoice = Literal["auto", "cls", "mean", "last"]
+
+
+def resolve(choice: PoolingChoice, model: ModelConfig) -> Pooling:
+    """The pooling that `auto` means for a family."""
+    if choice != "auto":
+        return choice
+    return "last" if is_causal(model) else "cls"
+
+
+def check_pooling(choice: PoolingChoice, model: ModelConfig) -> None:
+    """Refuses the first token of a causal model: it has seen nothing of the row.
+
+    Raises:
+      UserError: says what to use.
+    """
+    if is_causal(model) and choice == "cls":
+        raise UserError(
+            "the first token of a causal model has seen nothing of the text",
+            where="task.pooling",
+            expected="last or mean",
+            got="cls",
+        )
+
+
+def pooled(
+    choice: PoolingChoice, model: Model, params: Params, hidden: jax.Array, batch: Batch
+) -> jax.Array:
+    """[B, H] of hidden states [B, T, H]; `cls` goes through the model's pooler, if it has one."""
+    how = resolve(choice, model.config)
+    if how == "cls" and getattr(model.config, "pooler", False):
+        return model.pool(params, hidden)
+    return pool(hidden, batch["segment_ids"], how)

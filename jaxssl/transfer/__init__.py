@@ -1,0 +1,1 @@
+"""Training part of a model that was trained before."""
