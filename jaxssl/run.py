@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from jaxssl.checkpoint.manager import CheckpointConfig
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError, did_you_mean
-from jaxssl.core.files import atomic_write
+from jaxssl.core.files import atomic_write, sha256
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Vocabulary
 from jaxssl.data.loader import DataConfig, StoreData, open_rows
@@ -35,7 +36,7 @@ from jaxssl.train.evaluation import EvaluationConfig
 from jaxssl.train.loop import Outcome, fit
 from jaxssl.train.profile import ProfileConfig
 from jaxssl.train.samples import SamplesConfig, check_samples
-from jaxssl.train.settings import LoggingConfig, Parts, Settings, TrainConfig
+from jaxssl.train.settings import LoggingConfig, Parts, Settings, TrainConfig, resolved
 from jaxssl.train.watchdog import WatchdogConfig
 
 
@@ -160,7 +161,8 @@ def build(config: RunConfig) -> Parts:
         validation_data = StoreData(open_rows(config.data, split, store))
         ratio = tokens_per_byte(store, split)
     tokens_per_step = config.data.batch_size * config.data.sequence_length
-    optimizer, schedule = make_optimizer(config.optimizer, config.train.steps, tokens_per_step)
+    train, _ = resolve(config, train_rows.num_rows // config.data.batch_size)
+    optimizer, schedule = make_optimizer(config.optimizer, train.steps, tokens_per_step)
     return Parts(
         model=Model(config.model, config.objective.heads, config.precision),
         objective=config.objective,
@@ -212,17 +214,34 @@ def pretrain(config: RunConfig, say=print) -> Outcome:
 
     hosts.connect(config.distributed)
     parts = build(config)
-    run_dir = open_run_directory(config, parts.tokenizer)
-    if hosts.is_first():
-        for line in describe(config, parts):
-            say(line)
-    settings = Settings(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)})
-    quiet = say if hosts.is_first() else lambda text: None
-    outcome = fit(parts, settings, run_dir, quiet)
-    if hosts.is_first():
+    store = sha256(Path(config.data.store) / "manifest.json")
+    run_dir = open_run_directory(config, parts.tokenizer, store)
+    first = hosts.is_first()
+    for line in describe(config, parts) if first else ():
+        say(line)
+    outcome = fit(parts, make_settings(config, parts), run_dir, say if first else _say_nothing)
+    if first:
         write_summary(config, parts, run_dir, outcome)
         say(f"report: {write_report(run_dir)}")
     return outcome
+
+
+def make_settings(config: Any, parts: Parts) -> Settings:
+    """What the loop reads of a configuration, with epochs turned into steps."""
+    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)}
+    places = np.arange(config.data.batch_size)
+    batches = parts.train_data.train_batches(config.data.batch_size, config.data.seed, places)
+    train, evaluation = resolve(config, batches.per_epoch)
+    return Settings(**{**fields, "train": train, "evaluation": evaluation})
+
+
+def resolve(config: Any, per_epoch: int) -> tuple[TrainConfig, EvaluationConfig]:
+    """`train` and `evaluation` with epochs turned into steps."""
+    return resolved(config.train, config.evaluation, per_epoch)
+
+
+def _say_nothing(text: str) -> None:
+    del text
 
 
 def describe(config: RunConfig, parts: Parts) -> list[str]:
@@ -231,6 +250,7 @@ def describe(config: RunConfig, parts: Parts) -> list[str]:
     shape = ", ".join(f"{name}={size}" for name, size in parts.mesh.shape.items())
     data, rows = config.data, parts.train_data
     per_epoch = rows.num_rows // data.batch_size
+    steps = resolve(config, per_epoch)[0].steps
     p = config.precision
     return [
         f"{config.model.name}: {num_parameters(abstract):,} parameters, objective "
@@ -238,8 +258,8 @@ def describe(config: RunConfig, parts: Parts) -> list[str]:
         f"precision: parameters {p.parameters}, compute {p.compute}, reductions {p.reduce}; "
         "attention: xla",
         f"data: {rows.num_rows:,} rows of {data.sequence_length} tokens, {per_epoch:,} steps an "
-        f"epoch ({rows.num_rows % data.batch_size} rows left over), {config.train.steps:,} steps = "
-        f"{config.train.steps / max(1, per_epoch):.2f} epochs",
+        f"epoch ({rows.num_rows % data.batch_size} rows left over), {steps:,} steps = "
+        f"{steps / max(1, per_epoch):.2f} epochs",
     ]
 
 
@@ -254,7 +274,6 @@ def write_summary(config: RunConfig, parts: Parts, run_dir: Path, outcome: Outco
         "objective": " + ".join(config.objective.coefficients),
         "parameters": num_parameters(parts.model.abstract()),
         "steps": outcome.step,
-        "tokens": outcome.step * config.data.batch_size * config.data.sequence_length,
         "unigram_entropy": store.manifest.splits[split].unigram_entropy,
     }
     with atomic_write(run_dir / "summary.json") as file:

@@ -11,7 +11,7 @@ import jax
 
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
-from jaxssl.core.files import atomic_write, sha256
+from jaxssl.core.files import atomic_write
 from jaxssl.core.names import flatten, matches
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.parallel import hosts
@@ -29,26 +29,24 @@ order of sums and, with another `accumulation`, the dropout masks. The store is 
 contents."""
 
 
-def open_run_directory(config: Any, tokenizer: Tokenizer) -> Path:
+def open_run_directory(config: Any, tokenizer: Tokenizer, data: str) -> Path:
     """Makes the run directory `config.out`, or checks that it belongs to this configuration.
 
     Args:
-      config: the `RunConfig`; its store must be there.
-      tokenizer: the store's; a copy is kept with the run.
+      config: of the run.
+      tokenizer: a copy is kept with the run.
+      data: a checksum of what it is trained on.
 
     Raises:
       UserError: it cannot be written, or holds another run.
     """
-    hosts.first_decides(lambda: _open_run_directory(config, tokenizer))
+    hosts.first_decides(lambda: _open_run_directory(config, tokenizer, data))
     return Path(config.out)
 
 
-def _open_run_directory(config: Any, tokenizer: Tokenizer) -> int:
+def _open_run_directory(config: Any, tokenizer: Tokenizer, data: str) -> int:
     run_dir = Path(config.out)
-    identity = {
-        "config": configuration.to_dict(config),
-        "store": sha256(Path(config.data.store) / "manifest.json"),
-    }
+    identity = {"config": configuration.to_dict(config), "data": data}
     known = run_dir / "run.json"
     if known.is_file():
         check_same_run(known, read_identity(known), identity)
@@ -94,7 +92,7 @@ def read_identity(path: Path) -> dict[str, Any]:
     """
     try:
         identity = json.loads(path.read_text())
-        return {"config": dict(identity["config"]), "store": str(identity["store"])}
+        return {"config": dict(identity["config"]), "data": str(identity["data"])}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             "the file that says which run this is is damaged",
@@ -125,13 +123,13 @@ def check_same_run(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None
             got="; ".join(different[:10]),
             fix="choose another directory with out=..., or give the old values",
         )
-    if old["store"] != new["store"]:
+    if old["data"] != new["data"]:
         raise UserError(
-            "the token store is not the one the run was started with",
-            where=new["config"]["data"]["store"],
-            expected=f"manifest with SHA-256 {old['store'][:16]}...",
-            got=f"{new['store'][:16]}...",
-            fix="choose another directory with out=..., or restore the store",
+            "the data are not those the run was started with",
+            where="data",
+            expected=f"contents with SHA-256 {old['data'][:16]}...",
+            got=f"{new['data'][:16]}...",
+            fix="choose another directory with out=..., or restore the data",
         )
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxssl.checkpoint import manifest
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
@@ -71,7 +70,7 @@ def open_run(
     config = read_run_config(run_dir, layers)
     hosts.connect(config.distributed)
     manager = CheckpointManager(run_dir / "checkpoints", config.checkpoint)
-    chosen = choose_step(manager, step)
+    chosen = manager.choose(step)
     tokenizer = load_tokenizer(str(run_dir / "tokenizer"))
     model = Model(config.model, config.objective.heads, config.precision)
     mesh = mesh_here(config.mesh)
@@ -115,36 +114,6 @@ def read_run_config(run_dir: Path, layers: Sequence[str] = ()) -> RunConfig:
     kept = {key: v for key, v in configuration.read_yaml(path).items() if key != "distributed"}
     files = [find_recipe(layer) for layer in layers if "=" not in layer]
     return configuration.load(RunConfig, [kept, *files], [x for x in layers if "=" in x])
-
-
-def choose_step(manager: CheckpointManager, step: int | str) -> int:
-    """A finished, intact step of a run."""
-
-    steps = manager.steps()
-    if not steps:
-        raise UserError(
-            "the run has no checkpoint yet",
-            where=manager.directory,
-            expected="at least one finished step",
-            got="none",
-            fix="start `jaxssl pretrain` again with the run's configuration; it goes on",
-        )
-    wanted = int(step) if str(step).isdigit() else None
-    if step == "best":
-        wanted = manager.best() or steps[-1]
-    elif step == "last":
-        wanted = steps[-1]
-    if wanted not in steps:
-        raise UserError(
-            "no such checkpoint",
-            where=manager.directory,
-            expected="best, last or one of " + ", ".join(map(str, steps)),
-            got=step,
-        )
-    manager.meta(wanted)
-    if manager.config.verify:
-        manifest.verify(manager.path(wanted))
-    return wanted
 
 
 def evaluate_run(

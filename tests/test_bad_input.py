@@ -288,7 +288,7 @@ def _(p):
     return p.resume("optimizer.learning_rate=0.01")
 
 
-@case("store that changed since", "not the one the run was started with", "SHA-256", "store")
+@case("store that changed since", "the data are not those", "contents with SHA-256")
 def _(p):
     store = p.store()
     manifest = json.loads((store / "manifest.json").read_text())

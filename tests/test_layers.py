@@ -23,6 +23,7 @@ LAYERS = [
     {"report"},
     {"run_directory"},
     {"run"},
+    {"finetune"},
     {"trained"},
     {"demo", "inspecting"},
     {"cli"},

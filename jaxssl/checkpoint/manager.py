@@ -68,21 +68,54 @@ class CheckpointManager:
         return self.directory / str(step)
 
     def meta(self, step: int) -> dict[str, Any]:
-        """What was noted with a step: `step`, `data_offset`, `validation_loss`, ..."""
+        """What was noted with a step: `step`, `data_offset`, `selection`, ..."""
         return manifest.read_meta(self.path(step))
 
     def best(self) -> int | None:
-        """The step with the lowest validation loss, the earliest of equals; None without any."""
-        known = {step: loss for step in self.steps() if (loss := self._loss(step)) is not None}
+        """The step with the lowest selection (a loss, or a score negated), the earliest of equals;
+        None without any."""
+        known = {step: x for step in self.steps() if (x := self._selection(step)) is not None}
         return min(known, key=lambda step: (known[step], step)) if known else None
 
-    def _loss(self, step: int) -> float | None:
-        """A step's validation loss; None for one without, or that cannot be read."""
+    def _selection(self, step: int) -> float | None:
+        """What a step is chosen by; None for one without, or that cannot be read."""
         try:
-            loss = self.meta(step).get("validation_loss")
+            value = self.meta(step).get("selection")
         except UserError:
             return None
-        return loss if loss is not None and math.isfinite(loss) else None
+        return value if value is not None and math.isfinite(value) else None
+
+    def choose(self, step: int | str) -> int:
+        """A finished, intact step: "best", "last" or a number.
+
+        Raises:
+          UserError: there is no such step, or it is damaged.
+        """
+        steps = self.steps()
+        if not steps:
+            raise UserError(
+                "the run has no checkpoint yet",
+                where=self.directory,
+                expected="at least one finished step",
+                got="none",
+                fix="start the run again with its configuration; it goes on",
+            )
+        wanted = int(step) if str(step).isdigit() else None
+        if step == "best":
+            wanted = self.best() or steps[-1]
+        elif step == "last":
+            wanted = steps[-1]
+        if wanted not in steps:
+            raise UserError(
+                "no such checkpoint",
+                where=self.directory,
+                expected="best, last or one of " + ", ".join(map(str, steps)),
+                got=step,
+            )
+        self.meta(wanted)
+        if self.config.verify:
+            manifest.verify(self.path(wanted))
+        return wanted
 
     # --- Saving ---
 

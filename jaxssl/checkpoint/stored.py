@@ -98,6 +98,24 @@ def _overlaid(old: tuple[Piece, ...], new: Piece) -> tuple[Piece, ...]:
     return tuple(sorted([*result, new], key=lambda piece: piece.start))
 
 
+def stored_run(run_dir: Path, checkpoint: Path, base_run: str | None = None) -> Stored:
+    """The parameters of a run at a checkpoint, those of its bases included.
+
+    Args:
+      base_run: where its base is now, if it is not where it was.
+
+    Raises:
+      UserError: a base that is not there, or is another one.
+    """
+    noted = read_base(run_dir)
+    if noted is None:
+        return stored_params(checkpoint)
+    where = Path(base_run or noted["run"])
+    base = where / "checkpoints" / str(noted["step"])
+    check_base(noted, base)
+    return stored_params(checkpoint, stored_run(where, base))
+
+
 Raw = dict[str, dict[str, jax.Array]]
 """{checkpoint: {array's path: array}}."""
 

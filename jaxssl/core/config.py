@@ -29,6 +29,11 @@ T = TypeVar("T")
 def load(cls: type[T], layers: Iterable[str | Path | Mapping], overrides: Iterable[str] = ()) -> T:
     """Merges `layers` (files or mappings, later ones win) and `overrides`, and validates as
     `cls`."""
+    return build(cls, combine(layers, overrides))
+
+
+def combine(layers: Iterable[str | Path | Mapping], overrides: Iterable[str] = ()) -> dict:
+    """Layers and overrides as one nested mapping; nothing is validated."""
     merged: dict[str, Any] = {}
     for layer in layers:
         merged = merge(merged, layer if isinstance(layer, Mapping) else read_yaml(layer))
@@ -36,7 +41,7 @@ def load(cls: type[T], layers: Iterable[str | Path | Mapping], overrides: Iterab
     last: Any = {}
     for override in overrides:
         last = merge(last, parse_override(override))
-    return build(cls, merge(merged, last))
+    return merge(merged, last)
 
 
 def merge(old: Any, new: Any) -> Any:
@@ -207,7 +212,7 @@ def _build_choice(choices: list, data: Any, path: str, errors: list[UserError]) 
 
 
 def _build_dataclass(cls: type, data: Mapping, path: str, errors: list[UserError]) -> Any:
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    fields = {key_of(f): f for f in dataclasses.fields(cls) if f.init}
     before = len(errors)
     for key in data:
         if key not in fields:
@@ -224,13 +229,13 @@ def _build_dataclass(cls: type, data: Mapping, path: str, errors: list[UserError
     values = {}
     for name, field in fields.items():
         if name in data:
-            values[name] = _build(hints[name], data[name], _join(path, name), errors)
+            values[field.name] = _build(hints[field.name], data[name], _join(path, name), errors)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             errors.append(
                 UserError(
                     "a required key is missing",
                     where=_join(path, name),
-                    expected=type_name(hints[name]),
+                    expected=type_name(hints[field.name]),
                     fix=f"give {_join(path, name)}=... on the command line or in a file",
                 )
             )
@@ -278,6 +283,11 @@ def _join(path: str, key: object) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
+def key_of(field: dataclasses.Field) -> str:
+    """A field's key in files: its name, or `from` for `from_`, which Python keeps for itself."""
+    return field.name.removesuffix("_")
+
+
 def choice_name(cls: type) -> str | None:
     """The value of `name` that selects the dataclass `cls` in a union, or None."""
     for field in dataclasses.fields(cls):
@@ -292,7 +302,7 @@ def choice_name(cls: type) -> str | None:
 def to_dict(config: Any) -> Any:
     """A configuration as plain dicts, lists and scalars."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {key_of(f): to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
     if isinstance(config, Mapping):
         return {key: to_dict(value) for key, value in config.items()}
     if isinstance(config, tuple | list):
@@ -351,9 +361,9 @@ def _document(cls: type, indent: int, seen: set[type]) -> Iterator[str]:
         members = _members(typing.get_args(annotation)[0] if is_tuple else annotation)
         choices = [typing.cast(type, m) for m in members if dataclasses.is_dataclass(m)]
         if not choices:
-            yield f"{pad}{field.name}: {type_name(annotation)}{_default(field)}"
+            yield f"{pad}{key_of(field)}: {type_name(annotation)}{_default(field)}"
         else:
-            yield f"{pad}{field.name}:{' (a list)' if is_tuple else ''}{_chosen(field, members)}"
+            yield f"{pad}{key_of(field)}:{' (a list)' if is_tuple else ''}{_chosen(field, members)}"
         yield from _wrapped(docs.get(field.name, ""), indent + 2)
         for choice in choices:
             if len(choices) > 1:

@@ -111,7 +111,9 @@ def num_parameters(params: Params, leave_out: tuple[str, ...] = ()) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(kept))
 
 
-def check_length(config: ModelConfig, sequence_length: int) -> None:
+def check_length(
+    config: ModelConfig, sequence_length: int, where: str = "data.sequence_length"
+) -> None:
     """Refuses sequences longer than the model's positions.
 
     Raises:
@@ -120,7 +122,7 @@ def check_length(config: ModelConfig, sequence_length: int) -> None:
     if sequence_length > config.max_positions:
         raise UserError(
             "the sequence is longer than the model's positions",
-            where="data.sequence_length",
+            where=where,
             expected=f"at most model.max_positions={config.max_positions}",
             got=sequence_length,
             fix="shorten the sequence or give the model more positions",

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxssl.core.bounds import check_above_zero
 from jaxssl.core.errors import UserError
 from jaxssl.core.progress import bar
 from jaxssl.core.types import Batch, Params
@@ -33,10 +34,17 @@ class EvaluationConfig:
     """Split of the token store; null trains without validation."""
     batches: int | None = None
     """At most so many batches, spread evenly over the split; null is the whole split."""
+    every_epochs: float | None = None
+    """Passes over the training data between validations; if given, it decides `every`."""
+    best_by: str = "auto"
+    """What chooses the best checkpoint and ends a run early: `loss`, or a score of the task, of
+    which more is better. `auto` is the task's own, or the loss."""
     early_stopping: EarlyStopping | None = None
     """null trains all steps."""
 
     def __post_init__(self):
+        if self.every_epochs is not None:
+            check_above_zero(self, "every_epochs")
         if self.every < 0 or (self.batches is not None and self.batches < 1):
             raise UserError(
                 "an evaluation setting is out of range",

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxssl.checkpoint.manager import CheckpointManager, as_tree
 from jaxssl.core.config import read_yaml
+from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.keys import init_key
 from jaxssl.core.names import flatten, join, split
 from jaxssl.core.progress import bar
@@ -70,7 +71,7 @@ class Loop:
         self.settings: Settings = settings
         self.run_dir: Path = run_dir
         self.say: Callable[[str], None] = say
-        train, data = settings.train, settings.data
+        train = settings.train
         step = make_train_step(
             parts.model,
             parts.objective,
@@ -90,7 +91,8 @@ class Loop:
         self.state, self.start, meta = self._first_state()
         self.frozen = self._frozen()
         self.data_offset: int = meta.get("data_offset", 0)
-        self.validation_losses: list[float] = meta.get("validation_losses", [])
+        self.selections: list[float] = meta.get("selections", [])
+        self.tokens: int = meta.get("tokens", 0)
         self.troubles: int = meta.get("troubles", 0)
         self.sinks = self._open_sinks()
         stack.callback(self.sinks.close)
@@ -102,12 +104,11 @@ class Loop:
         self.watchdog = stack.enter_context(Watchdog(settings.watchdog, stacks))
         self.profiler = Profiler(settings.profile, run_dir / "profile")
         stack.callback(self.profiler.close)
-        self.tokens_per_step = data.batch_size * data.sequence_length
         self.validation: dict[str, float] = {}
         self.validation_step = -1
         self.skipped = int(self.state.skipped)
         self.saved = self.start
-        self.in_flight: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
+        self.in_flight: collections.deque[tuple[int, dict[str, Any], int]] = collections.deque()
 
     # --- The loop ---
 
@@ -117,7 +118,7 @@ class Loop:
         if self._is_complete():
             return self._already_done()
         in_flight = self.in_flight
-        self._timer = (time.perf_counter(), step)
+        self._start_timer(step)
         self.progress = progress = bar(
             total=steps,
             initial=step,
@@ -133,12 +134,11 @@ class Loop:
                 batch = hosts.global_batch(batch, self.sharding, self.settings.data.batch_size)
                 self.state, out = self.train_step(self.state, batch, self.frozen)
                 step += 1
-                in_flight.append((step, out))
+                in_flight.append((step, out, batch["tokens"].size))
                 progress.update(1)
                 due = self._is_due(step) or step == steps or self._signalled_alone()
                 while len(in_flight) > (0 if due else IN_FLIGHT):
-                    done, out = in_flight.popleft()
-                    rolled_back = self._finish(done, out)
+                    rolled_back = self._finish(*in_flight.popleft())
                     if rolled_back is not None:
                         in_flight.clear()
                         step = rolled_back
@@ -173,10 +173,11 @@ class Loop:
         """A signal to the only process; with several, all look together at steps that are due."""
         return self.signal.received is not None and jax.process_count() == 1
 
-    def _finish(self, step: int, out: dict[str, Any]) -> int | None:
+    def _finish(self, step: int, out: dict[str, Any], tokens: int) -> int | None:
         """Waits for a step, looks at it and logs it; the step to go back to, if any."""
         out = jax.device_get(out)
         self.watchdog.beat()
+        self.tokens += tokens
         if int(out["skipped"]) > self.skipped:
             self.skipped = int(out["skipped"])
             return self._not_finite(step, out)
@@ -185,38 +186,40 @@ class Loop:
         return None
 
     def _log(self, step: int, out: dict[str, Any]) -> None:
-        now, (then, since) = time.perf_counter(), self._timer
-        self._timer = (now, step)
-        seconds = (now - then) / max(1, step - since)
+        then, since, before = self._timer
+        now = self._start_timer(step)
+        steps = max(1, step - since)
+        seconds, tokens = (now - then) / steps, (self.tokens - before) / steps
         row = {
-            "tokens": step * self.tokens_per_step,
+            "tokens": self.tokens,
             "loss": float(out["loss"]),
             **metrics.ratios(out["sums"]),
             "learning_rate": float(np.asarray(self.parts.schedule(step - 1 - self.skipped))),
             "grad_norm": float(out["grad_norm"]),
-            "tokens_per_second": self.tokens_per_step / seconds,
+            "tokens_per_second": tokens / seconds,
             "step_seconds": seconds,
         }
-        row.update(self._mfu(out, seconds))
+        row.update(self._mfu(out, tokens, seconds))
         self.sinks.write("train", step, **row)
         shown = {"loss": f"{row['loss']:.3f}", "tok/s": f"{row['tokens_per_second']:,.0f}"}
         if "mfu" in row:
             shown["mfu"] = f"{row['mfu']:.1%}"
         self.progress.set_postfix(shown, refresh=False)
 
-    def _mfu(self, out: dict[str, Any], seconds: float) -> dict[str, float]:
+    def _start_timer(self, step: int) -> float:
+        """Counts seconds and tokens of a step from now on."""
+        now = time.perf_counter()
+        self._timer = (now, step, self.tokens)
+        return now
+
+    def _mfu(self, out: dict[str, Any], tokens: float, seconds: float) -> dict[str, float]:
         peak = metrics.peak_flops()
-        if peak is None:
-            return {}
-        data = self.settings.data
+        if peak is None or not all(map(self.parts.is_trained, flatten(self.params))):
+            return {}  # the convention counts a whole backward pass
+        rows = self.settings.data.batch_size
         labels = [float(w) for name, (_, w) in out["sums"].items() if name.startswith("nll/")]
-        flops = metrics.step_flops(
-            self.parts.model.config,
-            self.params,
-            data.batch_size,
-            data.sequence_length,
-            int(max(labels)),
-        )
+        config, length = self.parts.model.config, round(tokens / rows)
+        flops = metrics.step_flops(config, self.params, rows, length, int(max(labels)))
         return {"mfu": flops / seconds / peak}
 
     # --- Validation, checkpoints, the end ---
@@ -246,7 +249,7 @@ class Loop:
         if self._validates_at(step):
             self._validate(step)
             self._report(step)
-            best = self.validation["loss"] <= np.nanmin([np.inf, *self.validation_losses])
+            best = self.selections[-1] <= np.nanmin([np.inf, *self.selections])
         if not last and self._stops_early():
             last = True
             self.sinks.note(step, "early stopping: the validation loss no longer falls")
@@ -258,7 +261,7 @@ class Loop:
 
     def _stops_early(self) -> bool:
         stopping = self.settings.evaluation.early_stopping
-        return stopping is not None and stopping.is_over(self.validation_losses)
+        return stopping is not None and stopping.is_over(self.selections)
 
     def _validate(self, step: int) -> None:
         self.watchdog.pause()
@@ -275,9 +278,24 @@ class Loop:
             show=False,
         )
         self.validation_step = step
-        self.validation_losses.append(self.validation["loss"])
+        self.selections.append(self._selection())
         self.sinks.write("validation", step, **self.validation)
         self.watchdog.beat()
+
+    def _selection(self) -> float:
+        """What the last validation counts for, lower is better."""
+        name = self.settings.evaluation.best_by
+        name = self.parts.metric if name == "auto" else name
+        if name not in self.validation:
+            raise UserError(
+                "there is no such score to choose by",
+                where="evaluation.best_by",
+                expected="one of " + ", ".join(self.validation),
+                got=name,
+                fix=did_you_mean(name, self.validation),
+            )
+        value = self.validation[name]
+        return value if name.startswith("loss") else -value
 
     def _report(self, step: int) -> None:
         """Samples into the metrics; time spent here is not counted as training."""
@@ -289,7 +307,7 @@ class Loop:
         for kind, fields in shown:
             self.sinks.write(kind, step, **fields)
         self.watchdog.beat()
-        self._timer = (time.perf_counter(), step)
+        self._start_timer(step)
 
     def _save(self, step: int) -> None:
         if self.saved == step:
@@ -297,8 +315,9 @@ class Loop:
         known = self.validation_step == step
         meta = {
             "data_offset": self.data_offset,
-            "validation_loss": self.validation["loss"] if known else None,
-            "validation_losses": self.validation_losses,
+            "selection": self.selections[-1] if known else None,
+            "selections": self.selections,
+            "tokens": self.tokens,
             "troubles": self.troubles,
         }
         self.checkpoints.save(step, as_tree(self.state), meta)
@@ -400,8 +419,9 @@ class Loop:
 
     def _log_in_flight(self) -> None:
         """The rows of the finite steps after one that ends the run: they are saved with it."""
-        for step, out in self.in_flight:
+        for step, out, tokens in self.in_flight:
             out = jax.device_get(out)
+            self.tokens += tokens
             is_finite = int(out["skipped"]) == self.skipped
             self.skipped = int(out["skipped"])
             if is_finite and step % self.settings.logging.every == 0:
@@ -419,8 +439,9 @@ class Loop:
         self.loader.close()
         self.loader = self._open_loader(back)
         self.sinks.rewind(back)
-        self.validation_losses = self.checkpoints.meta(back).get("validation_losses", [])
+        meta = self.checkpoints.meta(back)
+        self.selections, self.tokens = meta.get("selections", []), meta.get("tokens", 0)
         self.validation_step, self.saved = -1, back
         self.say(f"rolled back to step {back}")
-        self._timer = (time.perf_counter(), back)
+        self._start_timer(back)
         return back

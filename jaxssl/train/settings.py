@@ -1,15 +1,17 @@
 """What the training loop is given: its configuration, and the parts of a run."""
 
+import dataclasses
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import optax
 from jax.sharding import Mesh
 
 from jaxssl.checkpoint.manager import CheckpointConfig
-from jaxssl.core.bounds import check_at_least, check_seed
+from jaxssl.core.bounds import check_above_zero, check_at_least, check_seed
 from jaxssl.core.types import Vocabulary
-from jaxssl.data.loader import Data, DataConfig
+from jaxssl.data.loader import Data
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import Objective
@@ -41,6 +43,8 @@ class TrainConfig:
 
     def __post_init__(self):
         check_at_least(1, self, "steps", "accumulation", "not_finite_limit")
+        if self.epochs is not None:
+            check_above_zero(self, "epochs")
         check_seed(self)
 
 
@@ -61,11 +65,22 @@ class LoggingConfig:
         check_at_least(1, self, "every")
 
 
+class Batching(Protocol):
+    """What the loop reads of the configuration of data."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def prefetch(self) -> int: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The parts of a run's configuration that the loop reads."""
 
-    data: DataConfig
+    data: Batching
     train: TrainConfig
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
@@ -94,3 +109,22 @@ class Parts:
     """Where the first parameters come from."""
     is_trained: Choice = everything
     """Which parameters are trained, by path; the others are frozen."""
+    metric: str = "loss"
+    """What chooses the best checkpoint, where the configuration leaves it to the objective."""
+
+
+def resolved(
+    train: TrainConfig, evaluation: EvaluationConfig, per_epoch: int
+) -> tuple[TrainConfig, EvaluationConfig]:
+    """Both with epochs turned into steps.
+
+    Args:
+      per_epoch: batches of an epoch.
+    """
+    if train.epochs is not None:
+        steps = max(1, math.ceil(train.epochs * per_epoch))
+        train = dataclasses.replace(train, steps=steps)
+    if evaluation.every_epochs is not None:
+        every = max(1, round(evaluation.every_epochs * per_epoch))
+        evaluation = dataclasses.replace(evaluation, every=every)
+    return train, evaluation

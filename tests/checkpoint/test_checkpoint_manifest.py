@@ -14,7 +14,7 @@ def step(tmp_path):
     (tmp_path / "state" / "d").mkdir(parents=True)
     (tmp_path / "state" / "d" / "array").write_bytes(bytes(range(256)))
     (tmp_path / "state" / "empty").write_bytes(b"")
-    manifest.seal(tmp_path, {"step": 7, "validation_loss": None})
+    manifest.seal(tmp_path, {"step": 7, "selection": None})
     return tmp_path
 
 
@@ -24,7 +24,7 @@ def test_the_seal_names_every_file_with_size_and_checksum(step):
     assert set(files) == {"meta.json", "state/d/array", "state/empty"}
     array = files["state/d/array"]
     assert array == {"bytes": 256, "sha256": hashlib.sha256(bytes(range(256))).hexdigest()}
-    assert manifest.read_meta(step) == {"format": 1, "step": 7, "validation_loss": None}
+    assert manifest.read_meta(step) == {"format": 1, "step": 7, "selection": None}
 
 
 def test_the_manifest_is_written_last(tmp_path, monkeypatch):

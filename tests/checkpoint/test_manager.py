@@ -50,7 +50,7 @@ def save(directory, state, steps, losses=(), **config) -> CheckpointManager:
     manager = CheckpointManager(directory, CheckpointConfig(**config))
     losses = losses or [None] * len(steps)
     for step, loss in zip(steps, losses, strict=True):
-        manager.save(step, as_tree(state), {"validation_loss": loss, "data_offset": 0})
+        manager.save(step, as_tree(state), {"selection": loss, "data_offset": 0})
     manager.wait()
     return manager
 

@@ -175,7 +175,7 @@ def test_a_start_that_was_killed_at_once_can_be_started_again(words, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".run.json.123.tmp").write_text("{")
     config = toy.configured(words, tmp_path / "run", "masked")
-    run_directory.open_run_directory(config, run.build(config).tokenizer)
+    run_directory.open_run_directory(config, run.build(config).tokenizer, "")
     assert (tmp_path / "run" / "run.json").is_file()
 
 
@@ -220,7 +220,7 @@ def test_early_stopping_ends_the_run_for_good_and_keeps_best_and_last(byte_store
     best = min(losses, key=lambda step: losses[step])
     assert manager.best() == best
     assert manager.steps() == sorted({best, 9})
-    assert manager.meta(9)["validation_loss"] == losses[9]
+    assert manager.meta(9)["selection"] == losses[9]
     before = contents(tmp_path / "run")
     assert run.pretrain(config, said.append).step == 9
     assert contents(tmp_path / "run") == before
