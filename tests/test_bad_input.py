@@ -130,6 +130,18 @@ def _(p):
     return prepare(p, p.corpus(b"PK\3\4\0\0" * 100))
 
 
+@case(
+    "no source for a tokenizer", "required key is missing", "where:    source", "text, jsonl, hub"
+)
+def _(p):
+    return ["tokenizer", f"out={p.tmp / 'tokenizer'}"]
+
+
+@case("no source for a store", "a required key is missing", "give source.name=...", "docstrings")
+def _(p):
+    return ["prepare", f"out={p.tmp / 'new-store'}", f"tokenizer={p.words / 'tokenizer'}"]
+
+
 def tokenizer(p, corpus):
     return [
         "tokenizer",

@@ -12,6 +12,7 @@ import pytest
 import jaxssl
 from jaxssl.core import config as configuration
 from jaxssl.data.manifest import split_record, token_dtype, write_manifest
+from jaxssl.data.sources import Docstrings
 from jaxssl.data.store import ShardWriter
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_on_texts
@@ -37,7 +38,9 @@ def documents(count: int, seed: int = 0) -> list[list[str]]:
 
 def train_toy_tokenizer(kind: str, vocab_size: int = 300) -> Tokenizer:
     """A tokenizer of the corpus."""
-    config = TokenizerTrainConfig(out=f"toy-{kind}", kind=kind, vocab_size=vocab_size)
+    config = TokenizerTrainConfig(
+        source=Docstrings(), out=f"toy-{kind}", kind=kind, vocab_size=vocab_size
+    )
     texts = ["".join(document) for document in documents(100)]
     return train_on_texts(config, lambda: texts)
 

@@ -231,14 +231,7 @@ def _build_dataclass(cls: type, data: Mapping, path: str, errors: list[UserError
         if name in data:
             values[field.name] = _build(hints[field.name], data[name], _join(path, name), errors)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            errors.append(
-                UserError(
-                    "a required key is missing",
-                    where=_join(path, name),
-                    expected=type_name(hints[field.name]),
-                    fix=f"give {_join(path, name)}=... on the command line or in a file",
-                )
-            )
+            errors.append(_missing(hints[field.name], _join(path, name)))
     if len(errors) > before:
         return None
     try:
@@ -251,6 +244,21 @@ def _build_dataclass(cls: type, data: Mapping, path: str, errors: list[UserError
             )
         )
         return None
+
+
+def _missing(annotation: Any, where: str) -> UserError:
+    """A key that must be given and was not."""
+    choices = [c for c in _members(annotation) if dataclasses.is_dataclass(c)]
+    names = [choice_name(typing.cast(type, choice)) for choice in choices]
+    known = [name for name in names if name]
+    return UserError(
+        "a required key is missing",
+        where=where,
+        expected=f"a mapping whose name is one of {', '.join(known)}"
+        if len(known) > 1
+        else type_name(annotation),
+        fix=f"give {where}{'.name' if known else ''}=... on the command line or in a file",
+    )
 
 
 def _build_leaf(annotation: Any, data: Any, path: str, errors: list[UserError]) -> Any:

@@ -41,7 +41,7 @@ PROBE_CHARACTERS = 200_000
 class PrepareConfig:
     """Making a token store of text."""
 
-    source: SourceConfig = Docstrings()
+    source: SourceConfig
     """Where the text comes from."""
     more_sources: tuple[SourceConfig, ...] = ()
     """Further sources, whose documents follow in the same store."""

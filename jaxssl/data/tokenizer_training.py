@@ -36,7 +36,7 @@ _WORD_MARK = "\u2581"
 class TokenizerTrainConfig:
     """Training a tokenizer on a corpus."""
 
-    source: SourceConfig = Docstrings()
+    source: SourceConfig
     """The text to learn from."""
     out: str
     """Directory to write; a Hugging Face tokenizer directory."""

@@ -39,7 +39,7 @@ def work(tmp_path_factory):
     (folder / "corpus/a.jsonl").write_text("\n".join(lines[:100]) + "\n")
     (folder / "corpus/b.jsonl").write_text("\n".join(lines[100:]) + "\n")
     for kind, size in (("wordpiece", 700), ("byte_bpe", 600)):
-        config = TokenizerTrainConfig(kind=kind, out=kind, vocab_size=size)
+        config = TokenizerTrainConfig(source=Docstrings(), kind=kind, out=kind, vocab_size=size)
         train_on_texts(config, lambda: TEXTS).save(folder / kind)
     return folder
 
@@ -326,7 +326,7 @@ def test_nothing_is_printed_but_the_progress_bar(work, tmp_path, capfd):
 )
 def test_options_out_of_range_are_told(options):
     with pytest.raises(UserError, match="out of range"):
-        PrepareConfig(tokenizer="t", out="o", **options)
+        PrepareConfig(source=Docstrings(), tokenizer="t", out="o", **options)
 
 
 # VmHWM is this program's own; getrusage would count the process that started it too.

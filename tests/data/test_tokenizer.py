@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from jaxssl.core.errors import UserError
 from jaxssl.data.sentences import split_sentences
-from jaxssl.data.sources import Jsonl
+from jaxssl.data.sources import Docstrings, Jsonl
 from jaxssl.data.tokenizer import check_roles, load_tokenizer
 from jaxssl.data.tokenizer_loading import JsonTokenizer
 from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_on_texts, train_tokenizer
@@ -29,7 +29,11 @@ def trained(kind):
     """A tokenizer of each kind, trained once."""
     if kind not in _trained:
         config = TokenizerTrainConfig(
-            kind=kind, out=kind, vocab_size=SIZES[kind], lowercase=kind == "wordpiece"
+            source=Docstrings(),
+            kind=kind,
+            out=kind,
+            vocab_size=SIZES[kind],
+            lowercase=kind == "wordpiece",
         )
         _trained[kind] = train_on_texts(config, lambda: TEXTS)
     return _trained[kind]
@@ -123,11 +127,12 @@ def test_transformers_reads_the_directory_and_agrees(tokenizer, tmp_path):
 def test_training_again_in_another_process_gives_the_same_files(kind, tmp_path):
     script = (
         "import sys; sys.path.insert(0, 'tests/data')\n"
+        "from jaxssl.data.sources import Docstrings\n"
         "from jaxssl.data.tokenizer_training import *\n"
         "from corpus import documents, NASTY\n"
         "t = [*documents(200), *NASTY]\n"
-        f"c = TokenizerTrainConfig(kind={kind!r}, out={kind!r}, vocab_size={SIZES[kind]},"
-        f" lowercase={kind == 'wordpiece'})\n"
+        f"c = TokenizerTrainConfig(source=Docstrings(), kind={kind!r}, out={kind!r},"
+        f" vocab_size={SIZES[kind]}, lowercase={kind == 'wordpiece'})\n"
         f"train_on_texts(c, lambda: t).save({str(tmp_path / 'other')!r})\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
@@ -150,7 +155,9 @@ def test_wordpiece_has_berts_special_tokens_and_knows_its_characters():
 
 def test_wordpiece_of_a_short_text_knows_all_of_it():
     text = "The quick brown fox jumps over the lazy dog. Sphinx of black quartz, judge my vow!"
-    config = TokenizerTrainConfig(kind="wordpiece", out="short", vocab_size=300)
+    config = TokenizerTrainConfig(
+        source=Docstrings(), kind="wordpiece", out="short", vocab_size=300
+    )
     tokenizer = train_on_texts(config, lambda: [text])
     assert tokenizer.special_ids["unk"] not in encode(tokenizer, text)
 
@@ -270,7 +277,11 @@ def test_missing_roles_are_told(tokenizer):
 
 def test_extra_roles_of_byte_level_bpe(tmp_path):
     config = TokenizerTrainConfig(
-        kind="byte_bpe", out="x", vocab_size=300, extra_roles=("pad", "mask")
+        source=Docstrings(),
+        kind="byte_bpe",
+        out="x",
+        vocab_size=300,
+        extra_roles=("pad", "mask"),
     )
     tokenizer = train_on_texts(config, lambda: TEXTS)
     assert tokenizer.special_ids["pad"] == 1 and tokenizer.special_ids["mask"] == 2
@@ -321,11 +332,13 @@ def test_training_from_a_source_is_done_once(tmp_path, capsys):
 )
 def test_bad_options_are_told(options, message):
     with pytest.raises(UserError, match=message):
-        TokenizerTrainConfig(out="x", **options)
+        TokenizerTrainConfig(source=Docstrings(), out="x", **options)
 
 
 def test_too_large_a_sentencepiece_vocabulary_is_told():
-    config = TokenizerTrainConfig(kind="sentencepiece_bpe", out="x", vocab_size=50_000)
+    config = TokenizerTrainConfig(
+        source=Docstrings(), kind="sentencepiece_bpe", out="x", vocab_size=50_000
+    )
     with pytest.raises(UserError, match="cannot learn") as error:
         train_on_texts(config, lambda: TEXTS[:20])
     assert "at most" in str(error.value)
