@@ -37,7 +37,7 @@ from jaxssl.optim.adamw import AdamW, make_optimizer
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import MeshConfig, check_batch, make_mesh
 from jaxssl.run import find_recipe, make_settings, make_vocabulary, resolve
-from jaxssl.run_directory import open_run_directory
+from jaxssl.run_directory import RunLock, open_run_directory
 from jaxssl.tasks.base import Encoded
 from jaxssl.tasks.classify import Classify
 from jaxssl.train.evaluation import EvaluationConfig
@@ -315,20 +315,26 @@ def finetune(config: FinetuneConfig, say=print) -> Outcome:
     hosts.connect(config.distributed)
     prepared = build(config)
     config, parts = prepared.config, prepared.parts
-    run_dir = open_run_directory(config, parts.tokenizer, prepared.data)
     first = hosts.is_first()
-    if first:
-        if prepared.base is not None:
-            ledger.write_ledger(run_dir / "ledger.json", prepared.base, parts.start.entries)
-            with atomic_write(run_dir / BASE) as file:
-                json.dump(prepared.base, file, indent=1)
-        for line in describe(config, prepared):
-            say(line)
-    outcome = fit(parts, make_settings(config, parts), run_dir, say if first else _say_nothing)
-    if first:
-        write_summary(config, parts, run_dir, outcome)
-        say(f"report: {write_report(run_dir)}")
+    with RunLock(config.out):
+        run_dir = open_run_directory(config, parts.tokenizer, prepared.data, say)
+        if first:
+            _write_base(run_dir, prepared)
+            for line in describe(config, prepared):
+                say(line)
+        outcome = fit(parts, make_settings(config, parts), run_dir, say if first else _say_nothing)
+        if first:
+            write_summary(config, parts, run_dir, outcome)
+            say(f"report: {write_report(run_dir)}")
     return outcome
+
+
+def _write_base(run_dir: Path, prepared: Prepared) -> None:
+    """The ledger, and which checkpoint the frozen parameters are those of."""
+    if prepared.base is not None:
+        ledger.write_ledger(run_dir / "ledger.json", prepared.base, prepared.parts.start.entries)
+        with atomic_write(run_dir / BASE) as file:
+            json.dump(prepared.base, file, indent=1)
 
 
 def _say_nothing(text: str) -> None:

@@ -31,7 +31,7 @@ from jaxssl.objectives.combine import ObjectiveConfig
 from jaxssl.optim.adamw import AdamW, make_optimizer
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import MeshConfig, check_batch, make_mesh
-from jaxssl.run_directory import open_run_directory
+from jaxssl.run_directory import RunLock, open_run_directory
 from jaxssl.train.evaluation import EvaluationConfig
 from jaxssl.train.loop import Outcome, fit
 from jaxssl.train.profile import ProfileConfig
@@ -215,14 +215,15 @@ def pretrain(config: RunConfig, say=print) -> Outcome:
     hosts.connect(config.distributed)
     parts = build(config)
     store = sha256(Path(config.data.store) / "manifest.json")
-    run_dir = open_run_directory(config, parts.tokenizer, store)
     first = hosts.is_first()
-    for line in describe(config, parts) if first else ():
-        say(line)
-    outcome = fit(parts, make_settings(config, parts), run_dir, say if first else _say_nothing)
-    if first:
-        write_summary(config, parts, run_dir, outcome)
-        say(f"report: {write_report(run_dir)}")
+    with RunLock(config.out):
+        run_dir = open_run_directory(config, parts.tokenizer, store, say)
+        for line in describe(config, parts) if first else ():
+            say(line)
+        outcome = fit(parts, make_settings(config, parts), run_dir, say if first else _say_nothing)
+        if first:
+            write_summary(config, parts, run_dir, outcome)
+            say(f"report: {write_report(run_dir)}")
     return outcome
 
 

@@ -51,11 +51,14 @@ def generate(
     prompts: Sequence[np.ndarray],
     sampling: Sampling,
     stop_id: int | None,
+    num_tokens: int | None = None,
 ) -> list[np.ndarray]:
     """The continuation of each prompt (ids), up to and without `stop_id`.
 
     Args:
       prompts: int arrays, each of at least one token.
+      num_tokens: ids from this one on are never chosen: rows of the embedding that the tokenizer
+        has no piece for.
 
     Raises:
       UserError: an empty prompt, or prompt and continuation exceed the model's positions.
@@ -77,13 +80,14 @@ def generate(
         row[: len(prompt)] = prompt
     key = seed_key(sampling.seed)
     stop = -1 if stop_id is None else stop_id
-    out = np.asarray(_decode(model, sampling, params, tokens, lengths, key, stop))
+    known = num_tokens or model.config.vocab_size
+    out = np.asarray(_decode(model, sampling, known, params, tokens, lengths, key, stop))
     ends = [np.flatnonzero(row == stop) for row in out]
     return [row[: end[0]] if len(end) else row for row, end in zip(out, ends)]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _decode(model, sampling, params, tokens, lengths, key, stop):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _decode(model, sampling, num_tokens, params, tokens, lengths, key, stop):
     """New tokens [B, max_new_tokens], `stop` repeated once it was drawn."""
     B, T = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
@@ -96,7 +100,7 @@ def _decode(model, sampling, params, tokens, lengths, key, stop):
         logits = model.head(params, "causal_lm", last)
         return sample(
             key,
-            logits,
+            logits[..., :num_tokens],
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,

@@ -14,10 +14,19 @@ from jaxssl.parallel.axes import constrain
 
 
 def fill_mask(
-    model: Model, params: Params, rows: Sequence[np.ndarray], mask_id: int, top: int = 5
+    model: Model,
+    params: Params,
+    rows: Sequence[np.ndarray],
+    mask_id: int,
+    top: int = 5,
+    num_tokens: int | None = None,
 ) -> list[list[tuple[np.ndarray, np.ndarray]]]:
     """For each row of ids, for each mask in it: the `top` ids and their probabilities, likely
     first.
+
+    Args:
+      num_tokens: ids from this one on are left out: rows of the embedding that the tokenizer has
+        no piece for.
 
     Raises:
       UserError: a row is longer than the model's positions, or `top` is out of range.
@@ -31,11 +40,12 @@ def fill_mask(
             got=length,
             fix="shorten the text",
         )
-    if not 1 <= top <= c.vocab_size:
+    known = num_tokens or c.vocab_size
+    if not 1 <= top <= known:
         raise UserError(
             "so many candidates cannot be shown",
             where="top",
-            expected=f"1 to {c.vocab_size}, the size of the vocabulary",
+            expected=f"1 to {known}, the size of the vocabulary",
             got=top,
         )
     tokens = np.zeros((len(rows), length), np.int32)
@@ -46,19 +56,19 @@ def fill_mask(
     masks = [np.flatnonzero(row == mask_id) for row in rows]
     where = [(i, position) for i, found in enumerate(masks) for position in found]
     at = np.array(where, np.int32).reshape(-1, 2)
-    ids, probabilities = jax.device_get(_top(model, top, params, tokens, segments, at))
+    ids, probabilities = jax.device_get(_top(model, top, known, params, tokens, segments, at))
     results: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in rows]
     for (i, _), row_ids, row_probabilities in zip(where, ids, probabilities):
         results[i].append((row_ids, row_probabilities))
     return results
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _top(model, top, params, tokens, segments, at):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _top(model, top, known, params, tokens, segments, at):
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
     batch = {"tokens": tokens, "segment_ids": segments, "positions": positions}
     hidden = model.encode(params, batch)[at[:, 0], at[:, 1]]
-    logits = model.head(params, "masked_lm", hidden).astype(jnp.float32)
+    logits = model.head(params, "masked_lm", hidden)[:, :known].astype(jnp.float32)
     values, ids = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), top)
     whole = lambda x: constrain(x, (None, None))  # every process reads it
     return whole(ids), whole(values)

@@ -99,7 +99,7 @@ class Loop:
         self.sharding = batch_sharding(parts.mesh)
         self.loader = self._open_loader(self.start)
         stack.callback(lambda: self.loader.close())
-        self.signal = stack.enter_context(StopSignal())
+        self.signal = stack.enter_context(StopSignal(say))
         stacks = run_dir / f"stacks-{jax.process_index()}.txt"
         self.watchdog = stack.enter_context(Watchdog(settings.watchdog, stacks))
         self.profiler = Profiler(settings.profile, run_dir / "profile")
@@ -411,9 +411,10 @@ class Loop:
             self._save(done)
             self.checkpoints.wait()
             raise NotFinite(
-                f"step {step} was not finite ({found}). The last good state is saved as step "
-                f"{done}. Start again with train.not_finite=skip or rollback to go on, or with a "
-                "lower learning rate in another run directory."
+                f"step {step} was not finite ({found}), and its update was left out. The state "
+                f"after step {done}, which is finite, is saved. Start again with "
+                "train.not_finite=skip or rollback to go on, or with a lower learning rate in "
+                "another run directory."
             )
         return back
 

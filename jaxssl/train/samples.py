@@ -143,7 +143,7 @@ def continue_texts(
     """The text that follows each prompt; an empty prompt starts a document."""
     start = np.array([vocabulary.document_end], np.int32)
     ids = [ids if len(ids) else start for ids in tokenizer.encode_batch(list(prompts))]
-    new = generate(model, params, ids, sampling, vocabulary.document_end)
+    new = generate(model, params, ids, sampling, vocabulary.document_end, vocabulary.size)
     # Decoded with its prompt, so that spaces come out as they would in the whole text.
     texts = []
     for before, after in zip(ids, new):
@@ -181,7 +181,8 @@ def fill_text(
 ) -> list[list[dict[str, Any]]]:
     """For each mask in `text`: [{"token", "probability"}], likeliest first."""
     row = mask_row(tokenizer, vocabulary, text)
-    masks = fill_mask(model, params, [row], vocabulary.special_ids["mask"], top)[0]
+    mask = vocabulary.special_ids["mask"]
+    masks = fill_mask(model, params, [row], mask, top, vocabulary.size)[0]
     return [
         [
             {"token": tokenizer.token(int(i)), "probability": float(p)}

@@ -3,6 +3,7 @@
 import math
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 
@@ -19,10 +20,15 @@ class NotFinite(RuntimeError):
 
 
 class StopSignal:
-    """Notes SIGTERM and SIGINT while it is entered; a second SIGINT interrupts at once."""
+    """Notes SIGTERM and SIGINT while it is entered; a second SIGINT interrupts at once.
 
-    def __init__(self):
+    Args:
+      say: is told of the first signal.
+    """
+
+    def __init__(self, say: Callable[[str], None] = print):
         self.received: str | None = None
+        self._say = say
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignal":
@@ -40,6 +46,8 @@ class StopSignal:
         if self.received == "SIGINT" and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
+        again = "; Ctrl-C again quits without saving" if number == signal.SIGINT else ""
+        self._say(f"\n{self.received}: saving after this step{again}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,6 +80,14 @@ def test_prompt_and_continuation_may_fill_the_positions_and_no_more():
     assert "at most 32" in str(raised.value) and "26 + 7" in str(raised.value)
 
 
+def test_only_tokens_that_the_tokenizer_knows_are_drawn():
+    sampling = Sampling(max_new_tokens=20, temperature=100.0, top_k=None)
+    drawn = lambda known: np.concatenate(
+        generate(MODEL, PARAMS, [p[:4] for p in PROMPTS], sampling, None, known)
+    )
+    assert drawn(None).max() >= 7 > drawn(7).max()
+
+
 def test_an_empty_prompt_is_refused():
     with pytest.raises(UserError, match="prompt is empty"):
         generate(MODEL, PARAMS, [np.zeros(0, np.int32)], Sampling(), None)

@@ -46,6 +46,12 @@ def test_all_candidates_together_are_certain():
     assert found.sum() == pytest.approx(1.0, abs=1e-5)
 
 
+def test_rows_of_the_table_without_a_piece_are_left_out():
+    ((ids, found),) = fill_mask(MODEL, PARAMS, ROWS[:1], MASK, top=6, num_tokens=6)[0]
+    assert sorted(ids.tolist()) == list(range(6))
+    assert found.sum() == pytest.approx(1.0, abs=1e-5)
+
+
 def test_a_row_longer_than_the_positions_is_refused():
     row = np.full(33, MASK, np.int32)
     with pytest.raises(UserError, match="longer than the model's positions"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import jax
@@ -15,8 +16,10 @@ from jaxssl import run, run_directory, trained
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.core import config as configuration
 from jaxssl.core.config import to_dict
+from jaxssl.core.errors import UserError
 from jaxssl.data.loader import StoreData, open_rows
 from jaxssl.generate.decode import Sampling
+from jaxssl.optim.adamw import AdamW
 from jaxssl.report.record import read_run
 from jaxssl.train.evaluation import evaluate
 from jaxssl.train.loop import fit
@@ -169,6 +172,27 @@ def test_resumed_on_another_mesh_the_run_goes_on_as_it_would_have(ordinary, tmp_
         config.out, ["the cat"], Sampling(max_new_tokens=4, temperature=0.0)
     )
     assert one == replicated
+
+
+def test_a_run_directory_is_one_runs_at_a_time(words, tmp_path):
+    config = toy.configured(words, tmp_path / "run", "masked")
+    with run_directory.RunLock(config.out):
+        with pytest.raises(UserError, match=f"another run is training.*|{os.getpid()}"):
+            run.pretrain(config, lambda text: None)
+    with run_directory.RunLock(config.out):
+        pass
+
+
+def test_a_start_that_saved_nothing_does_not_bind_the_next(words, tmp_path):
+    out, warmup = tmp_path / "run", "optimizer.schedule.warmup=1"
+    config = toy.configured(words, out, "masked", "train.steps=2", warmup)
+    other = dataclasses.replace(config, optimizer=AdamW(learning_rate=7.0))
+    run_directory.open_run_directory(other, run.build(config).tokenizer, "")
+    said = []
+    assert run.pretrain(config, said.append).step == 2
+    longer = toy.configured(words, out, "masked", "train.steps=3", warmup)
+    assert run.pretrain(longer, said.append).step == 3
+    assert "changed since the run was started: train.steps: 2 -> 3" in said
 
 
 def test_a_start_that_was_killed_at_once_can_be_started_again(words, tmp_path):
