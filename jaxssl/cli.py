@@ -4,8 +4,9 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 EPILOG = """
 A recipe is a YAML file, or the name of one that comes with jaxssl (`jaxssl config
@@ -82,6 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("tokenizer", _tokenizer, "train a tokenizer on a corpus"),
         ("prepare", _prepare, "turn a corpus into a token store"),
         ("pretrain", _pretrain, "pretrain a model, or resume its run"),
+        ("finetune", _finetune, "train a model on a labelled task, or resume its run"),
         ("config", _config, "print the resolved configuration of a pretraining run"),
     ):
         sub = verb(name, run, text, add_help=False)
@@ -161,11 +163,17 @@ def _load(cls: type, options: argparse.Namespace):
     from jaxssl.run import find_recipe
 
     if options.help:
-        print(f"usage: jaxssl {options.verb} recipe.yaml [more.yaml ...] [a.b=c ...]\n")
-        print("\n".join(configuration.document(cls)))
+        _document(cls, options)
         return None
     recipes, overrides = _split_layers(options.layers)
     return configuration.load(cls, [find_recipe(recipe) for recipe in recipes], overrides)
+
+
+def _document(cls: type, options: argparse.Namespace) -> None:
+    from jaxssl.core import config as configuration
+
+    print(f"usage: jaxssl {options.verb} recipe.yaml [more.yaml ...] [a.b=c ...]\n")
+    print("\n".join(configuration.document(cls)))
 
 
 def _tokenizer(options: argparse.Namespace) -> int:
@@ -190,13 +198,28 @@ def _prepare(options: argparse.Namespace) -> int:
 def _pretrain(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl import run
-    from jaxssl.train.stopping import EXIT_NOT_FINITE, EXIT_STOPPED, NotFinite
 
     config = _load(run.RunConfig, options)
-    if config is None:
+    return 0 if config is None else _train(run.pretrain, config)
+
+
+def _finetune(options: argparse.Namespace) -> int:
+    set_up_jax()
+    from jaxssl import finetune
+
+    if options.help:
+        _document(finetune.FinetuneConfig, options)
         return 0
+    config = finetune.load_config(*_split_layers(options.layers))
+    return _train(finetune.finetune, config)
+
+
+def _train(run: Callable[[Any], Any], config: Any) -> int:
+    """Runs a training and prints its last validation; the exit code."""
+    from jaxssl.train.stopping import EXIT_NOT_FINITE, EXIT_STOPPED, NotFinite
+
     try:
-        outcome = run.pretrain(config)
+        outcome = run(config)
     except NotFinite as error:
         print(f"stopped: {error}", file=sys.stderr)
         return EXIT_NOT_FINITE
