@@ -22,7 +22,11 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code."""
+    """Runs one command, without `arguments` that of this process; returns the exit code."""
+    if arguments is None:
+        from jaxssl.core.interrupts import ending_quietly
+
+        return ending_quietly(lambda: main(sys.argv[1:]))
     parser = make_parser()
     options = parser.parse_args(arguments)
     if options.verb is None:
@@ -40,9 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except (RuntimeError, AssertionError) as error:
+        from jaxssl.parallel.backends import backend_mistake
+
+        mistake = backend_mistake(error)
+        if mistake is None:
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -1,6 +1,7 @@
 """The command line: quick to answer, documents everything, and its configuration forms."""
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -237,3 +238,60 @@ def test_a_loss_that_is_not_finite_ends_with_its_own_code(words, tmp_path, capsy
     assert cli.main(arguments) == 3
     err = capsys.readouterr().err
     assert err == "stopped: step 8 was not finite\n"
+
+
+# --- How a command ends ---
+
+INTERRUPTED = """
+import signal, sys, time
+from jaxssl import cli
+
+class Callback:
+    def __del__(self):  # what is raised in here is printed and forgotten
+        signal.raise_signal(signal.SIGINT)
+
+def command(options):
+    {strike}
+    time.sleep(60)
+
+cli._inspect = command
+sys.argv = ["jaxssl", "inspect", "here"]
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize("strike", ["signal.raise_signal(signal.SIGINT)", "Callback()"])
+def test_ctrl_c_ends_a_command_quietly_wherever_it_strikes(strike):
+    program = [sys.executable, "-c", INTERRUPTED.format(strike=strike)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_ctrl_c_while_a_module_is_imported_does_not_become_another_error(tmp_path):
+    (tmp_path / "library.py").write_text(
+        "import signal\n"
+        "try: signal.raise_signal(signal.SIGINT)\n"
+        "except BaseException as error: raise ImportError('cannot load the extension') from error"
+    )
+    program = [sys.executable, "-c", INTERRUPTED.format(strike="import library")]
+    done = subprocess.run(
+        program,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("platform", ["cuda", "abacus"])
+def test_a_platform_that_is_not_there_is_told(platform, runs):
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxssl", "evaluate", str(runs / "masked")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": platform},
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr and f"got:      {platform}" in done.stderr
+    assert "JAX_PLATFORMS=cpu" in done.stderr

@@ -1,0 +1,73 @@
+"""Ctrl-C ends a command quietly, wherever it strikes."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import types
+from collections.abc import Callable
+
+EXIT_INTERRUPTED = 130
+AGAIN_SECONDS = 0.02
+
+
+def ending_quietly(command: Callable[[], int]) -> int:
+    """Runs `command`, the whole of this process; interrupted, it ends with 130 and no traceback.
+
+    Python raises KeyboardInterrupt wherever it happens to be. In a callback of a library that is
+    printed as "Exception ignored" and forgotten: here it is raised again. In a module that is being
+    imported it becomes another error, or a crash of its extension: there the process ends at once.
+
+    Returns:
+      The exit code of `command`; an interrupt does not return.
+    """
+    received = threading.Event()
+
+    def note(number: int, frame: types.FrameType | None) -> None:
+        del number
+        received.set()
+        if _imports(frame):
+            _leave()
+        raise KeyboardInterrupt
+
+    def ask_again(ignored: "sys.UnraisableHookArgs") -> None:
+        if ignored.exc_type is KeyboardInterrupt:
+            timer = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
+            timer.daemon = True
+            timer.start()
+        else:
+            sys.__unraisablehook__(ignored)
+
+    signal.signal(signal.SIGINT, note)
+    sys.unraisablehook = ask_again
+    try:
+        code = command()
+    except BaseException:
+        if not received.is_set():
+            raise
+        code = EXIT_INTERRUPTED
+    if code == EXIT_INTERRUPTED:
+        _leave()
+    return code
+
+
+def _imports(frame: types.FrameType | None) -> bool:
+    """Whether a module is being imported."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _leave() -> None:
+    """Ends the process here: finalizers of the libraries would have more to say."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if "multiprocessing" in sys.modules:
+        for child in sys.modules["multiprocessing"].active_children():
+            child.terminate()
+    with contextlib.suppress(Exception):  # a reader that has gone, or a write that was cut off
+        sys.stdout.flush()
+    os.write(2, b"interrupted\n")
+    os._exit(EXIT_INTERRUPTED)
