@@ -122,20 +122,17 @@ def make_store(out: Path, name: str, kind: Kind, vocab_size: int, source: "Jsonl
 
 def last_screen(runs: list[Path]) -> list[str]:
     """What the two models say, from their metrics."""
+    from jaxssl.generate.shown import shown_candidates, shown_sample
     from jaxssl.train.sinks import read_metrics
 
     lines = []
     for run_dir in runs:
         rows = [row for row in read_metrics(run_dir) if row["kind"] in ("sample", "fill_mask")]
         last = max((row["step"] for row in rows), default=0)
-        lines.append(f"\n== {run_dir.name} after step {last}")
+        lines.append(f"\n{run_dir.name} after step {last}\n")
         for row in (row for row in rows if row["step"] == last):
             if row["kind"] == "fill_mask":
-                guesses = ", ".join(
-                    f"{p['token']} {p['probability']:.2f}" for p in row["predictions"]
-                )
-                lines.append(f"  {row['text']}\n      {guesses}")
+                lines += [row["text"], f"    {shown_candidates(row['predictions'])}"]
             else:
-                text = (row["prompt"] + row["text"]).strip().replace("\n", "\n      ")
-                lines.append(f"  {text}\n")
+                lines += [shown_sample(row["prompt"], row["text"].rstrip()), ""]
     return lines

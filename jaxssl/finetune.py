@@ -22,14 +22,14 @@ from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager
 from jaxssl.checkpoint.stored import BASE, identity, stored_run
 from jaxssl.core import config as configuration
 from jaxssl.core.bounds import check_at_least, check_seed
-from jaxssl.core.errors import UserError
+from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.files import atomic_write
 from jaxssl.core.names import flatten
 from jaxssl.core.precision import Precision
 from jaxssl.data.labelled import LabelledData, row_lengths
 from jaxssl.data.tables import LabelledData as LabelledTables
 from jaxssl.data.tables import read_splits
-from jaxssl.data.tokenizer import load_tokenizer
+from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
 from jaxssl.models.heads import HEADS, head_name
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig, check_length
@@ -118,6 +118,11 @@ class FinetuneConfig:
     """When a step counts as hung."""
     profile: ProfileConfig = ProfileConfig()
     """Steps to trace."""
+
+    @property
+    def objective(self) -> TaskConfig:
+        """The task, as what is trained."""
+        return self.task
 
 
 def load_config(recipes: Iterable[str | Path], overrides: Iterable[str] = ()) -> FinetuneConfig:
@@ -240,6 +245,25 @@ def build(config: FinetuneConfig) -> Prepared:
     return Prepared(config, parts, base, _checksum(splits), tuple(edges.tolist()), notes)
 
 
+def read_split(config: FinetuneConfig, tokenizer: Tokenizer, split: str) -> LabelledData:
+    """A split of a run's labelled data; the task has its labels already.
+
+    Raises:
+      UserError: no such split, or labels that the run does not know.
+    """
+    tables = read_splits(config.data.tables, config.task.label, note=_say_nothing)
+    if split not in tables:
+        raise UserError(
+            "there is no such split",
+            where="split",
+            expected="one of " + ", ".join(tables),
+            got=split,
+            fix=did_you_mean(split, tables),
+        )
+    encoded = config.task.encode(tables[split], tokenizer, config.data.max_length, split)
+    return as_data(encoded, row_lengths(encoded.examples.lengths, config.data.row_lengths))
+
+
 def _tokenizer_of(config: FinetuneConfig) -> str:
     if config.tokenizer is not None:
         return config.tokenizer
@@ -287,7 +311,8 @@ def _start(config: FinetuneConfig, model: Model) -> tuple[Start, dict[str, Any] 
     stored = stored_run(run_dir, checkpoint)
     tops = {name.split("/")[0] for name in stored.pieces}
     heads = [name for name in tops if name in KNOWN_HEADS]
-    return plan_start(config.init, model, stored, heads), identity(checkpoint)
+    start = plan_start(config.init, model, stored, heads)
+    return start, identity(checkpoint, start.entries)
 
 
 def _checksum(splits: Mapping[str, Encoded]) -> str:

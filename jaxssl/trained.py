@@ -15,14 +15,18 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
+from jaxssl.checkpoint.stored import stored_run
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
+from jaxssl.core.keys import init_key
 from jaxssl.core.names import flatten
 from jaxssl.core.types import Params, Vocabulary
-from jaxssl.data.loader import StoreData, open_rows
+from jaxssl.data.loader import Data, StoreData, open_rows
 from jaxssl.data.store import TokenStore, check_tokenizer, check_vocabulary
 from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
+from jaxssl.finetune import FinetuneConfig, read_split
 from jaxssl.generate.decode import Sampling
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
@@ -31,8 +35,9 @@ from jaxssl.parallel.mesh import MeshConfig, batch_shards, make_mesh
 from jaxssl.run import RunConfig, find_recipe, make_vocabulary, tokens_per_byte
 from jaxssl.train.evaluation import evaluate
 from jaxssl.train.samples import continue_texts, fill_text
-from jaxssl.train.state import abstract_state
+from jaxssl.train.state import abstract_state, everything
 from jaxssl.train.step import make_eval_step
+from jaxssl.transfer.start import Start, first_params, plan_start
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class TrainedModel:
       step: the checkpoint's.
     """
 
-    config: RunConfig
+    config: RunConfig | FinetuneConfig
     model: Model
     params: Params
     tokenizer: Tokenizer
@@ -74,11 +79,25 @@ def open_run(
     tokenizer = load_tokenizer(str(run_dir / "tokenizer"))
     model = Model(config.model, config.objective.heads, config.precision)
     mesh = mesh_here(config.mesh)
+    start = stored_start(run_dir, manager.path(chosen), model, config)
     with jax.set_mesh(mesh):
         abstract = abstract_state(model.init, mesh)
-        params = manager.restore_part(chosen, {"params": abstract})["params"]
+        params = first_params(start, model, init_key(0), abstract, everything)
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
     return TrainedModel(config, model, params, tokenizer, vocabulary, mesh, chosen)
+
+
+def stored_start(
+    run_dir: Path, checkpoint: Path, model: Model, config: RunConfig | FinetuneConfig
+) -> Start:
+    """Where the parameters of a run lie: what it trained, and what its base holds.
+
+    Raises:
+      UserError: not the parameters of this model, or of another base.
+    """
+    init = getattr(config, "init", None)
+    stored = stored_run(run_dir, checkpoint, None if init is None else init.from_)
+    return plan_start(InitConfig(from_=str(run_dir)), model, stored, (), is_whole=True)
 
 
 def mesh_here(config: MeshConfig) -> Mesh:
@@ -95,7 +114,7 @@ def mesh_here(config: MeshConfig) -> Mesh:
         return make_mesh(MeshConfig())
 
 
-def read_run_config(run_dir: Path, layers: Sequence[str] = ()) -> RunConfig:
+def read_run_config(run_dir: Path, layers: Sequence[str] = ()) -> RunConfig | FinetuneConfig:
     """The configuration in a run directory, with `layers` on top.
 
     How the run's processes found each other is left out: it was true of its own cluster alone.
@@ -113,7 +132,8 @@ def read_run_config(run_dir: Path, layers: Sequence[str] = ()) -> RunConfig:
         )
     kept = {key: v for key, v in configuration.read_yaml(path).items() if key != "distributed"}
     files = [find_recipe(layer) for layer in layers if "=" not in layer]
-    return configuration.load(RunConfig, [kept, *files], [x for x in layers if "=" in x])
+    kind = FinetuneConfig if "task" in kept else RunConfig
+    return configuration.load(kind, [kept, *files], [x for x in layers if "=" in x])
 
 
 def evaluate_run(
@@ -128,11 +148,7 @@ def evaluate_run(
     """Loss and metrics of a run's checkpoint over a split, each row counted once."""
     trained = open_run(run_dir, step, layers)
     config = trained.config
-    data = config.data if store is None else dataclasses.replace(config.data, store=store)
-    opened = TokenStore.open(data.store)
-    check_tokenizer(opened, trained.tokenizer.fingerprint)
-    check_vocabulary(opened, config.model.vocab_size)
-    rows = StoreData(open_rows(data, split, opened))
+    data, ratio = _open_data(trained, split, store)
     shards = batch_shards(trained.mesh)
     eval_step = make_eval_step(
         trained.model, config.objective, trained.vocabulary, seed=config.train.seed
@@ -142,13 +158,33 @@ def evaluate_run(
             jax.jit(eval_step),
             config.objective,
             trained.params,
-            rows,
+            data,
             trained.mesh,
-            batch_size=-(-data.batch_size // shards) * shards,  # the run may have had fewer devices
+            # The run may have had fewer devices.
+            batch_size=-(-config.data.batch_size // shards) * shards,
             limit=batches,
-            tokens_per_byte=tokens_per_byte(opened, split),
+            tokens_per_byte=ratio,
         )
     return {"step": trained.step, **values}
+
+
+def _open_data(trained: TrainedModel, split: str, store: str | None) -> tuple[Data, float | None]:
+    """A split of what the run was trained on, or of another store; its tokens for each byte."""
+    config = trained.config
+    if isinstance(config, FinetuneConfig):
+        if store is not None:
+            raise UserError(
+                "a fine-tuned run has no token store",
+                where="--store",
+                expected="--split, or other files: --with data.tables.test.path=FILE",
+                got=store,
+            )
+        return read_split(config, trained.tokenizer, split), None
+    rows = config.data if store is None else dataclasses.replace(config.data, store=store)
+    opened = TokenStore.open(rows.store)
+    check_tokenizer(opened, trained.tokenizer.fingerprint)
+    check_vocabulary(opened, config.model.vocab_size)
+    return StoreData(open_rows(rows, split, opened)), tokens_per_byte(opened, split)
 
 
 def generate_texts(

@@ -6,7 +6,7 @@ known by the checksum of its manifest.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxssl.checkpoint.ledger import Leaf
+from jaxssl.checkpoint.ledger import Entry, Leaf
 from jaxssl.checkpoint.manager import read_arrays, stored_arrays
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import sha256
@@ -113,7 +113,9 @@ def stored_run(run_dir: Path, checkpoint: Path, base_run: str | None = None) -> 
     where = Path(base_run or noted["run"])
     base = where / "checkpoints" / str(noted["step"])
     check_base(noted, base)
-    return stored_params(checkpoint, stored_run(where, base))
+    pieces = stored_run(where, base).pieces
+    named = {name: pieces[origin] for name, origin in noted["names"].items()}
+    return stored_params(checkpoint, Stored(named))
 
 
 Raw = dict[str, dict[str, jax.Array]]
@@ -173,12 +175,17 @@ def assemble(stored: Stored, raw: Mapping[str, Mapping[str, jax.Array]], name: s
 # --- The base -----------------------------------------------------------------------------------
 
 
-def identity(checkpoint: Path) -> dict[str, Any]:
-    """What a run notes of the checkpoint it starts from."""
+def identity(checkpoint: Path, entries: Sequence[Entry]) -> dict[str, Any]:
+    """What a run notes of the checkpoint it starts from, and which of its parameters it takes."""
     return {
         "run": str(checkpoint.parent.parent.absolute()),
         "step": int(checkpoint.name),
         "manifest": sha256(checkpoint / "manifest.json"),
+        "names": {
+            entry.target: entry.source
+            for entry in entries
+            if entry.action in ("restored", "renamed") and not entry.is_cast
+        },
     }
 
 
@@ -189,11 +196,8 @@ def read_base(run_dir: Path) -> dict[str, Any] | None:
         return None
     try:
         base = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            "run": str(base["run"]),
-            "step": int(base["step"]),
-            "manifest": str(base["manifest"]),
-        }
+        types = {"run": str, "step": int, "manifest": str, "names": dict}
+        return {name: read(base[name]) for name, read in types.items()}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             "the note of a run's base is damaged",

@@ -1,6 +1,8 @@
 """Sampling continuations from a causal model, with cached keys and values."""
 
+import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,13 +18,15 @@ from jaxssl.models.model import Model
 from jaxssl.ops.sampling import sample
 from jaxssl.parallel.axes import constrain
 
+MOST_BY_DEFAULT = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How the next token is chosen."""
 
-    max_new_tokens: int = 64
-    """Most tokens to add to a prompt."""
+    max_new_tokens: int | None = None
+    """Most tokens to add to a prompt; null is what the model's positions leave, at most 64."""
     temperature: float = 0.8
     """0 always takes the most likely token."""
     top_k: int | None = 50
@@ -34,15 +38,35 @@ class Sampling:
 
     def __post_init__(self):
         check_seed(self)
-        top_k = 1 if self.top_k is None else self.top_k
-        top_p = 1.0 if self.top_p is None else self.top_p
-        if min(self.max_new_tokens, top_k) < 1 or self.temperature < 0 or not 0 < top_p <= 1:
+        checks = (
+            ("max_new_tokens", self.max_new_tokens, lambda x: x >= 1, "1 or more"),
+            ("temperature", self.temperature, lambda x: 0 <= x < math.inf, "0 or more"),
+            ("top_k", self.top_k, lambda x: x >= 1, "1 or more"),
+            ("top_p", self.top_p, lambda x: 0 < x <= 1, "above 0, at most 1"),
+        )
+        for name, value, is_good, expected in checks:
+            if value is not None and not is_good(value):
+                what = "a sampling setting is out of range"
+                raise UserError(what, where=name, expected=expected, got=value)
+
+    def fitted(self, longest: int, max_positions: int) -> "Sampling":
+        """This with the number of new tokens settled, for prompts of at most `longest` tokens.
+
+        Raises:
+          UserError: prompt and continuation exceed the model's positions.
+        """
+        room = max_positions - longest
+        new = min(MOST_BY_DEFAULT, room) if self.max_new_tokens is None else self.max_new_tokens
+        if not 1 <= new <= room:
+            fewer = f"ask for at most {room} new tokens (--tokens {room}), or " if room > 0 else ""
             raise UserError(
-                "a sampling setting is out of range",
-                where="max_new_tokens, temperature, top_k, top_p",
-                expected="max_new_tokens >= 1, temperature >= 0, top_k >= 1, 0 < top_p <= 1",
-                got=(self.max_new_tokens, self.temperature, self.top_k, self.top_p),
+                "the prompt and its continuation are longer than the model's positions",
+                where="max_new_tokens (--tokens)",
+                expected=f"at most {max_positions} tokens in all",
+                got=f"{longest} of the prompt + {max(new, 1)}",
+                fix=f"{fewer}shorten the prompt",
             )
+        return dataclasses.replace(self, max_new_tokens=new)
 
 
 def generate(
@@ -66,15 +90,7 @@ def generate(
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
     if not len(lengths) or lengths.min() < 1:
         raise UserError("a prompt is empty", expected="at least one token", where="prompt")
-    total = int(lengths.max()) + sampling.max_new_tokens
-    if total > model.config.max_positions:
-        raise UserError(
-            "the prompt and its continuation are longer than the model's positions",
-            where="max_new_tokens",
-            expected=f"at most {model.config.max_positions} tokens in all",
-            got=f"{lengths.max()} + {sampling.max_new_tokens}",
-            fix="shorten the prompt or ask for fewer tokens",
-        )
+    sampling = sampling.fitted(int(lengths.max()), model.config.max_positions)
     tokens = np.zeros((len(prompts), int(lengths.max())), np.int32)
     for row, prompt in zip(tokens, prompts):
         row[: len(prompt)] = prompt

@@ -44,7 +44,7 @@ def fill_mask(
     if not 1 <= top <= known:
         raise UserError(
             "so many candidates cannot be shown",
-            where="top",
+            where="top (--top)",
             expected=f"1 to {known}, the size of the vocabulary",
             got=top,
         )

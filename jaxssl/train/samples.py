@@ -66,7 +66,7 @@ def check_samples(
 def _check_continued(config: SamplesConfig, model: ModelConfig, tokenizer: Tokenizer) -> None:
     """All prompts are continued together, so the longest one decides."""
     lengths = [max(1, len(ids)) for ids in tokenizer.encode_batch(list(config.prompts))]
-    longest, new = max(lengths), config.sampling.max_new_tokens
+    longest, new = max(lengths), config.sampling.max_new_tokens or 1
     if longest + new > model.max_positions:
         room = model.max_positions - longest
         shorter = f"set samples.sampling.max_new_tokens={room}, or " if room > 0 else ""

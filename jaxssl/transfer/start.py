@@ -50,19 +50,25 @@ def uncut(model: Model) -> Model:
 
 
 def plan_start(
-    config: InitConfig, model: Model, stored: Stored, stored_heads: Sequence[str]
+    config: InitConfig,
+    model: Model,
+    stored: Stored,
+    stored_heads: Sequence[str],
+    *,
+    is_whole: bool = False,
 ) -> Start:
     """Decides for every parameter; nothing is read yet.
 
     Args:
       stored_heads: the top-level names of the stored model's heads.
+      is_whole: heads must be stored too: a run's own parameters, not those of its base.
 
     Raises:
       UserError: a parameter that is not covered; see `make_ledger`.
     """
     shapes = flatten(unbox(uncut(model).abstract()))
     target = {name: Leaf(tuple(x.shape), str(x.dtype)) for name, x in shapes.items()}
-    heads = [head_name(head) for head in model.heads]
+    heads = [] if is_whole else [head_name(head) for head in model.heads]
     entries = make_ledger(
         config, target, stored.leaves(), target_heads=heads, source_heads=stored_heads
     )
@@ -91,7 +97,7 @@ def first_params(
     raw = read(start.stored, list(sources), sources)
 
     def build(raw, key) -> dict[str, Any]:
-        fresh = flatten(unbox(uncut(model).init(key)))
+        fresh = flatten(unbox(uncut(model).init(key)))  # XLA computes only what is used of it
         whole = {name: _value(start, by_target.get(name), fresh[name], raw) for name in needed}
         return {path: _part(path, whole[canonical(path)]) for path in leaves}
 
