@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxssl.arguments import Parser
+
 EPILOG = """
 A recipe is a YAML file, or the name of one that comes with jaxssl (`jaxssl config
 pretrain/bert-tiny`). Later files and a.b=c overrides win. `jaxssl VERB --help` documents every
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="jaxssl",
         description="Raw text to a pretrained language model, in JAX.",
         epilog=EPILOG,
@@ -106,7 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub = verb("generate", _generate, "continue prompts with a causal model")
     _add_run(sub)
     sub.add_argument("prompts", nargs="*", default=[""], help="texts to continue (an empty one)")
-    sub.add_argument("--tokens", type=int, default=64, help="most new tokens (%(default)s)")
+    sub.add_argument("--tokens", type=int, help="most new tokens (what fits, at most 64)")
     sub.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (%(default)s)")
     sub.add_argument("--top-k", type=int, default=50, help="among the k likeliest (%(default)s)")
     sub.add_argument("--top-p", type=float, help="among the likeliest that reach p (all)")
@@ -269,6 +271,7 @@ def _generate(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl import trained
     from jaxssl.generate.decode import Sampling
+    from jaxssl.generate.shown import shown_sample
 
     sampling = Sampling(
         max_new_tokens=options.tokens,
@@ -279,14 +282,14 @@ def _generate(options: argparse.Namespace) -> int:
     )
     prompts = options.prompts or [""]
     texts = trained.generate_texts(options.run_dir, prompts, sampling, options.step, options.layers)
-    for prompt, text in zip(prompts, texts):
-        print(f"{prompt}{text}\n")
+    print("\n\n".join(shown_sample(*both) for both in zip(prompts, texts)))
     return 0
 
 
 def _fill_mask(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl import trained
+    from jaxssl.generate.shown import shown_candidates
 
     filled = trained.fill_masks(
         options.run_dir, options.texts, options.top, options.step, options.layers
@@ -294,7 +297,7 @@ def _fill_mask(options: argparse.Namespace) -> int:
     for text, masks in zip(options.texts, filled):
         print(text)
         for predictions in masks:
-            print("  " + ", ".join(f"{p['token']} {p['probability']:.3f}" for p in predictions))
+            print(f"  {shown_candidates(predictions)}")
     return 0
 
 

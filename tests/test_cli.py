@@ -54,7 +54,24 @@ def test_an_unknown_verb_is_refused(capsys):
     with pytest.raises(SystemExit) as raised:
         cli.main(["pretain"])
     assert raised.value.code == 2
-    assert "pretrain" in capsys.readouterr().err
+    assert "did you mean 'pretrain'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fix"),
+    [
+        (["pretrain", "pretrain/bert-tiny", "--train.steps=5"], "write train.steps=5, without"),
+        (["evaluate", "runs/x", "mesh.fsdp=2"], "--with mesh.fsdp=2"),
+        (["inspect", "runs/x", "runs/y"], "between quotes"),
+        (["evaluate"], "jaxssl evaluate --help"),
+    ],
+)
+def test_a_stray_argument_is_answered_with_what_to_write(arguments, fix, capsys):
+    with pytest.raises(SystemExit) as raised:
+        cli.main(arguments)
+    assert raised.value.code == 2
+    err = capsys.readouterr().err
+    assert fix in err and "error: " in err
 
 
 def fields(cls: type, seen: set | None = None):
@@ -200,15 +217,24 @@ def test_evaluate_takes_a_batch_that_the_devices_here_do_not_divide(runs, words,
 def test_generate_continues_each_prompt(runs, capsys):
     arguments = ("generate", str(runs / "gpt2"), "the cat", "a dog", "--tokens", "5")
     text = told(capsys, *arguments)
-    assert text.startswith("the cat") and "\na dog" in text
+    first, _, second = text.partition('\n\n== prompt "a dog"\n')
+    assert first.startswith('== prompt "the cat"\n') and second  # whose words are whose is seen
     assert told(capsys, *arguments) == text  # the seed is fixed
-    assert told(capsys, "generate", str(runs / "gpt2"), "--tokens", "5")
+
+
+def test_generate_adds_what_fits_unless_told(runs, capsys):
+    """The model has 32 positions, and the default is at most 64 tokens."""
+    text = told(capsys, "generate", str(runs / "gpt2"))
+    assert text.startswith("== no prompt") and len(text) > 40
+    assert cli.main(["generate", str(runs / "gpt2"), "the cat", "--tokens", "32"]) == 2
+    assert "(--tokens 2" in capsys.readouterr().err
 
 
 def test_fill_mask_shows_the_candidates(runs, capsys):
     text = told(capsys, "fill-mask", str(runs / "masked"), "the [MASK] sees", "--top", "3")
     first, second = text.splitlines()
-    assert first == "the [MASK] sees" and len(second.split(", ")) == 3
+    assert first == "the [MASK] sees"
+    assert re.fullmatch(r'  ("[^ ]+" (0\.0*[1-9]\d\d|[1-9]\.\d\de-\d+)(, )?){3}', second), second
 
 
 def test_report_writes_one_and_compares_several(runs, capsys, tmp_path):

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "jaxssl"
 
 LAYERS = [
     {"core"},
+    {"arguments"},
     {"ops", "data", "parallel", "optim", "scores"},
     {"models"},
     {"objectives", "generate", "checkpoint"},

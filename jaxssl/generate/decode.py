@@ -63,7 +63,7 @@ class Sampling:
                 "the prompt and its continuation are longer than the model's positions",
                 where="max_new_tokens (--tokens)",
                 expected=f"at most {max_positions} tokens in all",
-                got=f"{longest} of the prompt + {max(new, 1)}",
+                got=f"{longest} + {max(new, 1)}",
                 fix=f"{fewer}shorten the prompt",
             )
         return dataclasses.replace(self, max_new_tokens=new)

@@ -105,8 +105,17 @@ def test_an_empty_prompt_is_refused():
     ],
 )
 def test_settings_out_of_range_are_refused(setting):
-    with pytest.raises(UserError, match="out of range"):
+    with pytest.raises(UserError, match="out of range") as raised:
         Sampling(**setting)
+    assert [raised.value.where] == list(setting)
+
+
+@pytest.mark.parametrize(("longest", "new"), [(1, 31), (31, 1)])
+def test_without_a_number_as_many_tokens_are_added_as_fit(longest, new):
+    assert Sampling().fitted(longest, 32).max_new_tokens == new
+    assert Sampling().fitted(longest, 1000).max_new_tokens == 64
+    with pytest.raises(UserError, match="shorten the prompt"):
+        Sampling().fitted(32, 32)
 
 
 # --- Text ---
