@@ -234,7 +234,7 @@ def _train(run: Callable[[Any], Any], config: Any) -> int:
     except NotFinite as error:
         print(f"stopped: {error}", file=sys.stderr)
         return EXIT_NOT_FINITE
-    for name, value in outcome.validation.items():
+    for name, value in _once(outcome.validation).items():
         print(f"validation {name}: {value:.4f}")
     return EXIT_STOPPED if outcome.stopped_by else 0
 
@@ -262,9 +262,19 @@ def _evaluate(options: argparse.Namespace) -> int:
         batches=options.batches,
         layers=options.layers,
     )
-    for name, value in values.items() if hosts.is_first() else ():
-        print(f"{name}: {value:.6g}")
+    if hosts.is_first():
+        step, rows = int(values.pop("step")), int(values.pop("rows"))
+        print(f"{options.run_dir}: step {step:,}, split {options.split}, {rows:,} rows")
+        for name, value in _once(values).items():
+            print(f"{name}: {value:.6g}")
     return 0
+
+
+def _once(values: dict[str, float]) -> dict[str, float]:
+    """The values without the loss of the only objective, which is `loss` again."""
+    parts = [name for name in values if name.startswith("loss/")]
+    again = parts if len(parts) == 1 and values[parts[0]] == values.get("loss") else []
+    return {name: value for name, value in values.items() if name not in again}
 
 
 def _generate(options: argparse.Namespace) -> int:

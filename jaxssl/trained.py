@@ -6,6 +6,7 @@ trained.fill_masks("runs/books", ["It was the best of [MASK]."])
 """
 
 import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ from jaxssl.train.samples import continue_texts, fill_text
 from jaxssl.train.state import abstract_state, everything
 from jaxssl.train.step import make_eval_step
 from jaxssl.transfer.start import Start, first_params, plan_start
+
+SAMPLING = Sampling()
 
 
 @dataclass(frozen=True)
@@ -145,11 +148,24 @@ def evaluate_run(
     batches: int | None = None,
     layers: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Loss and metrics of a run's checkpoint over a split, each row counted once."""
+    """Loss and metrics of a run's checkpoint over a split, each row counted once.
+
+    Args:
+      split: the store's.
+      step: a number, "last" or "best".
+      store: another token store than the run's own, made with the same tokenizer.
+      batches: at most so many, spread evenly over the split; None is all of it.
+      layers: hardware files and overrides over the run's configuration.
+
+    Returns:
+      `step`, `rows` (how many were read), and the numbers: `loss`, `loss/<objective>`,
+      `perplexity`, `bits_per_byte`, `accuracy/<objective>`.
+    """
     trained = open_run(run_dir, step, layers)
     config = trained.config
     data, ratio = _open_data(trained, split, store)
     shards = batch_shards(trained.mesh)
+    batch_size = -(-config.data.batch_size // shards) * shards  # there may be more devices now
     eval_step = make_eval_step(
         trained.model, config.objective, trained.vocabulary, seed=config.train.seed
     )
@@ -160,12 +176,12 @@ def evaluate_run(
             trained.params,
             data,
             trained.mesh,
-            # The run may have had fewer devices.
-            batch_size=-(-config.data.batch_size // shards) * shards,
+            batch_size=batch_size,
             limit=batches,
             tokens_per_byte=ratio,
         )
-    return {"step": trained.step, **values}
+    rows = data.num_rows if batches is None else min(data.num_rows, batches * batch_size)
+    return {"step": trained.step, "rows": rows, **values}
 
 
 def _open_data(trained: TrainedModel, split: str, store: str | None) -> tuple[Data, float | None]:
@@ -190,11 +206,11 @@ def _open_data(trained: TrainedModel, split: str, store: str | None) -> tuple[Da
 def generate_texts(
     run_dir: str | Path,
     prompts: Sequence[str],
-    sampling: Sampling,
+    sampling: Sampling = SAMPLING,
     step: int | str = "best",
     layers: Sequence[str] = (),
 ) -> list[str]:
-    """What a causal run writes after each prompt."""
+    """What a causal run writes after each prompt; an empty prompt starts a document."""
     trained = open_run(run_dir, step, layers)
     _check_head(trained, "causal_lm", "generate", "fill-mask")
     with jax.set_mesh(trained.mesh):
@@ -215,14 +231,19 @@ def fill_masks(
     step: int | str = "best",
     layers: Sequence[str] = (),
 ) -> list[list[list[dict[str, Any]]]]:
-    """For each text, for each mask in it, the likeliest tokens."""
+    """For each text, for each mask in it, the likeliest tokens: `{"token", "probability"}`."""
     trained = open_run(run_dir, step, layers)
     _check_head(trained, "masked_lm", "fill-mask", "generate")
     mask = trained.tokenizer.token(trained.vocabulary.special_ids["mask"]) or "[MASK]"
     for text in texts:
         if mask not in text:
+            other = re.search(r"\[mask\]|<mask>|\[\[mask\]\]|_{2,}|\{mask\}|\bMASK\b", text, re.I)
             raise UserError(
-                "there is nothing to fill", where=repr(text), expected=f"{mask} in the text"
+                "there is nothing to fill",
+                where=repr(text),
+                expected=f"{mask} in the text, as this run's tokenizer spells a mask",
+                got=repr(other[0]) if other else "no mask",
+                fix=f"write {mask} where a word is wanted",
             )
     model, params, vocabulary = trained.model, trained.params, trained.vocabulary
     with jax.set_mesh(trained.mesh):

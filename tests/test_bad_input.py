@@ -424,6 +424,11 @@ def _(p):
     return ["fill-mask", str(p.trained), "the cat"]
 
 
+@case("a mask spelt otherwise", "nothing to fill", "'<mask>'", "write [MASK] where a word")
+def _(p):
+    return ["fill-mask", str(p.trained), "the <mask> sees"]
+
+
 @case("a text too long to fill", "longer than the model's positions", "at most 32", "shorten")
 def _(p):
     return ["fill-mask", str(p.trained), "the cat [MASK] " * 20]

@@ -193,12 +193,17 @@ def runs(words, byte_store, quick, tmp_path_factory):
 
 
 def test_evaluate_gives_the_numbers_of_the_validation(runs, capsys):
-    lines = told(capsys, "evaluate", str(runs / "masked")).splitlines()
+    head, *lines = told(capsys, "evaluate", str(runs / "masked")).splitlines()
+    assert re.fullmatch(r".*/masked: step 4, split validation, \d+ rows", head)
     values = {name: float(value) for name, value in (line.split(": ") for line in lines)}
     row = toy.rows_of(runs / "masked", "validation")[-1]
-    assert values.pop("step") == 4
     assert values == pytest.approx({k: v for k, v in row.items() if k in values}, rel=1e-5)
-    assert {"loss", "loss/masked_lm", "perplexity", "bits_per_byte"} <= values.keys()
+    assert {"loss", "perplexity", "bits_per_byte"} <= values.keys()
+    assert "loss/masked_lm" not in values  # it is the only one, so `loss` says it
+
+
+def test_evaluate_counts_the_rows_of_a_limited_number_of_batches(runs, capsys):
+    assert "8 rows" in told(capsys, "evaluate", str(runs / "masked"), "--batches", "1")
 
 
 def test_evaluate_takes_a_batch_that_the_devices_here_do_not_divide(runs, words, capsys, tmp_path):
