@@ -261,7 +261,27 @@ def describe(config: RunConfig, parts: Parts) -> list[str]:
         f"data: {rows.num_rows:,} rows of {data.sequence_length} tokens, {per_epoch:,} steps an "
         f"epoch ({rows.num_rows % data.batch_size} rows left over), {steps:,} steps = "
         f"{steps / max(1, per_epoch):.2f} epochs",
+        *nothing_before_the_end(steps, resolve(config, per_epoch)[1], config.checkpoint),
     ]
+
+
+def nothing_before_the_end(
+    steps: int, evaluation: EvaluationConfig, checkpoint: CheckpointConfig
+) -> list[str]:
+    """Warnings of a run that is shorter than the steps between its checkpoints or validations."""
+    lines = []
+    if checkpoint.every >= steps:
+        lines.append(
+            f"warning: checkpoints every {checkpoint.every:,} steps: none before the end at step "
+            f"{steps:,}, so that a killed run starts anew (checkpoint.every={max(1, steps // 5)})"
+        )
+    if evaluation.split is not None and not 0 < evaluation.every < steps:
+        often = f"every {evaluation.every:,} steps" if evaluation.every else "at the end alone"
+        lines.append(
+            f"warning: validation {often}: none before step {steps:,}, so that the report has no "
+            f"curve of it (evaluation.every={max(1, steps // 5)})"
+        )
+    return lines
 
 
 def write_summary(config: RunConfig, parts: Parts, run_dir: Path, outcome: Outcome) -> None:

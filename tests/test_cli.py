@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import typing
+from pathlib import Path
 
 import pytest
 import toy
@@ -190,6 +191,27 @@ def runs(words, byte_store, quick, tmp_path_factory):
         content["train"]["steps"], content["optimizer"]["schedule"]["warmup"] = 4, 1
         assert cli.main(["pretrain", str(toy.write_recipe(base / f"{kind}.json", content))]) == 0
     return base
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warnings"),
+    [
+        (("checkpoint.every=5", "evaluation.every=5"), ()),
+        (
+            ("checkpoint.every=20", "evaluation.every=0"),
+            ("checkpoints every 20 steps: none before the end at step 20", "evaluation.every=4"),
+        ),
+        (("checkpoint.every=19", "evaluation.every=50"), ("validation every 50 steps: none",)),
+        (("checkpoint.every=5", "evaluation.split=null"), ()),
+    ],
+)
+def test_a_run_says_that_nothing_is_saved_or_validated_before_its_end(words, overrides, warnings):
+    from jaxssl import run
+
+    config = toy.configured(words, Path("run"), "masked", *overrides)
+    said = [x for x in run.describe(config, run.build(config)) if x.startswith("warning")]
+    assert len(said) == len(warnings)
+    assert all(part in line for part, line in zip(warnings, said))
 
 
 def test_evaluate_gives_the_numbers_of_the_validation(runs, capsys):
