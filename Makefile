@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # The CPU is what this machine is taken to have; unset it to use an accelerator: `make demo JAX_PLATFORMS=`.
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help demo test bench lint format wheel clean
+.PHONY: help install demo test bench lint format wheel clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,6 +30,9 @@ $(VENV)/installed-test: $(VENV)/made pyproject.toml constraints.txt
 $(VENV)/installed-bench: $(VENV)/made pyproject.toml constraints.txt
 	@$(PIP) -e '.[bench]'
 	@touch $@ $(VENV)/installed
+
+install: $(VENV)/installed ## the environment alone; the command is then .venv/bin/jaxssl
+	@echo "the command is $(BIN)/jaxssl (or jaxssl, after: . $(BIN)/activate)"
 
 demo: $(VENV)/installed ## docstrings of the installed packages to a small BERT and GPT, and a report
 	@$(BIN)/jaxssl demo --out demo

@@ -1,11 +1,14 @@
 """What the README shows works when pasted."""
 
 import re
+import shlex
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from jaxssl import cli, run
+from jaxssl.optim.schedules import make_schedule
 from tests.toy import byte_store  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +24,24 @@ def test_the_loop_of_the_readme_trains(byte_store, capsys):  # noqa: F811
     exec(compile(lines, "README.md", "exec"), {})
     losses = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
     assert len(losses) == 30 and sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_the_functions_of_the_readme_take_what_they_are_given(monkeypatch):
+    from jaxssl import trained
+
+    called = []
+    for module, names in (
+        (run, ["pretrain"]),
+        (trained, ["open_run", "evaluate_run", "fill_masks", "generate_texts"]),
+    ):
+        for name in names:
+            fake = mock.create_autospec(
+                getattr(module, name), side_effect=lambda *_, _name=name, **__: called.append(_name)
+            )
+            monkeypatch.setattr(module, name, fake)
+    code = re.findall(r"```python\n(.*?)```", README, re.S)[1]
+    exec(compile(code, "README.md", "exec"), {})
+    assert len(called) == 6 and len(set(called)) == 5
 
 
 @pytest.mark.parametrize("line", re.findall(r"^jaxssl .*(?:\\\n.*)*", README, re.M))
@@ -60,3 +81,18 @@ def test_every_recipe_has_the_header_that_is_promised(folder):
         head = [line for line in path.read_text().splitlines() if line.startswith("#")]
         for word in ("source:", "cost:", "expected:", "command:"):
             assert any(word in line for line in head), (path, word)
+
+
+PRETRAIN = re.findall(r"^(?:JAX_\w+=\w+ )*jaxssl pretrain ((?:.*\\\n)*.*)$", README, re.M)
+
+
+@pytest.mark.parametrize("arguments", PRETRAIN)
+def test_runs_of_the_readme_are_configurations_that_hold_together(arguments):
+    assert len(PRETRAIN) >= 3
+    words = shlex.split(arguments.replace("\\\n", " "))
+    config = run.load_config(
+        [word for word in words if "=" not in word], [word for word in words if "=" in word]
+    )
+    assert config.model.vocab_size == 4096  # of the tokenizer above
+    assert config.evaluation.every < config.train.steps > config.checkpoint.every
+    make_schedule(config.optimizer.schedule, 1.0, config.train.steps, 1)
