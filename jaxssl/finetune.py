@@ -51,8 +51,8 @@ from jaxssl.transfer.freezing import Freezing
 from jaxssl.transfer.start import Start, plan_start, uncut
 
 TaskConfig = Classify
-KNOWN_HEADS = (*HEADS, "classify")
-"""Top-level names of heads: those of another run may be left behind, and start fresh, unasked."""
+KNOWN_HEADS = (*HEADS, "classify", "pooler")
+"""Top-level names of heads: those of another run may be left behind unasked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +198,7 @@ def build(config: FinetuneConfig) -> Prepared:
     tokenizer = load_tokenizer(_tokenizer_of(config))
     tables = read_splits(config.data.tables, config.task.label)
     task = config.task.learn_labels(tables["train"])
-    config = dataclasses.replace(config, task=task)
+    config = dataclasses.replace(config, task=task, model=task.fit_model(config.model))
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
     task.check(config.model, vocabulary)
     mesh = make_mesh(config.mesh)

@@ -16,7 +16,7 @@ from jaxssl.data.encoding import Truncation
 from jaxssl.data.labelled import Examples
 from jaxssl.data.tables import Table
 from jaxssl.data.tokenizer import Tokenizer
-from jaxssl.models.model import Model
+from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Objective
 
 
@@ -41,6 +41,10 @@ class Task(Objective, Protocol):
     @property
     def metric(self) -> str:
         """The score that chooses the best checkpoint; higher is better."""
+        ...
+
+    def fit_model(self, model: ModelConfig) -> ModelConfig:
+        """The model without parts that the task would leave untrained."""
         ...
 
     def learn_labels(self, train: Table) -> "Task":

@@ -21,7 +21,7 @@ from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Scores
 from jaxssl.ops import label_losses
 from jaxssl.tasks.base import Encoded
-from jaxssl.tasks.pooling import PoolingChoice, check_pooling, pooled
+from jaxssl.tasks.pooling import PoolingChoice, check_pooling, pooled, without_unused_pooler
 from jaxssl.tasks.texts import read_texts
 
 HEAD = "classify"
@@ -98,6 +98,10 @@ class Classify:
         return (Outputs(name=HEAD, size=max(1, len(self.labels)), dropout=self.dropout),)
 
     # --- On the host ---
+
+    def fit_model(self, model: ModelConfig) -> ModelConfig:
+        """Without a pooler that is not used."""
+        return without_unused_pooler(self.pooling, model)
 
     def learn_labels(self, train: Table) -> "Classify":
         """Takes the labels from the training split where none are given, and weighs them."""

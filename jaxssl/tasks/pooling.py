@@ -1,5 +1,6 @@
 """What stands for a whole row, by task and family."""
 
+import dataclasses
 from typing import Literal
 
 import jax
@@ -32,6 +33,13 @@ def check_pooling(choice: PoolingChoice, model: ModelConfig) -> None:
             expected="last or mean",
             got="cls",
         )
+
+
+def without_unused_pooler(choice: PoolingChoice, model: ModelConfig) -> ModelConfig:
+    """The model without a pooler that this pooling would leave untrained, but for its decay."""
+    if getattr(model, "pooler", False) and resolve(choice, model) != "cls":
+        return dataclasses.replace(model, pooler=False)  # type: ignore[call-arg]
+    return model
 
 
 def pooled(

@@ -1,0 +1,217 @@
+"""Fine-tuning a small BERT that was pretrained here: what is restored, moves and is saved."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import toy
+
+from jaxssl import finetune, run, trained
+from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager, stored_arrays
+from jaxssl.core.errors import UserError
+from jaxssl.core.names import flatten
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+LABELS = ("animal", "person")
+
+
+def write_table(path, count, seed=0):
+    """Sentences about animals or people, as CSV: the first words give the label away."""
+    rng = np.random.default_rng(seed)
+    lines = ["text,label"]
+    for _ in range(count):
+        is_person = bool(rng.integers(2))
+        subject = rng.choice(["the old man", "my sister"] if is_person else ["the cat", "a dog"])
+        place = rng.choice(["in the garden", "near a river", "at home under the table"])
+        lines.append(f"{subject} sees a bird {place},{LABELS[is_person]}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(words, quick, tmp_path_factory):
+    """A BERT of two layers after four steps."""
+    out = tmp_path_factory.mktemp("finetune") / "base"
+    overrides = ("train.steps=4", "optimizer.schedule.warmup=1", "evaluation.every=0")
+    run.pretrain(toy.configured(words, out, "bert", *overrides), lambda text: None)
+    return out
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return write_table(tmp_path_factory.mktemp("tables") / "train.csv", 90)
+
+
+def configured(base, table, out, *overrides):
+    recipe = {
+        "out": str(out),
+        "init": {"from": str(base)},
+        "task": {"name": "classify", "pooling": "mean"},
+        "data": {
+            "tables": {"train": {"name": "file", "path": str(table)}, "validation_fraction": 0.2},
+            "max_length": 24,
+            "batch_size": 8,
+            "row_lengths": 1,
+        },
+        "optimizer": {"learning_rate": 0.02, "weight_decay": 0.1},
+        "train": {"epochs": 10},
+        "checkpoint": {"every": 20},
+        "logging": {"every": 3, "tensorboard": False, "progress": False},
+    }
+    path = out.parent / f"{out.name}.json"
+    path.write_text(json.dumps(recipe))
+    return finetune.load_config([path], overrides)
+
+
+def whole(run_dir, step="last"):
+    """All parameters of a run by name, as numpy arrays."""
+    params = trained.open_run(run_dir, step).params
+    return {name: np.asarray(x) for name, x in flatten(params).items()}
+
+
+@pytest.fixture(scope="module")
+def top(base, table, tmp_path_factory):
+    """Fine-tuned: the last layer and the head; what was said."""
+    out, said = tmp_path_factory.mktemp("top") / "run", []
+    config = configured(base, table, out, "freezing.preset=top", "freezing.top=1")
+    return out, finetune.finetune(config, said.append), said
+
+
+def test_frozen_parameters_are_bit_identical_and_the_others_moved(base, top):
+    before, after = whole(base), whole(top[0])
+    moved = {name for name in before.keys() & after.keys() if name.startswith("encoder")}
+    for name in moved:
+        assert np.array_equal(before[name][0], after[name][0]), f"{name}: layer 0 is frozen"
+        if "/key/bias" not in name:  # a softmax does not feel it
+            assert not np.array_equal(before[name][1], after[name][1]), name
+    for name in before.keys() & after.keys() - moved:
+        assert name.startswith("embeddings") and np.array_equal(before[name], after[name])
+    assert set(after) - set(before) == {"classify/output/kernel", "classify/output/bias"}
+
+
+def test_a_checkpoint_holds_what_was_trained_and_nothing_frozen(top):
+    out, outcome, _ = top
+    tree = stored_arrays(CheckpointManager(out / "checkpoints").path(outcome.step))
+    stored = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)]
+    frozen = [name for name in stored if "embeddings" in name or "layers[0:1]" in name]
+    assert not frozen
+    for part in ("['params']", "['opt_state']"):
+        assert any(name.startswith(part) and "layers[1:2]" in name for name in stored)
+
+
+def test_it_learns_and_evaluates_to_the_numbers_of_its_validation(top):
+    out, outcome, said = top
+    assert outcome.validation["accuracy"] >= 0.9
+    values = trained.evaluate_run(out, step="last")
+    for name, value in outcome.validation.items():
+        assert values[name] == pytest.approx(value, rel=1e-5), name
+    assert any("restored  encoder" in line for line in said)
+    for part in ("masked_lm", "next_sentence", "pooler"):
+        assert any(f"dropped   {part}" in line for line in said), part
+
+
+def test_the_ledger_accounts_for_every_parameter(base, top):
+    entries = json.loads((top[0] / "ledger.json").read_text())["parameters"]
+    targets = {e["target"] for e in entries if e["target"]}
+    sources = {e["source"] for e in entries if e["source"]}
+    assert targets == set(whole(top[0])) and sources == set(whole(base))
+
+
+def test_started_again_from_a_checkpoint_it_ends_with_the_same_bits(base, table, top, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(top[0], out)
+    manager = CheckpointManager(out / "checkpoints")
+    last = manager.steps()[-1]
+    config = configured(base, table, out, "freezing.preset=top", "freezing.top=1")
+    config = dataclasses.replace(config, checkpoint=CheckpointConfig(every=20, keep_last=9))
+    shutil.rmtree(out / "checkpoints")
+    finetune.finetune(config, lambda text: None)
+    kept, *later = manager.steps()
+    for step in later:
+        shutil.rmtree(manager.path(step))
+    said = []
+    finetune.finetune(config, said.append)
+    assert f"resuming at step {kept}" in said and manager.steps()[-1] == last > kept
+    first, second = whole(top[0]), whole(out)
+    for name in first:
+        assert np.array_equal(first[name], second[name]), name
+
+
+def test_another_base_is_refused(base, top, tmp_path):
+    moved = tmp_path / "base"
+    shutil.copytree(base, moved)
+    path = moved / "checkpoints" / "4" / "manifest.json"
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(UserError, match="not the base that the run was trained on"):
+        trained.open_run(top[0], layers=[f"init.from={moved}"])
+
+
+def test_a_deeper_model_is_refused_with_every_parameter(base, table, tmp_path):
+    config = configured(base, table, tmp_path / "run", "model.num_layers=3")
+    with pytest.raises(Exception, match="another number of layers") as raised:
+        finetune.build(config)
+    assert "[2, 16, 2, 8]" in str(raised.value) and "[3, 16, 2, 8]" in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task.label=lable"], "did you mean 'label'"),
+        (["freezing.train=[nothing/**]"], "matches no parameter"),
+        (["freezing.freeze=['**']"], "everything is frozen"),
+        (["freezing.preset=top", "freezing.top=7"], "not so many layers"),
+        (["task.labels=[animal, person, plant]"], "without an example: .'plant'"),
+        (["evaluation.split=dev"], "no such split to validate on"),
+        (["init.drop=[nothing]"], "a rule matches no parameter"),
+        (["init.fresh=[embeddings/**]", "freezing.preset=full"], None),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(base, table, tmp_path, overrides, message):
+    config = configured(base, table, tmp_path / "run", *overrides)
+    if message is None:
+        assert finetune.build(config).parts.start.entries
+        return
+    with pytest.raises(UserError, match=message):
+        finetune.build(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_that_cannot_be_used_are_told_with_their_place(base, tmp_path):
+    path = tmp_path / "bad.csv"
+    path.write_text("text,label\na dog,animal\n  ,person\n")
+    with pytest.raises(UserError, match=r"(?s)a text is empty.*bad.csv:3"):
+        finetune.build(
+            configured(
+                base,
+                path,
+                tmp_path / "a",
+                "evaluation.split=null",
+                "data.tables.validation_fraction=0",
+            )
+        )
+    path.write_text("text,label\na dog,animal\na cat,animal\n")
+    with pytest.raises(UserError, match="nothing to tell apart"):
+        finetune.build(
+            configured(
+                base,
+                path,
+                tmp_path / "a",
+                "evaluation.split=null",
+                "data.tables.validation_fraction=0",
+            )
+        )
+
+
+def test_scores_do_not_depend_on_the_number_of_devices(top):
+    values = [
+        trained.evaluate_run(top[0], step="last", layers=[f"mesh.data={n}", f"mesh.fsdp={8 // n}"])
+        for n in (1, 8)
+    ]
+    assert jax.device_count() == 8
+    for name, value in values[0].items():
+        assert values[1][name] == pytest.approx(value, rel=1e-5), name
