@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -215,3 +216,18 @@ def test_scores_do_not_depend_on_the_number_of_devices(top):
     assert jax.device_count() == 8
     for name, value in values[0].items():
         assert values[1][name] == pytest.approx(value, rel=1e-5), name
+
+
+RECIPES = sorted(
+    path.stem for path in (Path(__file__).parent.parent / "configs" / "finetune").glob("*.yaml")
+)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_loads_over_the_model_of_a_base(recipe, base):
+    config = finetune.load_config([f"finetune/{recipe}"], [f"init.from={base}"])
+    assert config.model == run.load_config([base / "config.yaml"]).model
+    assert config.train.epochs and config.evaluation.every_epochs
+    text = (Path(__file__).parent.parent / "configs" / "finetune" / f"{recipe}.yaml").read_text()
+    header = [line.split(":")[0] for line in text.splitlines() if line.startswith("#")]
+    assert header[1:] == ["# source", "# cost", "# expected", "# command"]
