@@ -99,12 +99,15 @@ def find_recipe(name: str | Path) -> Path:
     wanted = str(name).removesuffix(".yaml").removeprefix("configs/")
     if wanted in known:
         return known[wanted]
+    fix = did_you_mean(wanted, known)
+    if fix is None and "/" not in wanted and ("." in wanted or not wanted.strip("=")):
+        fix = "a change is written key=value without spaces, such as train.steps=1000"
     raise UserError(
         "no such recipe",
         where=str(name),
         expected="a YAML file, or one of " + ", ".join(known),
         got=str(name),
-        fix=did_you_mean(wanted, known),
+        fix=fix or "name one of these, or give the path of a file that exists",
     )
 
 

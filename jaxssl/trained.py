@@ -132,6 +132,7 @@ def read_run_config(run_dir: Path, layers: Sequence[str] = ()) -> RunConfig | Fi
             where=run_dir,
             expected="a directory with config.yaml, as `jaxssl pretrain` makes",
             got="no such directory" if not run_dir.is_dir() else "no config.yaml in it",
+            fix="give the directory that `out` named when the run was trained",
         )
     kept = {key: v for key, v in configuration.read_yaml(path).items() if key != "distributed"}
     files = [find_recipe(layer) for layer in layers if "=" not in layer]

@@ -249,6 +249,31 @@ def _(p):
     return p.pretrain("train.accumulation=3")
 
 
+@case("a mesh of more devices than there are", "product is 8", "JAX_NUM_CPU_DEVICES=16")
+def _(p):
+    return p.pretrain("mesh.data=1", "mesh.fsdp=16")
+
+
+@case("a kind of tokenizer by half its name", "kind", "did you mean 'byte_bpe' or 'sentencepiece_b")
+def _(p):
+    return [*tokenizer(p, p.corpus(b"text")), "kind=bpe"]
+
+
+@case("one path where a list belongs", "source.paths", "'source.paths=[books/*.txt]'")
+def _(p):
+    return [*tokenizer(p, p.corpus(b"text")), "source.paths=books/*.txt"]
+
+
+@case("an override with spaces", "no such recipe", "without spaces, such as train.steps=1000")
+def _(p):
+    return ["config", "pretrain/bert-tiny", "train.steps", "=", "5"]
+
+
+@case("a report of no run", "not a run directory", "configuration's `out`")
+def _(p):
+    return ["report", str(p.tmp)]
+
+
 @case("mesh does not fit", "the mesh does not fit the devices", "product is 8", "fsdp=3")
 def _(p):
     return p.pretrain("mesh.fsdp=3")
@@ -359,9 +384,16 @@ def _(p):
     return ["evaluate", str(p.trained), "--step", "7"]
 
 
-@case("not a run", "not a run directory", "nowhere", "no such directory")
+@case(
+    "not a run", "not a run directory", "nowhere", "no such directory", "directory that `out` named"
+)
 def _(p):
     return ["evaluate", str(p.tmp / "nowhere")]
+
+
+@case("a split that was not asked for", "no split 'test'", "a larger test_fraction")
+def _(p):
+    return ["evaluate", str(p.trained), "--split", "test"]
 
 
 @case("no such split", "no split 'valid'", "validation", "did you mean 'validation'")

@@ -275,11 +275,34 @@ def _build_leaf(annotation: Any, data: Any, path: str, errors: list[UserError]) 
                 where=path,
                 expected=f"{type_name(annotation)} ({detail})",
                 got=repr(data),
+                fix=_how_to_write(annotation, data, path),
             )
         )
     except (TypeError, ValueError) as error:
         errors.append(UserError("wrong type", where=path, expected=error, got=repr(data)))
     return None
+
+
+def _how_to_write(annotation: Any, data: Any, path: str) -> str | None:
+    """What a value of this type looks like in a file or an override."""
+    kinds = _members(annotation)
+    words = [
+        v for kind in kinds if typing.get_origin(kind) is typing.Literal for v in kind.__args__
+    ]
+    if words:
+        close = [w for w in words if isinstance(data, str) and len(data) > 1 and data in str(w)]
+        return (
+            f"did you mean {' or '.join(map(repr, close))}?"
+            if close
+            else did_you_mean(str(data), map(str, words))
+        )
+    if any(typing.get_origin(kind) is tuple for kind in kinds) and not isinstance(data, list):
+        return f"write a list, in brackets: '{path}=[{data}]'"
+    if str in kinds and isinstance(data, int | float):
+        return f"a text that looks like a number is quoted: '{path}=\"{data}\"'"
+    samples = {bool: "true", int: "1000", float: "0.1 or 3e-4"}
+    samples = [text for kind, text in samples.items() if kind in kinds]
+    return f"write {path}={samples[0]}, for example, without quotes" if samples else None
 
 
 def _members(annotation: Any) -> tuple:

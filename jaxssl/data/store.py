@@ -188,7 +188,7 @@ class TokenStore:
                 expected=" or ".join(sorted(self.manifest.splits)) or "a store with documents",
                 got=name,
                 fix=did_you_mean(name, self.manifest.splits)
-                or "prepare the store again with a larger share for it (split_fractions)",
+                or f"prepare the text in another `out` with a larger {name}_fraction",
             )
         return Split(self.path / name, self.manifest.splits[name], self.manifest.dtype)
 

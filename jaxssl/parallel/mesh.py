@@ -35,12 +35,16 @@ class MeshConfig:
         if len(free) == 1 and fixed > 0 and devices % fixed == 0:
             sizes[free[0]] = devices // fixed
         if any(size < 1 for size in sizes) or math.prod(sizes) != devices:
+            fix = "leave one axis at -1 to fill it"
+            if devices < fixed:
+                simulated = f"JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES={fixed}"
+                fix += f"; to try a mesh on a CPU, start the command with {simulated}"
             raise UserError(
                 "the mesh does not fit the devices",
                 where="mesh",
                 expected=f"axes whose product is {devices}, the number of devices",
                 got=", ".join(f"{name}={size}" for name, size in zip(AXES, self.__dict__.values())),
-                fix="leave one axis at -1 to fill it",
+                fix=fix,
             )
         return sizes[0], sizes[1], sizes[2]
 

@@ -155,11 +155,11 @@ def read_run(run_dir: str | Path) -> Run:
     names = (FILE_NAME, "config.yaml", "environment.json", "summary.json")
     if not any((directory / name).is_file() for name in names):
         raise UserError(
-            "This is not a run directory.",
+            "not a run directory",
             where=directory,
             expected=f"a directory with {FILE_NAME} or config.yaml, made by jaxssl pretrain",
             got="a directory without them" if directory.is_dir() else "no such directory",
-            fix="give the run's directory (the configuration's `output`)",
+            fix="give the run's directory (the configuration's `out`)",
         )
     problems: list[str] = []
     config = directory / "config.yaml"

@@ -211,6 +211,24 @@ def test_wrong_types_are_refused_and_never_cast(key, value):
     assert caught.value.got == repr(value[0] if isinstance(value, list) else value)
 
 
+@pytest.mark.parametrize(
+    "key, value, fix",
+    [
+        ("hidden_size", "wide", "model.hidden_size=1000"),
+        ("rate", "fast", "model.rate=0.1"),
+        ("bias", 1, "model.bias=true"),
+        ("label", 3, "'model.label=\"3\"'"),
+        ("sizes", 3, "'model.sizes=[3]'"),
+        ("name", "smal", "did you mean 'small'?"),
+        ("name", "ig", "did you mean 'big'?"),
+    ],
+)
+def test_a_wrong_value_is_answered_with_how_to_write_a_right_one(key, value, fix):
+    with pytest.raises(UserError) as caught:
+        build(Run, {"out": "x", "model": {key: value}})
+    assert fix in str(caught.value.fix)
+
+
 def test_an_integer_is_a_float_but_stays_exact():
     assert build(Model, {"rate": 1}).rate == 1.0
     assert isinstance(build(Model, {"rate": 1}).rate, float)
