@@ -196,7 +196,7 @@ def build(config: FinetuneConfig) -> Prepared:
     """
     check_length(config.model, config.data.max_length, "data.max_length")
     tokenizer = load_tokenizer(_tokenizer_of(config))
-    tables = read_splits(config.data.tables, config.task.label)
+    tables = read_splits(config.data.tables, config.task.label, key="task.label")
     task = config.task.learn_labels(tables["train"])
     config = dataclasses.replace(config, task=task, model=task.fit_model(config.model))
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
@@ -251,7 +251,7 @@ def read_split(config: FinetuneConfig, tokenizer: Tokenizer, split: str) -> Labe
     Raises:
       UserError: no such split, or labels that the run does not know.
     """
-    tables = read_splits(config.data.tables, config.task.label, note=_say_nothing)
+    tables = read_splits(config.data.tables, config.task.label, note=_say_nothing, key="task.label")
     if split not in tables:
         raise UserError(
             "there is no such split",

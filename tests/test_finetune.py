@@ -162,7 +162,7 @@ def test_a_deeper_model_is_refused_with_every_parameter(base, table, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["task.label=lable"], "did you mean 'label'"),
+        (["task.label=lable"], r"(?s)task.label.*did you mean 'label'"),
         (["freezing.train=[nothing/**]"], "matches no parameter"),
         (["freezing.freeze=['**']"], "everything is frozen"),
         (["freezing.preset=top", "freezing.top=7"], "not so many layers"),

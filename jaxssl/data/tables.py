@@ -121,7 +121,11 @@ def read_table(config: TableFile | TableHub, note: Note = say) -> Table:
 
 
 def read_splits(
-    config: LabelledData, label_column: str | None, note: Note = say
+    config: LabelledData,
+    label_column: str | None,
+    note: Note = say,
+    *,
+    key: str = "label_column",
 ) -> dict[str, Table]:
     """The splits "train", "validation" and "test", those that are given or held out.
 
@@ -129,6 +133,7 @@ def read_splits(
       config: what to read and how much to hold out.
       label_column: must be in every split, and is what `stratify` goes by; None for neither.
       note: told of what was held out and of labels too rare for it.
+      key: what the recipe calls `label_column`, for the error.
 
     Raises:
       UserError: see `read_table`; a split without rows, or labels that cannot be stratified by.
@@ -139,7 +144,7 @@ def read_splits(
     tables = {name: read_table(c, note) for name, c in given.items() if c is not None}
     if label_column is not None:
         for table in tables.values():
-            table.column(label_column, "label_column")
+            table.column(label_column, key)
     fractions = {
         "test": config.test_fraction,
         "validation": 0.0 if config.validation is not None else config.validation_fraction,
