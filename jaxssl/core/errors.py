@@ -40,7 +40,7 @@ class UserErrors(UserError):
         ValueError.__init__(self, "\n".join(str(error) for error in errors))
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """A suggestion for a mistyped `word`, or None if nothing known is close."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"did you mean {close[0]!r}?" if close else None

@@ -1,14 +1,16 @@
 """Loading tokenizers of the `tokenizers` and `sentencepiece` libraries, from files or the hub."""
 
 import json
+import logging
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxssl.core.errors import UserError
+from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.data.manifest import ROLES
 from jaxssl.data.tokenizer import CONFIG_FILE, Tokenizer, is_word_start
 
@@ -35,7 +37,12 @@ def load(name: str) -> Tokenizer:
     except Exception as error:  # the libraries raise bare exceptions for damaged files
         raise _unreadable(name, f"{type(error).__name__}: {error}") from error
     if path.suffix or name.startswith((".", "/")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise _unreadable(name, "no such file or directory")
+        raise _unreadable(name, "no such file or directory", _near(path))
+    if near := _near(path):
+        raise _unreadable(name, "no such directory, and one of almost this name is there", near)
+    print(
+        f"{name} is no file or directory here: asking the Hugging Face hub for it", file=sys.stderr
+    )
     return _load_with_transformers(name)
 
 
@@ -207,12 +214,13 @@ def _load_with_transformers(name: str, called: str | None = None) -> Tokenizer:
     """A tokenizer whose roles or files need the knowledge in `transformers`, or the hub."""
     import transformers
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each of many retries
     try:
         loaded = transformers.AutoTokenizer.from_pretrained(name)
         content = json.loads(loaded.backend_tokenizer.to_str())
     except Exception as error:  # a long list of them, from OSError to bare ones
         message = str(error).strip().splitlines() or [type(error).__name__]
-        raise _unreadable(name, message[0]) from error
+        raise _unreadable(name, message[0], _near(Path(name))) from error
     config = {f"{role}_token": getattr(loaded, f"{role}_token", None) for role in ROLES}
     return JsonTokenizer(called or name, content, config)
 
@@ -258,11 +266,20 @@ def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _unreadable(name: str, got: str) -> UserError:
+def _near(path: Path) -> str | None:
+    """The path of a file or directory beside `path` with almost its name, in words."""
+    if path.exists() or not path.parent.is_dir():
+        return None
+    beside = {str(path.parent / file.name) for file in path.parent.iterdir()}
+    return did_you_mean(str(path), sorted(beside), cutoff=0.8)
+
+
+def _unreadable(name: str, got: str, fix: str | None = None) -> UserError:
     return UserError(
         "a tokenizer cannot be loaded",
         where=name,
         expected="a tokenizer directory, a .model file, a tokenizer.json or a name on the hub",
         got=got,
-        fix="check the path; train one with `jaxssl tokenizer`; a hub name needs a network once",
+        fix=fix
+        or "check the path; train one with `jaxssl tokenizer`; a hub name needs a network once",
     )

@@ -294,6 +294,16 @@ def test_a_tokenizer_that_is_not_there_is_told(name):
         load_tokenizer(name)
 
 
+def test_a_mistyped_directory_is_answered_with_the_near_one(tmp_path, monkeypatch):
+    """And not looked for on the hub, as `owner/name`."""
+    monkeypatch.chdir(tmp_path)
+    trained("wordpiece").save(tmp_path / "stores/pieces")
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", None)
+    with pytest.raises(UserError, match="did you mean 'stores/pieces'") as error:
+        load_tokenizer("stores/peices")
+    assert "no such directory" in error.value.got
+
+
 def test_damaged_files_are_told(tmp_path):
     (tmp_path / "bad.model").write_bytes(b"not a model")
     (tmp_path / "bad.json").write_text('{"model": 3}')
