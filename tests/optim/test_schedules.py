@@ -82,3 +82,55 @@ def test_a_schedule_longer_than_the_run_is_refused():
 def test_negative_lengths_are_refused():
     with pytest.raises(UserError, match="negative"):
         Schedule(warmup=-1)
+
+
+# --- Up and down ------------------------------------------------------------------------------
+
+
+def test_slanted_triangular_is_ulmfits():
+    """Howard & Ruder, 2018, equation 3, with cut_frac 0.25 and ratio 32."""
+    cut = 10
+
+    def formula(t):
+        p = t / cut if t < cut else 1 - (t - cut) / (cut * (1 / 0.25 - 1))
+        return PEAK * (1 + p * 31) / 32
+
+    want = [formula(t) for t in range(TOTAL)]
+    np.testing.assert_allclose(curve(Schedule(name="slanted", warmup=0.25)), want, rtol=2e-6)
+
+
+def triangle(t, half, low):
+    cycle = math.floor(1 + t / (2 * half))
+    return cycle, max(0.0, 1 - abs(t / half - 2 * cycle + 1)) * (PEAK - low)
+
+
+@pytest.mark.parametrize("name", ["triangular", "triangular2", "exp_range"])
+def test_cyclical_rates_are_smiths(name):
+    low, want = PEAK * 0.1, []
+    for t in range(TOTAL):
+        cycle, rise = triangle(t, 5, low)
+        factor = {"triangular": 1, "triangular2": 0.5 ** (cycle - 1), "exp_range": 0.98**t}[name]
+        want.append(low + rise * factor)
+    config = Schedule(name=name, half_cycle=5, floor=0.1, gamma=0.98)
+    np.testing.assert_allclose(curve(config), want, rtol=1e-5)
+    assert max(want) == pytest.approx(PEAK, rel=0.11 if name == "exp_range" else 1e-6)
+
+
+def test_one_cycle_rises_from_a_25th_and_ends_near_zero():
+    got = curve(Schedule(name="one_cycle", warmup=0.3))
+    up = 12
+
+    def formula(t):
+        between = lambda a, b, x: b + (a - b) * (1 + math.cos(math.pi * x)) / 2
+        if t < up:
+            return between(PEAK / 25, PEAK, t / up)
+        return between(PEAK, PEAK / 25e4, (t - up) / (TOTAL - up))
+
+    np.testing.assert_allclose(got, [formula(t) for t in range(TOTAL)], rtol=1e-5)
+    assert got[0] == pytest.approx(PEAK / 25) and got.argmax() == up
+
+
+@pytest.mark.parametrize("name", ["slanted", "one_cycle"])
+def test_a_way_up_is_needed(name):
+    with pytest.raises(UserError, match="way up"):
+        Schedule(name=name)
