@@ -119,9 +119,9 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--top", type=int, default=5, help="candidates a mask (%(default)s)")
     sub = verb("report", _report, "write report.html of a run, or compare several")
     sub.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
-    sub.add_argument("--out", help="file for a comparison of several runs (comparison.html)")
+    sub.add_argument("--out", help="file for a comparison of several runs (beside the first)")
     sub = verb("inspect", _inspect, "show what a run, token store or checkpoint holds")
-    sub.add_argument("path", help="a run directory, a token store, or a checkpoint step")
+    sub.add_argument("path", help="a run, a token store, a checkpoint step or a tokenizer")
     sub.add_argument("--verify", action="store_true", help="compare every file with its checksum")
     sub = verb("demo", _demo, "docstrings of the installed packages to a small BERT and GPT")
     sub.add_argument("--out", default="demo", help="directory for all of it (%(default)s)")
@@ -171,13 +171,28 @@ def _split_layers(layers: Sequence[str]) -> tuple[list[str], list[str]]:
 def _load(cls: type, options: argparse.Namespace):
     """A configuration of `cls`, or None after printing its documentation."""
     from jaxssl.core import config as configuration
+    from jaxssl.core.errors import UserError, UserErrors
     from jaxssl.run import find_recipe
 
     if options.help:
         _document(cls, options)
         return None
     recipes, overrides = _split_layers(options.layers)
-    return configuration.load(cls, [find_recipe(recipe) for recipe in recipes], overrides)
+    try:
+        return configuration.load(cls, [find_recipe(recipe) for recipe in recipes], overrides)
+    except UserError as error:
+        told = error.errors if isinstance(error, UserErrors) else [error]
+        is_run = options.verb in ("pretrain", "config")
+        if recipes or not is_run or all(e.what != configuration.MISSING for e in told):
+            raise
+        raise UserError(
+            "no recipe was named",
+            where="command line",
+            expected="a recipe, then changes of it (a.b=c)",
+            got=" ".join(overrides) or "nothing",
+            fix=f"name a recipe, such as pretrain/bert-tiny: jaxssl {options.verb} "
+            f"pretrain/bert-tiny {' '.join(overrides)}".rstrip(),
+        ) from error
 
 
 def _document(cls: type, options: argparse.Namespace) -> None:
@@ -318,7 +333,8 @@ def _report(options: argparse.Namespace) -> int:
     for run in runs:
         print(f"report: {write_report(run)}")
     if len(runs) > 1:
-        print(f"comparison: {write_comparison(runs, Path(options.out or 'comparison.html'))}")
+        out = Path(options.out) if options.out else runs[0].resolve().parent / "comparison.html"
+        print(f"comparison: {write_comparison(runs, out)}")
         print(summary_table(runs))
     return 0
 

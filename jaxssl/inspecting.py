@@ -1,4 +1,4 @@
-"""What a path holds: a run, a token store or a checkpoint step, in a few lines of text."""
+"""What a path holds: a run, a token store, a checkpoint step or a tokenizer, in a few lines."""
 
 import json
 from collections.abc import Iterator
@@ -6,25 +6,55 @@ from pathlib import Path
 
 from jaxssl.core.errors import UserError
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model")
+
 
 def inspect_path(path: Path, *, verify: bool = False) -> Iterator[str]:
     """Lines that describe `path`; `verify` also compares every file with its checksum.
 
     Raises:
-      UserError: it is none of the three, or it is damaged.
+      UserError: it is none of the four, or it is damaged.
     """
+    yield from _described(path, verify)
+    if verify:
+        yield f"verified: {path}: every file that has a checksum matches it"
+
+
+def _described(path: Path, verify: bool) -> Iterator[str]:
     if (path / "run.json").is_file():
         return _run(path, verify)
     if path.name.isdigit() and (path / "state").exists():
         return _checkpoint(path, verify)
     if (path / "manifest.json").is_file():
         return _store(path, verify)
+    if path.suffix == ".model" or any((path / name).is_file() for name in TOKENIZER_FILES):
+        return _tokenizer(path, verify)
     raise UserError(
         "nothing to inspect",
         where=path,
-        expected="a run directory, a token store, or a checkpoint step (RUN/checkpoints/1000)",
+        expected="a run directory, a token store, a checkpoint step (RUN/checkpoints/1000), or a "
+        "tokenizer directory",
         got="no such path" if not path.exists() else "none of these",
     )
+
+
+def _tokenizer(path: Path, verify: bool) -> Iterator[str]:
+    from jaxssl.data.tokenizer import load_tokenizer
+
+    if verify:
+        raise UserError(
+            "a tokenizer has no checksums to compare with",
+            where=path,
+            expected="a run, a token store or a checkpoint with --verify",
+            got="a tokenizer",
+            fix=f"jaxssl inspect {path}",
+        )
+    tokenizer = load_tokenizer(path)
+    roles = {role: id_ for role, id_ in tokenizer.special_ids.items() if id_ is not None}
+    yield f"tokenizer {path}: {tokenizer.vocab_size:,} pieces"
+    yield f"  special tokens: { ({role: tokenizer.token(id_) for role, id_ in roles.items()}) }"
+    yield f"  their ids: {roles}"
+    yield f"  fingerprint: {tokenizer.fingerprint}"
 
 
 def _store(path: Path, verify: bool) -> Iterator[str]:

@@ -515,9 +515,25 @@ def _(p):
     return ["pretrain", str(p.tmp / "broken.yaml")]
 
 
-@case("no recipe at all", "a required key is missing", "give out=...", "4 errors")
+@case("no recipe at all", "no recipe was named", "such as pretrain/bert-tiny", "nothing")
 def _(p):
     return ["pretrain"]
+
+
+@case("a forgotten recipe", "no recipe was named", "jaxssl pretrain pretrain/bert-tiny out=x")
+def _(p):
+    return ["pretrain", "out=x"]
+
+
+@case("several keys missing in a recipe", "a required key is missing", "give out=...", "4 errors")
+def _(p):
+    (p.tmp / "empty.yaml").write_text("train: {steps: 5}")
+    return ["pretrain", str(p.tmp / "empty.yaml")]
+
+
+@case("checksums of a tokenizer", "no checksums to compare", "jaxssl inspect")
+def _(p):
+    return ["inspect", str(p.words / "tokenizer"), "--verify"]
 
 
 @case("nothing to inspect", "nothing to inspect", "nowhere", "no such path")

@@ -268,6 +268,8 @@ def test_report_writes_one_and_compares_several(runs, capsys, tmp_path):
     out = tmp_path / "comparison.html"
     text = told(capsys, "report", str(runs / "masked"), str(runs / "gpt2"), "--out", str(out))
     assert out.stat().st_size > 1000 and "masked" in text and "gpt2" in text
+    text = told(capsys, "report", str(runs / "masked"), str(runs / "gpt2"))
+    assert f"comparison: {runs.resolve() / 'comparison.html'}\n" in text  # beside the first run
 
 
 def test_inspect_shows_runs_stores_and_checkpoints(runs, words, capsys):
@@ -277,6 +279,9 @@ def test_inspect_shows_runs_stores_and_checkpoints(runs, words, capsys):
     assert "token store" in store and "all checksums match" in store and "validation" in store
     step = told(capsys, "inspect", str(runs / "masked" / "checkpoints" / "4"))
     assert "checkpoint" in step and "step 4" in step
+    assert run.splitlines()[-1].startswith("verified: ")
+    tokenizer = told(capsys, "inspect", str(words / "tokenizer"))
+    assert "130 pieces" in tokenizer and "'mask': '[MASK]'" in tokenizer
 
 
 def test_a_loss_that_is_not_finite_ends_with_its_own_code(words, tmp_path, capsys, monkeypatch):

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
 
 T = TypeVar("T")
+MISSING = "a required key is missing"
 
 
 # --- Layers ---------------------------------------------------------------------------------
@@ -252,7 +253,7 @@ def _missing(annotation: Any, where: str) -> UserError:
     names = [choice_name(typing.cast(type, choice)) for choice in choices]
     known = [name for name in names if name]
     return UserError(
-        "a required key is missing",
+        MISSING,
         where=where,
         expected=f"a mapping whose name is one of {', '.join(known)}"
         if len(known) > 1
