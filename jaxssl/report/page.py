@@ -9,10 +9,10 @@ from jaxssl import __version__
 from jaxssl.core.files import atomic_write
 from jaxssl.report import examples, parts
 from jaxssl.report.chart import Chart, render
-from jaxssl.report.figures import comparison_charts, run_charts
+from jaxssl.report.figures import comparison_charts, run_charts, token_loss
 from jaxssl.report.markup import exact, missing, section
 from jaxssl.report.record import Run, distinct_names, read_run, read_runs
-from jaxssl.report.table import COLUMNS, cells, notes
+from jaxssl.report.table import COLUMNS, bits_mark, cells, notes
 
 MAX_POINTS = 30_000  # drawn on a page, over all lines: keeps it under 2 MB
 MAX_LINE_POINTS = 1_500
@@ -109,8 +109,9 @@ def _final_numbers(runs: list[Run], names: list[str]) -> str:
     body = []
     for run, name in zip(runs, names):
         texts = [html.escape(cell) for cell in cells(run, name)[1:]]
-        for column, key in ((5, "loss"), (6, "perplexity"), (7, "bits_per_byte")):
+        for column, key in ((5, token_loss(run)), (6, "perplexity"), (7, "bits_per_byte")):
             texts[column - 1] = exact(run.final(key))
+        texts[6] += bits_mark(run)
         columns = "".join(f"<td>{text}</td>" for text in texts)
         body.append(f'<tr><th scope="row">{html.escape(name)}</th>{columns}</tr>')
     remarks = notes(runs)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxssl.objectives.names import shown_name
+from jaxssl.report.figures import token_loss
 from jaxssl.report.record import Run, distinct_names, read_runs
 from jaxssl.report.scale import count_text, duration_text, value_text
 
@@ -26,7 +27,8 @@ def summary_table(run_dirs: Sequence[str | Path]) -> str:
     """The runs' final numbers as a plain-text table, one run a line.
 
     Values are the last recorded ones of metrics.jsonl, and summary.json's; what neither has is "-".
-    Below it, what a loss consists of that is a sum of several objectives.
+    The loss of several objectives is the one in nats per token, which the perplexity belongs to;
+    below the table is what it was summed with.
 
     Args:
       run_dirs: the run directories.
@@ -49,22 +51,42 @@ def cells(run: Run, name: str) -> list[str]:
         count_text(run.parameters),
         count_text(run.steps),
         count_text(run.tokens),
-        value_text(run.final("loss")),
+        value_text(run.final(token_loss(run))),
         value_text(run.final("perplexity")),
-        value_text(run.final("bits_per_byte")),
+        value_text(run.final("bits_per_byte")) + bits_mark(run),
         value_text(run.unigram_entropy),
         duration_text(run.seconds),
     ]
 
 
+def bits_mark(run: Run) -> str:
+    """A star on the bits per byte of a masked model."""
+    is_masked = "masked_lm" in run.objectives and run.final("bits_per_byte") is not None
+    return "*" if is_masked else ""
+
+
 def notes(runs: Sequence[Run]) -> list[str]:
-    """For each run whose loss is a sum: its parts."""
+    """What the numbers do not say themselves: parts of sums, and what not to compare."""
     lines = []
     for run, name in zip(runs, distinct_names(runs)):
         parts = [(part, run.final(f"loss/{part}")) for part in run.objectives]
-        if len(parts) > 1 and run.final("loss") is not None:
+        shown, total = run.final(token_loss(run)), run.final("loss")
+        if len(parts) > 1 and total is not None:
             text = ", ".join(f"{shown_name(part)} {value_text(value)}" for part, value in parts)
-            lines.append(f"{name}: the loss is a weighted sum of {text}.")
+            lines.append(
+                f"{name}: trained on a weighted sum of {text}: {value_text(total)} in all."
+            )
+        entropy = run.unigram_entropy
+        if shown is not None and entropy is not None and shown > entropy:
+            lines.append(
+                f"{name}: a loss above the unigram entropy is worse than the tokens' frequencies "
+                "alone would do: it has not learnt enough yet."
+            )
+    if any(bits_mark(run) for run in runs):
+        lines.append(
+            "* of the masked tokens alone, each seen with both sides: not comparable with the bits "
+            "per byte of a causal model."
+        )
     return lines
 
 

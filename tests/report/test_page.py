@@ -240,11 +240,22 @@ def test_the_table_holds_recorded_values_and_dashes(tmp_path):
     (tmp_path / "new" / "config.yaml").write_text("model: {name: gpt}\n")
     lines = summary_table([tmp_path / "bert", tmp_path / "new"]).splitlines()
     cells = re.split(r"\s{2,}", lines[3])
-    loss = f"{bert['loss']:.3f}" if bert["loss"] >= 1 else f"{bert['loss']:.4f}"
+    token = bert["loss/masked_lm"]  # what the perplexity belongs to, and not the sum
+    loss = f"{token:.3f}" if token >= 1 else f"{token:.4f}"
     assert cells[:6] == ["bert", "tiny, 2 layers", "4,385,920", "40", "5,120", loss]
     assert cells[8:] == ["6.543", "20.0 s"]
     assert re.split(r"\s{2,}", lines[4]) == ["new", "gpt", *["-"] * 8]
-    assert "masked LM" in lines[5] and "next sentence" in lines[5]
+    assert "masked LM" in lines[5] and "next sentence" in lines[5] and "in all" in lines[5]
+    assert cells[7].endswith("*") and lines[-1].startswith("* of the masked tokens alone")
+
+
+def test_a_loss_above_the_unigram_entropy_is_explained(tmp_path):
+    make_run(tmp_path / "run")
+    summary = tmp_path / "run" / "summary.json"
+    for entropy, is_explained in ((0.01, True), (50.0, False)):
+        content = {**json.loads(summary.read_text()), "unigram_entropy": entropy}
+        summary.write_text(json.dumps(content))
+        assert ("above the unigram entropy" in summary_table([tmp_path / "run"])) == is_explained
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path):
