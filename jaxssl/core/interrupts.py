@@ -10,14 +10,16 @@ from collections.abc import Callable
 
 EXIT_INTERRUPTED = 130
 AGAIN_SECONDS = 0.02
+STILL_HERE_SECONDS = 2.0
 
 
 def ending_quietly(command: Callable[[], int]) -> int:
     """Runs `command`, the whole of this process; interrupted, it ends with 130 and no traceback.
 
     Python raises KeyboardInterrupt wherever it happens to be. In a callback of a library that is
-    printed as "Exception ignored" and forgotten: here it is raised again. In a module that is being
-    imported it becomes another error, or a crash of its extension: there the process ends at once.
+    printed as "Exception ignored" and forgotten, and some code takes it for an error of its own:
+    here it is raised again. In a module that is being imported it becomes another error, or a crash
+    of its extension: there the process ends at once.
 
     Returns:
       The exit code of `command`; an interrupt does not return.
@@ -29,13 +31,12 @@ def ending_quietly(command: Callable[[], int]) -> int:
         received.set()
         if _imports(frame):
             _leave()
+        _ask_after(STILL_HERE_SECONDS)
         raise KeyboardInterrupt
 
     def ask_again(ignored: "sys.UnraisableHookArgs") -> None:
         if ignored.exc_type is KeyboardInterrupt:
-            timer = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
-            timer.daemon = True
-            timer.start()
+            _ask_after(AGAIN_SECONDS)
         else:
             sys.__unraisablehook__(ignored)
 
@@ -50,6 +51,13 @@ def ending_quietly(command: Callable[[], int]) -> int:
     if code == EXIT_INTERRUPTED:
         _leave()
     return code
+
+
+def _ask_after(seconds: float) -> None:
+    """Interrupts this process again, should it still be there."""
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+    timer.daemon = True
+    timer.start()
 
 
 def _imports(frame: types.FrameType | None) -> bool:
