@@ -225,7 +225,9 @@ def build(config: FinetuneConfig) -> Prepared:
     trained = {path for path, x in leaves.items() if freezing.is_trained(decisions, path, x)}
     train, _ = resolve(config, -(-data["train"].num_rows // config.data.batch_size))
     tokens_per_step = config.data.batch_size * int(edges[-1])
-    optimizer, schedule = make_optimizer(config.optimizer, train.steps, tokens_per_step)
+    optimizer, schedule = make_optimizer(
+        config.optimizer, train.steps, tokens_per_step, config.model.num_layers
+    )
     parts = Parts(
         model=model,
         objective=task,

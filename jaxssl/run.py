@@ -165,7 +165,9 @@ def build(config: RunConfig) -> Parts:
         ratio = tokens_per_byte(store, split)
     tokens_per_step = config.data.batch_size * config.data.sequence_length
     train, _ = resolve(config, train_rows.num_rows // config.data.batch_size)
-    optimizer, schedule = make_optimizer(config.optimizer, train.steps, tokens_per_step)
+    optimizer, schedule = make_optimizer(
+        config.optimizer, train.steps, tokens_per_step, config.model.num_layers
+    )
     return Parts(
         model=Model(config.model, config.objective.heads, config.precision),
         objective=config.objective,

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxssl.core.bounds import check_above_zero
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import assign, matches, unmatched
 from jaxssl.core.precision import Float
 from jaxssl.core.widen import widen
+from jaxssl.optim.layerwise import scale_by_depth
 from jaxssl.optim.schedules import Schedule, make_schedule
 
 NO_DECAY = ("**/bias", "**/scale")
@@ -41,11 +43,18 @@ class AdamW:
     """Patterns of parameters without weight decay; each must match something."""
     clip_norm: float | None = 1.0
     """Largest global norm of the gradient; null does not clip."""
+    layer_decay: float | None = None
+    """Factor of the learning rate from each layer to the one below it, 0.65 to 0.95 (or 1 / 2.6:
+    ULMFiT's discriminative rates); null is one rate for all."""
+    electra_bug: bool = False
+    """With `layer_decay`: one power more below the heads, as in ELECTRA's published code."""
     moment_dtype: Float | None = None
     """Dtype of the first moment; null is float32, as the second's always is."""
 
     def __post_init__(self):
         bad = [n for n in ("b1", "b2") if not 0 <= getattr(self, n) < 1]
+        if self.layer_decay is not None:
+            check_above_zero(self, "layer_decay")
         clip = 1.0 if self.clip_norm is None else self.clip_norm
         if bad or min(self.learning_rate, self.weight_decay) < 0 or min(self.epsilon, clip) <= 0:
             raise UserError(
@@ -90,9 +99,13 @@ def decay_mask(patterns: tuple[str, ...], params: Mapping[str, Any]) -> Any:
 
 
 def make_optimizer(
-    config: AdamW, total_steps: int, tokens_per_step: int
+    config: AdamW, total_steps: int, tokens_per_step: int, num_layers: int = 0
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimizer and its learning rate schedule."""
+    """The optimizer and its learning rate schedule.
+
+    Args:
+      num_layers: of the model, for `layer_decay`.
+    """
     schedule = make_schedule(config.schedule, config.learning_rate, total_steps, tokens_per_step)
     adam = scale_by_adam_uncorrected if not config.bias_correction else optax.scale_by_adam
     moments = None if config.moment_dtype is None else jnp.dtype(config.moment_dtype)
@@ -102,6 +115,8 @@ def make_optimizer(
         optax.add_decayed_weights(config.weight_decay, mask=mask),
         optax.scale_by_learning_rate(schedule),
     ]
+    if config.layer_decay is not None:
+        parts.append(scale_by_depth(config.layer_decay, num_layers, config.electra_bug))
     if config.clip_norm is not None:
         parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
     return optax.chain(*parts), schedule

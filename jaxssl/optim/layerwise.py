@@ -1,0 +1,54 @@
+"""Learning rates that fall from the top of a model to its bottom."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from jaxssl.core.layer_names import is_stacked, layer_range
+from jaxssl.core.names import flatten, unflatten
+
+EMBEDDINGS = "embeddings"
+
+
+def depth_factors(
+    params: Mapping[str, Any], decay: float, num_layers: int, electra_bug: bool = False
+) -> dict[str, Any]:
+    """What each parameter's learning rate is multiplied with: a number, or an array over layers.
+
+    decay^0 for heads, pooler and what follows the stack, decay^(n - i) for layer i of n (so the top
+    layer has decay^1), decay^(n + 1) for embeddings. With 1 / 2.6 these are ULMFiT's discriminative
+    rates (Howard & Ruder, 2018).
+
+    Args:
+      params: the parameters (or shapes) that are trained.
+      electra_bug: one power more below the heads, as ELECTRA's code has it by mistake
+        (google-research/electra, issues 51 and 64): its published rates were tuned with it.
+    """
+    more = 1 if electra_bug else 0
+
+    def factor(path: str, leaf: Any) -> Any:
+        if path.split("/")[0] == EMBEDDINGS:
+            return decay ** (num_layers + 1 + more)
+        if not is_stacked(path):
+            return 1.0
+        start, end = layer_range(path) or (0, num_layers)
+        factors = decay ** (num_layers - jnp.arange(start, end) + more).astype(jnp.float32)
+        return factors.reshape(-1, *(1,) * (leaf.ndim - 1))
+
+    return unflatten({path: factor(path, leaf) for path, leaf in flatten(params).items()})
+
+
+def scale_by_depth(
+    decay: float, num_layers: int, electra_bug: bool = False
+) -> optax.GradientTransformation:
+    """Multiplies updates with `depth_factors`; it has no state."""
+
+    def update(updates, state, params=None):
+        del params
+        factors = flatten(depth_factors(updates, decay, num_layers, electra_bug))
+        scaled = {path: x * factors[path] for path, x in flatten(updates).items()}
+        return unflatten(scaled), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
