@@ -40,6 +40,7 @@ from jaxssl.run import find_recipe, make_settings, make_vocabulary, resolve
 from jaxssl.run_directory import RunLock, open_run_directory
 from jaxssl.tasks.base import Encoded
 from jaxssl.tasks.classify import Classify
+from jaxssl.tasks.regress import Regress
 from jaxssl.train.evaluation import EvaluationConfig
 from jaxssl.train.loop import Outcome, fit
 from jaxssl.train.profile import ProfileConfig
@@ -50,8 +51,8 @@ from jaxssl.transfer import freezing
 from jaxssl.transfer.freezing import Freezing
 from jaxssl.transfer.start import Start, plan_start, uncut
 
-TaskConfig = Classify
-KNOWN_HEADS = (*HEADS, "classify", "pooler")
+TaskConfig = Classify | Regress
+KNOWN_HEADS = (*HEADS, "classify", "regress", "pooler")
 """Top-level names of heads: those of another run may be left behind unasked."""
 
 
@@ -380,12 +381,11 @@ def describe(config: FinetuneConfig, prepared: Prepared) -> list[str]:
     if prepared.base is not None:
         lines += [f"from step {prepared.base['step']} of {prepared.base['run']}:"]
         lines += ledger.table(parts.start.entries)
-    labels = ", ".join(config.task.labels[:8]) + (", ..." if len(config.task.labels) > 8 else "")
     return [
         *lines,
         f"{config.model.name}: {total:,} parameters, {trained:,} of them trained "
         f"({trained / total:.1%}), {8 * trained:,} bytes of moments",
-        f"task {config.task.name}: {len(config.task.labels)} labels ({labels}); "
+        f"task {config.task.name}: {config.task.summary}; "
         f"{jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
         f"data: {train:,} examples, rows of {', '.join(map(str, prepared.lengths))} tokens",
     ]

@@ -218,6 +218,22 @@ def test_scores_do_not_depend_on_the_number_of_devices(top):
         assert values[1][name] == pytest.approx(value, rel=1e-5), name
 
 
+def test_a_number_is_learnt_of_pairs_of_texts(base, tmp_path):
+    """The label is how often both texts have the cat."""
+    rng, lines = np.random.default_rng(1), ["a,b,likeness"]
+    for _ in range(120):
+        words = [rng.choice(["the cat", "my sister"]) for _ in range(2)]
+        lines.append(f"{words[0]} sees a dog,{words[1]} at home,{words.count('the cat') / 2}")
+    path = tmp_path / "pairs.csv"
+    path.write_text("\n".join(lines) + "\n")
+    task = "task={name: regress, text: a, pair: b, label: likeness, pooling: mean, clip: [0, 1]}"
+    config = configured(base, path, tmp_path / "run", task, "evaluation.best_by=spearman")
+    outcome = finetune.finetune(config, lambda text: None)
+    assert outcome.validation["pearson"] > 0.9
+    assert outcome.validation["loss"] == pytest.approx(outcome.validation["mse/regress"], rel=1e-5)
+    assert trained.evaluate_run(config.out)["pearson"] > 0.9
+
+
 RECIPES = sorted(
     path.stem for path in (Path(__file__).parent.parent / "configs" / "finetune").glob("*.yaml")
 )

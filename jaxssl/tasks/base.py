@@ -43,6 +43,11 @@ class Task(Objective, Protocol):
         """The score that chooses the best checkpoint; higher is better."""
         ...
 
+    @property
+    def summary(self) -> str:
+        """What is told of the labels at the start."""
+        ...
+
     def fit_model(self, model: ModelConfig) -> ModelConfig:
         """The model without parts that the task would leave untrained."""
         ...

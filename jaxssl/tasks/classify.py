@@ -99,6 +99,12 @@ class Classify:
 
     # --- On the host ---
 
+    @property
+    def summary(self) -> str:
+        """What is told of the labels at the start."""
+        more = ", ..." if len(self.labels) > 8 else ""
+        return f"{len(self.labels)} labels ({', '.join(self.labels[:8])}{more})"
+
     def fit_model(self, model: ModelConfig) -> ModelConfig:
         """Without a pooler that is not used."""
         return without_unused_pooler(self.pooling, model)

@@ -1,0 +1,152 @@
+"""Regression: a number for one text or a pair."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxssl.core.bounds import check_at_least
+from jaxssl.core.errors import UserError
+from jaxssl.core.types import Batch, Params, Vocabulary
+from jaxssl.data.encoding import encode_rows
+from jaxssl.data.tables import Table
+from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.models.heads import Outputs
+from jaxssl.models.model import Model, ModelConfig
+from jaxssl.objectives.base import Scores
+from jaxssl.ops.label_losses import squared_loss
+from jaxssl.tasks.base import Encoded
+from jaxssl.tasks.pooling import PoolingChoice, check_pooling, pooled, without_unused_pooler
+from jaxssl.tasks.texts import read_texts
+
+HEAD = "regress"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regress:
+    """Tell a number of a text, or of a pair of texts; the loss is the mean squared error."""
+
+    name: Literal["regress"] = "regress"
+    """The task."""
+    text: str = "text"
+    """Column of the text."""
+    pair: str | None = None
+    """Column of a second text; null for one text a row."""
+    label: str = "label"
+    """Column of the number."""
+    clip: tuple[float, ...] = ()
+    """Lowest and highest number to predict ([0, 5] for STS-B); empty predicts what comes out."""
+    pooling: PoolingChoice = "auto"
+    """What stands for the row, as for `classify`."""
+    dropout: float = 0.1
+    """On what goes into the head."""
+
+    def __post_init__(self):
+        check_at_least(0, self, "dropout")
+        if self.dropout >= 1:
+            raise UserError(
+                "a share is out of range", where="dropout", expected="below 1", got=self.dropout
+            )
+        if self.clip and (len(self.clip) != 2 or self.clip[0] >= self.clip[1]):
+            raise UserError(
+                "these are not bounds",
+                where="clip",
+                expected="[lowest, highest], or nothing",
+                got=list(self.clip),
+            )
+
+    coefficients = {"regress": 1.0}
+    metric = "pearson"
+
+    @property
+    def heads(self) -> tuple[Outputs, ...]:
+        """One number."""
+        return (Outputs(name=HEAD, size=1, dropout=self.dropout),)
+
+    # --- On the host ---
+
+    @property
+    def summary(self) -> str:
+        """What is told of the labels at the start."""
+        return f"the number in column {self.label}"
+
+    def fit_model(self, model: ModelConfig) -> ModelConfig:
+        """Without a pooler that is not used."""
+        return without_unused_pooler(self.pooling, model)
+
+    def learn_labels(self, train: Table) -> "Regress":
+        """Checks that there are different numbers to learn."""
+        numbers = train.numbers(self.label, "task.label")
+        if len(set(numbers)) < 2:
+            raise UserError(
+                "there is nothing to learn",
+                where=f"task.label={self.label}",
+                expected="different numbers in the training split",
+                got=f"{len(numbers)} times {numbers[0]}" if numbers else "none",
+            )
+        return self
+
+    def encode(self, table: Table, tokenizer: Tokenizer, max_length: int, split: str) -> Encoded:
+        """Rows of token ids with `labels` float32 [N]."""
+        first = read_texts(table, self.text, "task.text")
+        second = read_texts(table, self.pair, "task.pair") if self.pair else None
+        labels = np.array(table.numbers(self.label, "task.label"), np.float32)
+        examples, truncation = encode_rows(tokenizer, first, second, max_length)
+        examples = dataclasses.replace(examples, per_row={"labels": labels})
+        return Encoded(examples, labels, truncation)
+
+    def scores(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, float]:
+        """Pearson's and Spearman's correlation, mean squared and mean absolute error."""
+        from jaxssl.scores.regression import regression_scores
+
+        return regression_scores(self._clipped(predictions["value"]), references)
+
+    def _clipped(self, values: np.ndarray) -> np.ndarray:
+        return np.clip(values, self.clip[0], self.clip[1]) if self.clip else values
+
+    # --- On the device ---
+
+    def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
+        """The pooling must be one that the model has."""
+        check_pooling(self.pooling, model)
+
+    def check_rows(self, rows: Batch) -> None:
+        """Nothing depends on the rows."""
+
+    def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
+        """Nothing is hidden."""
+        return dict(batch)
+
+    def weights(self, batch: Batch) -> dict[str, jax.Array]:
+        """The number of rows."""
+        return {"regress": jnp.sum(batch["example_weights"])}
+
+    def score(
+        self,
+        model: Model,
+        params: Params,
+        hidden: jax.Array,
+        batch: Batch,
+        key: jax.Array | None = None,
+    ) -> Scores:
+        """Squared error of the pooled row."""
+        value = self.predict(model, params, hidden, batch, key)["value"]
+        weights = batch["example_weights"]
+        loss = jnp.sum(squared_loss(value, batch["labels"]) * weights)
+        return Scores({"regress": loss}, {"mse/regress": (loss, jnp.sum(weights))})
+
+    def predict(
+        self,
+        model: Model,
+        params: Params,
+        hidden: jax.Array,
+        batch: Batch,
+        key: jax.Array | None = None,
+    ) -> dict[str, jax.Array]:
+        """`value` [B]."""
+        features = pooled(self.pooling, model, params, hidden, batch)
+        return {"value": model.head(params, HEAD, features, key)[:, 0]}
