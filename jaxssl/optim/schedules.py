@@ -91,9 +91,10 @@ def make_schedule(
     if warmup + decay > total_steps:
         raise UserError(
             "the schedule is longer than the run",
-            where="optimizer.schedule",
+            where="optimizer.schedule.warmup",
             expected=f"warm-up and decay of at most {total_steps} steps together",
             got=f"{warmup} + {decay} steps",
+            fix=f"set optimizer.schedule.warmup={max(1, total_steps // 10)}, or train longer",
         )
     floor = peak * config.floor
     if config.name == "slanted":
