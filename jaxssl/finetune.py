@@ -113,12 +113,15 @@ class FinetuneConfig:
     """How several processes find each other."""
     logging: LoggingConfig = LoggingConfig()
     """What is written down."""
-    samples: SamplesConfig = SamplesConfig()
-    """Not used by tasks."""
     watchdog: WatchdogConfig = WatchdogConfig()
     """When a step counts as hung."""
     profile: ProfileConfig = ProfileConfig()
     """Steps to trace."""
+
+    @property
+    def samples(self) -> SamplesConfig:
+        """None: a task has nothing to continue or fill."""
+        return SamplesConfig()
 
     @property
     def objective(self) -> TaskConfig:
