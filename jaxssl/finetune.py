@@ -40,7 +40,7 @@ from jaxssl.run import find_recipe, make_settings, make_vocabulary, resolve
 from jaxssl.run_directory import RunLock, open_run_directory
 from jaxssl.tasks.base import Encoded
 from jaxssl.tasks.classify import Classify
-from jaxssl.tasks.regress import Regress
+from jaxssl.tasks.registry import TASK_HEADS, TaskConfig
 from jaxssl.train.evaluation import EvaluationConfig
 from jaxssl.train.loop import Outcome, fit
 from jaxssl.train.profile import ProfileConfig
@@ -51,8 +51,7 @@ from jaxssl.transfer import freezing
 from jaxssl.transfer.freezing import Freezing
 from jaxssl.transfer.start import Start, plan_start, uncut
 
-TaskConfig = Classify | Regress
-KNOWN_HEADS = (*HEADS, "classify", "regress", "pooler")
+KNOWN_HEADS = (*HEADS, *TASK_HEADS, "pooler")
 """Top-level names of heads: those of another run may be left behind unasked."""
 
 
@@ -211,7 +210,6 @@ def build(config: FinetuneConfig) -> Prepared:
         name: task.encode(table, tokenizer, config.data.max_length, name)
         for name, table in tables.items()
     }
-    warnings = (s.truncation.warning(config.data.max_length, name) for name, s in splits.items())
     edges = row_lengths(splits["train"].examples.lengths, config.data.row_lengths)
     data = {name: as_data(encoded, edges) for name, encoded in splits.items()}
     validation = _validation(config.evaluation, data)
@@ -247,7 +245,7 @@ def build(config: FinetuneConfig) -> Prepared:
         is_trained=trained.__contains__,
         metric=task.metric,
     )
-    notes = tuple(text for text in warnings if text)
+    notes = tuple(text for encoded in splits.values() for text in encoded.notes)
     return Prepared(config, parts, base, _checksum(splits), tuple(edges.tolist()), notes)
 
 

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 
 from jaxssl.core.types import Batch, Params
-from jaxssl.data.encoding import Truncation
 from jaxssl.data.labelled import Examples
 from jaxssl.data.tables import Table
 from jaxssl.data.tokenizer import Tokenizer
@@ -25,18 +24,24 @@ class Encoded:
     """A split, read and encoded.
 
     Attributes:
-      examples: rows for the device.
-      references: what predictions are scored against; the task knows its form.
-      truncation: what was cut off.
+      examples: rows for the device. An example of the table may be several rows (windows).
+      references: one for each row, an array [N, ...] or a list: what its predictions are scored
+        against and mapped back to the text with. The task knows its form.
+      notes: what the user is told of the split, truncation above all.
     """
 
     examples: Examples
     references: Any
-    truncation: Truncation
+    notes: tuple[str, ...] = ()
 
 
 class Task(Objective, Protocol):
     """A frozen dataclass: an objective with these besides."""
+
+    @property
+    def label(self) -> str:
+        """The column of the labels, which every labelled split must have."""
+        ...
 
     @property
     def metric(self) -> str:
@@ -56,8 +61,20 @@ class Task(Objective, Protocol):
         """The task with the labels of the training split filled in. Raises UserError."""
         ...
 
-    def encode(self, table: Table, tokenizer: Tokenizer, max_length: int, split: str) -> Encoded:
-        """Reads a split. Raises UserError for what cannot be used, with its place."""
+    def encode(
+        self,
+        table: Table,
+        tokenizer: Tokenizer,
+        max_length: int,
+        split: str,
+        *,
+        labelled: bool = True,
+    ) -> Encoded:
+        """Reads a split; without labels, to predict them, if not `labelled`.
+
+        Raises:
+          UserError: what cannot be used, with its place.
+        """
         ...
 
     def predict(
@@ -67,5 +84,16 @@ class Task(Objective, Protocol):
         ...
 
     def scores(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, float]:
-        """Numbers over a whole split; predictions are in the order of its examples."""
+        """Numbers over a whole split; predictions and references are in the order of its rows."""
+        ...
+
+    def outputs(
+        self, predictions: Mapping[str, np.ndarray], references: Any
+    ) -> list[dict[str, Any]]:
+        """What `jaxssl predict` writes for each example of the table, in its order."""
+        ...
+
+    def blind(self, train: Any, references: Any) -> dict[str, np.ndarray]:
+        """Predictions for the rows of `references` that look at no text: the most frequent label
+        of the references `train`, say. A run that is no better has collapsed."""
         ...

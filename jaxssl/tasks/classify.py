@@ -13,7 +13,6 @@ import numpy as np
 from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.types import Batch, Params, Vocabulary
-from jaxssl.data.encoding import encode_rows
 from jaxssl.data.tables import Table
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.models.heads import Outputs
@@ -22,7 +21,7 @@ from jaxssl.objectives.base import Scores
 from jaxssl.ops import label_losses
 from jaxssl.tasks.base import Encoded
 from jaxssl.tasks.pooling import PoolingChoice, check_pooling, pooled, without_unused_pooler
-from jaxssl.tasks.texts import read_texts
+from jaxssl.tasks.texts import encode_labelled
 
 HEAD = "classify"
 
@@ -135,14 +134,25 @@ class Classify:
             weights = tuple(total / (len(labels) * found[label]) for label in labels)
         return dataclasses.replace(self, labels=labels, weights_by_label=weights)
 
-    def encode(self, table: Table, tokenizer: Tokenizer, max_length: int, split: str) -> Encoded:
+    def encode(
+        self,
+        table: Table,
+        tokenizer: Tokenizer,
+        max_length: int,
+        split: str,
+        *,
+        labelled: bool = True,
+    ) -> Encoded:
         """Rows of token ids with `labels`: int32 [N], or float32 [N, K] of several."""
-        first = read_texts(table, self.text, "task.text")
-        second = read_texts(table, self.pair, "task.pair") if self.pair else None
-        labels = self._numbers(table)
-        examples, truncation = encode_rows(tokenizer, first, second, max_length)
-        examples = dataclasses.replace(examples, per_row={"labels": labels})
-        return Encoded(examples, labels, truncation)
+        return encode_labelled(
+            table,
+            tokenizer,
+            max_length,
+            split,
+            text=self.text,
+            pair=self.pair,
+            labels=self._numbers(table) if labelled else None,
+        )
 
     def _rows_of_labels(self, table: Table) -> list[list[str]]:
         rows = []
@@ -196,6 +206,31 @@ class Classify:
         if self.multi_label:
             return multi_label_scores((logits > 0).astype(int), references.astype(int))
         return classification_scores(np.argmax(logits, axis=-1), references, self.labels)
+
+    def outputs(
+        self, predictions: Mapping[str, np.ndarray], references: Any
+    ) -> list[dict[str, Any]]:
+        """`label` (or `labels`, of several) and the probability of each label."""
+        logits = predictions["logits"].astype(np.float64)
+        if self.multi_label:
+            shares = 1 / (1 + np.exp(-logits))
+        else:
+            shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            shares /= shares.sum(axis=-1, keepdims=True)
+        rows = []
+        for row in shares:
+            chosen = [label for label, share in zip(self.labels, row) if share > 0.5]
+            best = {"labels": chosen} if self.multi_label else {"label": self.labels[row.argmax()]}
+            rows.append({**best, "probabilities": dict(zip(self.labels, row.round(6).tolist()))})
+        return rows
+
+    def blind(self, train: Any, references: Any) -> dict[str, np.ndarray]:
+        """Logits that say the most frequent label of each row; of several, those of most rows."""
+        count = len(references)
+        if self.multi_label:
+            return {"logits": np.tile(np.mean(train, axis=0) - 0.5, (count, 1))}
+        shares = np.bincount(train, minlength=len(self.labels))
+        return {"logits": np.tile(shares.astype(np.float64), (count, 1))}
 
     # --- On the device ---
 

@@ -1,6 +1,5 @@
 """Regression: a number for one text or a pair."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +11,6 @@ import numpy as np
 from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params, Vocabulary
-from jaxssl.data.encoding import encode_rows
 from jaxssl.data.tables import Table
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.models.heads import Outputs
@@ -21,7 +19,7 @@ from jaxssl.objectives.base import Scores
 from jaxssl.ops.label_losses import squared_loss
 from jaxssl.tasks.base import Encoded
 from jaxssl.tasks.pooling import PoolingChoice, check_pooling, pooled, without_unused_pooler
-from jaxssl.tasks.texts import read_texts
+from jaxssl.tasks.texts import encode_labelled
 
 HEAD = "regress"
 
@@ -90,20 +88,42 @@ class Regress:
             )
         return self
 
-    def encode(self, table: Table, tokenizer: Tokenizer, max_length: int, split: str) -> Encoded:
+    def encode(
+        self,
+        table: Table,
+        tokenizer: Tokenizer,
+        max_length: int,
+        split: str,
+        *,
+        labelled: bool = True,
+    ) -> Encoded:
         """Rows of token ids with `labels` float32 [N]."""
-        first = read_texts(table, self.text, "task.text")
-        second = read_texts(table, self.pair, "task.pair") if self.pair else None
-        labels = np.array(table.numbers(self.label, "task.label"), np.float32)
-        examples, truncation = encode_rows(tokenizer, first, second, max_length)
-        examples = dataclasses.replace(examples, per_row={"labels": labels})
-        return Encoded(examples, labels, truncation)
+        numbers = table.numbers(self.label, "task.label") if labelled else None
+        return encode_labelled(
+            table,
+            tokenizer,
+            max_length,
+            split,
+            text=self.text,
+            pair=self.pair,
+            labels=None if numbers is None else np.array(numbers, np.float32),
+        )
 
     def scores(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, float]:
         """Pearson's and Spearman's correlation, mean squared and mean absolute error."""
         from jaxssl.scores.regression import regression_scores
 
         return regression_scores(self._clipped(predictions["value"]), references)
+
+    def outputs(
+        self, predictions: Mapping[str, np.ndarray], references: Any
+    ) -> list[dict[str, Any]]:
+        """`value`, the number."""
+        return [{"value": float(value)} for value in self._clipped(predictions["value"])]
+
+    def blind(self, train: Any, references: Any) -> dict[str, np.ndarray]:
+        """The mean of the training split, which correlates with nothing."""
+        return {"value": np.full(len(references), np.mean(train))}
 
     def _clipped(self, values: np.ndarray) -> np.ndarray:
         return np.clip(values, self.clip[0], self.clip[1]) if self.clip else values

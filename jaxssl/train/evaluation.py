@@ -117,12 +117,22 @@ def _added(total: Any, out: Any, rows: list[Any]) -> Any:
 def in_order(rows: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Predictions of batches without padding, in the order of their examples, with their numbers.
 
-    Each example is there once: batches hold it once.
+    Each example is there once: batches hold it once. Predictions [B, T, ...] for each token are
+    filled with zeros to the longest row of all.
     """
-    joined = {name: np.concatenate([batch[name] for batch in rows]) for name in rows[0]}
+    joined = {name: _joined([batch[name] for batch in rows]) for name in rows[0]}
     real = joined.pop("example_weights") > 0
     words = joined.pop("example_id").astype(np.int64)
     examples = (words[:, 0] << 32 | words[:, 1])[real]
     order = np.argsort(examples, kind="stable")
     assert len(np.unique(examples)) == len(examples)
     return examples[order], {name: values[real][order] for name, values in joined.items()}
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """The concatenation of arrays [B, T, ...] of different T, filled with zeros at the end."""
+    if parts[0].ndim < 2:
+        return np.concatenate(parts)
+    longest = max(part.shape[1] for part in parts)
+    more = lambda part: [(0, 0), (0, longest - part.shape[1])] + [(0, 0)] * (part.ndim - 2)
+    return np.concatenate([np.pad(part, more(part)) for part in parts])
