@@ -8,7 +8,7 @@ finetune.finetune(config)
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,157 +17,38 @@ import jax
 import numpy as np
 
 from jaxssl.checkpoint import ledger
-from jaxssl.checkpoint.ledger import InitConfig
-from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager
+from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.checkpoint.stored import BASE, identity, stored_run
-from jaxssl.core import config as configuration
-from jaxssl.core.bounds import check_at_least, check_seed
-from jaxssl.core.errors import UserError, did_you_mean
+from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.names import flatten
-from jaxssl.core.precision import Precision
 from jaxssl.data.labelled import LabelledData, row_lengths
-from jaxssl.data.tables import LabelledData as LabelledTables
 from jaxssl.data.tables import read_splits
-from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
+from jaxssl.data.tokenizer import load_tokenizer
+from jaxssl.finetune_config import FinetuneConfig, as_data, load_config
 from jaxssl.models.heads import HEADS, head_name
 from jaxssl.models.layers import unbox
-from jaxssl.models.model import Model, ModelConfig, check_length
-from jaxssl.optim.adamw import AdamW, make_optimizer
+from jaxssl.models.model import Model, check_length, num_parameters
+from jaxssl.optim.adamw import make_optimizer
+from jaxssl.optim.groups import GroupOf
 from jaxssl.parallel import hosts
-from jaxssl.parallel.mesh import MeshConfig, check_batch, make_mesh
-from jaxssl.run import find_recipe, make_settings, make_vocabulary, resolve
+from jaxssl.parallel.mesh import check_batch, make_mesh
+from jaxssl.run import make_settings, make_vocabulary, resolve
 from jaxssl.run_directory import RunLock, open_run_directory
 from jaxssl.tasks.base import Encoded
-from jaxssl.tasks.classify import Classify
-from jaxssl.tasks.registry import TASK_HEADS, TaskConfig
+from jaxssl.tasks.registry import TASK_HEADS
+from jaxssl.train import receipt
 from jaxssl.train.evaluation import EvaluationConfig
 from jaxssl.train.loop import Outcome, fit
-from jaxssl.train.profile import ProfileConfig
-from jaxssl.train.samples import SamplesConfig
-from jaxssl.train.settings import LoggingConfig, Parts, TrainConfig
-from jaxssl.train.watchdog import WatchdogConfig
+from jaxssl.train.receipt import Receipt
+from jaxssl.train.settings import Parts, Stage
 from jaxssl.transfer import freezing
-from jaxssl.transfer.freezing import Freezing
 from jaxssl.transfer.start import Start, plan_start, uncut
+
+__all__ = ["FinetuneConfig", "Prepared", "build", "finetune", "load_config"]
 
 KNOWN_HEADS = (*HEADS, *TASK_HEADS, "pooler")
 """Top-level names of heads: those of another run may be left behind unasked."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledConfig:
-    """What is learnt from, and how it is batched."""
-
-    tables: LabelledTables
-    """Where the examples come from."""
-    max_length: int = 128
-    """Longest row, in tokens; what is longer loses its end, and that is said."""
-    batch_size: int = 32
-    """Examples a step, over all hosts and devices."""
-    row_lengths: int = 4
-    """Into how many lengths rows are padded; each is compiled once."""
-    seed: int = 0
-    """Of the order of the examples."""
-    prefetch: int = 4
-    """Batches that are read ahead."""
-
-    def __post_init__(self):
-        check_at_least(1, self, "max_length", "batch_size", "row_lengths")
-        check_at_least(0, self, "prefetch")
-        check_seed(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
-    """Everything that decides a run."""
-
-    out: str
-    """The run directory. Run again, it resumes."""
-    init: InitConfig | None = None
-    """What to start from; null starts fresh, with `model` and `tokenizer` given."""
-    model: ModelConfig
-    """The network; what is not given is as in the run it starts from."""
-    tokenizer: str | None = None
-    """Directory, .model file or name on the hub; null takes that of the run it starts from."""
-    task: TaskConfig = Classify()
-    """What is to be learnt."""
-    data: LabelledConfig
-    """From what."""
-    freezing: Freezing = Freezing()
-    """Which parameters are trained."""
-    optimizer: AdamW = AdamW(learning_rate=5e-5)
-    """How they are updated."""
-    train: TrainConfig = TrainConfig(epochs=3)
-    """How long, and what happens when a step goes wrong."""
-    evaluation: EvaluationConfig = EvaluationConfig(every_epochs=1)
-    """Validation during training."""
-    checkpoint: CheckpointConfig = CheckpointConfig(keep_last=1)
-    """What is saved. What is frozen is not."""
-    precision: Precision = Precision()
-    """Which dtype holds what."""
-    mesh: MeshConfig = MeshConfig()
-    """How devices are arranged."""
-    distributed: hosts.DistributedConfig = hosts.DistributedConfig()
-    """How several processes find each other."""
-    logging: LoggingConfig = LoggingConfig()
-    """What is written down."""
-    watchdog: WatchdogConfig = WatchdogConfig()
-    """When a step counts as hung."""
-    profile: ProfileConfig = ProfileConfig()
-    """Steps to trace."""
-
-    @property
-    def samples(self) -> SamplesConfig:
-        """None: a task has nothing to continue or fill."""
-        return SamplesConfig()
-
-    @property
-    def objective(self) -> TaskConfig:
-        """The task, as what is trained."""
-        return self.task
-
-
-def load_config(recipes: Iterable[str | Path], overrides: Iterable[str] = ()) -> FinetuneConfig:
-    """Recipes and overrides as a validated configuration, over the base's model.
-
-    Raises:
-      UserError: a mistake in them; `init.from` is no run.
-    """
-    layers = [configuration.read_yaml(find_recipe(recipe)) for recipe in recipes]
-    overrides = list(overrides)
-    given = configuration.combine(layers, overrides)
-    below: dict[str, Any] = {}
-    init = given.get("init")
-    if isinstance(init, Mapping) and isinstance(init.get("from"), str):
-        below["model"] = {**read_model(Path(init["from"])), "segments": []}
-    for section, keys, default in (
-        ("train", {"steps", "epochs"}, {"epochs": 3}),
-        ("evaluation", {"every", "every_epochs"}, {"every_epochs": 1}),
-    ):
-        if not keys & set(given.get(section) or {}):
-            below[section] = default
-    return configuration.load(FinetuneConfig, [below, *layers], overrides)
-
-
-def read_model(run_dir: Path) -> dict[str, Any]:
-    """The model of a run, as it stands in its configuration.
-
-    Raises:
-      UserError: it is no run directory.
-    """
-    path = run_dir / "config.yaml"
-    if not path.is_file():
-        raise UserError(
-            "not a run to start from",
-            where="init.from",
-            expected="a run directory, with config.yaml and checkpoints/",
-            got=f"{run_dir}" if run_dir.exists() else f"{run_dir}, which does not exist",
-        )
-    return dict(configuration.read_yaml(path)["model"])
-
-
-# --- Building -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +56,7 @@ class Prepared:
     """A run, read and checked.
 
     Attributes:
-      config: with the labels, and the model cut where freezing wants it.
+      config: with the labels, and the model as the task wants it.
       parts: for the loop.
       base: what is noted of the base, if there is one.
       data: checksum of the examples.
@@ -189,6 +70,9 @@ class Prepared:
     data: str
     lengths: tuple[int, ...]
     notes: tuple[str, ...]
+
+
+# --- Building -----------------------------------------------------------------------------------
 
 
 def build(config: FinetuneConfig) -> Prepared:
@@ -213,22 +97,17 @@ def build(config: FinetuneConfig) -> Prepared:
     edges = row_lengths(splits["train"].examples.lengths, config.data.row_lengths)
     data = {name: as_data(encoded, edges) for name, encoded in splits.items()}
     validation = _validation(config.evaluation, data)
-    model = Model(config.model, task.heads, config.precision)
-    start, base = _start(config, model)
-    decisions = freezing.choose(
-        config.freezing,
-        unbox(uncut(model).abstract()),
-        [head_name(head) for head in task.heads],
-        config.model.num_layers,
-    )
-    segments = freezing.cut([decisions], config.model.num_layers)
-    model = dataclasses.replace(model, config=dataclasses.replace(config.model, segments=segments))
-    leaves = flatten(unbox(model.abstract()))
-    trained = {path for path, x in leaves.items() if freezing.is_trained(decisions, path, x)}
-    train, _ = resolve(config, -(-data["train"].num_rows // config.data.batch_size))
-    tokens_per_step = config.data.batch_size * int(edges[-1])
+    per_epoch = -(-data["train"].num_rows // config.data.batch_size)
+    start, base = _start(config, Model(config.model, task.heads, config.precision))
+    train, _ = resolve(config, per_epoch)
+    model, stages, group_of = plan_stages(config, start, per_epoch)
+    _check_stages(stages, train.steps)
     optimizer, schedule = make_optimizer(
-        config.optimizer, train.steps, tokens_per_step, config.model.num_layers
+        config.optimizer,
+        train.steps,
+        config.data.batch_size * int(edges[-1]),
+        config.model.num_layers,
+        group_of,
     )
     parts = Parts(
         model=model,
@@ -242,30 +121,63 @@ def build(config: FinetuneConfig) -> Prepared:
         tokens_per_byte=None,
         mesh=mesh,
         start=start,
-        is_trained=trained.__contains__,
+        stages=stages,
+        regularization=config.regularization,
+        encodes_once=config.freezing.cache and len(stages) == 1 and not _trains_body(model, stages),
         metric=task.metric,
     )
     notes = tuple(text for encoded in splits.values() for text in encoded.notes)
     return Prepared(config, parts, base, _checksum(splits), tuple(edges.tolist()), notes)
 
 
-def read_split(config: FinetuneConfig, tokenizer: Tokenizer, split: str) -> LabelledData:
-    """A split of a run's labelled data; the task has its labels already.
+def plan_stages(
+    config: FinetuneConfig, start: Start, per_epoch: int
+) -> tuple[Model, tuple[Stage, ...], GroupOf | None]:
+    """The model, cut so that each array is wholly trained or frozen in each stage; the stages; and,
+    where there are several, which of them each parameter is first trained in, by path.
 
-    Raises:
-      UserError: no such split, or labels that the run does not know.
+    Args:
+      per_epoch: batches of an epoch.
     """
-    tables = read_splits(config.data.tables, config.task.label, note=_say_nothing, key="task.label")
-    if split not in tables:
+    model = Model(config.model, config.task.heads, config.precision)
+    heads = [head_name(head) for head in model.heads]
+    num_layers = config.model.num_layers
+    whole = unbox(uncut(model).abstract())
+    chosen = freezing.choose_stages(config.freezing, whole, heads, num_layers)
+    decisions = [decision for _, decision in chosen]
+    cuts = decisions
+    if config.regularization.needs_anchors and start.fresh_top:
+        restored = num_layers - start.fresh_top
+        cuts = [*decisions, freezing.by_layer(decisions[0], lambda layer: layer < restored)]
+    segments = freezing.cut(cuts, num_layers)
+    model = dataclasses.replace(model, config=dataclasses.replace(config.model, segments=segments))
+    leaves = flatten(unbox(model.abstract()))
+    stages, groups = [], {}
+    for number, (epoch, decision) in enumerate(chosen):
+        trained = {path for path, x in leaves.items() if freezing.is_trained(decision, path, x)}
+        stages.append(Stage(round(epoch * per_epoch), trained.__contains__))
+        groups = {**dict.fromkeys(trained, f"stage{number}"), **groups}
+    return model, tuple(stages), groups.__getitem__ if len(stages) > 1 else None
+
+
+def _check_stages(stages: Sequence[Stage], steps: int) -> None:
+    """Refuses stages that would never begin, or not last a step."""
+    firsts = [stage.first_step for stage in stages]
+    if firsts[-1] >= steps or len(set(firsts)) < len(firsts):
         raise UserError(
-            "there is no such split",
-            where="split",
-            expected="one of " + ", ".join(tables),
-            got=split,
-            fix=did_you_mean(split, tables),
+            "the schedule of unfreezing does not fit the run",
+            where="freezing.gradual, freezing.stages",
+            expected=f"stages that begin at different steps, before the end at step {steps:,}",
+            got=f"steps {', '.join(map(str, firsts))}",
+            fix="train longer (train.epochs), or unfreeze sooner and in larger parts",
         )
-    encoded = config.task.encode(tables[split], tokenizer, config.data.max_length, split)
-    return as_data(encoded, row_lengths(encoded.examples.lengths, config.data.row_lengths))
+
+
+def _trains_body(model: Model, stages: Sequence[Stage]) -> bool:
+    """Whether anything but heads and pooler is trained in the first stage."""
+    heads = {*(head_name(head) for head in model.heads), "pooler"}
+    body = (path for path in flatten(model.abstract()) if path.split("/")[0] not in heads)
+    return any(map(stages[0].is_trained, body))
 
 
 def _tokenizer_of(config: FinetuneConfig) -> str:
@@ -280,14 +192,6 @@ def _tokenizer_of(config: FinetuneConfig) -> str:
             fix="set tokenizer=..., or init.from=RUN",
         )
     return str(Path(config.init.from_) / "tokenizer")
-
-
-def as_data(encoded: Encoded, edges: Any) -> LabelledData:
-    """A split as data for the loop; rows longer than any seen in training get a length more."""
-    longest = row_lengths(encoded.examples.lengths, 1)[-1]
-    if longest > edges[-1]:
-        edges = [*edges, longest]
-    return LabelledData(encoded.examples, np.asarray(edges), encoded.references)
 
 
 def _validation(
@@ -326,6 +230,8 @@ def _checksum(splits: Mapping[str, Encoded]) -> str:
         examples = splits[name].examples
         for array in (examples.tokens, examples.starts, *examples.per_row.values()):
             digest.update(array.tobytes())
+        for array, _ in examples.per_token.values():
+            digest.update(array.tobytes())
     return digest.hexdigest()
 
 
@@ -333,7 +239,8 @@ def _checksum(splits: Mapping[str, Encoded]) -> str:
 
 
 def finetune(config: FinetuneConfig, say=print) -> Outcome:
-    """Trains, or resumes, the run in `config.out` and writes its report.
+    """Trains, or resumes, the run in `config.out`, scores its best checkpoint and writes its
+    report.
 
     Raises:
       UserError: a mistake in the configuration, the data or the run directory.
@@ -344,22 +251,41 @@ def finetune(config: FinetuneConfig, say=print) -> Outcome:
     hosts.connect(config.distributed)
     prepared = build(config)
     config, parts = prepared.config, prepared.parts
+    settings = make_settings(config, parts)
     first = hosts.is_first()
+    tell = say if first else _say_nothing
     with RunLock(config.out):
         run_dir = open_run_directory(config, parts.tokenizer, prepared.data, say)
+        cost = receipt.make_receipt(parts, settings.train, _longest_batch(config, parts))
         if first:
-            _write_base(run_dir, prepared)
-            for line in describe(config, prepared):
-                say(line)
-        outcome = fit(parts, make_settings(config, parts), run_dir, say if first else _say_nothing)
+            _write_start(run_dir, prepared, cost)
+        for line in describe(config, prepared, cost):
+            tell(line)
+        outcome = fit(parts, settings, run_dir, tell)
+        tell(_frozen_line(outcome))
         if first:
             write_summary(config, parts, run_dir, outcome)
-            say(f"report: {write_report(run_dir)}")
+            tell(f"report: {write_report(run_dir)}")
     return outcome
 
 
-def _write_base(run_dir: Path, prepared: Prepared) -> None:
-    """The ledger, and which checkpoint the frozen parameters are those of."""
+def _longest_batch(config: FinetuneConfig, parts: Parts) -> dict[str, np.ndarray]:
+    """A batch of the longest rows that training has."""
+    data: Any = parts.train_data
+    rows = np.arange(config.data.batch_size) % data.num_rows
+    shortened = np.where(data.examples.lengths[rows] <= data.edges[-1], rows, -1)
+    return data.examples.rows(shortened, int(data.edges[-1]), 0)
+
+
+def _frozen_line(outcome: Outcome) -> str:
+    if not outcome.frozen_arrays:
+        return "every array was trained"
+    return f"{outcome.frozen_arrays} frozen arrays: each has the bits it started with"
+
+
+def _write_start(run_dir: Path, prepared: Prepared, cost: Receipt) -> None:
+    """The receipt, the ledger, and which checkpoint the frozen parameters are those of."""
+    receipt.write_receipt(run_dir, cost)
     if prepared.base is not None:
         ledger.write_ledger(run_dir / "ledger.json", prepared.base, prepared.parts.start.entries)
         with atomic_write(run_dir / BASE) as file:
@@ -370,26 +296,26 @@ def _say_nothing(text: str) -> None:
     del text
 
 
-def describe(config: FinetuneConfig, prepared: Prepared) -> list[str]:
-    """What is about to happen: the ledger, the receipt, the data."""
+def describe(config: FinetuneConfig, prepared: Prepared, cost: Receipt) -> list[str]:
+    """What is about to happen: the ledger, the data, the stages, the receipt."""
     parts = prepared.parts
     shape = ", ".join(f"{name}={size}" for name, size in parts.mesh.shape.items())
-    leaves = flatten(unbox(parts.model.abstract()))
-    total = sum(leaf.size for leaf in leaves.values())
-    trained = sum(leaf.size for path, leaf in leaves.items() if parts.is_trained(path))
-    train = parts.train_data.num_rows
     lines = list(prepared.notes)
     if prepared.base is not None:
         lines += [f"from step {prepared.base['step']} of {prepared.base['run']}:"]
         lines += ledger.table(parts.start.entries)
-    return [
-        *lines,
-        f"{config.model.name}: {total:,} parameters, {trained:,} of them trained "
-        f"({trained / total:.1%}), {8 * trained:,} bytes of moments",
+    lines += [
         f"task {config.task.name}: {config.task.summary}; "
         f"{jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
-        f"data: {train:,} examples, rows of {', '.join(map(str, prepared.lengths))} tokens",
+        f"data: {parts.train_data.num_rows:,} examples, rows of "
+        f"{', '.join(map(str, prepared.lengths))} tokens",
+        f"{config.model.name}: {cost.parameters:,} parameters, {cost.own.trained:,} of them "
+        f"trained ({cost.own.trained / cost.parameters:.1%})",
     ]
+    later = [str(stage.first_step) for stage in parts.stages[1:]]
+    lines += [f"more parameters are trained from steps {', '.join(later)} on"] if later else []
+    is_partial = cost.own.trained < cost.parameters
+    return lines + (receipt.table(cost) if is_partial else [])
 
 
 def write_summary(config: FinetuneConfig, parts: Parts, run_dir: Path, outcome: Outcome) -> None:
@@ -399,8 +325,9 @@ def write_summary(config: FinetuneConfig, parts: Parts, run_dir: Path, outcome: 
         "name": run_dir.name,
         "model": f"{model.name} {model.num_layers}x{model.hidden_size}",
         "objective": config.task.name,
-        "parameters": freezing.count(unbox(parts.model.abstract())),
+        "parameters": num_parameters(unbox(parts.model.abstract())),
         "steps": outcome.step,
+        "frozen_arrays": outcome.frozen_arrays,
     }
     with atomic_write(run_dir / "summary.json") as file:
         json.dump(facts, file, indent=2)

@@ -27,7 +27,7 @@ from jaxssl.core.types import Params, Vocabulary
 from jaxssl.data.loader import Data, StoreData, open_rows
 from jaxssl.data.store import TokenStore, check_tokenizer, check_vocabulary
 from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
-from jaxssl.finetune import FinetuneConfig, read_split
+from jaxssl.finetune_config import FinetuneConfig, read_split
 from jaxssl.generate.decode import Sampling
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
@@ -100,7 +100,8 @@ def stored_start(
     """
     init = getattr(config, "init", None)
     stored = stored_run(run_dir, checkpoint, None if init is None else init.from_)
-    return plan_start(InitConfig(from_=str(run_dir)), model, stored, (), is_whole=True)
+    start = InitConfig(from_=str(run_dir), cast=True)  # averages are float32, whatever they are of
+    return plan_start(start, model, stored, (), is_whole=True)
 
 
 def mesh_here(config: MeshConfig) -> Mesh:
@@ -180,7 +181,7 @@ def evaluate_run(
             batch_size=batch_size,
             limit=batches,
             tokens_per_byte=ratio,
-        )
+        ).values
     rows = data.num_rows if batches is None else min(data.num_rows, batches * batch_size)
     return {"step": trained.step, "rows": rows, **values}
 

@@ -334,5 +334,6 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def as_tree(state: Any) -> dict[str, Any]:
-    """A state dataclass as the dict that a checkpoint holds."""
-    return {name: getattr(state, name) for name in state.__dataclass_fields__}
+    """A state dataclass as the dict that a checkpoint holds, without parts that are empty."""
+    parts = {name: getattr(state, name) for name in state.__dataclass_fields__}
+    return {name: part for name, part in parts.items() if not (isinstance(part, dict) and not part)}

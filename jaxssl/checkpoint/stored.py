@@ -22,8 +22,9 @@ from jaxssl.core.layer_names import canonical, is_stacked, layer_range
 from jaxssl.core.names import flatten, unflatten
 
 BASE = "base.json"
-PARTS = ("params", "kept")
-"""Of a state: the parameters that are trained, and the frozen ones that no base holds."""
+PARTS = ("kept", "params", "ema")
+"""Of a state: the frozen parameters that no base holds, those that are trained, and the averages of
+these, which stand for them where there are any."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,7 @@ class Stored:
 def stored_params(checkpoint: Path, base: Stored | None = None) -> Stored:
     """The parameters in the directory of a step, over those of its base."""
     pieces = dict(base.pieces) if base else {}
-    for whole, leaf in flatten(stored_arrays(checkpoint)).items():
-        part, _, path = whole.partition("/")
-        if part not in PARTS:
-            continue
+    for path, (_, leaf) in held(checkpoint).items():
         name, shape, dtype = canonical(path), tuple(leaf.shape), str(jnp.dtype(leaf.dtype))
         if not is_stacked(path):
             pieces[name] = (Piece(checkpoint, path, 0, None, 0, shape, dtype),)
@@ -81,6 +79,14 @@ def stored_params(checkpoint: Path, base: Stored | None = None) -> Stored:
         new = Piece(checkpoint, path, start, end, 0, shape, dtype)
         pieces[name] = _overlaid(pieces.get(name, ()), new)
     return Stored(pieces)
+
+
+def held(checkpoint: Path) -> dict[str, tuple[str, Any]]:
+    """{path of a parameter: (the part of the state it is taken from, its shape and dtype)}."""
+    tree = stored_arrays(checkpoint)
+    return {
+        path: (part, leaf) for part in PARTS for path, leaf in flatten(tree.get(part) or {}).items()
+    }
 
 
 def _overlaid(old: tuple[Piece, ...], new: Piece) -> tuple[Piece, ...]:
@@ -143,10 +149,9 @@ def read(stored: Stored, names: list[str], shardings: Mapping[str, Any]) -> Raw:
 
 
 def _read_one(checkpoint: Path, arrays: Mapping[str, Any]) -> dict[str, jax.Array]:
-    there = flatten(stored_arrays(checkpoint))
-    nested = {}
+    there, nested = held(checkpoint), {}
     for part in PARTS:
-        chosen = {path: a for path, a in arrays.items() if f"{part}/{path}" in there}
+        chosen = {path: array for path, array in arrays.items() if there[path][0] == part}
         if chosen:
             nested[part] = unflatten(chosen)
     restored = read_arrays(checkpoint, nested)

@@ -13,6 +13,10 @@ from jaxssl.core.names import matches
 STACK = re.compile(r"^(?P<stack>layers)(?:\[(?P<start>\d+):(?P<end>\d+)\])?$")
 
 
+LAYER = re.compile(r"(?<![^/])layers\[(\d+)\]/(.*)$")
+"""Of a layer's name: its number, and the name inside the layer."""
+
+
 def layer_names(name: str, size: int | None = None) -> list[str]:
     """The names of the layers that a leaf holds: of a leaf outside a stack, its own.
 
@@ -92,7 +96,7 @@ def segments_for(decisions: Sequence[Mapping[str, bool]], num_layers: int) -> tu
     for decision in decisions:
         by_layer: dict[int, dict[str, bool]] = {}
         for name, value in decision.items():
-            if found := re.search(r"(?<![^/])layers\[(\d+)\]/(.*)$", name):
+            if found := LAYER.search(name):
                 by_layer.setdefault(int(found[1]), {})[found[2]] = value
         cuts |= {i for i in range(1, num_layers) if by_layer.get(i) != by_layer.get(i - 1)}
     ends = sorted(cuts)

@@ -62,7 +62,12 @@ class Model:
     def encode(
         self, params: Params, batch: Batch, dropout_key: jax.Array | None = None
     ) -> jax.Array:
-        """Hidden states [B, T, H]; `dropout_key` None means evaluation."""
+        """Hidden states [B, T, H]; `dropout_key` None means evaluation.
+
+        A batch with `features` [B, T, H] brings its hidden states along: they were encoded before.
+        """
+        if "features" in batch:
+            return jnp.asarray(batch["features"])
         rngs = None if dropout_key is None else {"dropout": dropout_key}
         hidden = self.module.apply({"params": params}, batch, method="encode", rngs=rngs)
         return cast(jax.Array, hidden)

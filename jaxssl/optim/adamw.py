@@ -13,6 +13,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.names import assign, matches, unmatched
 from jaxssl.core.precision import Float
 from jaxssl.core.widen import widen
+from jaxssl.optim.groups import GroupOf, by_group
 from jaxssl.optim.layerwise import scale_by_depth
 from jaxssl.optim.schedules import Schedule, make_schedule
 
@@ -99,19 +100,25 @@ def decay_mask(patterns: tuple[str, ...], params: Mapping[str, Any]) -> Any:
 
 
 def make_optimizer(
-    config: AdamW, total_steps: int, tokens_per_step: int, num_layers: int = 0
+    config: AdamW,
+    total_steps: int,
+    tokens_per_step: int,
+    num_layers: int = 0,
+    group_of: GroupOf | None = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer and its learning rate schedule.
 
     Args:
       num_layers: of the model, for `layer_decay`.
+      group_of: parameters whose moments have a count of their own, by path; None is one for all.
     """
     schedule = make_schedule(config.schedule, config.learning_rate, total_steps, tokens_per_step)
     adam = scale_by_adam_uncorrected if not config.bias_correction else optax.scale_by_adam
     moments = None if config.moment_dtype is None else jnp.dtype(config.moment_dtype)
     mask = lambda params: decay_mask(config.no_decay, params)
+    moved = widened(adam(b1=config.b1, b2=config.b2, eps=config.epsilon, mu_dtype=moments))
     parts = [
-        widened(adam(b1=config.b1, b2=config.b2, eps=config.epsilon, mu_dtype=moments)),
+        moved if group_of is None else by_group(moved, group_of),
         optax.add_decayed_weights(config.weight_decay, mask=mask),
         optax.scale_by_learning_rate(schedule),
     ]

@@ -77,6 +77,16 @@ class Task(Objective, Protocol):
         """
         ...
 
+    @property
+    def reads(self) -> int | None:
+        """How many hidden states of a row the head reads; None: each token's."""
+        ...
+
+    def head_inputs(self, model: Model, hidden: jax.Array, batch: Batch) -> jax.Array:
+        """Those, [B, reads, H], of hidden states [B, T, H]: a row of them alone, with one token for
+        each, scores the same. Not called where it reads each token's."""
+        ...
+
     def predict(
         self, model: Model, params: Params, hidden: jax.Array, batch: Batch
     ) -> dict[str, jax.Array]:

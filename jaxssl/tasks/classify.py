@@ -20,7 +20,13 @@ from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Scores
 from jaxssl.ops import label_losses
 from jaxssl.tasks.base import Encoded
-from jaxssl.tasks.pooling import PoolingChoice, check_pooling, pooled, without_unused_pooler
+from jaxssl.tasks.pooling import (
+    PoolingChoice,
+    check_pooling,
+    head_input,
+    pooled,
+    without_unused_pooler,
+)
 from jaxssl.tasks.texts import encode_labelled
 
 HEAD = "classify"
@@ -280,6 +286,12 @@ class Classify:
             "accuracy/classify": (jnp.sum(hits * real), count),
         }
         return Scores({"classify": jnp.sum(loss * weights)}, metrics)
+
+    reads = 1
+
+    def head_inputs(self, model: Model, hidden: jax.Array, batch: Batch) -> jax.Array:
+        """What is pooled."""
+        return head_input(self.pooling, model, hidden, batch)
 
     def predict(
         self, model: Model, params: Params, hidden: jax.Array, batch: Batch

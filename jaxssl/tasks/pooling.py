@@ -50,3 +50,8 @@ def pooled(
     if how == "cls" and getattr(model.config, "pooler", False):
         return model.pool(params, hidden)
     return pool(hidden, batch["segment_ids"], how)
+
+
+def head_input(choice: PoolingChoice, model: Model, hidden: jax.Array, batch: Batch) -> jax.Array:
+    """[B, 1, H] of hidden states [B, T, H]: what is pooled, before a pooler, which is trained."""
+    return pool(hidden, batch["segment_ids"], resolve(choice, model.config))[:, None]

@@ -18,7 +18,13 @@ from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Scores
 from jaxssl.ops.label_losses import squared_loss
 from jaxssl.tasks.base import Encoded
-from jaxssl.tasks.pooling import PoolingChoice, check_pooling, pooled, without_unused_pooler
+from jaxssl.tasks.pooling import (
+    PoolingChoice,
+    check_pooling,
+    head_input,
+    pooled,
+    without_unused_pooler,
+)
 from jaxssl.tasks.texts import encode_labelled
 
 HEAD = "regress"
@@ -158,6 +164,12 @@ class Regress:
         weights = batch["example_weights"]
         loss = jnp.sum(squared_loss(value, batch["labels"]) * weights)
         return Scores({"regress": loss}, {"mse/regress": (loss, jnp.sum(weights))})
+
+    reads = 1
+
+    def head_inputs(self, model: Model, hidden: jax.Array, batch: Batch) -> jax.Array:
+        """What is pooled."""
+        return head_input(self.pooling, model, hidden, batch)
 
     def predict(
         self,

@@ -1,7 +1,7 @@
 """Validation: every row once, sums added up, divided at the end."""
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,21 @@ class EvaluationConfig:
             )
 
 
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What came out of an evaluation.
+
+    Attributes:
+      values: the numbers that people read.
+      rows: int64 [N], which rows of the data were evaluated, ascending; empty for text alone.
+      predictions: of a task, arrays [N, ...] in the order of `rows`.
+    """
+
+    values: dict[str, float]
+    rows: np.ndarray
+    predictions: dict[str, np.ndarray]
+
+
 def evaluate(
     step: Callable[[Params, Batch], dict[str, Any]],
     objective: Objective,
@@ -72,7 +87,7 @@ def evaluate(
     limit: int | None = None,
     tokens_per_byte: float | None = None,
     show: bool = True,
-) -> dict[str, float]:
+) -> Evaluation:
     """The objective's loss and metrics over `data`, each row counted exactly once.
 
     Args:
@@ -80,38 +95,54 @@ def evaluate(
       tokens_per_byte: of the split, for bits per byte.
 
     Returns:
-      `loss` (the weighted total), `loss/<name>`, `accuracy/<name>`, `perplexity`, `bits_per_byte`.
+      Its values are `loss` (the weighted total), `loss/<name>`, `accuracy/<name>`, `perplexity`,
+      `bits_per_byte`, and the scores of a task.
     """
-    sharding = batch_sharding(mesh)
-    places = hosts.local_places(sharding, batch_size)
-    batches = data.eval_batches(batch_size, places, limit)
-    count = -(-data.num_rows // batch_size)
-    count = count if limit is None else min(count, limit)
-    total, in_flight, rows = None, collections.deque(), []
-    for batch in bar(batches, total=count, description="validate", enabled=show):
-        objective.check_rows(batch)
-        in_flight.append(step(params, hosts.global_batch(batch, sharding, batch_size)))
-        if len(in_flight) > IN_FLIGHT:
-            total = _added(total, in_flight.popleft(), rows)
-    for sums in in_flight:
-        total = _added(total, sums, rows)
+    total, rows = None, []
+    batches = over_batches(step, objective, params, data, mesh, batch_size, limit=limit, show=show)
+    for sums in batches:
+        rows.append(sums.pop("rows"))
+        total = sums if total is None else metrics.add_sums(total, sums)
     assert total is not None
     values = {
         "loss": metrics.total(objective.coefficients, total["losses"], total["weights"]),
         **metrics.ratios(total["metrics"]),
     }
+    values |= metrics.language_numbers(values, tokens_per_byte)
     scores = getattr(objective, "scores", None)
-    if scores is not None:
-        chosen, predictions = in_order(rows)
-        values |= scores(predictions, data.references(chosen))
-    return {**values, **metrics.language_numbers(values, tokens_per_byte)}
+    if scores is None:
+        return Evaluation(values, np.zeros(0, np.int64), {})
+    chosen, predictions = in_order(rows)
+    values |= scores(predictions, data.references(chosen))
+    return Evaluation(values, chosen, predictions)
 
 
-def _added(total: Any, out: Any, rows: list[Any]) -> Any:
-    """Sums of sums, on the host, in float64; the rows of a batch go to `rows`."""
-    out = jax.device_get(out)
-    rows.append(out.pop("rows"))
-    return out if total is None else metrics.add_sums(total, out)
+def over_batches(
+    step: Callable[[Params, Batch], Any],
+    objective: Objective,
+    params: Params,
+    data: Data,
+    mesh: Mesh,
+    batch_size: int,
+    *,
+    limit: int | None = None,
+    description: str = "validate",
+    show: bool = True,
+) -> Iterator[Any]:
+    """What `step` makes of each batch, on the host; the device works on some batches ahead."""
+    sharding = batch_sharding(mesh)
+    places = hosts.local_places(sharding, batch_size)
+    batches = data.eval_batches(batch_size, places, limit)
+    count = -(-data.num_rows // batch_size)
+    count = count if limit is None else min(count, limit)
+    in_flight = collections.deque()
+    for batch in bar(batches, total=count, description=description, enabled=show):
+        objective.check_rows(batch)
+        in_flight.append(step(params, hosts.global_batch(batch, sharding, batch_size)))
+        if len(in_flight) > IN_FLIGHT:
+            yield jax.device_get(in_flight.popleft())
+    while in_flight:
+        yield jax.device_get(in_flight.popleft())
 
 
 def in_order(rows: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -121,12 +152,18 @@ def in_order(rows: list[dict[str, np.ndarray]]) -> tuple[np.ndarray, dict[str, n
     filled with zeros to the longest row of all.
     """
     joined = {name: _joined([batch[name] for batch in rows]) for name in rows[0]}
-    real = joined.pop("example_weights") > 0
-    words = joined.pop("example_id").astype(np.int64)
-    examples = (words[:, 0] << 32 | words[:, 1])[real]
+    examples, real = row_numbers(joined)
+    del joined["example_weights"], joined["example_id"]
     order = np.argsort(examples, kind="stable")
     assert len(np.unique(examples)) == len(examples)
     return examples[order], {name: values[real][order] for name, values in joined.items()}
+
+
+def row_numbers(batch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of a batch's rows without padding, int64, and which rows those are, bool [B]."""
+    real = batch["example_weights"] > 0
+    words = batch["example_id"].astype(np.int64)
+    return (words[:, 0] << 32 | words[:, 1])[real], real
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:

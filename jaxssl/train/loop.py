@@ -14,30 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxssl.checkpoint.manager import CheckpointManager, as_tree
 from jaxssl.core.config import read_yaml
 from jaxssl.core.errors import UserError, did_you_mean
-from jaxssl.core.keys import init_key
-from jaxssl.core.names import flatten, join, split
 from jaxssl.core.progress import bar
-from jaxssl.core.types import Params
 from jaxssl.data.loader import TrainLoader
+from jaxssl.models.model import num_parameters
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_sharding, replicated
 from jaxssl.train import metrics
+from jaxssl.train.encode_once import encode_once, feature_bytes
 from jaxssl.train.evaluation import evaluate
+from jaxssl.train.learner import Learner
 from jaxssl.train.profile import Profiler
+from jaxssl.train.proof import FrozenProof
 from jaxssl.train.samples import samples
 from jaxssl.train.settings import Parts, Settings
 from jaxssl.train.sinks import Sinks, read_metrics
-from jaxssl.train.state import Choice, State, abstract_state, layout, make_init
-from jaxssl.train.step import jit_train_step, make_eval_step, make_train_step
+from jaxssl.train.step import make_eval_step
 from jaxssl.train.stopping import NotFinite, StopSignal
 from jaxssl.train.watchdog import Watchdog
-from jaxssl.transfer.start import first_params
 
 IN_FLIGHT = 2
 
@@ -50,11 +48,13 @@ class Outcome:
       step: steps done.
       stopped_by: the signal that ended it early, or None.
       validation: the last validation's numbers.
+      frozen_arrays: how many arrays were frozen throughout; each has the bits it started with.
     """
 
     step: int
     stopped_by: str | None
     validation: dict[str, float]
+    frozen_arrays: int = 0
 
 
 def fit(parts: Parts, settings: Settings, run_dir: Path, say: Callable[[str], None]) -> Outcome:
@@ -71,29 +71,20 @@ class Loop:
         self.settings: Settings = settings
         self.run_dir: Path = run_dir
         self.say: Callable[[str], None] = say
-        train = settings.train
-        step = make_train_step(
-            parts.model,
-            parts.objective,
-            parts.optimizer,
-            parts.vocabulary,
-            seed=train.seed,
-            microbatches=train.accumulation,
-        )
-        evaluation = make_eval_step(parts.model, parts.objective, parts.vocabulary, seed=train.seed)
-        is_kept = lambda path: not parts.start.is_verbatim(path, parts.model.config.num_layers)
-        init = make_init(parts.model, parts.optimizer, parts.is_trained, is_kept)
-        self.abstract = abstract_state(init, parts.mesh)
-        self.train_step = jit_train_step(step, self.abstract, parts.mesh)
+        seed = settings.train.seed
+        evaluation = make_eval_step(parts.model, parts.objective, parts.vocabulary, seed=seed)
         self.eval_step = jax.jit(evaluation, out_shardings=replicated(parts.mesh))
         self.checkpoints = CheckpointManager(run_dir / "checkpoints", settings.checkpoint)
         stack.callback(self.checkpoints.close)
-        self.state, self.start, meta = self._first_state()
-        self.frozen = self._frozen()
+        self.learner = Learner(parts, settings.train, self.checkpoints)
+        self.start, meta = self._begin_or_resume()
+        self.proof = FrozenProof(run_dir, self.learner.fingerprints())
         self.data_offset: int = meta.get("data_offset", 0)
         self.selections: list[float] = meta.get("selections", [])
         self.tokens: int = meta.get("tokens", 0)
         self.troubles: int = meta.get("troubles", 0)
+        if parts.encodes_once and not self._is_complete():
+            self._encode_once()
         self.sinks = self._open_sinks()
         stack.callback(self.sinks.close)
         self.sharding = batch_sharding(parts.mesh)
@@ -106,7 +97,7 @@ class Loop:
         stack.callback(self.profiler.close)
         self.validation: dict[str, float] = {}
         self.validation_step = -1
-        self.skipped = int(self.state.skipped)
+        self.skipped = int(self.learner.state.skipped)
         self.saved = self.start
         self.in_flight: collections.deque[tuple[int, dict[str, Any], int]] = collections.deque()
 
@@ -132,7 +123,9 @@ class Loop:
                 batch = next(self.loader)
                 self.parts.objective.check_rows(batch)
                 batch = hosts.global_batch(batch, self.sharding, self.settings.data.batch_size)
-                self.state, out = self.train_step(self.state, batch, self.frozen)
+                if self.learner.begins_phase(step):
+                    self._tell_of_phase(step)
+                out = self.learner.train(step, batch)
                 step += 1
                 in_flight.append((step, out, batch["tokens"].size))
                 progress.update(1)
@@ -152,7 +145,7 @@ class Loop:
                         break
         self.profiler.close()
         self.checkpoints.wait()
-        return Outcome(step, stopped, self.validation)
+        return Outcome(step, stopped, self.validation, self._frozen_arrays())
 
     def _is_due(self, step: int) -> bool:
         """Whether this step needs everything before it to be finished."""
@@ -160,6 +153,7 @@ class Loop:
         return (
             self._validates_at(step)
             or step % s.checkpoint.every == 0
+            or self.learner.begins_phase(step)
             or (step % s.logging.every == 0 and jax.process_count() > 1)  # to look for a signal
         )
 
@@ -214,12 +208,13 @@ class Loop:
 
     def _mfu(self, out: dict[str, Any], tokens: float, seconds: float) -> dict[str, float]:
         peak = metrics.peak_flops()
-        if peak is None or not all(map(self.parts.is_trained, flatten(self.params))):
+        params = self.learner.params
+        if peak is None or self.learner.num_trained < num_parameters(params):
             return {}  # the convention counts a whole backward pass
         rows = self.settings.data.batch_size
         labels = [float(w) for name, (_, w) in out["sums"].items() if name.startswith("nll/")]
         config, length = self.parts.model.config, round(tokens / rows)
-        flops = metrics.step_flops(config, self.params, rows, length, int(max(labels)))
+        flops = metrics.step_flops(config, params, rows, length, int(max(labels)))
         return {"mfu": flops / seconds / peak}
 
     # --- Validation, checkpoints, the end ---
@@ -235,7 +230,13 @@ class Loop:
             if rows
             else {}
         )
-        return Outcome(self.start, None, numbers)
+        return Outcome(self.start, None, numbers, self._frozen_arrays())
+
+    def _frozen_arrays(self) -> int:
+        """How many arrays were frozen throughout, after a look that each kept its bits."""
+        moved = self.proof.moved(self.learner.fingerprints())
+        assert not moved, f"frozen parameters moved: {moved}"
+        return len(self.proof.started)
 
     def _validate_and_save(self, step: int) -> bool:
         """What is due after a step; whether it was the last.
@@ -269,14 +270,14 @@ class Loop:
         self.validation = evaluate(
             self.eval_step,
             self.parts.objective,
-            self.params,
+            self.learner.evaluated,
             self.parts.validation_data,
             self.parts.mesh,
             batch_size=self.settings.data.batch_size,
             limit=self.settings.evaluation.batches,
             tokens_per_byte=self.parts.tokens_per_byte,
             show=False,
-        )
+        ).values
         self.validation_step = step
         self.selections.append(self._selection())
         self.sinks.write("validation", step, **self.validation)
@@ -302,7 +303,11 @@ class Loop:
         self.watchdog.pause()
         parts = self.parts
         shown = samples(
-            parts.model, self.params, parts.tokenizer, parts.vocabulary, self.settings.samples
+            parts.model,
+            self.learner.evaluated,
+            parts.tokenizer,
+            parts.vocabulary,
+            self.settings.samples,
         )
         for kind, fields in shown:
             self.sinks.write(kind, step, **fields)
@@ -320,7 +325,7 @@ class Loop:
             "tokens": self.tokens,
             "troubles": self.troubles,
         }
-        self.checkpoints.save(step, as_tree(self.state), meta)
+        self.checkpoints.save(step, as_tree(self.learner.state), meta)
         self.saved = step
 
     def _stop_requested(self, step: int) -> str | None:
@@ -335,44 +340,28 @@ class Loop:
 
     # --- Beginnings and misfortunes ---
 
-    def _first_state(self) -> tuple[State, int, dict[str, Any]]:
-        """The newest intact state, or a fresh one; its step and what was noted with it."""
+    def _begin_or_resume(self) -> tuple[int, dict[str, Any]]:
+        """Takes the newest intact state, or a fresh one; its step and what was noted with it."""
         step = self.checkpoints.newest_intact(self.say)
         if step is None:
-            trained = flatten(self.abstract.params).keys()
-            kept = flatten(self.abstract.kept).keys()
-            params = self._first_params(lambda path: path in trained or path in kept)
-            return self._born(*split(params, trained.__contains__)), 0, {}
-        state = State(**self.checkpoints.restore(step, as_tree(self.abstract)))
+            self.learner.begin()
+            return 0, {}
+        self.learner.restore(step)
         self.say(f"resuming at step {step}")
-        return state, step, self.checkpoints.meta(step)
+        return step, self.checkpoints.meta(step)
 
-    def _born(self, params: Params, kept: Params) -> State:
-        """The state before the first step, the optimizer's part made where it belongs."""
+    def _tell_of_phase(self, step: int) -> None:
+        """Says that more is trained from here on; compiling its step takes time."""
+        self.watchdog.pause()
+        self.say(f"step {step}: more parameters are trained from here on; compiling")
+        self.sinks.note(step, "more parameters are trained from here on")
 
-        def born(params, kept):
-            zero = jnp.zeros([], jnp.int32)
-            return State(zero, params, self.parts.optimizer.init(params), zero, kept)
-
-        return jax.jit(born, out_shardings=layout(self.abstract))(params, kept)
-
-    def _first_params(self, wanted: Choice) -> Params:
-        parts = self.parts
-        key = init_key(self.settings.train.seed)
-        abstract = abstract_state(parts.model.init, parts.mesh)
-        return first_params(parts.start, parts.model, key, abstract, wanted)
-
-    def _frozen(self) -> Params:
-        """The parameters that the base holds and the state does not."""
-        own = {**flatten(self.abstract.params), **flatten(self.abstract.kept)}
-        if len(own) == len(flatten(self.parts.model.abstract())):
-            return {}
-        return self._first_params(lambda path: path not in own)
-
-    @property
-    def params(self) -> Params:
-        """All the model's parameters."""
-        return join(self.state.params, join(self.state.kept, self.frozen))
+    def _encode_once(self) -> None:
+        """Takes the examples' hidden states in the place of their texts from here on."""
+        size = self.settings.data.batch_size
+        self.parts = encode_once(self.parts, self.learner.params, size)
+        data: Any = self.parts.train_data
+        self.say(f"each example is encoded once: {feature_bytes(data):,} bytes of features")
 
     def _open_sinks(self) -> Sinks:
         if not hosts.is_first():
@@ -405,7 +394,7 @@ class Loop:
         if back is not None:
             self.sinks.note(step, f"went back to step {back}; the batches since are left out")
         if give_up:
-            done = int(self.state.step)
+            done = int(self.learner.state.step)
             self._log_in_flight()
             self._validate_and_save(done)
             self._save(done)
@@ -434,8 +423,8 @@ class Loop:
         if back is None:
             self.say("no checkpoint to go back to; going on without the update")
             return None
-        self.state = State(**self.checkpoints.restore(back, as_tree(self.abstract)))
-        self.skipped = int(self.state.skipped)
+        self.learner.restore(back)
+        self.skipped = int(self.learner.state.skipped)
         self.data_offset += step - back
         self.loader.close()
         self.loader = self._open_loader(back)

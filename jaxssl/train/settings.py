@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from jaxssl.checkpoint.manager import CheckpointConfig
 from jaxssl.core.bounds import check_above_zero, check_at_least, check_seed
+from jaxssl.core.errors import UserError
 from jaxssl.core.types import Vocabulary
 from jaxssl.data.loader import Data
 from jaxssl.data.tokenizer import Tokenizer
@@ -20,6 +21,7 @@ from jaxssl.train.profile import ProfileConfig
 from jaxssl.train.samples import SamplesConfig
 from jaxssl.train.state import Choice, everything
 from jaxssl.train.watchdog import WatchdogConfig
+from jaxssl.transfer.regularize import NONE, Regularization
 from jaxssl.transfer.start import Start
 
 
@@ -35,6 +37,9 @@ class TrainConfig:
     """Of initialisation, masks and dropout; 0 to 2**32 - 1."""
     accumulation: int = 1
     """Microbatches a step: the batch is worked off in so many parts."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the parameters, 0.999 say, which validation and
+    later use take in their place; null keeps none."""
     not_finite: Literal["skip", "abort", "rollback"] = "abort"
     """When loss or gradient is not finite (the update is left out in any case): go on, save and
     stop with exit code 3, or go back to the last checkpoint and leave out the batches since."""
@@ -45,6 +50,13 @@ class TrainConfig:
         check_at_least(1, self, "steps", "accumulation", "not_finite_limit")
         if self.epochs is not None:
             check_above_zero(self, "epochs")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise UserError(
+                "a decay is out of range",
+                where="ema",
+                expected="at least 0 and below 1",
+                got=self.ema,
+            )
         check_seed(self)
 
 
@@ -90,6 +102,19 @@ class Settings:
     profile: ProfileConfig
 
 
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Which parameters are trained, from a step on.
+
+    Attributes:
+      first_step: batches taken before it begins.
+      is_trained: by path; the others are frozen.
+    """
+
+    first_step: int = 0
+    is_trained: Choice = everything
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """Everything a run is made of, built and checked."""
@@ -107,8 +132,12 @@ class Parts:
     mesh: Mesh
     start: Start = Start()
     """Where the first parameters come from."""
-    is_trained: Choice = everything
-    """Which parameters are trained, by path; the others are frozen."""
+    stages: tuple[Stage, ...] = (Stage(),)
+    """What is trained when; each stage trains all that the one before it did."""
+    regularization: Regularization = NONE
+    """What holds parameters near their start."""
+    encodes_once: bool = False
+    """Whether each example is encoded once, since nothing below the heads is trained."""
     metric: str = "loss"
     """What chooses the best checkpoint, where the configuration leaves it to the objective."""
 

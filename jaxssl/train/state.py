@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import split
 from jaxssl.core.types import Params
+from jaxssl.core.widen import widen
 from jaxssl.models.layers import is_boxed, unbox
 from jaxssl.models.model import Model
 from jaxssl.parallel.axes import to_spec
@@ -34,6 +35,8 @@ class State:
     """int32 []; updates left out because loss or gradients were not finite."""
     kept: Params = field(default_factory=dict)
     """Frozen parameters that no base holds: those that started fresh or were resized."""
+    ema: Params = field(default_factory=dict)
+    """An exponential moving average of `params`, float32; empty where none is asked for."""
 
 
 Choice = Callable[[str], bool]
@@ -50,21 +53,31 @@ def make_init(
     optimizer: optax.GradientTransformation,
     is_trained: Choice = everything,
     is_kept: Choice = everything,
+    has_ema: bool = False,
 ) -> Callable[[jax.Array], State]:
     """A function from a key to a fresh state, its parameters still boxed with their axis names.
 
     Args:
       is_trained: which parameters the optimizer moves.
       is_kept: which of the others the state holds.
+      has_ema: whether the state holds an average of the parameters.
     """
 
     def init(key: jax.Array) -> State:
         trained, others = split(model.init(key), is_trained)
         kept, _ = split(others, is_kept)
-        zero = jnp.zeros([], jnp.int32)
-        return State(zero, trained, optimizer.init(trained), zero, kept)
+        return first_state(trained, kept, optimizer, has_ema)
 
     return init
+
+
+def first_state(
+    params: Params, kept: Params, optimizer: optax.GradientTransformation, has_ema: bool
+) -> State:
+    """The state before the first step."""
+    zero = jnp.zeros([], jnp.int32)
+    ema = jax.tree.map(widen, params) if has_ema else {}
+    return State(zero, params, optimizer.init(params), zero, kept, ema)
 
 
 def abstract_state(init: Callable[[jax.Array], T], mesh: Mesh) -> T:

@@ -1,23 +1,25 @@
-"""Which parameters are trained, and how the stack is cut so that each array is wholly one or other.
+"""Which parameters are trained, and when, and how the stack is cut for it.
+
+Each array is wholly trained or wholly frozen, in every stage of a run.
 
 Frozen parameters get no gradient, no moments, no weight decay and no bytes in a checkpoint. They
 are given to the step beside the state, so the backward pass ends where nothing below is trained.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
 
-from jaxssl.core.bounds import check_at_least
+from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.errors import UserError
-from jaxssl.core.layer_names import decide, expand, is_stacked, layer_names, segments_for
+from jaxssl.core.layer_names import LAYER, decide, expand, is_stacked, layer_names, segments_for
 from jaxssl.core.names import flatten, matches, unflatten, unmatched
 
 
 @dataclass(frozen=True, kw_only=True)
-class Freezing:
+class Selection:
     """Which parameters are trained: a preset, and patterns that come before it.
 
     Patterns are over names such as `encoder/layers[3]/attention/query/kernel`; `layers[0:8]` stands
@@ -39,7 +41,67 @@ class Freezing:
         check_at_least(1, self, "top")
 
 
-def make_rules(config: Freezing, heads: Sequence[str]) -> list[tuple[str, bool]]:
+@dataclass(frozen=True, kw_only=True)
+class UnfreezingStage(Selection):
+    """What is trained from some point of the run on: all that was before, and more."""
+
+    epoch: float
+    """When it begins, in passes over the training data; fractions too."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_above_zero(self, "epoch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Freezing(Selection):
+    """Which parameters are trained, and when more of them are."""
+
+    stages: tuple[UnfreezingStage, ...] = ()
+    """Unfreezing by schedule: what is trained from later epochs on. Each stage compiles its step
+    anew; moments that are there stay, and new ones begin with a count of their own."""
+    gradual: float | None = None
+    """Gradual unfreezing (Howard & Ruder, 2018): after every so many epochs one more layer is
+    trained, from the top down, and the embeddings at last. With preset `head` or `top`."""
+    cache: bool = True
+    """Where nothing below the heads is trained, encode each example once, without dropout, and
+    train on what comes out. It is kept in memory."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.gradual is not None:
+            check_above_zero(self, "gradual")
+            if self.stages or self.preset not in ("head", "top"):
+                raise UserError(
+                    "gradual unfreezing starts from the head or the top layers, without stages",
+                    where="gradual",
+                    expected="preset head or top, and no stages",
+                    got=f"preset {self.preset}, {len(self.stages)} stages",
+                )
+        epochs = [stage.epoch for stage in self.stages]
+        if epochs != sorted(set(epochs)):
+            raise UserError(
+                "the stages are not in order",
+                where="stages",
+                expected="rising epochs",
+                got=epochs,
+            )
+
+    def selections(self, num_layers: int) -> list[tuple[float, Selection]]:
+        """(epoch, what is trained from then on), the first at epoch 0."""
+        start = (0.0, self)
+        if self.gradual is None:
+            return [start, *((stage.epoch, stage) for stage in self.stages)]
+        lowest = self.top if self.preset == "top" else 0
+        with_layers = lambda top: Selection(
+            preset="top", top=top, train=self.train, freeze=self.freeze
+        )
+        later: list[Selection] = [with_layers(top) for top in range(lowest + 1, num_layers + 1)]
+        later.append(Selection(preset="full", train=self.train, freeze=self.freeze))
+        return [start, *((self.gradual * i, one) for i, one in enumerate(later, start=1))]
+
+
+def make_rules(config: Selection, heads: Sequence[str]) -> list[tuple[str, bool]]:
     """(pattern, whether it is trained), first match wins; what none matches is frozen."""
     rules = [(pattern, False) for pattern in config.freeze]
     rules += [(pattern, True) for pattern in config.train]
@@ -56,7 +118,7 @@ def make_rules(config: Freezing, heads: Sequence[str]) -> list[tuple[str, bool]]
 
 
 def choose(
-    config: Freezing, params: Mapping[str, Any], heads: Sequence[str], num_layers: int
+    config: Selection, params: Mapping[str, Any], heads: Sequence[str], num_layers: int
 ) -> dict[str, bool]:
     """{layer name: whether it is trained} of parameters in one segment.
 
@@ -101,12 +163,42 @@ def choose(
     return decisions
 
 
+def choose_stages(
+    config: Freezing, params: Mapping[str, Any], heads: Sequence[str], num_layers: int
+) -> list[tuple[float, dict[str, bool]]]:
+    """(epoch, `choose`) of each stage of the schedule, the first at epoch 0.
+
+    Raises:
+      UserError: as `choose`; a stage freezes what was trained before it, or trains nothing more.
+    """
+    stages = [
+        (epoch, choose(selection, params, heads, num_layers))
+        for epoch, selection in config.selections(num_layers)
+    ]
+    for (_, before), (epoch, after) in zip(stages, stages[1:]):
+        frozen_again = [name for name, value in before.items() if value and not after[name]]
+        if frozen_again or before == after:
+            raise UserError(
+                "a stage of unfreezing must train all that was trained before, and more",
+                where=f"freezing.stages, epoch {epoch:g}",
+                expected="more parameters",
+                got=f"no longer {frozen_again[0]}" if frozen_again else "the same parameters",
+            )
+    return stages
+
+
 def _names(path: str, leaf: Any, num_layers: int) -> list[str]:
     return layer_names(path, leaf.shape[0] if is_stacked(path) else num_layers)
 
 
 def _is_body(name: str, heads: Sequence[str]) -> bool:
     return name.split("/")[0] not in (*heads, "pooler")
+
+
+def by_layer(decisions: Mapping[str, bool], choose: Callable[[int], bool]) -> dict[str, bool]:
+    """A decision over the same names that goes by the layer alone, so that `cut` cuts there."""
+    found = {name: LAYER.search(name) for name in decisions}
+    return {name: layer is not None and choose(int(layer[1])) for name, layer in found.items()}
 
 
 def cut(decisions: Sequence[Mapping[str, bool]], num_layers: int) -> tuple[int, ...]:

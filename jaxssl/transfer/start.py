@@ -39,6 +39,11 @@ class Start:
         _, end = layer_range(path) or (0, num_layers if is_stacked(path) else 0)
         return end <= num_layers - self.fresh_top
 
+    def has_source(self, path: str) -> bool:
+        """Whether this leaf of the model was restored, renamed or resized, and not made fresh."""
+        entry = self._by_target.get(canonical(path))
+        return entry is not None and entry.source is not None
+
     @property
     def _by_target(self) -> dict[str, Entry]:
         return {entry.target: entry for entry in self.entries if entry.target is not None}

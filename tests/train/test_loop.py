@@ -391,7 +391,7 @@ def test_validation_counts_every_row_once(devices, bert_parts, reference):
     with jax.set_mesh(mesh):
         values = evaluate(
             counting, parts.objective, params, StoreData(rows), mesh, batch_size=24, show=False
-        )
+        ).values
     for name, weight in sums["weights"].items():
         assert sum(float(c[name]) for c in counted) == float(weight)
         loss = float(sums["losses"][name]) / float(weight)

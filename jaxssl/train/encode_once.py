@@ -1,0 +1,107 @@
+"""Encoding each example once, where nothing below the heads is trained.
+
+A frozen body gives the same hidden states in every epoch. So they are computed once, without
+dropout, and the run trains on them: a row then holds the states that the head reads, as the batch's
+`features` [B, K, H], which `Model.encode` returns as they are.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxssl.core.types import Batch, Params
+from jaxssl.data.labelled import Examples, LabelledData
+from jaxssl.models.model import Model
+from jaxssl.parallel.mesh import replicated
+from jaxssl.tasks.base import Task
+from jaxssl.train.evaluation import over_batches, row_numbers
+from jaxssl.train.settings import Parts
+
+
+def encode_once(parts: Parts, params: Params, batch_size: int) -> Parts:
+    """`parts` whose data hold features in the place of texts. To be used under the mesh.
+
+    Args:
+      params: all the model's parameters.
+    """
+    task: Any = parts.objective
+    step = jax.jit(make_feature_step(parts.model, task), out_shardings=replicated(parts.mesh))
+
+    def encoded(data: Any, name: str) -> LabelledData:
+        batches = over_batches(
+            step, task, params, data, parts.mesh, batch_size, description=f"encode {name}"
+        )
+        return with_features(data, task.reads, batches)
+
+    train: Any = encoded(parts.train_data, "train")
+    validation = parts.validation_data
+    if validation is not None:
+        validation = encoded(validation, "validation")
+    return dataclasses.replace(parts, train_data=train, validation_data=validation)
+
+
+def make_feature_step(model: Model, task: Task) -> Callable[[Params, Batch], dict[str, jax.Array]]:
+    """A function `(params, batch) -> {features, example_id, example_weights}`."""
+
+    def step(params: Params, batch: Batch) -> dict[str, jax.Array]:
+        hidden = model.encode(params, batch)
+        features = hidden if task.reads is None else task.head_inputs(model, hidden, batch)
+        names = ("example_id", "example_weights")
+        return {"features": features, **{name: batch[name] for name in names}}
+
+    return step
+
+
+def with_features(data: LabelledData, reads: int | None, batches: Any) -> LabelledData:
+    """`data` with the features of all its rows, from the outputs of a feature step.
+
+    Args:
+      reads: how many hidden states of a row the head reads; None for each token's.
+    """
+    examples = data.examples
+    starts = examples.starts if reads is None else np.arange(examples.num_rows + 1) * reads
+    lengths, features = np.diff(starts), None
+    for out in batches:
+        rows, real = row_numbers(out)
+        values = out["features"][real]
+        if features is None:
+            features = np.zeros((starts[-1], values.shape[-1]), values.dtype)
+        column = np.arange(values.shape[1])
+        inside = column < lengths[rows][:, None]
+        features[(starts[rows][:, None] + column)[inside]] = values[inside]
+    assert features is not None
+    if reads is None:
+        per_token = {**examples.per_token, "features": (features, 0.0)}
+        return dataclasses.replace(
+            data, examples=dataclasses.replace(examples, per_token=per_token)
+        )
+    condensed = Examples(
+        tokens=np.zeros(starts[-1], np.int32),
+        starts=starts,
+        second=np.full(examples.num_rows, reads, np.int32),
+        pad_id=examples.pad_id,
+        per_row=examples.per_row,
+        per_token={"features": (features, 0.0)},
+    )
+    return dataclasses.replace(data, examples=condensed, edges=np.array([reads]))
+
+
+def feature_bytes(data: LabelledData) -> int:
+    """The memory that the features of encoded data take, in bytes."""
+    return data.examples.per_token["features"][0].nbytes
+
+
+def features_of(parts: Parts, batch: Mapping[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a batch of texts once it is encoded."""
+    task: Any = parts.objective
+    count, length = batch["tokens"].shape
+    length = length if task.reads is None else task.reads
+    width, dtype = parts.model.config.hidden_size, parts.model.precision.compute
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
+    for name in ("tokens", "segment_ids", "positions", "token_types"):
+        shapes[name] = jax.ShapeDtypeStruct((count, length), batch[name].dtype)
+    features = jax.ShapeDtypeStruct((count, length, width), jax.numpy.dtype(dtype))
+    return {**shapes, "features": features}

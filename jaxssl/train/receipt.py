@@ -1,0 +1,125 @@
+"""What a partly frozen run costs, against training everything: told before it begins."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxssl.core.files import atomic_write
+from jaxssl.core.names import flatten, unflatten
+from jaxssl.core.types import Params
+from jaxssl.models.layers import unbox
+from jaxssl.models.model import num_parameters
+from jaxssl.parallel.mesh import batch_sharding
+from jaxssl.train.encode_once import features_of
+from jaxssl.train.flops import count_flops
+from jaxssl.train.phase import make_phase
+from jaxssl.train.settings import Parts, Stage, TrainConfig
+from jaxssl.train.state import State, abstract_state
+from jaxssl.transfer.start import Start, uncut
+
+FILE_NAME = "receipt.json"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one training step takes, over all devices together but for memory.
+
+    Attributes:
+      trained: parameters that are trained.
+      optimizer_bytes: of the optimizer's state.
+      flops: of matrix products.
+      memory_bytes: on each device, as compiled: parameters, optimizer state, batch, temporaries.
+    """
+
+    trained: int
+    optimizer_bytes: int
+    flops: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The cost of a run's first stage and that of full fine-tuning, for rows of `length` tokens."""
+
+    parameters: int
+    rows: int
+    length: int
+    own: Cost
+    full: Cost
+
+
+def make_receipt(parts: Parts, train: TrainConfig, batch: Mapping[str, np.ndarray]) -> Receipt:
+    """Counts both, and compiles both for their memory; the cache then has the run's own step.
+
+    Args:
+      batch: rows of the longest kind.
+    """
+    rows, length = batch["tokens"].shape
+    parameters = num_parameters(unbox(parts.model.abstract()))
+    own = step_cost(parts, train, features_of(parts, batch) if parts.encodes_once else batch)
+    full = own
+    if own.trained < parameters:
+        whole = dataclasses.replace(
+            parts, model=uncut(parts.model), start=Start(), stages=(Stage(),), encodes_once=False
+        )
+        full = step_cost(whole, train, batch)
+    return Receipt(parameters, rows, length, own, full)
+
+
+def step_cost(parts: Parts, train: TrainConfig, batch: Mapping[str, Any]) -> Cost:
+    """The cost of one step of the first stage."""
+    phase = make_phase(parts, train, parts.stages[0])
+    state = phase.abstract
+    sharding = batch_sharding(parts.mesh)
+    shaped = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    beside = _beside(parts, state)
+    arguments = (state, {name: shaped(x) for name, x in batch.items()}, *beside)
+    with jax.set_mesh(parts.mesh):
+        flops = count_flops(phase.step, *arguments)
+        memory: Any = phase.step.lower(*arguments).compile().memory_analysis()
+    used = memory.argument_size_in_bytes - memory.alias_size_in_bytes
+    used += memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return Cost(num_parameters(state.params), _bytes(state.opt_state), flops, used)
+
+
+def _beside(parts: Parts, state: State) -> tuple[Params, Params]:
+    """Shapes of what the step is given beside the state: frozen parameters, anchors."""
+    leaves = flatten(abstract_state(parts.model.init, parts.mesh))
+    own = {**flatten(state.params), **flatten(state.kept)}
+    frozen = {path: leaf for path, leaf in leaves.items() if path not in own}
+    needed = parts.regularization.needs_anchors
+    trained = flatten(state.params) if needed else {}
+    anchors = {path: leaf for path, leaf in trained.items() if parts.start.has_source(path)}
+    return unflatten(frozen), unflatten(anchors)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def table(receipt: Receipt) -> list[str]:
+    """The receipt in a few lines."""
+    own, full = receipt.own, receipt.full
+    rows: Sequence[tuple[str, float, float]] = (
+        ("trained parameters", own.trained, full.trained),
+        ("optimizer state, bytes", own.optimizer_bytes, full.optimizer_bytes),
+        ("FLOPs of a step", own.flops, full.flops),
+        ("memory of a step, bytes", own.memory_bytes, full.memory_bytes),
+    )
+    lines = [f"  {'':<24}{'this run':>16}{'full':>16}{'share':>9}"]
+    for name, mine, all_of_it in rows:
+        lines.append(f"  {name:<24}{mine:>16,.0f}{all_of_it:>16,.0f}{mine / all_of_it:>9.1%}")
+    return lines
+
+
+def write_receipt(run_dir: Path, receipt: Receipt) -> None:
+    """Writes `receipt.json`."""
+    with atomic_write(run_dir / FILE_NAME) as file:
+        json.dump(dataclasses.asdict(receipt), file, indent=1)
