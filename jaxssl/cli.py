@@ -99,6 +99,8 @@ def make_parser() -> argparse.ArgumentParser:
     ):
         sub = verb(name, run, text, add_help=False)
         sub.add_argument("layers", nargs="*", metavar="recipe.yaml | a.b=c")
+        if name == "finetune":
+            sub.add_argument("--seeds", type=int, metavar="N")
         sub.add_argument("-h", "--help", action="store_true", help="document every field")
     sub = verb("evaluate", _evaluate, "loss and metrics of a run over a split")
     _add_run(sub)
@@ -117,6 +119,13 @@ def make_parser() -> argparse.ArgumentParser:
     _add_run(sub)
     sub.add_argument("texts", nargs="+", help="texts with the mask token, [MASK] say")
     sub.add_argument("--top", type=int, default=5, help="candidates a mask (%(default)s)")
+    sub = verb("compare", _compare, "fine-tuned runs against each other on the same examples")
+    sub.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run directories, or those of finetune --seeds"
+    )
+    sub.add_argument("--split", default="validation", help="split of the data (%(default)s)")
+    sub.add_argument("--samples", type=int, default=2000, help="of the bootstrap (%(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="of the bootstrap (%(default)s)")
     sub = verb("report", _report, "write report.html of a run, or compare several")
     sub.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
     sub.add_argument("--out", help="file for a comparison of several runs (beside the first)")
@@ -235,9 +244,21 @@ def _finetune(options: argparse.Namespace) -> int:
 
     if options.help:
         _document(finetune.FinetuneConfig, options)
+        print(
+            "\n--seeds N: train N runs in out/seed-0, out/seed-1, ... and tell mean and deviation"
+        )
         return 0
     config = finetune.load_config(*_split_layers(options.layers))
-    return _train(finetune.finetune, config)
+    if options.seeds is None:
+        return _train(finetune.finetune, config)
+    from jaxssl import comparing
+    from jaxssl.train.stopping import EXIT_STOPPED
+
+    results = comparing.run_seeds(config, options.seeds)
+    if results is None:
+        return EXIT_STOPPED
+    print("\n".join(["", *comparing.seeds_table(results, config.task.metric)]))
+    return 0
 
 
 def _train(run: Callable[[Any], Any], config: Any) -> int:
@@ -336,6 +357,17 @@ def _report(options: argparse.Namespace) -> int:
         out = Path(options.out) if options.out else runs[0].resolve().parent / "comparison.html"
         print(f"comparison: {write_comparison(runs, out)}")
         print(summary_table(runs))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    set_up_jax()
+    from jaxssl import comparing
+
+    compared = comparing.compare(
+        options.runs, split=options.split, samples=options.samples, seed=options.seed
+    )
+    print("\n".join(comparing.comparison_table(*compared)))
     return 0
 
 

@@ -8,7 +8,7 @@ finetune.finetune(config)
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxssl import trained
 from jaxssl.checkpoint import ledger
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.checkpoint.stored import BASE, identity, stored_run
@@ -47,6 +48,7 @@ from jaxssl.transfer.start import Start, plan_start, uncut
 
 __all__ = ["FinetuneConfig", "Prepared", "build", "finetune", "load_config"]
 
+SCORES = "scores.json"
 KNOWN_HEADS = (*HEADS, *TASK_HEADS, "pooler")
 """Top-level names of heads: those of another run may be left behind unasked."""
 
@@ -59,7 +61,8 @@ class Prepared:
       config: with the labels, and the model as the task wants it.
       parts: for the loop.
       base: what is noted of the base, if there is one.
-      data: checksum of the examples.
+      splits: the examples.
+      data: their checksum.
       lengths: of rows, in tokens.
       notes: what the user is told of the data.
     """
@@ -67,6 +70,7 @@ class Prepared:
     config: FinetuneConfig
     parts: Parts
     base: dict[str, Any] | None
+    splits: dict[str, LabelledData]
     data: str
     lengths: tuple[int, ...]
     notes: tuple[str, ...]
@@ -127,7 +131,7 @@ def build(config: FinetuneConfig) -> Prepared:
         metric=task.metric,
     )
     notes = tuple(text for encoded in splits.values() for text in encoded.notes)
-    return Prepared(config, parts, base, _checksum(splits), tuple(edges.tolist()), notes)
+    return Prepared(config, parts, base, data, _checksum(splits), tuple(edges.tolist()), notes)
 
 
 def plan_stages(
@@ -263,10 +267,46 @@ def finetune(config: FinetuneConfig, say=print) -> Outcome:
             tell(line)
         outcome = fit(parts, settings, run_dir, tell)
         tell(_frozen_line(outcome))
+        if outcome.stopped_by is None:
+            outcome = score_best(prepared, run_dir, outcome, tell)
         if first:
             write_summary(config, parts, run_dir, outcome)
             tell(f"report: {write_report(run_dir)}")
     return outcome
+
+
+def score_best(
+    prepared: Prepared, run_dir: Path, outcome: Outcome, say: Callable[[str], None]
+) -> Outcome:
+    """Scores the best checkpoint on the splits it was not trained on, and writes `scores.json`.
+
+    Returns:
+      The outcome with the best checkpoint's validation in the place of the last one's.
+    """
+    model = trained.open_run(run_dir, "best")
+    task, found = prepared.config.task, {}
+    train = prepared.splits["train"].answers
+    for name, data in prepared.splits.items():
+        if name == "train":
+            continue
+        made = trained.evaluate_on(model, data, show=False)
+        references = data.references(made.rows)
+        blind = task.scores(task.blind(train, references), references)
+        found[name] = {
+            "scores": made.values,
+            "blind": blind,
+            **task.details(made.predictions, references),
+        }
+        say(
+            f"{name}, step {model.step:,}: {task.metric} {made.values[task.metric]:.4f} "
+            f"(without looking at the text: {blind[task.metric]:.4f})"
+        )
+    if hosts.is_first():
+        with atomic_write(run_dir / SCORES) as file:
+            json.dump({"step": model.step, "metric": task.metric, "splits": found}, file, indent=1)
+    split = prepared.config.evaluation.split
+    values = found[split]["scores"] if split in found else outcome.validation
+    return dataclasses.replace(outcome, validation=values)
 
 
 def _longest_batch(config: FinetuneConfig, parts: Parts) -> dict[str, np.ndarray]:

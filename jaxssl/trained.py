@@ -32,9 +32,9 @@ from jaxssl.generate.decode import Sampling
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
 from jaxssl.parallel import hosts
-from jaxssl.parallel.mesh import MeshConfig, batch_shards, make_mesh
+from jaxssl.parallel.mesh import MeshConfig, batch_shards, make_mesh, replicated
 from jaxssl.run import RunConfig, find_recipe, make_vocabulary, tokens_per_byte
-from jaxssl.train.evaluation import evaluate
+from jaxssl.train.evaluation import Evaluation, evaluate
 from jaxssl.train.samples import continue_texts, fill_text
 from jaxssl.train.state import abstract_state, everything
 from jaxssl.train.step import make_eval_step
@@ -164,26 +164,44 @@ def evaluate_run(
       `perplexity`, `bits_per_byte`, `accuracy/<objective>`.
     """
     trained = open_run(run_dir, step, layers)
-    config = trained.config
     data, ratio = _open_data(trained, split, store)
-    shards = batch_shards(trained.mesh)
-    batch_size = -(-config.data.batch_size // shards) * shards  # there may be more devices now
-    eval_step = make_eval_step(
+    values = evaluate_on(trained, data, batches, ratio).values
+    size = eval_batch_size(trained)
+    rows = data.num_rows if batches is None else min(data.num_rows, batches * size)
+    return {"step": trained.step, "rows": rows, **values}
+
+
+def evaluate_on(
+    trained: TrainedModel,
+    data: Data,
+    batches: int | None = None,
+    tokens_per_byte: float | None = None,
+    *,
+    show: bool = True,
+) -> Evaluation:
+    """Loss, metrics and predictions of a trained model over data; see `evaluate_run`."""
+    config = trained.config
+    step = make_eval_step(
         trained.model, config.objective, trained.vocabulary, seed=config.train.seed
     )
     with jax.set_mesh(trained.mesh):
-        values = evaluate(
-            jax.jit(eval_step),
+        return evaluate(
+            jax.jit(step, out_shardings=replicated(trained.mesh)),
             config.objective,
             trained.params,
             data,
             trained.mesh,
-            batch_size=batch_size,
+            batch_size=eval_batch_size(trained),
             limit=batches,
-            tokens_per_byte=ratio,
-        ).values
-    rows = data.num_rows if batches is None else min(data.num_rows, batches * batch_size)
-    return {"step": trained.step, "rows": rows, **values}
+            tokens_per_byte=tokens_per_byte,
+            show=show,
+        )
+
+
+def eval_batch_size(trained: TrainedModel) -> int:
+    """The run's batch size, rounded up to what divides over the devices there are now."""
+    shards = batch_shards(trained.mesh)
+    return -(-trained.config.data.batch_size // shards) * shards
 
 
 def _open_data(trained: TrainedModel, split: str, store: str | None) -> tuple[Data, float | None]:

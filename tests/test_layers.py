@@ -27,6 +27,7 @@ LAYERS = [
     {"finetune_config"},
     {"trained"},
     {"finetune"},
+    {"comparing"},
     {"demo", "inspecting"},
     {"cli"},
     {"__main__"},

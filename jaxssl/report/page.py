@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxssl import __version__
 from jaxssl.core.files import atomic_write
-from jaxssl.report import examples, parts
+from jaxssl.report import examples, labelled, parts
 from jaxssl.report.chart import Chart, render
 from jaxssl.report.figures import comparison_charts, run_charts, token_loss
 from jaxssl.report.markup import exact, missing, section
@@ -59,13 +59,14 @@ def _report(run: Run) -> str:
     if not sections:
         body.append(missing("No metrics were recorded."))
     others = {
+        **labelled.sections(run),
         "Fill-mask examples": examples.fill_masks(run) if run.of_kind("fill_mask") else "",
         "Samples over time": examples.samples(run) if run.of_kind("sample") else "",
         "Notes of the run": parts.notes(run),
         "Configuration": parts.configuration(run),
         "Environment": parts.environment(run),
     }
-    if not others["Samples over time"] and not others["Fill-mask examples"]:
+    if not run.scores and not others["Samples over time"] and not others["Fill-mask examples"]:
         others["Samples over time"] = examples.samples(run)
     for title, content in others.items():
         if content:

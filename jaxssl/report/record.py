@@ -6,7 +6,8 @@ Every file is optional, as long as there is one of them:
 - `config.yaml`: the resolved configuration;
 - `environment.json`: versions, devices, host (any nesting);
 - `summary.json`: what only the trainer knows: `{"name", "model", "objective": text,
-  "parameters": count, "unigram_entropy": nats per token, "steps", "tokens"}`, each optional.
+  "parameters": count, "unigram_entropy": nats per token, "steps", "tokens"}`, each optional;
+- `scores.json`, `receipt.json`, `ledger.json` of a fine-tuned run.
 """
 
 import json
@@ -48,6 +49,9 @@ class Run:
     config_text: str | None
     environment: dict[str, Any] | None
     summary: dict[str, Any]
+    scores: dict[str, Any] | None = None
+    receipt: dict[str, Any] | None = None
+    ledger: dict[str, Any] | None = None
     problems: tuple[str, ...] = field(default=())  # files that are there and cannot be read
 
     @cached_property
@@ -171,6 +175,9 @@ def read_run(run_dir: str | Path) -> Run:
         config_text=config.read_text(errors="replace") if config.is_file() else None,
         environment=environment,
         summary=summary or {},
+        scores=_json_object(directory / "scores.json", problems),
+        receipt=_json_object(directory / "receipt.json", problems),
+        ledger=_json_object(directory / "ledger.json", problems),
         problems=tuple(problems),
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxssl.core.errors import UserError
-from jaxssl.scores.counts import check_pairs
+from jaxssl.scores.counts import check_pairs, precision_recall_f1
 
 
 def classification_scores(
@@ -112,6 +112,24 @@ def per_class_report(
         }
         for label, precision, recall, f1, support in zip(labels, *columns)
     ]
+
+
+def per_label_report(
+    predicted01: np.ndarray, reference01: np.ndarray, labels: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The same of any number of labels an example: arguments [N, K] of 0 and 1."""
+    predicted, reference = (
+        zero_one(predicted01, "predicted01"),
+        zero_one(reference01, "reference01"),
+    )
+    rows = []
+    for label, guessed, right in zip(labels, predicted.T, reference.T):
+        scores = precision_recall_f1(
+            float((guessed & right).sum()), float(guessed.sum()), float(right.sum())
+        )
+        named = dict(zip(("precision", "recall", "f1"), scores))
+        rows.append({"label": label, **named, "support": int(right.sum())})
+    return rows
 
 
 def confusion(predicted: np.ndarray, reference: np.ndarray, num_labels: int) -> np.ndarray:

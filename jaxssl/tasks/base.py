@@ -97,6 +97,19 @@ class Task(Objective, Protocol):
         """Numbers over a whole split; predictions and references are in the order of its rows."""
         ...
 
+    def tallies(self, predictions: Mapping[str, np.ndarray], references: Any) -> np.ndarray:
+        """float64 [E, M]: what each example of the table adds to the sums that `metric` is of."""
+        ...
+
+    def from_tallies(self, sums: np.ndarray) -> np.ndarray:
+        """`metric` [...] of summed tallies [..., M]."""
+        ...
+
+    def details(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, Any]:
+        """Tables for the report, where there are any: `per_class`, rows of equal keys, the first a
+        name; `confusion`, {"labels": [K], "counts": [K, K]}, a row for each reference."""
+        ...
+
     def outputs(
         self, predictions: Mapping[str, np.ndarray], references: Any
     ) -> list[dict[str, Any]]:

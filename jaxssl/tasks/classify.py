@@ -19,6 +19,7 @@ from jaxssl.models.heads import Outputs
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Scores
 from jaxssl.ops import label_losses
+from jaxssl.scores import tallies
 from jaxssl.tasks.base import Encoded
 from jaxssl.tasks.pooling import (
     PoolingChoice,
@@ -212,6 +213,36 @@ class Classify:
         if self.multi_label:
             return multi_label_scores((logits > 0).astype(int), references.astype(int))
         return classification_scores(np.argmax(logits, axis=-1), references, self.labels)
+
+    def tallies(self, predictions: Mapping[str, np.ndarray], references: Any) -> np.ndarray:
+        """Right and all [E, 2]; of several labels right, predicted and given [E, 3]."""
+        logits = predictions["logits"]
+        if self.multi_label:
+            chosen, given = logits > 0, np.asarray(references) > 0
+            counts = [(chosen & given).sum(1), chosen.sum(1), given.sum(1)]
+        else:
+            right = np.argmax(logits, axis=-1) == references
+            counts = [right, np.ones_like(right)]
+        return np.stack(counts, axis=-1).astype(np.float64)
+
+    def from_tallies(self, sums: np.ndarray) -> np.ndarray:
+        """Accuracy; of several labels, micro F1."""
+        return tallies.f1(sums) if self.multi_label else tallies.share(sums)
+
+    def details(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, Any]:
+        """Precision, recall and F1 of each label; of one label a row, the confusion matrix too."""
+        from jaxssl.scores.classification import confusion, per_class_report, per_label_report
+
+        logits = predictions["logits"]
+        if self.multi_label:
+            given = (logits > 0).astype(int), references.astype(int)
+            return {"per_class": per_label_report(*given, self.labels)}
+        chosen = np.argmax(logits, axis=-1)
+        counts = confusion(chosen, references, len(self.labels))
+        return {
+            "per_class": per_class_report(chosen, references, self.labels),
+            "confusion": {"labels": list(self.labels), "counts": counts.tolist()},
+        }
 
     def outputs(
         self, predictions: Mapping[str, np.ndarray], references: Any

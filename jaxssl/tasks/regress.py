@@ -17,6 +17,7 @@ from jaxssl.models.heads import Outputs
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Scores
 from jaxssl.ops.label_losses import squared_loss
+from jaxssl.scores import tallies
 from jaxssl.tasks.base import Encoded
 from jaxssl.tasks.pooling import (
     PoolingChoice,
@@ -120,6 +121,18 @@ class Regress:
         from jaxssl.scores.regression import regression_scores
 
         return regression_scores(self._clipped(predictions["value"]), references)
+
+    def tallies(self, predictions: Mapping[str, np.ndarray], references: Any) -> np.ndarray:
+        """Moments of predicted and given numbers [E, 6]."""
+        return tallies.moments(self._clipped(predictions["value"]), references)
+
+    def from_tallies(self, sums: np.ndarray) -> np.ndarray:
+        """Pearson's correlation."""
+        return tallies.correlation(sums)
+
+    def details(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, Any]:
+        """Nothing more than the scores."""
+        return {}
 
     def outputs(
         self, predictions: Mapping[str, np.ndarray], references: Any

@@ -5,7 +5,21 @@ import pytest
 
 from jaxssl.core.errors import UserError
 from jaxssl.scores import bootstrap
-from jaxssl.scores.bootstrap import paired_bootstrap
+from jaxssl.scores.bootstrap import bootstrap_difference
+
+
+def mean(tallies):
+    return tallies[..., 0] / tallies[..., 1]
+
+
+def of_scores(scores):
+    """Scores [E] of one run as tallies."""
+    scores = np.asarray(scores, np.float64)
+    return np.stack([scores, np.ones_like(scores)], axis=-1)[None]
+
+
+def paired_bootstrap(a, b, samples, seed, **options):
+    return bootstrap_difference(mean, of_scores(a), of_scores(b), samples, seed, **options)
 
 
 def test_interval_is_that_of_all_resamples_of_few_seeds():
@@ -62,9 +76,9 @@ def test_blocks_do_not_change_how_many_samples_there_are(monkeypatch):
 @pytest.mark.parametrize(
     "a, b, options, said",
     [
-        ([], [], {}, "no pairs"),
+        ([], [], {}, "no examples"),
         ([1.0], [1.0, 2.0], {}, "differ in their number"),
-        ([float("nan")], [1.0], {}, "a[0]"),
+        ([float("nan")], [1.0], {}, "not finite"),
         ([1.0], [1.0], {"samples": 0}, "samples"),
         ([1.0], [1.0], {"confidence": 95}, "confidence"),
     ],
@@ -73,3 +87,34 @@ def test_what_cannot_be_resampled_is_refused(a, b, options, said):
     with pytest.raises(UserError) as caught:
         paired_bootstrap(np.array(a), np.array(b), **{"samples": 10, "seed": 0, **options})
     assert said in str(caught.value)
+
+
+def f1(tallies):
+    return 2 * tallies[..., 0] / (tallies[..., 1] + tallies[..., 2])
+
+
+def test_a_score_of_counts_is_resampled_as_a_whole_and_not_as_a_mean():
+    """F1 over few examples: against a plain loop that counts again."""
+    rng = np.random.default_rng(2)
+    a, b = (
+        np.stack([rng.integers(0, 2, 40), rng.integers(1, 4, 40), rng.integers(1, 4, 40)], -1)
+        for _ in range(2)
+    )
+    plain = []
+    for _ in range(8000):
+        draw = rng.integers(40, size=40)
+        plain.append(f1(a[draw].sum(0)) - f1(b[draw].sum(0)))
+    difference, low, high = bootstrap_difference(f1, a[None], b[None], 8000, seed=0)
+    assert difference == f1(a.sum(0)) - f1(b.sum(0))
+    assert [low, high] == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=0.01)
+
+
+def test_paired_seeds_share_what_a_seed_brings():
+    luck = np.random.default_rng(0).normal(0, 5, 8)
+    b = np.stack([of_scores(np.full(30, x))[0] for x in luck])
+    a = np.stack([of_scores(np.full(30, x + 1))[0] for x in luck])
+    assert bootstrap_difference(mean, a, b, 300, seed=0)[1:] == pytest.approx((1.0, 1.0))
+    _, low, high = bootstrap_difference(mean, a, b, 300, seed=0, paired=False)
+    assert low < -1 < 3 < high
+    with pytest.raises(UserError, match="runs"):
+        bootstrap_difference(mean, a, b[:3], 10, seed=0)

@@ -1,0 +1,256 @@
+"""Several fine-tuned runs side by side: seeds of one recipe, and recipes against each other."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxssl import trained
+from jaxssl.core.errors import UserError
+from jaxssl.core.files import atomic_write
+from jaxssl.finetune import SCORES, finetune
+from jaxssl.finetune_config import FinetuneConfig, read_split
+from jaxssl.parallel import hosts
+from jaxssl.scores.bootstrap import bootstrap_difference
+from jaxssl.tasks.registry import TaskConfig
+from jaxssl.train.stopping import NotFinite
+
+SEEDS = "seeds.json"
+
+
+# --- Seeds --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """How one seed ended.
+
+    Attributes:
+      score: the task's metric at the best checkpoint; None if the loss was not finite.
+      blind: what guessing without looking at the text scores.
+    """
+
+    seed: int
+    run: str
+    score: float | None
+    blind: float
+
+    @property
+    def is_collapsed(self) -> bool:
+        """Whether it learnt nothing: no better than a blind guess."""
+        return self.score is None or self.score <= self.blind
+
+
+def run_seeds(config: FinetuneConfig, count: int, say=print) -> list[SeedResult] | None:
+    """Trains `count` runs in `config.out`/seed-N, with seeds from `train.seed` on, and writes
+    `seeds.json`. The seed decides heads, dropout and the order of examples; held-out rows stay.
+
+    Returns:
+      How each ended; None where a signal stopped one: started again, it goes on there.
+
+    Raises:
+      UserError: a mistake in the configuration.
+    """
+    if count < 2:
+        raise UserError("too few seeds", where="--seeds", expected="at least 2", got=count)
+    out, results = Path(config.out), []
+    for seed in range(config.train.seed, config.train.seed + count):
+        say(f"\n== seed {seed}")
+        result = _run_seed(config, seed, out / f"seed-{seed}", say)
+        if result is None:
+            return None
+        results.append(result)
+    if hosts.is_first():
+        with atomic_write(out / SEEDS) as file:
+            rows = [dataclasses.asdict(result) for result in results]
+            json.dump({"metric": config.task.metric, "runs": rows}, file, indent=1)
+    return results
+
+
+def _run_seed(config: FinetuneConfig, seed: int, run_dir: Path, say: Any) -> SeedResult | None:
+    one = dataclasses.replace(
+        config,
+        out=str(run_dir),
+        train=dataclasses.replace(config.train, seed=seed),
+        data=dataclasses.replace(config.data, seed=seed),
+    )
+    try:
+        outcome = finetune(one, say)
+    except NotFinite as error:
+        say(f"seed {seed}: {error}")
+        return SeedResult(seed, run_dir.name, None, 0.0)
+    if outcome.stopped_by is not None:
+        return None
+    scores = json.loads((run_dir / SCORES).read_text(encoding="utf-8"))
+    split = scores["splits"][config.evaluation.split or "validation"]
+    metric = scores["metric"]
+    return SeedResult(seed, run_dir.name, split["scores"][metric], split["blind"][metric] or 0.0)
+
+
+def seeds_table(results: Sequence[SeedResult], metric: str) -> list[str]:
+    """Mean, deviation and collapsed runs, in a few lines."""
+    good = [r.score for r in results if r.score is not None]
+    lines = [
+        f"  seed {r.seed:<6}{_shown(r.score):>9}" + "  collapsed" * r.is_collapsed for r in results
+    ]
+    if good:
+        deviation = float(np.std(good, ddof=1)) if len(good) > 1 else math.nan
+        lines.append(f"{metric}: mean {np.mean(good):.4f}, deviation {deviation:.4f} (n - 1)")
+    collapsed = sum(result.is_collapsed for result in results)
+    return [*lines, f"{collapsed} of {len(results)} runs collapsed (no better than a blind guess)"]
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+# --- Comparison ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """A run, or the seeds of one, evaluated on one split.
+
+    Attributes:
+      is_fresh: whether it started from nothing.
+      seeds: of its runs, in order.
+      tallies: float64 [runs, examples, M]; see `Task.tallies`.
+      references: of the examples, to see that others are scored on the same.
+    """
+
+    name: str
+    task: TaskConfig
+    is_fresh: bool
+    seeds: tuple[int, ...]
+    tallies: np.ndarray
+    references: Any
+
+    @property
+    def scores(self) -> np.ndarray:
+        """The task's metric of each run."""
+        return self.task.from_tallies(self.tallies.sum(axis=1))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better a group is than the first, in the task's metric.
+
+    Attributes:
+      low: of the interval that holds 95% of the bootstrap's differences.
+    """
+
+    group: str
+    other: str
+    difference: float
+    low: float
+    high: float
+    is_transfer: bool
+    """Whether the one started from a base and the other from nothing."""
+
+    @property
+    def verdict(self) -> str:
+        """What it means, in words."""
+        if self.low > 0:
+            return "better" + (": transfer helps" if self.is_transfer else "")
+        if self.high < 0:
+            return "WORSE" + (": negative transfer" if self.is_transfer else "")
+        return "no difference shown"
+
+
+def compare(
+    runs: Sequence[str | Path], *, split: str = "validation", samples: int = 2000, seed: int = 0
+) -> tuple[list[Group], list[Difference]]:
+    """Evaluates runs on the same examples and compares each with the others.
+
+    A run is a run directory, or one of `finetune --seeds`, whose seeds are then paired. The
+    bootstrap draws examples, and pairs of seeds where there are several, with replacement.
+
+    Raises:
+      UserError: fewer than two runs, other tasks or other examples.
+    """
+    if len(runs) < 2:
+        raise UserError(
+            "nothing to compare with", where="RUN", expected="two or more runs", got=len(runs)
+        )
+    groups = [_group(Path(run), split) for run in runs]
+    for group in groups[1:]:
+        _check_same(groups[0], group, split)
+    differences = []
+    for i, one in enumerate(groups):
+        for other in groups[:i]:
+            better, worse = (other, one) if one.is_fresh and not other.is_fresh else (one, other)
+            found = bootstrap_difference(
+                better.task.from_tallies,
+                better.tallies,
+                worse.tallies,
+                samples,
+                seed,
+                paired=better.seeds == worse.seeds,
+            )
+            is_transfer = worse.is_fresh and not better.is_fresh
+            differences.append(Difference(better.name, worse.name, *found, is_transfer))
+    return groups, differences
+
+
+def _group(path: Path, split: str) -> Group:
+    """The evaluated runs of a path: a run's, or those of its seeds."""
+    runs = [path]
+    if (path / SEEDS).is_file():
+        listed = json.loads((path / SEEDS).read_text(encoding="utf-8"))["runs"]
+        runs = [path / run["run"] for run in listed if run["score"] is not None]
+    tallies, seeds, examples, config = [], [], None, None
+    for run in runs:
+        model = trained.open_run(run, "best")
+        config = model.config
+        if not isinstance(config, FinetuneConfig):
+            raise UserError(
+                "a pretraining run has no task to compare by",
+                where=run,
+                expected="runs of `jaxssl finetune`",
+                got=config.objective.name,
+                fix="jaxssl report RUN RUN compares pretraining runs",
+            )
+        data = read_split(config, model.tokenizer, split)
+        made = trained.evaluate_on(model, data)
+        examples = data.references(made.rows)
+        tallies.append(config.task.tallies(made.predictions, examples))
+        seeds.append(config.train.seed)
+    assert isinstance(config, FinetuneConfig)
+    name = path.name or str(path)
+    return Group(name, config.task, config.init is None, tuple(seeds), np.stack(tallies), examples)
+
+
+def _check_same(first: Group, group: Group, split: str) -> None:
+    """Refuses runs whose scores are not of the same examples."""
+    same = np.array_equal(np.asarray(first.references), np.asarray(group.references))
+    if type(first.task) is type(group.task) and same:
+        return
+    raise UserError(
+        "the runs were not evaluated on the same examples",
+        where=f"{first.name}, {group.name}: split {split}",
+        expected="one task, with the same examples and labels",
+        got=f"{len(first.references)} of {first.task.name}, {len(group.references)} of "
+        f"{group.task.name}",
+        fix="give both the same data.tables (and its seed, where rows are held out)",
+    )
+
+
+def comparison_table(groups: Sequence[Group], differences: Sequence[Difference]) -> list[str]:
+    """What was compared and what came out, in a few lines."""
+    width = max(len(group.name) for group in groups)
+    metric = groups[0].task.metric
+    lines = [f"{metric}, {groups[0].tallies.shape[1]:,} examples"]
+    for group in groups:
+        scores = group.scores
+        spread = f" +- {np.std(scores, ddof=1):.4f}, {len(scores)} seeds" if len(scores) > 1 else ""
+        start = "from scratch" if group.is_fresh else "from a base"
+        lines.append(f"  {group.name:<{width}}  {scores.mean():.4f}{spread}  ({start})")
+    for d in differences:
+        interval = f"[{d.low:+.4f}, {d.high:+.4f}]"
+        lines.append(f"{d.group} - {d.other}: {d.difference:+.4f}, 95% {interval}: {d.verdict}")
+    return lines
