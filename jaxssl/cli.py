@@ -95,6 +95,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("prepare", _prepare, "turn a corpus into a token store"),
         ("pretrain", _pretrain, "pretrain a model, or resume its run"),
         ("finetune", _finetune, "train a model on a labelled task, or resume its run"),
+        ("baseline", _baseline, "what a bag of words scores on a recipe's data"),
         ("config", _config, "print the resolved configuration of a pretraining run"),
     ):
         sub = verb(name, run, text, add_help=False)
@@ -258,6 +259,19 @@ def _finetune(options: argparse.Namespace) -> int:
     if results is None:
         return EXIT_STOPPED
     print("\n".join(["", *comparing.seeds_table(results, config.task.metric)]))
+    return 0
+
+
+def _baseline(options: argparse.Namespace) -> int:
+    from jaxssl import baseline, finetune
+
+    if options.help:
+        _document(finetune.FinetuneConfig, options)
+        return 0
+    config = finetune.load_config(*_split_layers(options.layers))
+    for split, scores in baseline.bag_of_words(config).items():
+        for name, value in scores.items():
+            print(f"bag of words, {split} {name}: {value:.4f}")
     return 0
 
 

@@ -222,7 +222,7 @@ def _group(path: Path, split: str) -> Group:
         seeds.append(config.train.seed)
     assert isinstance(config, FinetuneConfig)
     name = path.name or str(path)
-    return Group(name, config.task, config.init is None, tuple(seeds), np.stack(tallies), examples)
+    return Group(name, config.task, config.is_fresh, tuple(seeds), np.stack(tallies), examples)
 
 
 def _check_same(first: Group, group: Group, split: str) -> None:

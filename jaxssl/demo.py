@@ -1,9 +1,11 @@
-"""The demo: from the docstrings of the installed packages to a small BERT and a small GPT.
+"""The demo: from the docstrings of the installed packages to a small BERT and a small GPT, and from
+the BERT to a classifier.
 
 It runs the ordinary functions on two ordinary recipes (configs/demo), so what it does is what
-`jaxssl tokenizer`, `jaxssl prepare` and `jaxssl pretrain` do.
+`jaxssl tokenizer`, `jaxssl prepare`, `jaxssl pretrain` and `jaxssl finetune` do.
 """
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +25,19 @@ class Scale:
 
     corpus_bytes: int
     vocab_size: int
+    examples: int
+    """Of each library, to fine-tune on."""
     bert: tuple[str, ...] = ()
     gpt: tuple[str, ...] = ()
+    library: tuple[str, ...] = ()
 
 
-FULL = Scale(corpus_bytes=10_000_000, vocab_size=4096)
+FULL = Scale(corpus_bytes=10_000_000, vocab_size=4096, examples=500)
 SHORT = Scale(
     corpus_bytes=1_000_000,
     vocab_size=1024,
+    examples=60,
+    library=("train.epochs=1",),
     bert=("train.steps=20", "evaluation.every=10", "evaluation.batches=4", "checkpoint.every=10"),
     gpt=("train.steps=20", "evaluation.every=10", "evaluation.batches=4", "checkpoint.every=10"),
 )
@@ -68,9 +75,13 @@ def demo(out: Path, *, short: bool = False) -> int:
         if outcome.stopped_by:
             return EXIT_STOPPED
         runs.append(out / name)
+    tuned = fine_tune(out, scale)
+    if tuned is None:
+        return EXIT_STOPPED
     report = write_comparison(runs, out / "report.html")
     print("\n".join(last_screen(runs)))
     print(f"\n{summary_table(runs)}")
+    print("\n".join(["", *tuned]))
     print(f"\n{time.time() - started:.0f} s in all. Open {report.absolute()} in a browser.")
     return 0
 
@@ -118,6 +129,68 @@ def make_store(out: Path, name: str, kind: Kind, vocab_size: int, source: "Jsonl
         )
     )
     return store.path
+
+
+WAYS = {
+    "head": ("freezing.preset=head", "optimizer.learning_rate=1e-2", "train.epochs=20"),
+    "top": ("freezing.preset=top", "freezing.top=1"),
+    "full": (),
+    "scratch": ("init.scratch=true",),
+}
+"""Ways of training the classifier, by what differs from the recipe."""
+
+
+def fine_tune(out: Path, scale: Scale) -> list[str] | None:
+    """Trains the demo's BERT to tell libraries apart, in all `WAYS`; the table of what came out, or
+    None where a signal stopped it."""
+    from jaxssl import baseline, finetune
+    from jaxssl.data.libraries import write_libraries
+
+    tables = out / "libraries"
+    if not tables.is_dir():
+        write_libraries(out / "corpus" / "docstrings.jsonl", tables, per_label=scale.examples)
+    rows, config = [], None
+    for name, changes in WAYS.items():
+        print(f"\n== fine-tuning, {name}: which library is a docstring from?", flush=True)
+        overrides = [f"out={out / 'library' / name}", f"init.from={out / 'bert'}"]
+        overrides += [
+            f"data.tables.{split}.path={tables / split}.jsonl"
+            for split in ("train", "validation", "test")
+        ]
+        overrides += [*changes, *scale.library]
+        config = finetune.load_config(["demo/library"], overrides)
+        started = time.time()
+        if finetune.finetune(config).stopped_by:
+            return None
+        rows.append((name, *_scored(Path(config.out)), time.time() - started))
+    assert config is not None
+    started = time.time()
+    bag = baseline.bag_of_words(config)
+    scores = [bag[split]["accuracy"] for split in ("validation", "test")]
+    rows.append(("bag of words", None, *scores, time.time() - started))
+    return library_table(rows, out / "library")
+
+
+def _scored(run_dir: Path) -> tuple[int, float, float]:
+    """Trained parameters, and the accuracies on the validation and test splits."""
+    scores = json.loads((run_dir / "scores.json").read_text(encoding="utf-8"))["splits"]
+    receipt = json.loads((run_dir / "receipt.json").read_text(encoding="utf-8"))
+    accuracy = {name: split["scores"]["accuracy"] for name, split in scores.items()}
+    return receipt["own"]["trained"], accuracy["validation"], accuracy["test"]
+
+
+def library_table(rows: list[tuple], runs: Path) -> list[str]:
+    """The ways of training side by side."""
+    lines = [f"{'which library?':<14}{'trained':>10}{'validation':>12}{'test':>8}{'time':>8}"]
+    lines.append("-" * len(lines[0]))
+    for name, trained, validation, test, seconds in rows:
+        count = "-" if trained is None else f"{trained:,}"
+        lines.append(f"{name:<14}{count:>10}{validation:>12.3f}{test:>8.3f}{seconds:>7.0f}s")
+    full, scratch = (next(row for row in rows if row[0] == name) for name in ("full", "scratch"))
+    if full[3] < scratch[3]:
+        lines.append("Negative transfer: the pretrained model is worse than the same from scratch.")
+    lines.append(f"Accuracy; the reports are {runs}/*/report.html.")
+    return lines
 
 
 def last_screen(runs: list[Path]) -> list[str]:

@@ -161,7 +161,10 @@ def plan_stages(
         trained = {path for path, x in leaves.items() if freezing.is_trained(decision, path, x)}
         stages.append(Stage(round(epoch * per_epoch), trained.__contains__))
         groups = {**dict.fromkeys(trained, f"stage{number}"), **groups}
-    return model, tuple(stages), groups.__getitem__ if len(stages) > 1 else None
+    group_of = lambda path: groups.get(
+        path, "never"
+    )  # asked of all, for the receipt of full tuning
+    return model, tuple(stages), group_of if len(stages) > 1 else None
 
 
 def _check_stages(stages: Sequence[Stage], steps: int) -> None:
@@ -215,7 +218,7 @@ def _validation(
 
 
 def _start(config: FinetuneConfig, model: Model) -> tuple[Start, dict[str, Any] | None]:
-    if config.init is None:
+    if config.init is None or config.init.scratch:
         return Start(), None
     run_dir = Path(config.init.from_)
     manager = CheckpointManager(run_dir / "checkpoints", config.checkpoint)

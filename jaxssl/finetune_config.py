@@ -99,6 +99,11 @@ class FinetuneConfig:
     """Steps to trace."""
 
     @property
+    def is_fresh(self) -> bool:
+        """Whether no parameter is restored."""
+        return self.init is None or self.init.scratch
+
+    @property
     def samples(self) -> SamplesConfig:
         """None: a task has nothing to continue or fill."""
         return SamplesConfig()

@@ -20,4 +20,4 @@ given = os.environ.get("XLA_FLAGS", "")
 more = [f"{name}={value}" for name, value in FLAGS.items() if name not in given]
 os.environ["XLA_FLAGS"] = " ".join([given, *more]).strip()
 
-pytest_plugins = ["toy"]
+pytest_plugins = ["toy", "tuned"]

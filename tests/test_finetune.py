@@ -8,82 +8,25 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import toy
+import tuned
 
 from jaxssl import finetune, run, trained
 from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager, stored_arrays
 from jaxssl.core.errors import UserError
-from jaxssl.core.names import flatten
 
 pytestmark = pytest.mark.usefixtures("quick")
-
-LABELS = ("animal", "person")
-
-
-def write_table(path, count, seed=0):
-    """Sentences about animals or people, as CSV: the first words give the label away."""
-    rng = np.random.default_rng(seed)
-    lines = ["text,label"]
-    for _ in range(count):
-        is_person = bool(rng.integers(2))
-        subject = rng.choice(["the old man", "my sister"] if is_person else ["the cat", "a dog"])
-        place = rng.choice(["in the garden", "near a river", "at home under the table"])
-        lines.append(f"{subject} sees a bird {place},{LABELS[is_person]}")
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-@pytest.fixture(scope="module")
-def base(words, quick, tmp_path_factory):
-    """A BERT of two layers after four steps."""
-    out = tmp_path_factory.mktemp("finetune") / "base"
-    overrides = ("train.steps=4", "optimizer.schedule.warmup=1", "evaluation.every=0")
-    run.pretrain(toy.configured(words, out, "bert", *overrides), lambda text: None)
-    return out
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    return write_table(tmp_path_factory.mktemp("tables") / "train.csv", 90)
-
-
-def configured(base, table, out, *overrides):
-    recipe = {
-        "out": str(out),
-        "init": {"from": str(base)},
-        "task": {"name": "classify", "pooling": "mean"},
-        "data": {
-            "tables": {"train": {"name": "file", "path": str(table)}, "validation_fraction": 0.2},
-            "max_length": 24,
-            "batch_size": 8,
-            "row_lengths": 1,
-        },
-        "optimizer": {"learning_rate": 0.02, "weight_decay": 0.1},
-        "train": {"epochs": 10},
-        "checkpoint": {"every": 20},
-        "logging": {"every": 3, "tensorboard": False, "progress": False},
-    }
-    path = out.parent / f"{out.name}.json"
-    path.write_text(json.dumps(recipe))
-    return finetune.load_config([path], overrides)
-
-
-def whole(run_dir, step="last"):
-    """All parameters of a run by name, as numpy arrays."""
-    params = trained.open_run(run_dir, step).params
-    return {name: np.asarray(x) for name, x in flatten(params).items()}
 
 
 @pytest.fixture(scope="module")
 def top(base, table, tmp_path_factory):
     """Fine-tuned: the last layer and the head; what was said."""
     out, said = tmp_path_factory.mktemp("top") / "run", []
-    config = configured(base, table, out, "freezing.preset=top", "freezing.top=1")
+    config = tuned.configured(base, table, out, "freezing.preset=top", "freezing.top=1")
     return out, finetune.finetune(config, said.append), said
 
 
 def test_frozen_parameters_are_bit_identical_and_the_others_moved(base, top):
-    before, after = whole(base), whole(top[0])
+    before, after = tuned.whole(base), tuned.whole(top[0])
     moved = {name for name in before.keys() & after.keys() if name.startswith("encoder")}
     for name in moved:
         assert np.array_equal(before[name][0], after[name][0]), f"{name}: layer 0 is frozen"
@@ -119,7 +62,7 @@ def test_the_ledger_accounts_for_every_parameter(base, top):
     entries = json.loads((top[0] / "ledger.json").read_text())["parameters"]
     targets = {e["target"] for e in entries if e["target"]}
     sources = {e["source"] for e in entries if e["source"]}
-    assert targets == set(whole(top[0])) and sources == set(whole(base))
+    assert targets == set(tuned.whole(top[0])) and sources == set(tuned.whole(base))
 
 
 def test_started_again_from_a_checkpoint_it_ends_with_the_same_bits(base, table, top, tmp_path):
@@ -127,7 +70,7 @@ def test_started_again_from_a_checkpoint_it_ends_with_the_same_bits(base, table,
     shutil.copytree(top[0], out)
     manager = CheckpointManager(out / "checkpoints")
     last = manager.steps()[-1]
-    config = configured(base, table, out, "freezing.preset=top", "freezing.top=1")
+    config = tuned.configured(base, table, out, "freezing.preset=top", "freezing.top=1")
     config = dataclasses.replace(config, checkpoint=CheckpointConfig(every=20, keep_last=9))
     shutil.rmtree(out / "checkpoints")
     finetune.finetune(config, lambda text: None)
@@ -137,7 +80,7 @@ def test_started_again_from_a_checkpoint_it_ends_with_the_same_bits(base, table,
     said = []
     finetune.finetune(config, said.append)
     assert f"resuming at step {kept}" in said and manager.steps()[-1] == last > kept
-    first, second = whole(top[0]), whole(out)
+    first, second = tuned.whole(top[0]), tuned.whole(out)
     for name in first:
         assert np.array_equal(first[name], second[name]), name
 
@@ -152,7 +95,7 @@ def test_another_base_is_refused(base, top, tmp_path):
 
 
 def test_a_deeper_model_is_refused_with_every_parameter(base, table, tmp_path):
-    config = configured(base, table, tmp_path / "run", "model.num_layers=3")
+    config = tuned.configured(base, table, tmp_path / "run", "model.num_layers=3")
     with pytest.raises(Exception, match="another number of layers") as raised:
         finetune.build(config)
     assert "[2, 16, 2, 8]" in str(raised.value) and "[3, 16, 2, 8]" in str(raised.value)
@@ -173,7 +116,7 @@ def test_a_deeper_model_is_refused_with_every_parameter(base, table, tmp_path):
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(base, table, tmp_path, overrides, message):
-    config = configured(base, table, tmp_path / "run", *overrides)
+    config = tuned.configured(base, table, tmp_path / "run", *overrides)
     if message is None:
         assert finetune.build(config).parts.start.entries
         return
@@ -187,7 +130,7 @@ def test_rows_that_cannot_be_used_are_told_with_their_place(base, tmp_path):
     path.write_text("text,label\na dog,animal\n  ,person\n")
     with pytest.raises(UserError, match=r"(?s)a text is empty.*bad.csv:3"):
         finetune.build(
-            configured(
+            tuned.configured(
                 base,
                 path,
                 tmp_path / "a",
@@ -198,7 +141,7 @@ def test_rows_that_cannot_be_used_are_told_with_their_place(base, tmp_path):
     path.write_text("text,label\na dog,animal\na cat,animal\n")
     with pytest.raises(UserError, match="nothing to tell apart"):
         finetune.build(
-            configured(
+            tuned.configured(
                 base,
                 path,
                 tmp_path / "a",
@@ -227,7 +170,7 @@ def test_a_number_is_learnt_of_pairs_of_texts(base, tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("\n".join(lines) + "\n")
     task = "task={name: regress, text: a, pair: b, label: likeness, pooling: mean, clip: [0, 1]}"
-    config = configured(base, path, tmp_path / "run", task, "evaluation.best_by=spearman")
+    config = tuned.configured(base, path, tmp_path / "run", task, "evaluation.best_by=spearman")
     outcome = finetune.finetune(config, lambda text: None)
     assert outcome.validation["pearson"] > 0.9
     assert outcome.validation["loss"] == pytest.approx(outcome.validation["mse/regress"], rel=1e-5)

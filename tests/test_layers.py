@@ -27,7 +27,7 @@ LAYERS = [
     {"finetune_config"},
     {"trained"},
     {"finetune"},
-    {"comparing"},
+    {"comparing", "baseline"},
     {"demo", "inspecting"},
     {"cli"},
     {"__main__"},

@@ -1,5 +1,6 @@
 """A toy corpus, its tokenizers and token stores, and runs of a few seconds over them."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -81,14 +82,22 @@ def byte_store(tmp_path_factory) -> Path:
     return write_store(path, train_toy_tokenizer("byte_bpe"), {"train": 100, "validation": 9})
 
 
-@pytest.fixture(scope="module")
-def quick():
+@contextlib.contextmanager
+def quickly_compiled():
     """Compiles with little optimisation: for runs whose speed does not matter."""
     import jax
 
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """`quickly_compiled` for a module."""
+    with quickly_compiled():
+        yield
 
 
 def recipe(store: Path, out: Path, kind: str = "bert") -> dict:

@@ -28,6 +28,9 @@ class InitConfig:
     """A run directory to start from."""
     step: str | int = "best"
     """Its checkpoint: best, last or a step."""
+    scratch: bool = False
+    """Take the model and the tokenizer of that run, but none of its parameters: the same network
+    from scratch, to compare with."""
     rename: dict[str, str] = dataclasses.field(default_factory=dict)
     """Stored names to names of this model, by pattern: {"body/**": "encoder/**"}; each wildcard
     stands for the same on both sides."""

@@ -123,8 +123,10 @@ class LabelledBatches:
         batch_size: int,
         seed: int,
         places: np.ndarray,
+        plan_lengths: np.ndarray | None = None,
     ):
         self._examples, self._edges = examples, edges
+        self._plan_lengths = examples.lengths if plan_lengths is None else plan_lengths
         self._batch_size, self._seed, self._places = batch_size, seed, places
         self.per_epoch = -(-examples.num_rows // batch_size)
         self._epoch, self._plan = -1, np.zeros((0, 0), np.int64)
@@ -147,7 +149,7 @@ class LabelledBatches:
         batches = []
         for start in range(0, count, POOL * size):
             pool = order[start : start + POOL * size]
-            pool = pool[np.argsort(self._examples.lengths[pool], kind="stable")]
+            pool = pool[np.argsort(self._plan_lengths[pool], kind="stable")]
             short = -len(pool) % size
             pool = np.concatenate([pool, np.full(short, -1)]).reshape(-1, size)
             shuffled = permute(np.arange(len(pool)), len(pool), self._seed + 1, epoch)
@@ -168,6 +170,8 @@ class LabelledData:
     """Row lengths, ascending."""
     answers: Any = None
     """What predictions are scored against, in the order of the examples."""
+    plan_lengths: np.ndarray | None = None
+    """Lengths that batches are planned by, where they are not those of the rows."""
 
     def references(self, chosen: np.ndarray) -> Any:
         """The answers of the examples at `chosen`."""
@@ -181,7 +185,9 @@ class LabelledData:
 
     def train_batches(self, batch_size: int, seed: int, places: np.ndarray) -> LabelledBatches:
         """See `LabelledBatches`."""
-        return LabelledBatches(self.examples, self.edges, batch_size, seed, places)
+        return LabelledBatches(
+            self.examples, self.edges, batch_size, seed, places, self.plan_lengths
+        )
 
     def eval_batches(
         self, batch_size: int, places: np.ndarray, limit: int | None = None

@@ -158,7 +158,7 @@ class Classify:
             split,
             text=self.text,
             pair=self.pair,
-            labels=self._numbers(table) if labelled else None,
+            labels=self.label_numbers(table) if labelled else None,
         )
 
     def _rows_of_labels(self, table: Table) -> list[list[str]]:
@@ -185,7 +185,8 @@ class Classify:
                 rows.append([str(value).strip()])
         return rows
 
-    def _numbers(self, table: Table) -> np.ndarray:
+    def label_numbers(self, table: Table) -> np.ndarray:
+        """The labels of a table: int32 [N], or float32 [N, K] of several. Raises UserError."""
         number = {label: i for i, label in enumerate(self.labels)}
         rows = self._rows_of_labels(table)
         for row, place in zip(rows, table.places):

@@ -86,7 +86,10 @@ def with_features(data: LabelledData, reads: int | None, batches: Any) -> Labell
         per_row=examples.per_row,
         per_token={"features": (features, 0.0)},
     )
-    return dataclasses.replace(data, examples=condensed, edges=np.array([reads]))
+    planned = examples.lengths  # so that the batches are those of the texts
+    return dataclasses.replace(
+        data, examples=condensed, edges=np.array([reads]), plan_lengths=planned
+    )
 
 
 def feature_bytes(data: LabelledData) -> int:

@@ -1,0 +1,65 @@
+"""FLOPs are counted before anything is compiled: against formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from jaxssl.models.layers import unbox
+from jaxssl.models.model import Model
+from jaxssl.objectives.causal_lm import CausalLm
+from jaxssl.objectives.masked_lm import MaskedLm
+from jaxssl.optim.adamw import AdamW, make_optimizer
+from jaxssl.train.flops import count_flops
+from jaxssl.train.metrics import step_flops
+from jaxssl.train.state import make_init
+from jaxssl.train.step import make_train_step
+
+W, X = jnp.ones((4, 4)), jnp.ones((2, 4))
+PRODUCT = 2 * 2 * 4 * 4
+
+
+def test_a_scan_counts_as_often_as_it_runs():
+    loop = lambda w, x: jax.lax.scan(lambda c, _: (jnp.tanh(c @ w), None), x, length=5)[0]
+    assert count_flops(loop, W, X) == 5 * PRODUCT
+    gradient = jax.grad(lambda x: loop(W, x).sum())
+    assert count_flops(gradient, X) == 2 * 5 * PRODUCT
+
+
+def test_what_nothing_depends_on_is_not_counted():
+    assert count_flops(lambda w, x: (x @ w, x @ w @ w)[0], W, X) == PRODUCT
+
+
+def test_rematerialised_products_count_twice_and_the_dearest_branch_counts():
+    remat = jax.checkpoint(lambda w, x: jnp.sum(jnp.tanh(x @ w) @ w))
+    plain = lambda w, x: jnp.sum(jnp.tanh(x @ w) @ w)
+    both = [count_flops(jax.value_and_grad(f), W, X) for f in (remat, plain)]
+    assert both[0] - both[1] == PRODUCT
+    branches = lambda w, x, p: jax.lax.cond(p, lambda: x @ w @ w, lambda: x @ w)
+    assert count_flops(branches, W, X, True) == 2 * PRODUCT
+
+
+def test_a_loop_of_unknown_length_is_refused():
+    loop = lambda w, x: jax.lax.while_loop(lambda c: c.sum() < 9, lambda c: c @ w, x)
+    with pytest.raises(ValueError, match="while"):
+        count_flops(loop, W, X)
+
+
+@pytest.mark.parametrize("kind", ["masked", "causal"])
+def test_a_training_step_costs_what_the_convention_of_mfu_says(kind):
+    """Products of bodies and heads, backward twice the forward. Causal attention is computed whole
+    here and counted half there."""
+    objective = MaskedLm(slots=8) if kind == "masked" else CausalLm()
+    config = tiny.bert() if kind == "masked" else tiny.gpt2()
+    model = Model(config, objective.heads)
+    optimizer, _ = make_optimizer(AdamW(), 10, 1)
+    state = unbox(jax.eval_shape(make_init(model, optimizer), jax.random.key(0)))
+    batch = tiny.rows([[d] for d in tiny.random_documents([16] * 8)], length=16)
+    step = make_train_step(model, objective, optimizer, tiny.WORDS, seed=0)
+    labels = 8 * 8 if kind == "masked" else 8 * 16
+    expected = step_flops(config, state.params, 8, 16, labels)
+    if kind == "causal":
+        expected += 6 * 8 * 16 * config.num_layers * 16 * config.hidden_size
+    assert count_flops(step, state, batch) == pytest.approx(expected, rel=1e-6)
+    assert np.isfinite(expected)

@@ -1,0 +1,72 @@
+"""L2-SP and mixout: against autodiff, against means over many masks, and against no anchor."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxssl.core.errors import UserError
+from jaxssl.core.names import flatten
+from jaxssl.transfer.regularize import Regularization, mix_out, penalty_gradient
+
+RNG = np.random.default_rng(0)
+PARAMS = {
+    "encoder": {"kernel": RNG.standard_normal((6, 5)), "bias": RNG.standard_normal(5)},
+    "head": {"kernel": RNG.standard_normal((5, 2))},
+}
+PARAMS = jax.tree.map(jnp.float32, PARAMS)
+ANCHORS = {"encoder": jax.tree.map(lambda x: x + 0.5, PARAMS["encoder"])}
+
+
+def test_the_penalty_and_its_gradient_are_those_of_its_formula():
+    config = Regularization(l2_sp=0.3, l2_sp_fresh=0.1)
+
+    def formula(params):
+        body = sum(
+            jnp.sum((params["encoder"][k] - ANCHORS["encoder"][k]) ** 2) for k in ("kernel", "bias")
+        )
+        return 0.15 * body + 0.05 * jnp.sum(params["head"]["kernel"] ** 2)
+
+    penalty, gradient = penalty_gradient(config, PARAMS, ANCHORS)
+    assert penalty == pytest.approx(float(formula(PARAMS)), rel=1e-6)
+    wanted = flatten(jax.grad(formula)(PARAMS))
+    for name, value in flatten(gradient).items():
+        np.testing.assert_allclose(value, wanted[name], rtol=1e-6, err_msg=name)
+
+
+def test_mixout_takes_its_share_from_the_start_and_keeps_the_mean():
+    rate, keys = 0.7, jax.random.split(jax.random.key(0), 4000)
+    mixed = jax.jit(jax.vmap(lambda key: mix_out(PARAMS, ANCHORS, rate, key)["encoder"]["kernel"]))(
+        keys
+    )
+    w, u = PARAMS["encoder"]["kernel"], ANCHORS["encoder"]["kernel"]
+    is_start = np.isclose(mixed, (u - rate * u) / (1 - rate), atol=1e-5)
+    is_own = np.isclose(mixed, (w - rate * u) / (1 - rate), atol=1e-5)
+    assert (is_start ^ is_own).all()
+    assert is_start.mean() == pytest.approx(rate, abs=0.005)
+    np.testing.assert_allclose(mixed.mean(0), w, atol=0.1)
+
+
+def test_mixout_leaves_biases_and_fresh_kernels_alone():
+    mixed = mix_out(PARAMS, ANCHORS, 0.9, jax.random.key(1))
+    assert np.array_equal(mixed["encoder"]["bias"], PARAMS["encoder"]["bias"])
+    assert np.array_equal(mixed["head"]["kernel"], PARAMS["head"]["kernel"])
+    assert not np.array_equal(mixed["encoder"]["kernel"], PARAMS["encoder"]["kernel"])
+
+
+def test_the_gradient_flows_through_what_was_not_taken():
+    key, rate = jax.random.key(2), 0.5
+    kernel = lambda p: mix_out(p, ANCHORS, rate, key)["encoder"]["kernel"]
+    gradient = jax.grad(lambda p: kernel(p).sum())(PARAMS)["encoder"]["kernel"]
+    own = np.isclose(
+        kernel(PARAMS),
+        (PARAMS["encoder"]["kernel"] - rate * ANCHORS["encoder"]["kernel"]) / (1 - rate),
+    )
+    np.testing.assert_allclose(gradient, np.where(own, 1 / (1 - rate), 0.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("field", ["l2_sp", "l2_sp_fresh", "mixout"])
+def test_what_is_out_of_range_is_refused(field):
+    for value in (-0.1, float("nan"), *((1.0,) if field == "mixout" else ())):
+        with pytest.raises(UserError, match=field):
+            Regularization(**{field: value})

@@ -1,0 +1,67 @@
+"""A pretrained toy model, a labelled table, and fine-tuning runs of a few seconds over them."""
+
+import json
+
+import numpy as np
+import pytest
+import toy
+
+from jaxssl import finetune, run, trained
+from jaxssl.core.names import flatten
+
+LABELS = ("animal", "person")
+
+
+def write_table(path, count, seed=0):
+    """Sentences about animals or people, as CSV: the first words give the label away."""
+    rng = np.random.default_rng(seed)
+    lines = ["text,label"]
+    for _ in range(count):
+        is_person = bool(rng.integers(2))
+        subject = rng.choice(["the old man", "my sister"] if is_person else ["the cat", "a dog"])
+        place = rng.choice(["in the garden", "near a river", "at home under the table"])
+        lines.append(f"{subject} sees a bird {place},{LABELS[is_person]}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def base(words, tmp_path_factory):
+    """A BERT of two layers after four steps."""
+    out = tmp_path_factory.mktemp("finetune") / "base"
+    overrides = ("train.steps=4", "optimizer.schedule.warmup=1", "evaluation.every=0")
+    with toy.quickly_compiled():
+        run.pretrain(toy.configured(words, out, "bert", *overrides), lambda text: None)
+    return out
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory):
+    return write_table(tmp_path_factory.mktemp("tables") / "train.csv", 90)
+
+
+def configured(base, table, out, *overrides):
+    recipe = {
+        "out": str(out),
+        "init": {"from": str(base)},
+        "task": {"name": "classify", "pooling": "mean"},
+        "data": {
+            "tables": {"train": {"name": "file", "path": str(table)}, "validation_fraction": 0.2},
+            "max_length": 24,
+            "batch_size": 8,
+            "row_lengths": 1,
+        },
+        "optimizer": {"learning_rate": 0.02, "weight_decay": 0.1},
+        "train": {"epochs": 10},
+        "checkpoint": {"every": 20},
+        "logging": {"every": 3, "tensorboard": False, "progress": False},
+    }
+    path = out.parent / f"{out.name}.json"
+    path.write_text(json.dumps(recipe))
+    return finetune.load_config([path], overrides)
+
+
+def whole(run_dir, step="last"):
+    """All parameters of a run by name, as numpy arrays."""
+    params = trained.open_run(run_dir, step).params
+    return {name: np.asarray(x) for name, x in flatten(params).items()}
