@@ -84,6 +84,17 @@ def test_a_row_has_one_label(label, match):
     refused(match, lambda: Classify().learn_labels(table(["a", label])), "x.csv:3, column label")
 
 
+def test_several_labels_that_cannot_be_read_are_refused():
+    several = Classify(multi_label=True)
+    refused("labels cannot be read", lambda: several.learn_labels(table(["a", 3])), "x.csv:3")
+
+
+def test_labels_given_twice_are_refused():
+    task = Classify(labels=("a", "b", "a"))
+    text = refused("labels given", lambda: task.learn_labels(table(["a", "b"])), "task.labels")
+    assert "listed twice: ['a']" in text
+
+
 def test_columns_that_are_not_there_are_named_by_their_key(tokenizer):
     rows = table(["a", "b", "c"])
     refused("no such column", lambda: Classify(label="lbl").learn_labels(rows), "task.label")
