@@ -10,13 +10,16 @@ from jaxssl.data.tables import Table
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_on_texts
 
-KINDS = ("wordpiece", "byte_bpe", "sentencepiece_bpe", "sentencepiece_unigram")
+KINDS = ("wordpiece", "byte_bpe", "plain_bytes", "sentencepiece_bpe", "sentencepiece_unigram")
 SIZES = {"wordpiece": 320, "byte_bpe": 330, "sentencepiece_bpe": 200, "sentencepiece_unigram": 110}
 
 
 @functools.cache
 def tokenizer(kind: str) -> Tokenizer:
-    """Trained on the toy corpus with markers in it."""
+    """Trained on the toy corpus with markers in it; `plain_bytes` without: for it ` @` is a space
+    and an `@`, two tokens, but one at the beginning of a text."""
+    if kind == "plain_bytes":
+        return toy.train_toy_tokenizer("byte_bpe")
     config = TokenizerTrainConfig(source=Docstrings(), out=kind, kind=kind, vocab_size=SIZES[kind])
     marks = " @ * person * is @ # ^ organization ^ it # , ; < [ ]"
     rng = np.random.default_rng(0)

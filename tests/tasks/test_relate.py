@@ -130,6 +130,9 @@ def test_rows_left_out_are_counted_everywhere():
     encoded = encode(task, columns, 32)
     assert encoded.examples.num_rows == 4
     assert [reference.row for reference in encoded.references] == [1, 2, 4, 5]
+    kept = [RELATIONS.index(columns["relation"][i]) for i in (1, 2, 4, 5)]
+    assert encoded.examples.per_row["labels"].tolist() == kept
+    assert [reference.label for reference in encoded.references] == kept
     assert any("train: 2 of 6 rows (33.3%) are left out" in note for note in encoded.notes)
     logits = 5 * np.eye(3)[[reference.label for reference in encoded.references]]
     assert task.scores({"logits": logits}, encoded.references)["left_out"] == 2
