@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
 from jaxssl.core.files import atomic_write
 from jaxssl.core.layer_names import is_stacked
@@ -45,6 +46,9 @@ class InitConfig:
     """Also initialise the top k layers afresh (Zhang et al., 2020)."""
     cast: bool = False
     """Accept stored parameters of another dtype than `precision.parameters`, and convert them."""
+
+    def __post_init__(self):
+        check_at_least(0, self, "fresh_top")
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ def make_ledger(
     fresh = (*config.fresh, *(f"{head}/**" for head in target_heads if not _has(stored, head)))
     errors: list[UserError] = []
     entries = []
+    refused = set()
     for name, leaf in target.items():
         origin = stored.get(name)
         if origin is None or any(matches(pattern, name) for pattern in fresh):
@@ -114,7 +119,8 @@ def make_ledger(
             entries.append(_restored(config, name, leaf, origin, source[origin]))
         except UserError as error:
             errors.append(error)
-    used = {entry.source for entry in entries}
+            refused.add(origin)
+    used = {entry.source for entry in entries} | refused
     dropped = (*config.drop, *(f"{head}/**" for head in source_heads if not _has(target, head)))
     known = {origin: name for name, origin in stored.items()}
     for origin, leaf in source.items():
@@ -148,6 +154,14 @@ def _check_rules(
                     got=repr(pattern),
                     fix=did_you_mean(pattern, names),
                 )
+    depth = min((leaf.shape[0] for name, leaf in target.items() if is_stacked(name)), default=0)
+    if config.fresh_top > depth:
+        raise UserError(
+            "there are not so many layers",
+            where="init.fresh_top",
+            expected=f"at most {depth}",
+            got=config.fresh_top,
+        )
 
 
 def _renamed(config: InitConfig, source: Mapping[str, Leaf]) -> dict[str, str]:
@@ -205,24 +219,24 @@ def _restored(config: InitConfig, name: str, leaf: Leaf, origin: str, stored: Le
         depth, top = leaf.shape[0] if is_stacked(name) else 0, config.fresh_top
         detail = f"layers {depth - top} to {depth - 1} fresh" if depth and top else ""
         return Entry(action, name, origin, leaf.shape, detail, stored.dtype != leaf.dtype)
-    same_width = stored.shape[1:] == leaf.shape[1:] and len(leaf.shape) == 2
-    if same_width and any(matches(pattern, name) for pattern in config.resize):
+    same_width = stored.shape[1:] == leaf.shape[1:]
+    is_table = same_width and len(leaf.shape) == 2 and not is_stacked(name)
+    if is_table and any(matches(pattern, name) for pattern in config.resize):
         rows = min(stored.shape[0], leaf.shape[0])
         more = leaf.shape[0] - rows
         detail = f"rows 0 to {rows - 1} kept, " + (
             f"{more} fresh" if more else f"{stored.shape[0] - rows} left out"
         )
-        return Entry("resized", name, origin, leaf.shape, detail)
-    is_stack = is_stacked(name) and stored.shape[1:] == leaf.shape[1:]
+        return Entry("resized", name, origin, leaf.shape, detail, stored.dtype != leaf.dtype)
     raise UserError(
         "a stored parameter has another number of layers"
-        if is_stack
+        if same_width and is_stacked(name)
         else "a stored parameter has another shape",
         where=f"{origin} -> {name}",
         expected=list(leaf.shape),
         got=list(stored.shape),
         fix=f'init.resize=["{name}"] keeps the rows there are'
-        if same_width
+        if is_table
         else "use the model configuration it was trained with, or init.fresh for this parameter",
     )
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from jaxssl.core.names import matches
 
 STACK = re.compile(r"^(?P<stack>layers)(?:\[(?P<start>\d+):(?P<end>\d+)\])?$")
+RANGE = re.compile(r"(?<![^/])layers(?:\[(-?\d+|(?:-?\d+)?:(?:-?\d+)?)\])?(?=/|$)")
+"""All layers, one, or some, in a pattern; anything else in brackets matches nothing."""
 
 
 LAYER = re.compile(r"(?<![^/])layers\[(\d+)\]/(.*)$")
@@ -69,10 +71,11 @@ def expand(pattern: str, num_layers: int) -> str:
             start, _, end = inside.partition(":")
             chosen = range(num_layers)[slice(int(start or 0), int(end) if end else None)]
         else:
-            chosen = [int(inside) % num_layers] if abs(int(inside)) <= num_layers else []
+            layer = int(inside)
+            chosen = [layer % num_layers] if -num_layers <= layer < num_layers else []
         return "layers{" + ",".join(f"[{layer}]" for layer in chosen) + "}"
 
-    return re.sub(r"(?<![^/])layers(?:\[(-?\d*:?-?\d*)\])?(?=/|$)", ranged, pattern)
+    return RANGE.sub(ranged, pattern)
 
 
 def decide(

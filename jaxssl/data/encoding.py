@@ -28,15 +28,15 @@ class Truncation:
     total: int
     tokens: int
 
-    def warning(self, max_length: int, where: str) -> str | None:
-        """What to tell the user, or None where nothing was cut."""
+    def warning(self, max_length: int, where: str, side: str = "at their end") -> str | None:
+        """What to tell the user, or None where nothing was cut; `side` says where it was."""
         if not self.rows:
             return None
         share = self.rows / self.total
         loud = "WARNING: most of this data is cut off! " if share > 0.5 else ""
         return (
             f"{loud}{where}: {self.rows:,} of {self.total:,} rows ({share:.1%}) are longer than "
-            f"data.max_length={max_length} and lose {self.tokens:,} tokens at their end"
+            f"data.max_length={max_length} and lose {self.tokens:,} tokens {side}"
         )
 
 
@@ -83,7 +83,7 @@ def encode_rows(
     b = _encoded(tokenizer, second, show) if second is not None else None
     lengths_a = np.array([len(x) for x in a], np.int64)
     lengths_b = np.array([len(x) for x in b], np.int64) if b is not None else 0 * lengths_a
-    keep_a, keep_b = _longest_first(lengths_a, lengths_b, room)
+    keep_a, keep_b = longest_first(lengths_a, lengths_b, room)
     cut = (lengths_a - keep_a) + (lengths_b - keep_b)
     parts: list[np.ndarray] = []
     head, middle, tail = (np.array(x, np.int32) for x in (before, between, after))
@@ -110,7 +110,9 @@ def _encoded(tokenizer: Tokenizer, texts: Sequence[str], show: bool) -> list[np.
     return rows
 
 
-def _longest_first(a: np.ndarray, b: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
+def longest_first(
+    a: np.ndarray, b: np.ndarray, room: int | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """How many tokens to keep of each of two texts, so that their sum is at most `room`."""
     half_up, half_down = room - room // 2, room // 2
     keep_a = np.where(a + b <= room, a, np.where(b <= half_down, room - b, np.minimum(a, half_up)))

@@ -29,3 +29,15 @@ def pool(hidden: jax.Array, segment_ids: jax.Array, how: Pooling) -> jax.Array:
     weights = real[..., None].astype(jnp.promote_types(hidden.dtype, jnp.float32))
     total = jnp.sum(widen(hidden) * weights, axis=1)
     return (total / jnp.maximum(jnp.sum(weights, axis=1), 1)).astype(hidden.dtype)
+
+
+def states_at(hidden: jax.Array, positions: jax.Array) -> jax.Array:
+    """The hidden states at some positions of each row, side by side: [B, P * H].
+
+    Args:
+      hidden: [B, T, H].
+      positions: int [B, P]. One beyond the row, as a row of padding may have, takes the last token.
+    """
+    at = jnp.minimum(positions, hidden.shape[1] - 1)
+    taken = jnp.take_along_axis(hidden, at[..., None], axis=1)
+    return taken.reshape(len(hidden), -1)

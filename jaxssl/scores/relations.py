@@ -11,7 +11,7 @@ DIRECTIONS = "(e1,e2)", "(e2,e1)"
 
 
 def relation_scores(
-    predicted: Sequence[str], reference: Sequence[str], negative: str
+    predicted: Sequence[str], reference: Sequence[str], negative: str | None
 ) -> dict[str, Any]:
     """Micro precision, recall and F1 without the negative class, as TACRED's scorer has them.
 
@@ -23,7 +23,7 @@ def relation_scores(
     Args:
       predicted: one relation an example.
       reference: one relation an example.
-      negative: the name of the class that says "no relation".
+      negative: the name of the class that says "no relation"; None if each class counts.
 
     Returns:
       `precision`, `recall`, `f1`, as fractions; the counts `correct`, `predicted`, `reference`; and
@@ -34,7 +34,8 @@ def relation_scores(
         another spelling of it does.
     """
     check_pairs(predicted, reference, "examples")
-    check_negative(negative, {*predicted, *reference})
+    if negative is not None:
+        check_negative(negative, {*predicted, *reference})
     guessed = Counter(p for p in predicted if p != negative)
     gold = Counter(r for r in reference if r != negative)
     correct = Counter(p for p, r in zip(predicted, reference) if p == r != negative)
@@ -53,7 +54,7 @@ def relation_scores(
 
 
 def semeval_scores(
-    predicted: Sequence[str], reference: Sequence[str], negative: str = "Other"
+    predicted: Sequence[str], reference: Sequence[str], negative: str | None = "Other"
 ) -> dict[str, Any]:
     """The scores of SemEval-2010 task 8, (9+1)-way with directionality: its official evaluation.
 
@@ -69,7 +70,7 @@ def semeval_scores(
     Args:
       predicted: one label an example.
       reference: one label an example.
-      negative: the label without a direction, which is left out of every mean.
+      negative: the label without a direction, which is left out of every mean; None for none.
 
     Returns:
       `macro_precision`, `macro_recall`, `macro_f1`, `micro_precision`, `micro_recall`, `micro_f1`,
@@ -87,7 +88,7 @@ def semeval_scores(
     # `predicted + wrong direction` of a relation is how often it was predicted at all.
     guessed = Counter(p for p, _, _ in pairs)
     gold = Counter(r for _, r, _ in pairs)
-    relations = sorted(gold.keys() - {negative})
+    relations = sorted(label for label in gold if label != negative)
     rows = {r: named(correct[r], guessed[r], gold[r]) for r in relations}
     micro = named(*(sum(counts[r] for r in relations) for counts in (correct, guessed, gold)))
     macro = {key: mean(row[key] for row in rows.values()) for key in micro}
@@ -112,7 +113,13 @@ def mean(values: Iterable[float]) -> float:
     return sum(values) / len(values) if values else float("nan")
 
 
-def without_direction(label: str, negative: str) -> str:
+def has_directions(labels: Iterable[str], negative: str | None) -> bool:
+    """Whether each label but `negative` ends in a direction, as in SemEval-2010 task 8."""
+    relations = [label for label in labels if label != negative]
+    return bool(relations) and all(label.endswith(DIRECTIONS) for label in relations)
+
+
+def without_direction(label: str, negative: str | None) -> str:
     """`Cause-Effect` of `Cause-Effect(e2,e1)`; `negative` as it is.
 
     Raises:
@@ -124,7 +131,9 @@ def without_direction(label: str, negative: str) -> str:
         raise UserError(
             "a relation has no direction",
             where="predicted, reference",
-            expected=f"{negative!r}, or a name that ends in {DIRECTIONS[0]} or {DIRECTIONS[1]}",
+            expected=f"{negative!r}, or a name that ends in {DIRECTIONS[0]} or {DIRECTIONS[1]}"
+            if negative is not None
+            else f"a name that ends in {DIRECTIONS[0]} or {DIRECTIONS[1]}",
             got=repr(label),
             fix=f"name the class that stands for no relation {negative!r}, or use relation_scores",
         )

@@ -37,7 +37,12 @@ def check_pooling(choice: PoolingChoice, model: ModelConfig) -> None:
 
 def without_unused_pooler(choice: PoolingChoice, model: ModelConfig) -> ModelConfig:
     """The model without a pooler that this pooling would leave untrained, but for its decay."""
-    if getattr(model, "pooler", False) and resolve(choice, model) != "cls":
+    return model if resolve(choice, model) == "cls" else without_pooler(model)
+
+
+def without_pooler(model: ModelConfig) -> ModelConfig:
+    """The model without a pooler, if it has one."""
+    if getattr(model, "pooler", False):
         return dataclasses.replace(model, pooler=False)  # type: ignore[call-arg]
     return model
 

@@ -13,7 +13,7 @@ from jaxssl.ops.label_losses import (
     symmetric_binary_divergence,
     symmetric_divergence,
 )
-from jaxssl.ops.pooling import pool
+from jaxssl.ops.pooling import pool, states_at
 
 RNG = np.random.default_rng(0)
 LOGITS = (3 * RNG.standard_normal((6, 4))).astype(np.float32)
@@ -77,3 +77,10 @@ def test_pooling_ignores_padding():
     np.testing.assert_allclose(pool(hidden, segments, "mean"), want, rtol=1e-6)
     half = pool(hidden.astype(jnp.bfloat16), segments, "mean")
     assert half.dtype == jnp.bfloat16
+
+
+def test_states_lie_side_by_side_in_the_order_of_their_positions():
+    hidden = jnp.asarray(RNG.standard_normal((3, 4, 2)), jnp.float32)
+    got = states_at(hidden, jnp.array([[2, 0], [1, 1], [9, 3]]))  # 9 is beyond the row
+    want = [np.concatenate([h[a], h[b]]) for h, (a, b) in zip(hidden, [(2, 0), (1, 1), (3, 3)])]
+    assert np.array_equal(got, want)

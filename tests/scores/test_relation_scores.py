@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxssl.core.errors import UserError
-from jaxssl.scores.relations import relation_scores, semeval_scores
+from jaxssl.scores.relations import has_directions, relation_scores, semeval_scores
 
 PUBLISHED = Path(__file__).parent / "published"
 
@@ -82,6 +82,24 @@ def test_a_wrong_direction_costs_precision_and_recall(pairs):
 def test_predicting_no_relation_has_full_precision_and_no_recall():
     scores = relation_scores(["no"] * 3, ["no", "a", "b"], "no")
     assert (scores["precision"], scores["recall"], scores["f1"]) == (1, 0, 0)
+
+
+def test_without_a_negative_class_every_label_counts():
+    predicted, reference = ["a", "b", "b", "c"], ["a", "b", "c", "c"]
+    scores = relation_scores(predicted, reference, None)
+    assert scores["precision"] == scores["recall"] == scores["f1"] == 3 / 4
+    assert scores["relations"].keys() == {"a", "b", "c"}
+    directed = semeval_scores(["A-B(e1,e2)", "A-B(e2,e1)"], ["A-B(e1,e2)"] * 2, None)
+    assert (directed["macro_f1"], directed["wrong_direction"]) == (0.5, 1)
+    with pytest.raises(UserError, match="no direction"):
+        semeval_scores(["Other"], ["A-B(e1,e2)"], None)
+
+
+def test_labels_have_directions_where_all_but_the_negative_one_do():
+    assert has_directions(["A(e1,e2)", "A(e2,e1)", "Other"], "Other")
+    assert not has_directions(["A(e1,e2)", "Other"], None)
+    assert not has_directions(["A(e1,e2)", "B", "Other"], "Other")
+    assert not has_directions(["Other"], "Other")
 
 
 def test_no_relation_in_the_references_has_no_macro_mean():

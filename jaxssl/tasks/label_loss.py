@@ -1,0 +1,107 @@
+"""The loss of tasks that give a whole row a label: its options, and sums of logits."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxssl.core.bounds import check_at_least
+from jaxssl.core.errors import UserError
+from jaxssl.core.types import Batch, Vocabulary
+from jaxssl.objectives.base import Scores
+from jaxssl.ops import label_losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelLoss:
+    """What such tasks inherit: these fields, and the parts of an objective that follow of them."""
+
+    name: str
+    """The task, and its loss."""
+    dropout: float = 0.1
+    """On what goes into the head."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced` weighs each row by rows / (labels * rows of its label)."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all labels evenly."""
+    focal: float = 0.0
+    """Gamma of the focal loss: rows that are right already count less. 0 is cross entropy."""
+    r_drop: float = 0.0
+    """Alpha of R-Drop (Liang et al., 2021): each row goes through dropout twice, and the loss is
+    the mean cross entropy plus alpha * (KL(p, q) + KL(q, p)) / 4, half of the paper's."""
+    weights_by_label: tuple[float, ...] = ()
+    """Filled in with `class_weights`."""
+
+    def __post_init__(self):
+        check_at_least(0, self, "dropout", "label_smoothing", "focal", "r_drop")
+        if self.dropout >= 1 or self.label_smoothing >= 1:
+            raise UserError(
+                "a share is out of range",
+                where="dropout, label_smoothing",
+                expected="below 1",
+                got=(self.dropout, self.label_smoothing),
+            )
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """One loss, of the task's name."""
+        return {self.name: 1.0}
+
+    @property
+    def passes(self) -> int:
+        """How often a training step sends each row through the model."""
+        return 2 if self.r_drop else 1
+
+    def check_rows(self, rows: Batch) -> None:
+        """Nothing depends on the rows."""
+
+    def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
+        """Nothing is hidden."""
+        return dict(batch)
+
+    def weights(self, batch: Batch) -> dict[str, jax.Array]:
+        """The summed weights of the rows."""
+        return {self.name: jnp.sum(self._row_weights(batch))}
+
+    def score_logits(
+        self, logits: jax.Array, batch: Batch, *, training: bool, several: bool = False
+    ) -> Scores:
+        """Summed cross entropy of logits [B, K], and the metrics of the real rows.
+
+        Args:
+          training: with R-Drop, rows then come in pairs.
+          several: `labels` are 0 or 1 for each label [B, K], not numbers [B].
+        """
+        loss_of = label_losses.sigmoid_loss if several else label_losses.softmax_loss
+        loss = loss_of(logits, batch["labels"], self.label_smoothing, self.focal)
+        weights, plain = self._row_weights(batch), loss_of(logits, batch["labels"])
+        if training and self.r_drop:
+            one, other = logits[0::2], logits[1::2]
+            divergence = (
+                label_losses.symmetric_binary_divergence(one, other)
+                if several
+                else label_losses.symmetric_divergence(one, other)
+            )
+            loss = (loss[0::2] + loss[1::2]) / 2 + self.r_drop * divergence / 4
+            weights, plain, logits = weights[0::2], plain[0::2], one
+            batch = {name: value[0::2] for name, value in batch.items()}
+        real = batch["example_weights"]
+        count = jnp.sum(real)
+        hits = _hits(logits, batch["labels"], several)
+        metrics = {
+            f"nll/{self.name}": (jnp.sum(plain * real), count),
+            f"accuracy/{self.name}": (jnp.sum(hits * real), count),
+        }
+        return Scores({self.name: jnp.sum(loss * weights)}, metrics)
+
+    def _row_weights(self, batch: Batch) -> jax.Array:
+        if not self.weights_by_label:
+            return batch["example_weights"]
+        return batch["example_weights"] * jnp.asarray(self.weights_by_label)[batch["labels"]]
+
+
+def _hits(logits: jax.Array, labels: jax.Array, several: bool) -> jax.Array:
+    if several:
+        return jnp.mean((logits > 0) == (labels > 0.5), axis=-1, dtype=jnp.float32)
+    return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)

@@ -1,0 +1,232 @@
+"""Which parameters are trained: each preset's names written out, ranges of layers, and mistakes."""
+
+import functools
+
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from jaxssl.core.errors import UserError
+from jaxssl.core.layer_names import layer_names
+from jaxssl.core.names import flatten
+from jaxssl.models.heads import Outputs
+from jaxssl.models.layers import unbox
+from jaxssl.models.model import Model
+from jaxssl.transfer.freezing import Freezing, choose, cut, is_trained, trained_mask
+
+LAYERS = 4
+HEAD = Outputs(name="classify", size=3)
+ENDS = {"bert": "encoder", "gpt2": "decoder"}
+BIASES = [
+    f"{part}/bias"
+    for part in (
+        *(f"attention/{name}" for name in ("query", "key", "value", "output")),
+        "attention_norm",
+        "feed_forward/up",
+        "feed_forward/down",
+        "feed_forward_norm",
+    )
+]
+NORMS = [
+    f"{norm}/{leaf}"
+    for norm in ("attention_norm", "feed_forward_norm")
+    for leaf in ("bias", "scale")
+]
+KERNELS = [
+    *(f"attention/{name}/kernel" for name in ("query", "key", "value", "output")),
+    *("feed_forward/up/kernel", "feed_forward/down/kernel"),
+]
+LAYER = sorted({*BIASES, *NORMS, *KERNELS})
+"""Every parameter of a layer."""
+HEADS = {
+    "bert": ["classify/output/bias", "classify/output/kernel", "pooler/bias", "pooler/kernel"],
+    "gpt2": ["classify/output/bias", "classify/output/kernel"],
+}
+OUTSIDE = {
+    "bert": [
+        "embeddings/norm/bias",
+        "embeddings/norm/scale",
+        "embeddings/positions/embedding",
+        "embeddings/token_types/embedding",
+        "embeddings/tokens/embedding",
+    ],
+    "gpt2": [
+        "embeddings/positions/embedding",
+        "embeddings/tokens/embedding",
+        "norm/bias",
+        "norm/scale",
+    ],
+}
+"""What is neither in a layer nor in a head."""
+BODY_NORMS = {
+    "bert": ["embeddings/norm/bias", "embeddings/norm/scale"],
+    "gpt2": ["norm/bias", "norm/scale"],
+}
+
+
+@functools.cache
+def params(family, **changes):
+    config = {"bert": tiny.bert, "gpt2": tiny.gpt2}[family](num_layers=LAYERS, **changes)
+    return unbox(Model(config, (HEAD,)).abstract())
+
+
+def trained(family, **options):
+    decisions = choose(Freezing(**options), params(family), ["classify"], LAYERS)
+    return sorted(name for name, value in decisions.items() if value)
+
+
+def in_layers(family, layers, leaves):
+    return [f"{ENDS[family]}/layers[{layer}]/{leaf}" for layer in layers for leaf in leaves]
+
+
+# --- Presets ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_presets_train_exactly_these_names(family):
+    every = in_layers(family, range(LAYERS), LAYER)
+    top = in_layers(family, (2, 3), LAYER)
+    biases = in_layers(family, range(LAYERS), BIASES)
+    norms = in_layers(family, range(LAYERS), NORMS)
+    final = [name for name in OUTSIDE[family] if name.startswith("norm/")]
+    outer_biases = [name for name in OUTSIDE[family] if name.endswith("/bias")]
+    want = {
+        "full": [*every, *OUTSIDE[family], *HEADS[family]],
+        "head": HEADS[family],
+        "top": [*top, *final, *HEADS[family]],
+        "bias": [*biases, *outer_biases, *HEADS[family]],
+        "norms": [*norms, *BODY_NORMS[family], *HEADS[family]],
+    }
+    for preset, names in want.items():
+        assert trained(family, preset=preset) == sorted(names), preset
+    assert trained(family, preset="full") == sorted(
+        name for path, x in flatten(params(family)).items() for name in layer_names(path, LAYERS)
+    )
+
+
+def test_top_counts_layers_from_the_last():
+    for count in (1, 3, LAYERS):
+        chosen = in_layers("bert", range(LAYERS - count, LAYERS), LAYER)
+        assert trained("bert", preset="top", top=count) == sorted([*chosen, *HEADS["bert"]])
+
+
+# --- Patterns ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "layers"),
+    [
+        ("encoder/layers[1:3]/**", (1, 2)),
+        ("encoder/layers[-2:]/**", (2, 3)),
+        ("encoder/layers[:-3]/**", (0,)),
+        ("encoder/layers[2]/**", (2,)),
+        ("encoder/layers[-1]/**", (3,)),
+        ("encoder/layers/**", (0, 1, 2, 3)),
+        ("**/layers[0:2]/**", (0, 1)),
+    ],
+)
+def test_ranges_of_layers_stand_for_their_layers(pattern, layers):
+    want = [*in_layers("bert", layers, LAYER), *HEADS["bert"]]
+    assert trained("bert", preset="head", train=(pattern,)) == sorted(want)
+
+
+def test_a_range_may_be_of_one_leaf_of_each_layer():
+    got = trained("gpt2", preset="head", train=("decoder/layers[1:3]/attention/{query,value}/*",))
+    leaves = [
+        f"attention/{name}/{leaf}" for name in ("query", "value") for leaf in ("bias", "kernel")
+    ]
+    assert got == sorted([*in_layers("gpt2", (1, 2), leaves), *HEADS["gpt2"]])
+
+
+def test_freeze_comes_before_train_and_train_before_the_preset():
+    embeddings = ("embeddings/**",)
+    assert not set(OUTSIDE["bert"]) & set(trained("bert", train=embeddings, freeze=embeddings))
+    assert set(OUTSIDE["bert"]) <= set(trained("bert", preset="head", train=embeddings))
+    got = trained("bert", preset="head", train=("**/layers[3]/**",), freeze=("**/kernel",))
+    assert got == sorted(
+        name
+        for name in [*in_layers("bert", (3,), LAYER), *HEADS["bert"]]
+        if not name.endswith("/kernel")
+    )
+
+
+# --- Cutting the stack ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "segments"),
+    [
+        ({"preset": "full"}, ()),
+        ({"preset": "head"}, ()),
+        ({"preset": "bias"}, ()),
+        ({"preset": "top", "top": 1}, (3, 1)),
+        ({"preset": "head", "train": ("**/layers[1]/**",)}, (1, 1, 2)),
+        ({"freeze": ("**/layers[2]/attention/key/bias",)}, (2, 1, 1)),
+    ],
+)
+def test_the_stack_is_cut_so_that_each_leaf_is_wholly_one_or_the_other(options, segments):
+    decisions = choose(Freezing(**options), params("bert"), ["classify"], LAYERS)
+    assert cut([decisions], LAYERS) == segments
+    leaves = flatten(params("bert", segments=segments))
+    kept = {path for path, leaf in leaves.items() if is_trained(decisions, path, leaf)}
+    # By counting: the leaves' sizes are those of the layers that were chosen.
+    count = sum(leaves[path].size for path in kept)
+    whole = flatten(params("bert"))
+    sizes = {
+        name: leaf.size // len(layer_names(path, LAYERS))
+        for path, leaf in whole.items()
+        for name in layer_names(path, LAYERS)
+    }
+    assert count == sum(sizes[name] for name, value in decisions.items() if value)
+
+
+def test_the_mask_works_with_plain_optax():
+    decisions = choose(Freezing(preset="bias"), params("bert"), ["classify"], LAYERS)
+    values = tiny.random_params(Model(tiny.bert(num_layers=LAYERS), (HEAD,)))
+    mask = trained_mask(decisions, values)
+    labels = {True: optax.sgd(1.0), False: optax.set_to_zero()}
+    optimizer = optax.partition(labels, mask)
+    gradients = values  # any will do that are not zero
+    updates, _ = optimizer.update(gradients, optimizer.init(values), values)
+    for name, update in flatten(updates).items():
+        is_moved = bool(np.any(np.asarray(update)))
+        expected = name.endswith("/bias") or name.startswith(("classify/", "pooler/"))
+        assert is_moved == expected == flatten(mask)[name], name
+
+
+# --- Mistakes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["train", "freeze"])
+def test_a_pattern_that_matches_nothing_is_refused_with_a_suggestion(where):
+    with pytest.raises(UserError, match="matches no parameter") as error:
+        trained("bert", **{where: ("embeding/tokens/embedding",)})
+    assert error.value.where == f"freezing.{where}"
+    assert "did you mean 'embeddings/tokens/embedding'" in error.value.fix
+    for inside in ("4", "-5", "9:", "3:1", "", "-", "-:", "top"):
+        with pytest.raises(UserError, match="matches no parameter"):
+            trained("bert", **{where: (f"encoder/layers[{inside}]/**",)})
+
+
+def test_more_layers_than_there_are_is_refused():
+    with pytest.raises(UserError, match="not so many layers") as error:
+        trained("gpt2", preset="top", top=LAYERS + 1)
+    assert error.value.where == "freezing.top" and error.value.got == LAYERS + 1
+    with pytest.raises(UserError, match="out of range"):
+        Freezing(top=0)
+
+
+def test_freezing_everything_is_refused():
+    with pytest.raises(UserError, match="everything is frozen"):
+        trained("bert", freeze=("**",))
+    with pytest.raises(UserError, match="everything is frozen"):
+        trained("gpt2", preset="head", freeze=("classify/**",))
+
+
+@pytest.mark.parametrize("preset", ["bias", "norms"])
+def test_a_preset_that_finds_nothing_in_the_body_is_refused(preset):
+    left = {name: params("bert")[name] for name in ("classify", "pooler")}
+    left["embeddings"] = {"tokens": params("bert")["embeddings"]["tokens"]}
+    with pytest.raises(UserError, match=f"no {preset} to train"):
+        choose(Freezing(preset=preset), left, ["classify"], LAYERS)
