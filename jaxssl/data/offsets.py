@@ -2,8 +2,8 @@
 
 import numpy as np
 
-SPACES = np.array([code for code in range(0x3001) if chr(code).isspace()], np.uint32)
-"""All whitespace of Unicode, as `str.isspace` has it, by number."""
+IS_SPACE = np.array([chr(code).isspace() for code in range(0x3002)])
+"""Of the first characters of Unicode; none past them is whitespace, nor is the last of these."""
 
 
 def without_spaces(text: str, spans: np.ndarray) -> np.ndarray:
@@ -16,7 +16,7 @@ def without_spaces(text: str, spans: np.ndarray) -> np.ndarray:
       int32 [n, 2]. A span of whitespace alone becomes (end, end).
     """
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
-    space, at = np.isin(codes, SPACES), np.arange(len(codes))
+    space, at = IS_SPACE[np.minimum(codes, len(IS_SPACE) - 1)], np.arange(len(codes))
     # For each place in the text: the first other character from there, and the end of the last one
     # before it.
     first = np.append(np.where(space, len(codes), at), len(codes))
