@@ -18,6 +18,7 @@ import numpy as np
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.data.manifest import ROLES
+from jaxssl.data.offsets import without_spaces
 from jaxssl.data.sentences import split_long
 
 MAX_PIECE = 1 << 13
@@ -88,6 +89,22 @@ class Tokenizer(ABC):
                     rows[i] = self._encode_around(texts[i])
         return rows
 
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
+        """Ids of each text, as `encode_batch` gives them, and where its tokens stand in it.
+
+        Returns:
+          For each text its ids, int32 [n], and the characters that each token spans, int32 [n, 2]:
+          start and exclusive end in the text as it was given, whatever was lower-cased, composed or
+          decomposed. Whitespace at a token's ends is left out, so a token of whitespace alone spans
+          nothing. Tokens that share a character, as its bytes do, all span it. A character that the
+          tokenizer drops (an accent of its own, in lower-casing WordPiece) may be in no span.
+        """
+        rows = [row for group in _groups(texts, MAX_BATCH) for row in self._encode_spans(group)]
+        for i, (ids, _) in enumerate(rows):
+            if self._forbidden[ids].any():
+                rows[i] = self._encode_spans_around(texts[i])
+        return [(ids, without_spaces(text, spans)) for text, (ids, spans) in zip(texts, rows)]
+
     def encode_documents(self, documents: Sequence[Sequence[str]]) -> list[Encoded]:
         """Ids and sentence ends of documents given as sentences (see `split_sentences`).
 
@@ -144,8 +161,8 @@ class Tokenizer(ABC):
         """As `encode_batch`, but special tokens may come out."""
 
     @abstractmethod
-    def _encode_starts(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of `text` and the character each token starts at."""
+    def _encode_spans(self, texts: Sequence[str]) -> list[Encoded]:
+        """As `_encode`, with the characters each token spans, int32 [n, 2]; spaces may be in."""
 
     @abstractmethod
     def _content(self) -> Any:
@@ -171,33 +188,50 @@ class Tokenizer(ABC):
         return at_spaces and (anywhere or all(s[0].isspace() for s in sentences[1:] if s))
 
     def _encode_around(self, text: str) -> np.ndarray:
-        """Encodes a text that holds special tokens' strings: cut after the first letter of each."""
+        """Encodes a text that holds special tokens' strings."""
+        ids = np.concatenate(self._encode(self._cut_around(text)))
+        self._check_ordinary(ids, text)
+        return ids
+
+    def _encode_spans_around(self, text: str) -> Encoded:
+        """The same, with the characters that each token spans."""
+        pieces = self._cut_around(text)
+        rows = self._encode_spans(pieces)
+        ids = np.concatenate([ids for ids, _ in rows])
+        self._check_ordinary(ids, text)
+        shifts = np.cumsum([0, *map(len, pieces)])
+        spans = [spans + shift for (_, spans), shift in zip(rows, shifts)]
+        return ids, np.concatenate(spans).astype(np.int32)
+
+    def _cut_around(self, text: str) -> list[str]:
+        """The text, cut after the first letter of each special token's string in it."""
         pattern = "|".join(re.escape(t) for t in sorted(self._special_tokens, key=len)[::-1])
         cuts = [m.start() + 1 for m in re.finditer(f"(?=({pattern}))", text, re.IGNORECASE)]
         bounds = [0, *cuts, len(text)]
-        pieces = [text[a:b] for a, b in zip(bounds, bounds[1:]) if b > a]
-        ids = np.concatenate(self._encode(pieces))
-        if self._forbidden[ids].any():
-            token = self.token(int(ids[self._forbidden[ids]][0]))
-            raise UserError(
-                f"the tokenizer makes its special token {token!r} of ordinary text",
-                where=self.name,
-                expected="special tokens that are not pieces of text",
-                got=f"a text with {token!r} in it: {text[:80]!r}",
-                fix="use another tokenizer, or take this string out of the text",
-            )
-        return ids
+        return [text[a:b] for a, b in zip(bounds, bounds[1:]) if b > a]
+
+    def _check_ordinary(self, ids: np.ndarray, text: str) -> None:
+        if not self._forbidden[ids].any():
+            return
+        token = self.token(int(ids[self._forbidden[ids]][0]))
+        raise UserError(
+            f"the tokenizer makes its special token {token!r} of ordinary text",
+            where=self.name,
+            expected="special tokens that are not pieces of text",
+            got=f"a text with {token!r} in it: {text[:80]!r}",
+            fix="use another tokenizer, or take this string out of the text",
+        )
 
     def _encode_whole(self, sentences: Sequence[str]) -> Encoded:
         """Encodes a document whole (up to `MAX_PIECE`) and finds its sentences by characters."""
         rows, ends, total = [], [], 0
         for group in _groups(sentences, MAX_PIECE):
-            ids, starts = self._encode_starts("".join(group))
+            ids, spans = self._encode_spans(["".join(group)])[0]
             if self._forbidden[ids].any():
                 parts = self.encode_batch(group)
                 ids, ends_here = np.concatenate(parts), np.cumsum([len(p) for p in parts])
             else:
-                ends_here = np.searchsorted(starts, np.cumsum([len(s) for s in group]))
+                ends_here = np.searchsorted(spans[:, 0], np.cumsum([len(s) for s in group]))
             rows.append(ids)
             ends.append(ends_here + total)
             total += len(ids)

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.data.manifest import ROLES
-from jaxssl.data.tokenizer import CONFIG_FILE, Tokenizer, is_word_start
+from jaxssl.data.tokenizer import CONFIG_FILE, Encoded, Tokenizer, is_word_start
 
 JSON_FILE = "tokenizer.json"
 MODEL_FILE = "tokenizer.model"
@@ -88,10 +88,12 @@ class JsonTokenizer(Tokenizer):
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
-    def _encode_starts(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        starts = np.array([start for start, _ in encoding.offsets], np.int64)
-        return np.array(encoding.ids, np.int32), starts
+    def _encode_spans(self, texts: Sequence[str]) -> list[Encoded]:
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            (np.array(e.ids, np.int32), np.array(e.offsets, np.int32).reshape(-1, 2))
+            for e in encodings
+        ]
 
     def _content(self) -> Any:
         left_out = ("version", "padding", "truncation", "post_processor", "decoder")
@@ -162,13 +164,12 @@ class SentencePieceTokenizer(Tokenizer):
         rows = self._processor.encode(list(texts), num_threads=1)
         return [np.array(row, np.int32) for row in rows]
 
-    def _encode_starts(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        pieces = self._processor.encode(text, return_type="proto").pieces
-        ids = np.array([piece.id for piece in pieces], np.int32)
-        begins = np.array([piece.begin for piece in pieces], np.int64)  # in bytes
-        starts_character = np.frombuffer(text.encode(), np.uint8) & 0xC0 != 0x80
-        characters = np.concatenate([[0], np.cumsum(starts_character)])
-        return ids, characters[begins]
+    def _encode_spans(self, texts: Sequence[str]) -> list[Encoded]:
+        found = self._processor.encode(list(texts), return_type="offset_mapping", num_threads=1)
+        return [
+            (np.array(row["ids"], np.int32), _completed(text, row))
+            for text, row in zip(texts, found)
+        ]
 
     def _content(self) -> Any:
         import hashlib
@@ -181,6 +182,23 @@ class SentencePieceTokenizer(Tokenizer):
     def _find(self, token: str) -> int | None:
         id_ = self._processor.piece_to_id(token)
         return id_ if self._processor.id_to_piece(id_) == token else None
+
+
+def _completed(text: str, found: Mapping[str, Any]) -> np.ndarray:
+    """The characters that SentencePiece's pieces span, int32 [n, 2].
+
+    Of a character that becomes several pieces (the "\ufb01" ligature, or bytes) the last piece has
+    it all, and those before it span nothing, or the space before it; here each spans it. The mark
+    alone does span nothing where no space was.
+    """
+    spans = np.array(found["offsets"], np.int32).reshape(-1, 2)
+    pieces = found["pieces"]
+    lengths = np.array([len(piece) for piece in pieces], np.int32)
+    for i in np.flatnonzero(np.diff(spans, axis=1)[:, 0] < lengths):
+        start, end = spans[i]
+        if not text[start:end].strip() and pieces[i].replace(_WORD_MARK, " ").strip():
+            spans[i] = end, end + 1
+    return spans
 
 
 def config_file(config: Mapping[str, Any]) -> bytes:

@@ -1,10 +1,11 @@
 """All tasks, for recipes to name."""
 
-from jaxssl.tasks import classify, regress, relate
+from jaxssl.tasks import answer, classify, regress, relate
+from jaxssl.tasks.answer import Answer
 from jaxssl.tasks.classify import Classify
 from jaxssl.tasks.regress import Regress
 from jaxssl.tasks.relate import Relate
 
-TaskConfig = Classify | Regress | Relate
-TASK_HEADS = (classify.HEAD, regress.HEAD, relate.HEAD)
+TaskConfig = Classify | Regress | Relate | Answer
+TASK_HEADS = (classify.HEAD, regress.HEAD, relate.HEAD, answer.HEAD)
 """Top-level names of the tasks' heads among a run's parameters."""

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -91,6 +92,99 @@ def test_sentence_ends_lie_between_the_sentences(tokenizer):
     pieces = [tokenizer.decode(part).strip() for part in np.split(ids, ends[:-1])]
     alone = [tokenizer.decode(encode(tokenizer, sentence)).strip() for sentence in sentences]
     assert pieces == alone
+
+
+ODD = (
+    "The \ufb01ne  caf\u00e9 (\u00bd \u2460) in Z\u00dcRICH\u2026\n\n\u201cNa\u00efve\u201d x ",
+    "  two\u00a0spaces,\te\u0301 and \u0130 of \u0416\u0443\u043a \U0001f600\u2764\ufe0f \u4f60",
+    "\u0301 a model\u200bof [SEP] <s>tokens</s>. ",
+    "",
+    " \n",
+)
+
+
+def stripped(text, start, end):
+    """The span without whitespace, by Python's own strip."""
+    inside = text[start:end]
+    start = min(start + len(inside) - len(inside.lstrip()), end)
+    return [start, start + len(inside.strip())] if inside.strip() else [end, end]
+
+
+def with_marks(text, start, end):
+    """The span with the accents that follow it; nothing if there is nothing to accent."""
+    while start < end < len(text) and unicodedata.category(text[end]) == "Mn":
+        end += 1
+    return [start, end]
+
+
+def test_offsets_are_those_of_transformers(tokenizer, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer.save(tmp_path)
+    theirs, same = AutoTokenizer.from_pretrained(tmp_path), 0
+    for text, (ids, spans) in zip(TEXTS, tokenizer.encode_with_offsets(TEXTS)):
+        out = theirs(text, add_special_tokens=False, return_offsets_mapping=True)
+        if out["input_ids"] == ids.tolist():
+            same += 1
+            want = [stripped(text, *x) for x in out["offset_mapping"]]
+            if len(ids) and tokenizer.token(int(ids[0])) == "\u2581":
+                assert spans[0].tolist() == [want[0][0]] * 2  # it stands for no character
+                want[0] = spans[0].tolist()
+            if tokenizer not in (trained("wordpiece"), trained("byte_bpe")):
+                want = [with_marks(text, *x) for x in want]  # which theirs loses in composing
+            assert spans.tolist() == want, text
+    assert same > 0.95 * len(TEXTS)
+
+
+def test_offsets_go_with_the_ids_of_plain_encoding(tokenizer):
+    texts = [*TEXTS, *ODD]
+    for text, row, (ids, spans) in zip(
+        texts, tokenizer.encode_batch(texts), tokenizer.encode_with_offsets(texts)
+    ):
+        assert ids.tolist() == row.tolist() and spans.shape == (len(ids), 2), text
+        assert (spans.dtype, ids.dtype) == (np.int32, np.int32)
+        assert (np.diff(spans, axis=0) >= 0).all() and (spans[:, 0] <= spans[:, 1]).all(), text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from([*ODD, *NASTY, *TEXTS[:9], " ", "\n\n", "\u3002"]), max_size=4))
+def test_offsets_cover_every_character_that_is_read(kind, parts):
+    """Whitespace is in no token; lower-casing WordPiece drops marks and invisible characters."""
+    text = "".join(parts)
+    ids, spans = trained(kind).encode_with_offsets([text])[0]
+    covered = np.zeros(len(text), bool)
+    for id_, (start, end) in zip(ids, spans):
+        covered[start:end] = True
+        assert text[start:end].strip() == text[start:end]
+        assert spells(kind, trained(kind).token(int(id_)), text[start:end]), (text, start, end)
+    dropped = ("Mn", "Cc", "Cf") if kind == "wordpiece" else ("Cc", "Cf")
+    left_out = {c for c, is_in in zip(text, covered) if not is_in and not c.isspace()}
+    assert all(unicodedata.category(c) in dropped for c in left_out), left_out
+    if kind == "byte_bpe":
+        assert not left_out
+
+
+def spells(kind, piece, written):
+    """Whether a vocabulary's piece can stand for the characters as they are written."""
+    if piece in ("[UNK]", "<unk>"):
+        return bool(written)
+    if kind == "wordpiece":
+        plain = unicodedata.normalize("NFD", written).lower()
+        plain = unicodedata.normalize("NFD", plain)
+        return piece.removeprefix("##") == "".join(
+            c for c in plain if unicodedata.category(c) not in ("Mn", "Cf", "Cc")
+        )
+    if kind == "byte_bpe":
+        return not written or bytes(BYTES[c] for c in piece).strip() in written.encode()
+    plain = "".join(unicodedata.normalize("NFKC", written).split("\u200b"))
+    return piece.strip("\u2581") in plain and (plain.strip() == "") == (piece == "\u2581")
+
+
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+OTHERS = [byte for byte in range(256) if byte not in PRINTABLE]
+BYTES = {chr(b): b for b in PRINTABLE} | {chr(256 + i): b for i, b in enumerate(OTHERS)}
+"""How byte-level BPE writes bytes: printable Latin-1 as it is, the others from U+0100 up."""
 
 
 def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path):
