@@ -7,11 +7,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from benchmarks import memory, pipeline, start, training  # noqa: E402
+from benchmarks import finetuning, memory, pipeline, start, training  # noqa: E402
 from benchmarks.machine import refuse_if_loaded  # noqa: E402
 
 BENCHMARKS = {
     "training": training.run,
+    "finetuning": finetuning.run,
     "memory": memory.run,
     "pipeline": pipeline.run,
     "start": start.run,
