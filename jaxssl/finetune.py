@@ -235,9 +235,8 @@ def _checksum(splits: Mapping[str, Encoded]) -> str:
     digest = hashlib.sha256()
     for name in sorted(splits):
         examples = splits[name].examples
-        for array in (examples.tokens, examples.starts, *examples.per_row.values()):
-            digest.update(array.tobytes())
-        for array, _ in examples.per_token.values():
+        labels = [*examples.per_row.values(), *(x for x, _ in examples.per_token.values())]
+        for array in (examples.tokens, examples.starts, *labels):
             digest.update(array.tobytes())
     return digest.hexdigest()
 

@@ -1,11 +1,12 @@
 """All tasks, for recipes to name."""
 
-from jaxssl.tasks import answer, classify, regress, relate
+from jaxssl.tasks import answer, classify, regress, relate, tag
 from jaxssl.tasks.answer import Answer
 from jaxssl.tasks.classify import Classify
 from jaxssl.tasks.regress import Regress
 from jaxssl.tasks.relate import Relate
+from jaxssl.tasks.tag import Tag
 
-TaskConfig = Classify | Regress | Relate | Answer
-TASK_HEADS = (classify.HEAD, regress.HEAD, relate.HEAD, answer.HEAD)
+TaskConfig = Classify | Regress | Tag | Relate | Answer
+TASK_HEADS = (classify.HEAD, regress.HEAD, tag.HEAD, relate.HEAD, answer.HEAD)
 """Top-level names of the tasks' heads among a run's parameters."""
