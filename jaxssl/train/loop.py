@@ -18,23 +18,21 @@ import numpy as np
 
 from jaxssl.checkpoint.manager import CheckpointManager, as_tree
 from jaxssl.core.config import read_yaml
-from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.progress import bar
 from jaxssl.data.loader import TrainLoader
 from jaxssl.models.model import num_parameters
 from jaxssl.parallel import hosts
-from jaxssl.parallel.mesh import batch_sharding, replicated
+from jaxssl.parallel.mesh import batch_sharding
 from jaxssl.train import metrics
 from jaxssl.train.encode_once import encode_once, feature_bytes
-from jaxssl.train.evaluation import evaluate
 from jaxssl.train.learner import Learner
 from jaxssl.train.profile import Profiler
 from jaxssl.train.proof import FrozenProof
 from jaxssl.train.samples import samples
 from jaxssl.train.settings import Parts, Settings
 from jaxssl.train.sinks import Sinks, read_metrics
-from jaxssl.train.step import make_eval_step
 from jaxssl.train.stopping import NotFinite, StopSignal
+from jaxssl.train.validation import Validation
 from jaxssl.train.watchdog import Watchdog
 
 IN_FLIGHT = 2
@@ -71,16 +69,13 @@ class Loop:
         self.settings: Settings = settings
         self.run_dir: Path = run_dir
         self.say: Callable[[str], None] = say
-        seed = settings.train.seed
-        evaluation = make_eval_step(parts.model, parts.objective, parts.vocabulary, seed=seed)
-        self.eval_step = jax.jit(evaluation, out_shardings=replicated(parts.mesh))
         self.checkpoints = CheckpointManager(run_dir / "checkpoints", settings.checkpoint)
         stack.callback(self.checkpoints.close)
         self.learner = Learner(parts, settings.train, self.checkpoints)
         self.start, meta = self._begin_or_resume()
         self.proof = FrozenProof(run_dir, self.learner.fingerprints())
         self.data_offset: int = meta.get("data_offset", 0)
-        self.selections: list[float] = meta.get("selections", [])
+        self.validation = Validation(parts, settings, meta.get("selections", []))
         self.tokens: int = meta.get("tokens", 0)
         self.troubles: int = meta.get("troubles", 0)
         if parts.encodes_once and not self._is_complete():
@@ -95,8 +90,6 @@ class Loop:
         self.watchdog = stack.enter_context(Watchdog(settings.watchdog, stacks))
         self.profiler = Profiler(settings.profile, run_dir / "profile")
         stack.callback(self.profiler.close)
-        self.validation: dict[str, float] = {}
-        self.validation_step = -1
         self.skipped = int(self.learner.state.skipped)
         self.saved = self.start
         self.in_flight: collections.deque[tuple[int, dict[str, Any], int]] = collections.deque()
@@ -145,22 +138,16 @@ class Loop:
                         break
         self.profiler.close()
         self.checkpoints.wait()
-        return Outcome(step, stopped, self.validation, self._frozen_arrays())
+        return Outcome(step, stopped, self.validation.values, self._frozen_arrays())
 
     def _is_due(self, step: int) -> bool:
         """Whether this step needs everything before it to be finished."""
         s = self.settings
         return (
-            self._validates_at(step)
+            self.validation.is_due(step)
             or step % s.checkpoint.every == 0
             or self.learner.begins_phase(step)
             or (step % s.logging.every == 0 and jax.process_count() > 1)  # to look for a signal
-        )
-
-    def _validates_at(self, step: int) -> bool:
-        every = self.settings.evaluation.every
-        return self.parts.validation_data is not None and (
-            step == self.settings.train.steps or (every > 0 and step % every == 0)
         )
 
     def _signalled_alone(self) -> bool:
@@ -220,7 +207,7 @@ class Loop:
     # --- Validation, checkpoints, the end ---
 
     def _is_complete(self) -> bool:
-        return self.start >= self.settings.train.steps or self._stops_early()
+        return self.start >= self.settings.train.steps or self.validation.stops_early
 
     def _already_done(self) -> Outcome:
         self.say(f"the run is complete at step {self.start}; nothing to do")
@@ -247,11 +234,11 @@ class Loop:
         s = self.settings
         last = step == s.train.steps
         best = False
-        if self._validates_at(step):
+        if self.validation.is_due(step):
             self._validate(step)
             self._report(step)
-            best = self.selections[-1] <= np.nanmin([np.inf, *self.selections])
-        if not last and self._stops_early():
+            best = self.validation.is_best
+        if not last and self.validation.stops_early:
             last = True
             self.sinks.note(step, "early stopping: the validation loss no longer falls")
             self.say(f"early stopping at step {step}")
@@ -260,43 +247,11 @@ class Loop:
         self.checkpoints.check()
         return last
 
-    def _stops_early(self) -> bool:
-        stopping = self.settings.evaluation.early_stopping
-        return stopping is not None and stopping.is_over(self.selections)
-
     def _validate(self, step: int) -> None:
         self.watchdog.pause()
-        assert self.parts.validation_data is not None
-        self.validation = evaluate(
-            self.eval_step,
-            self.parts.objective,
-            self.learner.evaluated,
-            self.parts.validation_data,
-            self.parts.mesh,
-            batch_size=self.settings.data.batch_size,
-            limit=self.settings.evaluation.batches,
-            tokens_per_byte=self.parts.tokens_per_byte,
-            show=False,
-        ).values
-        self.validation_step = step
-        self.selections.append(self._selection())
-        self.sinks.write("validation", step, **self.validation)
+        values = self.validation.validate(step, self.learner.evaluated)
+        self.sinks.write("validation", step, **values)
         self.watchdog.beat()
-
-    def _selection(self) -> float:
-        """What the last validation counts for, lower is better."""
-        name = self.settings.evaluation.best_by
-        name = self.parts.metric if name == "auto" else name
-        if name not in self.validation:
-            raise UserError(
-                "there is no such score to choose by",
-                where="evaluation.best_by",
-                expected="one of " + ", ".join(self.validation),
-                got=name,
-                fix=did_you_mean(name, self.validation),
-            )
-        value = self.validation[name]
-        return value if name.startswith("loss") else -value
 
     def _report(self, step: int) -> None:
         """Samples into the metrics; time spent here is not counted as training."""
@@ -317,11 +272,10 @@ class Loop:
     def _save(self, step: int) -> None:
         if self.saved == step:
             return
-        known = self.validation_step == step
         meta = {
             "data_offset": self.data_offset,
-            "selection": self.selections[-1] if known else None,
-            "selections": self.selections,
+            "selection": self.validation.selection_at(step),
+            "selections": self.validation.selections,
             "tokens": self.tokens,
             "troubles": self.troubles,
         }
@@ -430,8 +384,8 @@ class Loop:
         self.loader = self._open_loader(back)
         self.sinks.rewind(back)
         meta = self.checkpoints.meta(back)
-        self.selections, self.tokens = meta.get("selections", []), meta.get("tokens", 0)
-        self.validation_step, self.saved = -1, back
+        self.validation.go_back(meta.get("selections", []))
+        self.tokens, self.saved = meta.get("tokens", 0), back
         self.say(f"rolled back to step {back}")
         self._start_timer(back)
         return back
