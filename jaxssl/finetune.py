@@ -42,6 +42,7 @@ from jaxssl.train.evaluation import EvaluationConfig
 from jaxssl.train.loop import Outcome, fit
 from jaxssl.train.receipt import Receipt
 from jaxssl.train.settings import Parts, Stage
+from jaxssl.train.validation import check_best_by
 from jaxssl.transfer import freezing
 from jaxssl.transfer.start import Start, plan_start, uncut
 
@@ -126,6 +127,7 @@ def build(config: FinetuneConfig) -> Prepared:
         encodes_once=config.freezing.cache and len(stages) == 1 and not _trains_body(model, stages),
         metric=task.metric,
     )
+    check_best_by(parts, config.evaluation)
     notes = tuple(text for encoded in splits.values() for text in encoded.notes)
     return Prepared(config, parts, base, _checksum(splits), tuple(edges.tolist()), notes)
 

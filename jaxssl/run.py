@@ -37,6 +37,7 @@ from jaxssl.train.loop import Outcome, fit
 from jaxssl.train.profile import ProfileConfig
 from jaxssl.train.samples import SamplesConfig, check_samples
 from jaxssl.train.settings import LoggingConfig, Parts, Settings, TrainConfig, resolved
+from jaxssl.train.validation import check_best_by
 from jaxssl.train.watchdog import WatchdogConfig
 
 
@@ -168,7 +169,7 @@ def build(config: RunConfig) -> Parts:
     optimizer, schedule = make_optimizer(
         config.optimizer, train.steps, tokens_per_step, config.model.num_layers
     )
-    return Parts(
+    parts = Parts(
         model=Model(config.model, config.objective.heads, config.precision),
         objective=config.objective,
         optimizer=optimizer,
@@ -180,6 +181,8 @@ def build(config: RunConfig) -> Parts:
         tokens_per_byte=ratio,
         mesh=mesh,
     )
+    check_best_by(parts, config.evaluation)
+    return parts
 
 
 def check_validation(store: TokenStore, split: str) -> None:

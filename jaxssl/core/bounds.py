@@ -23,14 +23,14 @@ def check_at_least(low: float, config: Any, *names: str) -> None:
 
 
 def check_above_zero(config: Any, *names: str) -> None:
-    """Refuses fields of `config` that are not above 0, or not finite.
+    """Refuses fields of `config` that are not above 0, or not finite; None, where allowed, passes.
 
     Raises:
       UserError: names the first such field.
     """
     for name in names:
         value = getattr(config, name)
-        if not 0 < value < math.inf:
+        if value is not None and not 0 < value < math.inf:
             raise UserError("a number is out of range", where=name, expected="above 0", got=value)
 
 

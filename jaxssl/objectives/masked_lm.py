@@ -57,11 +57,12 @@ class MaskedLm:
                 expected="above 0 and below 1",
                 got=self.rate,
             )
-        if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1:
+        check_at_least(0, self, "mask_share", "random_share")
+        if self.mask_share + self.random_share > 1:
             raise UserError(
                 "the shares of masked and random tokens do not fit",
                 where="mask_share, random_share",
-                expected="both at least 0, their sum at most 1",
+                expected="a sum of at most 1",
                 got=(self.mask_share, self.random_share),
             )
 

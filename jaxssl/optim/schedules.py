@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import optax
 
-from jaxssl.core.bounds import check_above_zero
+from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.errors import UserError
 
 
@@ -51,13 +51,7 @@ class Schedule:
     """For `exp_range`: what the height is multiplied with each step."""
 
     def __post_init__(self):
-        if min(self.warmup, self.decay, self.floor) < 0:
-            raise UserError(
-                "a schedule cannot have a negative length or floor",
-                where="warmup, decay, floor",
-                expected="at least 0",
-                got=(self.warmup, self.decay, self.floor),
-            )
+        check_at_least(0, self, "warmup", "decay", "floor")
         check_above_zero(self, "half_cycle", "gamma")
         if self.name in ("slanted", "one_cycle") and not self.warmup:
             raise UserError(

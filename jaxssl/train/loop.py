@@ -240,7 +240,7 @@ class Loop:
             best = self.validation.is_best
         if not last and self.validation.stops_early:
             last = True
-            self.sinks.note(step, "early stopping: the validation loss no longer falls")
+            self.sinks.note(step, "early stopping: validation no longer gets better")
             self.say(f"early stopping at step {step}")
         if last or best or step % s.checkpoint.every == 0:
             self._save(step)

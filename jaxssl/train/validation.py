@@ -1,12 +1,18 @@
 """The validations of a run: their numbers, and what these decide."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import jax
 import numpy as np
 
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.types import Params
+from jaxssl.models.layers import unbox
+from jaxssl.objectives.names import is_lower_better
 from jaxssl.parallel.mesh import replicated
-from jaxssl.train.evaluation import evaluate
+from jaxssl.train import metrics
+from jaxssl.train.evaluation import EvaluationConfig, evaluate
 from jaxssl.train.settings import Parts, Settings
 from jaxssl.train.step import make_eval_step
 
@@ -78,12 +84,49 @@ class Validation:
         name = self._settings.evaluation.best_by
         name = self._parts.metric if name == "auto" else name
         if name not in self.values:
-            raise UserError(
-                "there is no such score to choose by",
-                where="evaluation.best_by",
-                expected="one of " + ", ".join(self.values),
-                got=name,
-                fix=did_you_mean(name, self.values),
-            )
-        value = self.values[name]
-        return value if name.startswith("loss") else -value
+            raise _no_such_score(name, self.values)
+        return self.values[name] if is_lower_better(name) else -self.values[name]
+
+
+def check_best_by(parts: Parts, evaluation: EvaluationConfig) -> None:
+    """Refuses a score that no validation will have, before anything is trained.
+
+    Raises:
+      UserError: names those there are.
+    """
+    name = evaluation.best_by
+    if name in ("auto", "loss") or parts.validation_data is None:
+        return
+    known = scores_of(parts)
+    if name not in known:
+        raise _no_such_score(name, known)
+
+
+def scores_of(parts: Parts) -> list[str]:
+    """The names of the numbers that a validation gives, found without computing any.
+
+    Those of a task are what it gives predictions that look at no text.
+    """
+    data, objective = parts.validation_data, parts.objective
+    assert data is not None
+    row = next(data.eval_batches(1, np.arange(1), 1))
+    step = make_eval_step(parts.model, objective, parts.vocabulary, seed=0)
+    sums = jax.eval_shape(step, unbox(parts.model.abstract()), row)
+    means = metrics.ratios({name: (1.0, 1.0) for name in sums["metrics"]})
+    names = ["loss", *means, *metrics.language_numbers(means, parts.tokens_per_byte)]
+    task: Any = objective
+    if hasattr(task, "scores"):
+        references = data.references(np.arange(data.num_rows))
+        trained = parts.train_data.references(np.arange(parts.train_data.num_rows))
+        names += task.scores(task.blind(trained, references), references)
+    return names
+
+
+def _no_such_score(name: str, known: Iterable[str]) -> UserError:
+    return UserError(
+        "there is no such score to choose by",
+        where="evaluation.best_by",
+        expected="one of " + ", ".join(known),
+        got=name,
+        fix=did_you_mean(name, known),
+    )
