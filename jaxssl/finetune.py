@@ -309,6 +309,7 @@ def describe(config: FinetuneConfig, prepared: Prepared, cost: Receipt) -> list[
     lines += [
         f"task {config.task.name}: {config.task.summary}; "
         f"{jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
+        f"{config.precision.summary}; attention: xla",
         f"data: {parts.train_data.num_rows:,} examples, rows of "
         f"{', '.join(map(str, prepared.lengths))} tokens",
         f"{config.model.name}: {cost.parameters:,} parameters, {cost.own.trained:,} of them "

@@ -260,12 +260,10 @@ def describe(config: RunConfig, parts: Parts) -> list[str]:
     data, rows = config.data, parts.train_data
     per_epoch = rows.num_rows // data.batch_size
     steps = resolve(config, per_epoch)[0].steps
-    p = config.precision
     return [
         f"{config.model.name}: {num_parameters(abstract):,} parameters, objective "
         f"{config.objective.name}, {jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
-        f"precision: parameters {p.parameters}, compute {p.compute}, reductions {p.reduce}; "
-        "attention: xla",
+        f"{config.precision.summary}; attention: xla",
         f"data: {rows.num_rows:,} rows of {data.sequence_length} tokens, {per_epoch:,} steps an "
         f"epoch ({rows.num_rows % data.batch_size} rows left over), {steps:,} steps = "
         f"{steps / max(1, per_epoch):.2f} epochs",

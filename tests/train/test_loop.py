@@ -108,7 +108,7 @@ def test_the_run_directory_holds_what_it_should(ordinary):
     assert (out / "report.html").stat().st_size > 1000
     assert list(out.glob("events.*"))
     assert list((out / "profile").rglob("*.xplane.pb")), "the profile window wrote no trace"
-    assert any("float32" in line for line in said)
+    assert any("compute float32 (matrix products: highest)" in line for line in said)
     assert any("rows left over" in line for line in said)
     steps = CheckpointManager(out / "checkpoints").steps()
     assert steps == [15, 20]
