@@ -15,6 +15,7 @@ from jaxssl.models.model import Model, ModelConfig, is_causal
 from jaxssl.objectives.base import Scores
 from jaxssl.objectives.masking import choose, quota_table, random_tokens
 from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
+from jaxssl.parallel.axes import over_batch_shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +183,7 @@ class MaskedLm:
 
         chunks = lambda tree: jax.tree.map(lambda x: sequence_chunks(x, count), tree)
         head = model.head_params(params, "masked_lm")
-        loss, sums = chunked_sum(one, head, chunks(at), chunks(constants))
+        loss, sums = chunked_sum(one, head, chunks(at), chunks(constants), over_batch_shards)
         weight = jnp.sum(batch["mask_weights"])
         metrics = {
             "nll/masked_lm": (sums["nll"], weight),
