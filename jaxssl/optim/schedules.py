@@ -35,7 +35,8 @@ class Schedule:
     `floor` and the peak, `triangular2` with half the height each cycle, `exp_range` with gamma^step
     of it."""
     unit: Literal["steps", "tokens"] = "steps"
-    """Unit of `warmup`, `decay` and `half_cycle`."""
+    """Unit of `warmup`, `decay` and `half_cycle`. A step counts as all tokens that its rows have
+    room for, padding too, so that the rate is a function of the step."""
     warmup: float = 0
     """Length of the warm-up, in `unit`; a number below 1 is a share of the run."""
     decay: float = 0.1

@@ -7,23 +7,20 @@ look whether its update was finite, log, validate, save, and only then obey a si
 
 import collections
 import contextlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxssl.checkpoint.manager import CheckpointManager, as_tree
 from jaxssl.core.config import read_yaml
+from jaxssl.core.errors import UserError
 from jaxssl.core.progress import bar
 from jaxssl.data.loader import TrainLoader
-from jaxssl.models.model import num_parameters
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_sharding
-from jaxssl.train import metrics
 from jaxssl.train.encode_once import encode_once, feature_bytes
 from jaxssl.train.learner import Learner
 from jaxssl.train.profile import Profiler
@@ -31,6 +28,7 @@ from jaxssl.train.proof import FrozenProof
 from jaxssl.train.samples import samples
 from jaxssl.train.settings import Parts, Settings
 from jaxssl.train.sinks import Sinks, read_metrics
+from jaxssl.train.step_log import StepLog, shown
 from jaxssl.train.stopping import NotFinite, StopSignal
 from jaxssl.train.validation import Validation
 from jaxssl.train.watchdog import Watchdog
@@ -76,7 +74,7 @@ class Loop:
         self.proof = FrozenProof(run_dir, self.learner.fingerprints())
         self.data_offset: int = meta.get("data_offset", 0)
         self.validation = Validation(parts, settings, meta.get("selections", []))
-        self.tokens: int = meta.get("tokens", 0)
+        self.log = StepLog(parts, settings, self.learner, meta.get("tokens", 0))
         self.troubles: int = meta.get("troubles", 0)
         if parts.encodes_once and not self._is_complete():
             self._encode_once()
@@ -102,7 +100,7 @@ class Loop:
         if self._is_complete():
             return self._already_done()
         in_flight = self.in_flight
-        self._start_timer(step)
+        self.log.start(step)
         self.progress = progress = bar(
             total=steps,
             initial=step,
@@ -113,9 +111,7 @@ class Loop:
         with progress:
             while step < steps:
                 self.profiler.before(step)
-                batch = next(self.loader)
-                self.parts.objective.check_rows(batch)
-                batch = hosts.global_batch(batch, self.sharding, self.settings.data.batch_size)
+                batch = self._take_batch(step)
                 if self.learner.begins_phase(step):
                     self._tell_of_phase(step)
                 out = self.learner.train(step, batch)
@@ -140,6 +136,24 @@ class Loop:
         self.checkpoints.wait()
         return Outcome(step, stopped, self.validation.values, self._frozen_arrays())
 
+    def _take_batch(self, step: int) -> dict[str, jax.Array]:
+        """The batch of a step, laid out over the devices; rows that are refused end the run.
+
+        What was trained so far is saved before. With several processes it is not: the others are
+        in the middle of the step, and end when this process does.
+        """
+        try:
+            rows = next(self.loader)
+            self.parts.objective.check_rows(rows)
+        except UserError:
+            if jax.process_count() == 1:
+                self._log_in_flight()
+                self._save(step)
+                self.checkpoints.wait()
+                self.say(f"saved step {step} before the rows that are refused")
+            raise
+        return hosts.global_batch(rows, self.sharding, self.settings.data.batch_size)
+
     def _is_due(self, step: int) -> bool:
         """Whether this step needs everything before it to be finished."""
         s = self.settings
@@ -154,11 +168,11 @@ class Loop:
         """A signal to the only process; with several, all look together at steps that are due."""
         return self.signal.received is not None and jax.process_count() == 1
 
-    def _finish(self, step: int, out: dict[str, Any], tokens: int) -> int | None:
+    def _finish(self, step: int, out: dict[str, Any], places: int) -> int | None:
         """Waits for a step, looks at it and logs it; the step to go back to, if any."""
         out = jax.device_get(out)
         self.watchdog.beat()
-        self.tokens += tokens
+        self.log.add(out, places)
         if int(out["skipped"]) > self.skipped:
             self.skipped = int(out["skipped"])
             return self._not_finite(step, out)
@@ -167,42 +181,9 @@ class Loop:
         return None
 
     def _log(self, step: int, out: dict[str, Any]) -> None:
-        then, since, before = self._timer
-        now = self._start_timer(step)
-        steps = max(1, step - since)
-        seconds, tokens = (now - then) / steps, (self.tokens - before) / steps
-        row = {
-            "tokens": self.tokens,
-            "loss": float(out["loss"]),
-            **metrics.ratios(out["sums"]),
-            "learning_rate": float(np.asarray(self.parts.schedule(step - 1 - self.skipped))),
-            "grad_norm": float(out["grad_norm"]),
-            "tokens_per_second": tokens / seconds,
-            "step_seconds": seconds,
-        }
-        row.update(self._mfu(out, tokens, seconds))
+        row = self.log.row(step, out, self.skipped)
         self.sinks.write("train", step, **row)
-        shown = {"loss": f"{row['loss']:.3f}", "tok/s": f"{row['tokens_per_second']:,.0f}"}
-        if "mfu" in row:
-            shown["mfu"] = f"{row['mfu']:.1%}"
-        self.progress.set_postfix(shown, refresh=False)
-
-    def _start_timer(self, step: int) -> float:
-        """Counts seconds and tokens of a step from now on."""
-        now = time.perf_counter()
-        self._timer = (now, step, self.tokens)
-        return now
-
-    def _mfu(self, out: dict[str, Any], tokens: float, seconds: float) -> dict[str, float]:
-        peak = metrics.peak_flops()
-        params = self.learner.params
-        if peak is None or self.learner.num_trained < num_parameters(params):
-            return {}  # the convention counts a whole backward pass
-        rows = self.settings.data.batch_size
-        labels = [float(w) for name, (_, w) in out["sums"].items() if name.startswith("nll/")]
-        config, length = self.parts.model.config, round(tokens / rows)
-        flops = metrics.step_flops(config, params, rows, length, int(max(labels)))
-        return {"mfu": flops / seconds / peak}
+        self.progress.set_postfix(shown(row), refresh=False)
 
     # --- Validation, checkpoints, the end ---
 
@@ -257,17 +238,17 @@ class Loop:
         """Samples into the metrics; time spent here is not counted as training."""
         self.watchdog.pause()
         parts = self.parts
-        shown = samples(
+        texts = samples(
             parts.model,
             self.learner.evaluated,
             parts.tokenizer,
             parts.vocabulary,
             self.settings.samples,
         )
-        for kind, fields in shown:
+        for kind, fields in texts:
             self.sinks.write(kind, step, **fields)
         self.watchdog.beat()
-        self._start_timer(step)
+        self.log.start(step)
 
     def _save(self, step: int) -> None:
         if self.saved == step:
@@ -276,7 +257,7 @@ class Loop:
             "data_offset": self.data_offset,
             "selection": self.validation.selection_at(step),
             "selections": self.validation.selections,
-            "tokens": self.tokens,
+            "tokens": self.log.tokens,
             "troubles": self.troubles,
         }
         self.checkpoints.save(step, as_tree(self.learner.state), meta)
@@ -363,9 +344,9 @@ class Loop:
 
     def _log_in_flight(self) -> None:
         """The rows of the finite steps after one that ends the run: they are saved with it."""
-        for step, out, tokens in self.in_flight:
+        for step, out, places in self.in_flight:
             out = jax.device_get(out)
-            self.tokens += tokens
+            self.log.add(out, places)
             is_finite = int(out["skipped"]) == self.skipped
             self.skipped = int(out["skipped"])
             if is_finite and step % self.settings.logging.every == 0:
@@ -385,7 +366,7 @@ class Loop:
         self.sinks.rewind(back)
         meta = self.checkpoints.meta(back)
         self.validation.go_back(meta.get("selections", []))
-        self.tokens, self.saved = meta.get("tokens", 0), back
+        self.log.tokens, self.saved = meta.get("tokens", 0), back
         self.say(f"rolled back to step {back}")
-        self._start_timer(back)
+        self.log.start(back)
         return back
