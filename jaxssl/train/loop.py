@@ -86,7 +86,7 @@ class Loop:
         self.signal = stack.enter_context(StopSignal(say))
         stacks = run_dir / f"stacks-{jax.process_index()}.txt"
         self.watchdog = stack.enter_context(Watchdog(settings.watchdog, stacks))
-        self.profiler = Profiler(settings.profile, run_dir / "profile")
+        self.profiler = Profiler(settings.profile, run_dir / "profile", say)
         stack.callback(self.profiler.close)
         self.skipped = int(self.learner.state.skipped)
         self.saved = self.start
@@ -100,6 +100,7 @@ class Loop:
         if self._is_complete():
             return self._already_done()
         in_flight = self.in_flight
+        self.profiler.begin(step)
         self.log.start(step)
         self.progress = progress = bar(
             total=steps,
@@ -110,7 +111,7 @@ class Loop:
         )
         with progress:
             while step < steps:
-                self.profiler.before(step)
+                self.profiler.before(step, self.learner.state)
                 batch = self._take_batch(step)
                 if self.learner.begins_phase(step):
                     self._tell_of_phase(step)
@@ -132,7 +133,7 @@ class Loop:
                     stopped = self._stop_requested(step)
                     if stopped:
                         break
-        self.profiler.close()
+        self.profiler.close(self.learner.state)
         self.checkpoints.wait()
         return Outcome(step, stopped, self.validation.values, self._frozen_arrays())
 
