@@ -32,7 +32,7 @@ from jaxssl.generate.decode import Sampling
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
 from jaxssl.parallel import hosts
-from jaxssl.parallel.mesh import MeshConfig, batch_shards, make_mesh
+from jaxssl.parallel.mesh import MeshConfig, batch_shards, make_mesh, replicated
 from jaxssl.run import RunConfig, find_recipe, make_vocabulary, tokens_per_byte
 from jaxssl.train.evaluation import evaluate
 from jaxssl.train.samples import continue_texts, fill_text
@@ -173,7 +173,7 @@ def evaluate_run(
     )
     with jax.set_mesh(trained.mesh):
         values = evaluate(
-            jax.jit(eval_step),
+            jax.jit(eval_step, out_shardings=replicated(trained.mesh)),
             config.objective,
             trained.params,
             data,
@@ -223,6 +223,7 @@ def generate_texts(
             trained.vocabulary,
             tuple(prompts),
             sampling,
+            getattr(trained.config.data, "sequence_length", None),
         )
 
 
