@@ -10,7 +10,7 @@ export JAX_PLATFORMS ?= cpu
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@$(PYTHON) -c 'import re; [print("  make %-9s %s" % found) for found in re.findall(r"(?m)^([a-z-]+):.*## (.*)", open("Makefile").read())]'
 
 $(VENV)/made:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "error: jaxssl needs Python 3.11 to 3.13, got %d.%d; choose one with make PYTHON=..." % v)'

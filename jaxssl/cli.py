@@ -394,8 +394,10 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     set_up_jax()
+    from jaxssl.core.bounds import refuse_address
     from jaxssl.demo import demo
 
+    refuse_address(options.out, "--out")
     return demo(Path(options.out), short=options.short)
 
 

@@ -43,6 +43,7 @@ from jaxssl.train.evaluation import EvaluationConfig
 from jaxssl.train.loop import Outcome, fit
 from jaxssl.train.receipt import Receipt
 from jaxssl.train.settings import Parts, Stage
+from jaxssl.train.validation import check_best_by
 from jaxssl.transfer import freezing
 from jaxssl.transfer.start import Start, plan_start, uncut
 
@@ -130,6 +131,7 @@ def build(config: FinetuneConfig) -> Prepared:
         encodes_once=config.freezing.cache and len(stages) == 1 and not _trains_body(model, stages),
         metric=task.metric,
     )
+    check_best_by(parts, config.evaluation)
     notes = tuple(text for encoded in splits.values() for text in encoded.notes)
     return Prepared(config, parts, base, data, _checksum(splits), tuple(edges.tolist()), notes)
 
@@ -349,6 +351,7 @@ def describe(config: FinetuneConfig, prepared: Prepared, cost: Receipt) -> list[
     lines += [
         f"task {config.task.name}: {config.task.summary}; "
         f"{jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
+        f"{config.precision.summary}; attention: xla",
         f"data: {parts.train_data.num_rows:,} examples, rows of "
         f"{', '.join(map(str, prepared.lengths))} tokens",
         f"{config.model.name}: {cost.parameters:,} parameters, {cost.own.trained:,} of them "

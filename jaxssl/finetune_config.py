@@ -10,7 +10,7 @@ import numpy as np
 from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointConfig
 from jaxssl.core import config as configuration
-from jaxssl.core.bounds import check_at_least, check_seed
+from jaxssl.core.bounds import check_at_least, check_local, check_seed
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.precision import Precision
 from jaxssl.data.labelled import LabelledData, row_lengths
@@ -97,6 +97,9 @@ class FinetuneConfig:
     """When a step counts as hung."""
     profile: ProfileConfig = ProfileConfig()
     """Steps to trace."""
+
+    def __post_init__(self):
+        check_local(self, "out")
 
     @property
     def is_fresh(self) -> bool:

@@ -19,11 +19,13 @@ import numpy as np
 
 from jaxssl.checkpoint.manager import CheckpointConfig
 from jaxssl.core import config as configuration
+from jaxssl.core.bounds import check_local
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.files import atomic_write, sha256
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Vocabulary
-from jaxssl.data.loader import DataConfig, StoreData, open_rows
+from jaxssl.data.loader import DataConfig, StoreData, make_plans, open_rows
+from jaxssl.data.rows import Batch, RowSource
 from jaxssl.data.store import TokenStore, check_tokenizer, check_vocabulary
 from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
 from jaxssl.models.model import Model, ModelConfig, check_length, num_parameters
@@ -37,6 +39,7 @@ from jaxssl.train.loop import Outcome, fit
 from jaxssl.train.profile import ProfileConfig
 from jaxssl.train.samples import SamplesConfig, check_samples
 from jaxssl.train.settings import LoggingConfig, Parts, Settings, TrainConfig, resolved
+from jaxssl.train.validation import check_best_by
 from jaxssl.train.watchdog import WatchdogConfig
 
 
@@ -74,6 +77,9 @@ class RunConfig:
     """When a step counts as hung."""
     profile: ProfileConfig = ProfileConfig()
     """Steps to trace."""
+
+    def __post_init__(self):
+        check_local(self, "out")
 
 
 def load_config(recipes: Iterable[str | Path], overrides: Iterable[str] = ()) -> RunConfig:
@@ -146,7 +152,8 @@ def build(config: RunConfig) -> Parts:
       UserError: anything that would fail or mislead later.
     """
     check_length(config.model, config.data.sequence_length)
-    store = TokenStore.open(config.data.store)
+    split = config.evaluation.split
+    store = _open_store(config)
     tokenizer = load_tokenizer(str(store.path / "tokenizer"))
     check_tokenizer(store, tokenizer.fingerprint)
     check_vocabulary(store, config.model.vocab_size)
@@ -156,19 +163,19 @@ def build(config: RunConfig) -> Parts:
     mesh = make_mesh(config.mesh)
     check_batch(config.data.batch_size, config.train.accumulation, mesh)
     train_rows = open_rows(config.data, "train", store)
-    config.objective.check_rows(train_rows.rows(np.arange(min(8, train_rows.num_rows)), 0))
-    split = config.evaluation.split
+    config.objective.check_rows(spread_rows(train_rows))
     validation_data, ratio = None, None
     if split is not None:
-        check_validation(store, split)
-        validation_data = StoreData(open_rows(config.data, split, store))
+        validation_rows = open_rows(config.data, split, store)
+        config.objective.check_rows(spread_rows(validation_rows))
+        validation_data = StoreData(validation_rows)
         ratio = tokens_per_byte(store, split)
     tokens_per_step = config.data.batch_size * config.data.sequence_length
     train, _ = resolve(config, train_rows.num_rows // config.data.batch_size)
     optimizer, schedule = make_optimizer(
         config.optimizer, train.steps, tokens_per_step, config.model.num_layers
     )
-    return Parts(
+    parts = Parts(
         model=Model(config.model, config.objective.heads, config.precision),
         objective=config.objective,
         optimizer=optimizer,
@@ -180,6 +187,28 @@ def build(config: RunConfig) -> Parts:
         tokens_per_byte=ratio,
         mesh=mesh,
     )
+    check_best_by(parts, config.evaluation)
+    return parts
+
+
+def _open_store(config: RunConfig) -> TokenStore:
+    """The token store with all that is needed of it; the first process sees to that for all."""
+    split = config.evaluation.split
+
+    def complete() -> int:
+        store = TokenStore.open(config.data.store, verify=config.data.verify)
+        if split is not None:
+            check_validation(store, split)
+        make_plans(config.data, store, {"train", split or "train"})
+        return 0
+
+    hosts.first_decides(complete)
+    return TokenStore.open(config.data.store)
+
+
+def spread_rows(rows: RowSource, most: int = 4096) -> Batch:
+    """At most so many rows, evenly over the split: what one batch shows may be an exception."""
+    return rows.rows(np.linspace(0, rows.num_rows - 1, min(most, rows.num_rows), dtype=int), 0)
 
 
 def check_validation(store: TokenStore, split: str) -> None:
@@ -257,12 +286,10 @@ def describe(config: RunConfig, parts: Parts) -> list[str]:
     data, rows = config.data, parts.train_data
     per_epoch = rows.num_rows // data.batch_size
     steps = resolve(config, per_epoch)[0].steps
-    p = config.precision
     return [
         f"{config.model.name}: {num_parameters(abstract):,} parameters, objective "
         f"{config.objective.name}, {jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
-        f"precision: parameters {p.parameters}, compute {p.compute}, reductions {p.reduce}; "
-        "attention: xla",
+        f"{config.precision.summary}; attention: xla",
         f"data: {rows.num_rows:,} rows of {data.sequence_length} tokens, {per_epoch:,} steps an "
         f"epoch ({rows.num_rows % data.batch_size} rows left over), {steps:,} steps = "
         f"{steps / max(1, per_epoch):.2f} epochs",

@@ -24,7 +24,7 @@ LOCK = ".lock"
 MAY_CHANGE = (
     "{out,distributed,evaluation,checkpoint,logging,samples,watchdog,profile,mesh}/**",
     "train/{steps,epochs,accumulation,not_finite,not_finite_limit}",
-    "data/{store,prefetch}",
+    "data/{store,verify,prefetch}",
     "model/{remat,unroll}",
     "objective/{slots,chunk}",
     "objective/terms/*/objective/{slots,chunk}",

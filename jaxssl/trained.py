@@ -241,6 +241,7 @@ def generate_texts(
             trained.vocabulary,
             tuple(prompts),
             sampling,
+            getattr(trained.config.data, "sequence_length", None),
         )
 
 

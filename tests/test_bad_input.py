@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import toy
 
@@ -217,6 +218,47 @@ def _(p):
     store = p.store()
     flip(store / "train" / "00000.tokens", 100)
     return ["inspect", str(store), "--verify"]
+
+
+@case("altered shard, training on it", "altered", "ids below", "got:      65535", "--verify")
+def _(p):
+    store = p.store()
+    spoil_token(store / "train" / "00000.tokens", 1000)
+    return p.pretrain(store=store)
+
+
+@case("altered shard, verified", "altered after it was written", "00000.tokens", "SHA-256")
+def _(p):
+    """To an id that the vocabulary has: nothing but the checksum can tell."""
+    store = p.store()
+    flip(store / "train" / "00000.tokens", 100)
+    return p.pretrain("data.verify=true", store=store)
+
+
+@case("run in a bucket", "an address cannot stand", "where:    out", "gs://bucket/run", "mount")
+def _(p):
+    return p.pretrain("out=gs://bucket/run")
+
+
+@case("store in a bucket", "an address cannot stand", "where:    data.store", "s3://bucket")
+def _(p):
+    return p.pretrain("data.store=s3://bucket/store")
+
+
+@case("preparing into a bucket", "an address cannot stand", "where:    out")
+def _(p):
+    tokenizer = f"tokenizer={p.words / 'tokenizer'}"
+    return ["prepare", "out=gs://bucket/store", tokenizer, "source.name=docstrings"]
+
+
+@case("tokenizer into a bucket", "an address cannot stand", "where:    out")
+def _(p):
+    return ["tokenizer", "out=gs://bucket/tokenizer", "source.name=docstrings"]
+
+
+@case("demo into a bucket", "an address cannot stand", "where:    --out")
+def _(p):
+    return ["demo", "--short", "--out", "gs://bucket/demo"]
 
 
 @case("no store", "no token store here", "nowhere", "jaxssl prepare")
@@ -563,6 +605,13 @@ def array_file(run_dir: Path, step: int) -> Path:
     """The largest data file of a checkpoint."""
     files = (run_dir / "checkpoints" / str(step) / "state").rglob("d/*")
     return max(files, key=lambda path: path.stat().st_size)
+
+
+def spoil_token(shard: Path, position: int) -> None:
+    """Puts an id that no vocabulary has at a position of a shard of two-byte tokens."""
+    tokens = np.fromfile(shard, np.uint16)
+    tokens[position] = 65535
+    tokens.tofile(shard)
 
 
 def flip(path: Path, position: int) -> None:

@@ -1,6 +1,7 @@
 """Every number of a run's configuration has bounds, and says them before anything begins."""
 
 import dataclasses
+import math
 import typing
 
 import pytest
@@ -65,6 +66,9 @@ def dataclasses_of(annotation) -> set[type]:
     return set().union(*map(dataclasses_of, typing.get_args(annotation)))
 
 
+INTEGERS = (int, int | None)
+
+
 def numbers(cls) -> list[str]:
     """The fields of a dataclass that take a number."""
     kinds = (int, float, int | None, float | None)
@@ -85,6 +89,17 @@ def test_no_number_takes_minus_seven(cls, name):
     required = {DataConfig: {"store": "here"}, Term: {"objective": MaskedLm()}}
     with pytest.raises(UserError):
         cls(**required.get(cls, {}), **{name: -7})
+
+
+FLOATS = [p for p in NUMBERS if typing.get_type_hints(p.values[0])[p.values[1]] not in INTEGERS]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(("cls", "name"), FLOATS)
+def test_no_number_is_infinite_or_not_one(cls, name, value):
+    required = {DataConfig: {"store": "here"}, Term: {"objective": MaskedLm()}}
+    with pytest.raises(UserError):
+        cls(**required.get(cls, {}), **{name: value})
 
 
 def test_the_walk_finds_the_numbers_there_are():

@@ -111,6 +111,7 @@ def test_a_deeper_model_is_refused_with_every_parameter(base, table, tmp_path):
         (["freezing.preset=top", "freezing.top=7"], "not so many layers"),
         (["task.labels=[animal, person, plant]"], "without an example: .'plant'"),
         (["evaluation.split=dev"], "no such split to validate on"),
+        (["evaluation.best_by=macro_f2"], r"(?s)no such score.*did you mean 'macro_f1'"),
         (["init.drop=[nothing]"], "a rule matches no parameter"),
         (["init.fresh=[embeddings/**]", "freezing.preset=full"], None),
     ],

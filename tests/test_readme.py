@@ -2,6 +2,9 @@
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -71,6 +74,31 @@ def test_recipes_have_the_published_sizes():
             shape = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions")
             for field in shape:
                 assert getattr(model, field) == getattr(preset, field), (size, field)
+
+
+def test_bert_draws_its_random_tokens_from_the_whole_vocabulary():
+    """As google-research/bert does: special tokens too."""
+    for path in (ROOT / "configs" / "pretrain").glob("bert-*.yaml"):
+        masked, _ = run.load_config([path]).objective.terms
+        assert masked.objective.random_from_specials, path
+
+
+def test_the_demos_models_have_no_position_that_is_never_trained():
+    for name in ("bert", "gpt"):
+        config = run.load_config([f"demo/{name}"])
+        assert config.model.max_positions == config.data.sequence_length
+
+
+def test_make_help_needs_nothing_but_python_and_make(tmp_path):
+    make = shutil.which("make")
+    assert make is not None
+    command = [make, "help", f"PYTHON={sys.executable}"]
+    done = subprocess.run(
+        command, cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    targets = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("  make ")]
+    assert {"help", "install", "demo", "test", "bench"} <= set(targets)
 
 
 @pytest.mark.parametrize("folder", ["pretrain", "demo"])

@@ -1,6 +1,7 @@
 """Checks of numbers that several configurations share."""
 
 import math
+import re
 from typing import Any
 
 from jaxssl.core.errors import UserError
@@ -23,15 +24,41 @@ def check_at_least(low: float, config: Any, *names: str) -> None:
 
 
 def check_above_zero(config: Any, *names: str) -> None:
-    """Refuses fields of `config` that are not above 0, or not finite.
+    """Refuses fields of `config` that are not above 0, or not finite; None, where allowed, passes.
 
     Raises:
       UserError: names the first such field.
     """
     for name in names:
         value = getattr(config, name)
-        if not 0 < value < math.inf:
+        if value is not None and not 0 < value < math.inf:
             raise UserError("a number is out of range", where=name, expected="above 0", got=value)
+
+
+def check_local(config: Any, *names: str) -> None:
+    """Refuses paths that are addresses (`refuse_address`).
+
+    Raises:
+      UserError: names the first such field.
+    """
+    for name in names:
+        refuse_address(getattr(config, name), name)
+
+
+def refuse_address(path: str, where: str) -> None:
+    """Refuses an address for a path: `gs://bucket` would become a local directory `gs:`.
+
+    Raises:
+      UserError: says what to do instead.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
+        raise UserError(
+            "an address cannot stand for a directory",
+            where=where,
+            expected="a path of a file system that is mounted here",
+            got=path,
+            fix="mount the bucket (gcsfuse, s3fs), or copy from and to it yourself",
+        )
 
 
 def check_seed(config: Any, name: str = "seed") -> None:

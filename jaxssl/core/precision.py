@@ -17,7 +17,25 @@ class Precision:
     compute: Float = "float32"
     """Dtype of matrix products and activations. Norms, softmax, logits and losses are float32 at
     least."""
+    matmul: Literal["highest", "default"] = "highest"
+    """How exactly float32 matrix products are computed. Accelerators left to themselves round their
+    operands, TPUs to bfloat16 and NVIDIA GPUs to TF32: `default` allows that and is several times
+    faster there, `highest` does not. Nothing is changed by it on a CPU, nor in bfloat16."""
     reduce: Float = "float32"
     """Dtype in which gradients of kernels and biases are summed over tokens and devices. Those of
     embeddings and norms are summed in the parameters' dtype, microbatches and chunks of a loss in
     float32 at least."""
+
+    @property
+    def products(self) -> Literal["highest", "default"]:
+        """The `precision` that every matrix product asks XLA for."""
+        return "default" if self.compute == "bfloat16" else self.matmul
+
+    @property
+    def summary(self) -> str:
+        """What is told of it at the start of a run."""
+        exactness = f" (matrix products: {self.matmul})" if self.compute != "bfloat16" else ""
+        return (
+            f"precision: parameters {self.parameters}, compute {self.compute}{exactness}, "
+            f"reductions {self.reduce}"
+        )

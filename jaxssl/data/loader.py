@@ -5,12 +5,12 @@ a batch is one vectorised gather where rows taken one by one are a hundred times
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
 
-from jaxssl.core.bounds import check_at_least, check_seed
+from jaxssl.core.bounds import check_at_least, check_local, check_seed
 from jaxssl.core.errors import UserError
 from jaxssl.data.order import permute
 from jaxssl.data.packing import Packed
@@ -28,6 +28,9 @@ class DataConfig:
 
     store: str
     """Directory of the token store (made by `jaxssl prepare`)."""
+    verify: bool = False
+    """Compare every file of the store with its checksum at the start: reads all of it. Without,
+    sizes are compared, and ids that the vocabulary does not have are refused as they are read."""
     rows: Rows = Windows()
     """How the store is cut into rows: windows, packed or pairs."""
     sequence_length: int = 128
@@ -43,6 +46,7 @@ class DataConfig:
         check_at_least(1, self, "sequence_length", "batch_size")
         check_at_least(0, self, "prefetch")
         check_seed(self)
+        check_local(self, "store")
 
 
 def open_rows(config: DataConfig, split: str, store: TokenStore | None = None) -> RowSource:
@@ -55,6 +59,13 @@ def open_rows(config: DataConfig, split: str, store: TokenStore | None = None) -
     return config.rows.open(
         store.split(split), config.sequence_length, config.seed, store.special_ids
     )
+
+
+def make_plans(config: DataConfig, store: TokenStore, splits: Iterable[str]) -> None:
+    """Makes the pack plans that `config` needs and `prepare` did not; call it from one process."""
+    for name in splits:
+        if isinstance(config.rows, Packed):
+            config.rows.make_plan(store.split(name), config.sequence_length)
 
 
 def load(

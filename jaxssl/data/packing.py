@@ -44,10 +44,13 @@ class Packed:
 
         The seed is not used.
         """
-        path = plan_path(split, sequence_length)
-        if not path.exists():
-            write_pack_plan(split, sequence_length)
+        self.make_plan(split, sequence_length)
         return PackedRows(split, sequence_length, pad_id(special_ids or {}))
+
+    def make_plan(self, split: Split, sequence_length: int) -> None:
+        """Makes the split's pack plan, if there is none; of several processes, one goes first."""
+        if not plan_path(split, sequence_length).exists():
+            write_pack_plan(split, sequence_length)
 
 
 def plan_path(split: Split, length: int, kind: str = "json") -> Path:

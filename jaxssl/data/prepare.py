@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxssl.core.bounds import check_local
 from jaxssl.core.config import to_dict
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
@@ -70,6 +71,7 @@ class PrepareConfig:
     """Row lengths in tokens to make pack plans for (`rows.name=packed`)."""
 
     def __post_init__(self):
+        check_local(self, "out")
         held_out = self.validation_fraction + self.test_fraction
         checks = (
             ("tasks", 1 <= self.tasks <= 99_999, "1 to 99999", self.tasks),

@@ -199,12 +199,17 @@ class _HubRows(HuggingFaceDatasetReader):
     def __init__(self, config: Hub, aside: SetAside):
         options = {"name": config.config, "split": config.split, "revision": config.revision}
         super().__init__(config.dataset, options, streaming=True, text_key=config.text_key)
-        self.aside = aside
+        self.config, self.aside = config, aside
 
     def get_document_from_dict(self, data: dict, source_file: str, id_in_file: int | str):
         name = f"{source_file}/{id_in_file}"
+        key, group_key = self.config.id_key, self.config.group_key
         try:
-            return Document(check_text(_value(data, self.text_key)), name)
+            text = check_text(_value(data, self.text_key))
+            name = name if key is None else str(_value(data, key))
+            # Not the place by default: it depends on how many tasks read the data set.
+            group = text if group_key is None else str(_value(data, group_key))
+            return Document(text, name, metadata={"group": group})
         except ValueError as error:
             self.aside.add(name, None, str(error))
             return None
@@ -240,14 +245,16 @@ def open_hub(config: Hub) -> None:
         ) from error
     if row is None:
         raise UserError("the corpus is empty", where=where, expected="rows", got="none")
-    if config.text_key not in row:
-        raise UserError(
-            "the data set has no such column",
-            where="source.text_key",
-            expected=" or ".join(sorted(row)),
-            got=config.text_key,
-            fix=did_you_mean(config.text_key, row),
-        )
+    for field in ("text_key", "id_key", "group_key"):
+        column = getattr(config, field)
+        if column is not None and column not in row:
+            raise UserError(
+                "the data set has no such column",
+                where=f"source.{field}",
+                expected=" or ".join(sorted(row)),
+                got=column,
+                fix=did_you_mean(column, row),
+            )
 
 
 def hub_commit(config: Hub) -> str | None:

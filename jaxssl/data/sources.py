@@ -119,6 +119,11 @@ class Hub:
     this stands for, where the hub can be asked, and reads that one to the end."""
     text_key: str = "text"
     """Column of the text."""
+    id_key: str | None = None
+    """Column of a document's own id; null means its place in what a task reads."""
+    group_key: str | None = None
+    """Column of the group (an author, a site) that must not be divided between training and
+    held-out text; null means that documents with the same text are one."""
 
     def check(self) -> None:
         from jaxssl.data.readers import open_hub

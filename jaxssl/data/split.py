@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxssl.core.errors import UserError
 from jaxssl.data.manifest import FILE_KINDS, SplitRecord
 
 Selection = slice | np.ndarray
@@ -29,9 +30,9 @@ def ragged_arange(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 class Split:
     """One split of an open store (`TokenStore.split`)."""
 
-    def __init__(self, directory: Path, record: SplitRecord, dtype: str):
+    def __init__(self, directory: Path, record: SplitRecord, dtype: str, vocab_size: int):
         self.directory, self.record = directory, record
-        self._dtype = dtype
+        self._dtype, self._vocab_size = dtype, vocab_size
         self._bases = {
             kind: np.cumsum([0] + [getattr(shard, kind) for shard in record.shards], dtype=np.int64)
             for kind in FILE_KINDS
@@ -65,7 +66,7 @@ class Split:
         for shard, chosen in self._by_shard("tokens", flat):
             local = flat[chosen] - self._bases["tokens"][shard]
             result[chosen] = self._array("tokens", shard)[local]
-        return result.reshape(positions.shape)
+        return self._checked(result).reshape(positions.shape)
 
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
         """Tokens [start, start + length) for each start, [B, length] int32. May cross shards."""
@@ -79,7 +80,7 @@ class Split:
                 result[chosen] = self._sliding(shard, length)[local]
             else:
                 result[chosen] = self.tokens(starts[chosen, None] + np.arange(length))
-        return result
+        return self._checked(result)
 
     def ranges(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Tokens of [start, start + length) one after another, [sum of lengths] int32.
@@ -90,7 +91,8 @@ class Split:
         starts = np.where(lengths > 0, starts, 0)
         self._check_range("tokens", starts, starts + np.maximum(lengths - 1, 0))
         if len(self.record.shards) == 1:
-            return self._array("tokens", 0)[ragged_arange(starts, lengths)].astype(np.int32)
+            tokens = self._array("tokens", 0)[ragged_arange(starts, lengths)]
+            return self._checked(tokens.astype(np.int32))
         ends = np.cumsum(lengths)
         result = np.empty(int(ends[-1]) if ends.size else 0, np.int32)
         for shard, chosen in self._by_shard("tokens", starts):
@@ -98,7 +100,7 @@ class Split:
             source = ragged_arange(starts[chosen] - self._bases["tokens"][shard], size)
             target = ragged_arange(ends[chosen] - size, size)
             result[target] = self._array("tokens", shard)[source]
-        return result
+        return self._checked(result)
 
     def document_ends(self, indices: np.ndarray) -> np.ndarray:
         """Exclusive ends of documents, their document-end token included."""
@@ -154,6 +156,21 @@ class Split:
         """The shard's start and the ends of its documents, [documents + 1], in memory."""
         ends = np.concatenate([[0], self._array("documents", shard)])
         return ends.astype(np.int64) + self._bases["tokens"][shard]
+
+    def _checked(self, tokens: np.ndarray) -> np.ndarray:
+        """Int32 tokens as they are, all in the vocabulary: nothing after this would notice."""
+        largest = int(tokens.view(np.uint32).max(initial=0))  # what is negative is huge
+        if largest >= self._vocab_size:
+            store = self.directory.parent
+            raise UserError(
+                "a shard holds a token that the vocabulary does not have: it was altered",
+                where=self.directory,
+                expected=f"ids below {self._vocab_size}",
+                got=largest,
+                fix=f"find the shard with `jaxssl inspect {store} --verify` and copy it again, or "
+                "delete the store and run `jaxssl prepare` again",
+            )
+        return tokens
 
     def _array(self, kind: str, shard: int) -> np.ndarray:
         """One file of one shard, mapped on first use."""

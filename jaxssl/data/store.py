@@ -190,7 +190,8 @@ class TokenStore:
                 fix=did_you_mean(name, self.manifest.splits)
                 or f"prepare the text in another `out` with a larger {name}_fraction",
             )
-        return Split(self.path / name, self.manifest.splits[name], self.manifest.dtype)
+        m = self.manifest
+        return Split(self.path / name, m.splits[name], m.dtype, m.vocab_size)
 
     def _shard_files(self) -> list[tuple[Path, int, str]]:
         """(path, bytes, SHA-256) of every file, as the manifest states them."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from jaxssl.core.bounds import check_local
 from jaxssl.core.config import to_dict
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
@@ -61,6 +62,7 @@ class TokenizerTrainConfig:
     """Learn from this much of the text's beginning, in UTF-8 bytes; null means all of it."""
 
     def __post_init__(self):
+        check_local(self, "out")
         smallest = {"byte_bpe": 257 + len(self.extra_roles)}.get(self.kind, 100)
         for name, low, value in (
             ("vocab_size", smallest, self.vocab_size),

@@ -26,7 +26,8 @@ class Sampling:
     """How the next token is chosen."""
 
     max_new_tokens: int | None = None
-    """Most tokens to add to a prompt; null is what the model's positions leave, at most 64."""
+    """Most tokens to add to a prompt; null is what is left of the length that the model was trained
+    at, at most 64."""
     temperature: float = 0.8
     """0 always takes the most likely token."""
     top_k: int | None = 50
@@ -49,14 +50,21 @@ class Sampling:
                 what = "a sampling setting is out of range"
                 raise UserError(what, where=name, expected=expected, got=value)
 
-    def fitted(self, longest: int, max_positions: int) -> "Sampling":
+    def fitted(self, longest: int, max_positions: int, trained: int | None = None) -> "Sampling":
         """This with the number of new tokens settled, for prompts of at most `longest` tokens.
+
+        Args:
+          trained: the length of rows in training; what the model says behind it is noise, since its
+            positions there never moved. None knows no such length.
 
         Raises:
           UserError: prompt and continuation exceed the model's positions.
         """
         room = max_positions - longest
-        new = min(MOST_BY_DEFAULT, room) if self.max_new_tokens is None else self.max_new_tokens
+        new = self.max_new_tokens
+        if new is None:
+            learnt = room if trained is None else max(1, trained - longest)
+            new = min(MOST_BY_DEFAULT, room, learnt)
         if not 1 <= new <= room:
             fewer = f"ask for at most {room} new tokens (--tokens {room}), or " if room > 0 else ""
             raise UserError(
@@ -76,6 +84,7 @@ def generate(
     sampling: Sampling,
     stop_id: int | None,
     num_tokens: int | None = None,
+    trained_length: int | None = None,
 ) -> list[np.ndarray]:
     """The continuation of each prompt (ids), up to and without `stop_id`.
 
@@ -83,6 +92,7 @@ def generate(
       prompts: int arrays, each of at least one token.
       num_tokens: ids from this one on are never chosen: rows of the embedding that the tokenizer
         has no piece for.
+      trained_length: of rows in training, which bounds how many tokens are added by default.
 
     Raises:
       UserError: an empty prompt, or prompt and continuation exceed the model's positions.
@@ -90,7 +100,7 @@ def generate(
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
     if not len(lengths) or lengths.min() < 1:
         raise UserError("a prompt is empty", expected="at least one token", where="prompt")
-    sampling = sampling.fitted(int(lengths.max()), model.config.max_positions)
+    sampling = sampling.fitted(int(lengths.max()), model.config.max_positions, trained_length)
     tokens = np.zeros((len(prompts), int(lengths.max())), np.int32)
     for row, prompt in zip(tokens, prompts):
         row[: len(prompt)] = prompt

@@ -72,7 +72,13 @@ class SelfAttention(nn.Module):
         else:
             mask = segment_mask(context.segment_ids, causal=c.causal)
         out = attention(
-            q, k, v, mask, dropout_rate=c.attention_dropout, dropout_key=dropout_rng(self)
+            q,
+            k,
+            v,
+            mask,
+            precision=c.precision,
+            dropout_rate=c.attention_dropout,
+            dropout_key=dropout_rng(self),
         )
         out = checkpoint_name(out, "attention_output")
         out_of = ("heads", "head_dim", "embed")

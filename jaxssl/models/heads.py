@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.core.precision import Precision
-from jaxssl.core.widen import widen
 from jaxssl.models.layers import Embedding, LayerNorm, Projection, dropout_rng, parameter
 from jaxssl.ops.activations import ACTIVATIONS, Activation
 from jaxssl.ops.dropout import dropout
@@ -47,7 +46,8 @@ class CausalLmHead(nn.Module):
 
 
 class NextSentenceHead(nn.Module):
-    """Logits [B, 2] of the pooled first token [B, H]: 0 the next sentence, 1 a random one."""
+    """Logits [B, 2] in float32 of the pooled first token [B, H]: 0 the next sentence, 1 a random
+    one."""
 
     config: Any
     precision: Precision
@@ -55,9 +55,9 @@ class NextSentenceHead(nn.Module):
     @nn.compact
     def __call__(self, pooled: jax.Array, embeddings: Embedding) -> jax.Array:
         del embeddings
-        return Projection(
-            (2,), ("embed", None), self.config.initializer, self.precision, name="output"
-        )(pooled)
+        c, p = self.config, self.precision
+        output = Projection((2,), ("embed", None), c.initializer, p, wide=True, name="output")
+        return output(pooled)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +96,15 @@ class OutputHead(nn.Module):
             x = Projection(width, ("embed", None), c.initializer, p, name="transform")(x)
             x = drop(jnp.tanh(x) if o.transform == "tanh" else ACTIVATIONS[o.transform](x))
         output = Projection(
-            (o.size,), ("embed", None), c.initializer, p, use_bias=o.use_bias, name="output"
+            (o.size,),
+            ("embed", None),
+            c.initializer,
+            p,
+            use_bias=o.use_bias,
+            wide=True,
+            name="output",
         )
-        return widen(output(x))
+        return output(x)
 
 
 Head = str | Outputs

@@ -60,6 +60,8 @@ class Projection(nn.Module):
     precision: Precision
     num_in: int = 1
     use_bias: bool = True
+    wide: bool = False
+    """Give float32 at least, not rounded to the compute dtype: for logits."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -69,7 +71,7 @@ class Projection(nn.Module):
         if self.use_bias:
             zeros, axes = nn.initializers.zeros, self.axes[self.num_in :]
             bias = parameter(self, "bias", zeros, axes, self.features, p)
-        return linear(x, kernel, bias, self.num_in, self.precision)
+        return linear(x, kernel, bias, self.num_in, self.precision, self.wide)
 
 
 class Embedding(nn.Module):

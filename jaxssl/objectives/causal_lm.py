@@ -12,6 +12,7 @@ from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.models.model import Model, ModelConfig, is_causal
 from jaxssl.objectives.base import Scores
 from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
+from jaxssl.parallel.axes import over_batch_shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ class CausalLm:
 
         chunks = lambda tree: jax.tree.map(lambda x: sequence_chunks(x, count), tree)
         head = model.head_params(params, "causal_lm")
-        loss, sums = chunked_sum(one, head, chunks(hidden), chunks(constants))
+        loss, sums = chunked_sum(one, head, chunks(hidden), chunks(constants), over_batch_shards)
         weight = jnp.sum(batch["next_weights"])
         metrics = {
             "nll/causal_lm": (sums["nll"], weight),

@@ -15,6 +15,7 @@ from jaxssl.models.model import Model, ModelConfig, is_causal
 from jaxssl.objectives.base import Scores
 from jaxssl.objectives.masking import choose, quota_table, random_tokens
 from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
+from jaxssl.parallel.axes import over_batch_shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +58,12 @@ class MaskedLm:
                 expected="above 0 and below 1",
                 got=self.rate,
             )
-        if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1:
+        check_at_least(0, self, "mask_share", "random_share")
+        if self.mask_share + self.random_share > 1:
             raise UserError(
                 "the shares of masked and random tokens do not fit",
                 where="mask_share, random_share",
-                expected="both at least 0, their sum at most 1",
+                expected="a sum of at most 1",
                 got=(self.mask_share, self.random_share),
             )
 
@@ -181,7 +183,7 @@ class MaskedLm:
 
         chunks = lambda tree: jax.tree.map(lambda x: sequence_chunks(x, count), tree)
         head = model.head_params(params, "masked_lm")
-        loss, sums = chunked_sum(one, head, chunks(at), chunks(constants))
+        loss, sums = chunked_sum(one, head, chunks(at), chunks(constants), over_batch_shards)
         weight = jnp.sum(batch["mask_weights"])
         metrics = {
             "nll/masked_lm": (sums["nll"], weight),

@@ -26,6 +26,18 @@ LOSSES = {
 TOKEN_LOSSES = tuple(name for name, loss in LOSSES.items() if loss.per_token)
 
 
+LOWER_IS_BETTER = frozenset(
+    ("loss", "nll", "perplexity", "bits_per_byte", "mse", "mae", "rmse", "hamming_loss")
+)
+"""The numbers of an evaluation of which less is better, by what comes before a "/"; of all others
+more is."""
+
+
+def is_lower_better(name: str) -> bool:
+    """Whether less is better of `loss`, `loss/masked_lm`, `perplexity`, `accuracy`, ..."""
+    return name.split("/")[0] in LOWER_IS_BETTER
+
+
 def shown_name(loss: str) -> str:
     """A loss's name for people; of one that is not known, its own without underscores."""
     return LOSSES[loss].shown if loss in LOSSES else loss.replace("_", " ")

@@ -6,6 +6,7 @@ Shapes: B rows, T queries, S keys, N heads, D width of a head.
 import jax
 import jax.numpy as jnp
 
+from jaxssl.core.precision import Precision
 from jaxssl.ops.dropout import dropout
 
 
@@ -30,6 +31,7 @@ def attention(
     v_BSND: jax.Array,
     mask: jax.Array,
     *,
+    precision: Precision,
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
@@ -37,6 +39,7 @@ def attention(
 
     Args:
       mask: bool, broadcastable to [B, N, T, S]; False is not attended to.
+      precision: says how exactly products are computed; the operands' dtype is taken as it is.
       dropout_key: None in evaluation.
 
     Returns:
@@ -46,8 +49,10 @@ def attention(
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_BTND, k_BSND, v_BSND))
     q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    scores = jnp.einsum("bntd,bnsd->bnts", q, k, preferred_element_type=wide)
+    exactly = precision.products
+    scores = jnp.einsum("bntd,bnsd->bnts", q, k, precision=exactly, preferred_element_type=wide)
     scores = jnp.where(mask, scores, jnp.finfo(wide).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     weights = dropout(weights, dropout_rate, dropout_key)
-    return jnp.einsum("bnts,bnsd->bntd", weights, v).transpose(0, 2, 1, 3)
+    out = jnp.einsum("bnts,bnsd->bntd", weights, v, precision=exactly)
+    return out.transpose(0, 2, 1, 3)

@@ -21,8 +21,9 @@ def linear(
 ) -> jax.Array:
     """`x` [..., *in] times `kernel` [*in, *out], plus `bias` [*out]: [..., *out].
 
-    The product runs in `precision.compute`. The gradients of kernel and bias are summed in
-    `precision.reduce`: autodiff alone would sum them in the compute dtype, across devices too.
+    The product runs in `precision.compute`, as exactly as `precision.matmul` says. The gradients of
+    kernel and bias are summed in `precision.reduce`: autodiff alone would sum them in the compute
+    dtype, across devices too.
 
     Args:
       num_in: how many trailing axes of `x` are contracted.
@@ -34,6 +35,7 @@ def linear(
         x.astype(dtype),
         kernel.astype(dtype),
         _contract(x.ndim, num_in),
+        precision=precision.products,
         preferred_element_type=jnp.dtype(out),
     )
     return y if bias is None else y + bias.astype(out)
@@ -55,10 +57,9 @@ def _backward(num_in, precision, wide, residuals, dy):
     # In two dimensions: with more, XLA's CPU backend transposes copies of x before it multiplies.
     flat_x, flat_dy = x.astype(dtype).reshape(-1, ins), dy.reshape(-1, outs)
     flat_kernel = kernel.astype(dtype).reshape(ins, outs)
-    dx = lax.dot_general(flat_dy, flat_kernel, (((1,), (1,)), ((), ())))
-    dkernel = lax.dot_general(
-        flat_x, flat_dy, (((0,), (0,)), ((), ())), preferred_element_type=reduce
-    )
+    product = functools.partial(lax.dot_general, precision=precision.products)
+    dx = product(flat_dy, flat_kernel, (((1,), (1,)), ((), ())))
+    dkernel = product(flat_x, flat_dy, (((0,), (0,)), ((), ())), preferred_element_type=reduce)
     dbias = None
     if bias is not None:
         dbias = jnp.sum(flat_dy, axis=0, dtype=reduce).reshape(bias.shape).astype(bias.dtype)

@@ -1,7 +1,7 @@
 """Cross entropy, as sums and weights, without ever holding all logits."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +35,27 @@ def cross_entropy(
     return jnp.sum(loss * weights), jax.lax.stop_gradient(sums)
 
 
+class Spread(Protocol):
+    """Runs a sum over rows in parts; see `parallel.axes.over_batch_shards`."""
+
+    def __call__(
+        self, function: Callable[[Any, Any], tuple[Any, Any]], whole: Any, rows: Any
+    ) -> tuple[Any, Any]: ...
+
+
+def in_one(
+    function: Callable[[Any, Any], tuple[Any, Any]], whole: Any, rows: Any
+) -> tuple[Any, Any]:
+    """All rows at once."""
+    return function(whole, rows)
+
+
 def chunked_sum(
     function: Callable[[Any, Any, Any], tuple[jax.Array, Any]],
     params: Any,
     inputs: Any,
     constants: Any,
+    spread: Spread = in_one,
 ) -> tuple[jax.Array, Any]:
     """Sums `function(params, inputs[c], constants[c])` over chunks c, one in memory at a time.
 
@@ -52,16 +68,21 @@ def chunked_sum(
 
     Args:
       params: pytree of floating arrays, the same for every chunk.
-      inputs: pytree of floating arrays [C, ...] that gradients flow to.
-      constants: pytree of arrays [C, ...] that they do not flow to.
+      inputs: pytree of floating arrays [C, B, ...] that gradients flow to.
+      constants: pytree of arrays [C, B, ...] that they do not flow to.
+      spread: has each device go through the chunks of its own rows, and adds up once after the
+        last; left to itself, XLA adds up the gradient of `params` over the devices in every chunk.
     """
 
     @jax.custom_vjp
     def total(params, inputs, constants):
-        def body(sums, chunk):
-            return jax.tree.map(jnp.add, sums, function(params, *chunk)), None
+        def scan(params, rows):
+            def body(sums, chunk):
+                return jax.tree.map(jnp.add, sums, function(params, *chunk)), None
 
-        return jax.lax.scan(body, zeros(params, inputs, constants), (inputs, constants))[0]
+            return jax.lax.scan(body, zeros(params, *rows), rows)
+
+        return spread(scan, params, (inputs, constants))[0]
 
     def zeros(params, inputs, constants):
         one = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
@@ -71,13 +92,15 @@ def chunked_sum(
     def forward(params, inputs, constants):
         gradient = jax.value_and_grad(function, argnums=(0, 1), has_aux=True)
 
-        def body(carry, chunk):
-            value, (dparams, dinputs) = gradient(params, *chunk)
-            return jax.tree.map(jnp.add, carry, (value, dparams)), dinputs
+        def scan(params, rows):
+            def body(carry, chunk):
+                value, (dparams, dinputs) = gradient(params, *chunk)
+                return jax.tree.map(jnp.add, carry, (value, dparams)), dinputs
 
-        wide = jax.tree.map(lambda x: widen(jnp.zeros_like(x)), params)
-        start = (zeros(params, inputs, constants), wide)
-        (sums, dparams), dinputs = jax.lax.scan(body, start, (inputs, constants))
+            wide = jax.tree.map(lambda x: widen(jnp.zeros_like(x)), params)
+            return jax.lax.scan(body, (zeros(params, *rows), wide), rows)
+
+        (sums, dparams), dinputs = spread(scan, params, (inputs, constants))
         dparams = jax.tree.map(lambda g, x: g.astype(x.dtype), dparams, params)
         return sums, (dparams, dinputs)
 

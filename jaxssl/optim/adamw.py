@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxssl.core.bounds import check_above_zero
+from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import assign, matches, unmatched
 from jaxssl.core.precision import Float
@@ -53,25 +53,16 @@ class AdamW:
     """Dtype of the first moment; null is float32, as the second's always is."""
 
     def __post_init__(self):
-        bad = [n for n in ("b1", "b2") if not 0 <= getattr(self, n) < 1]
-        if self.layer_decay is not None:
-            check_above_zero(self, "layer_decay")
-        clip = 1.0 if self.clip_norm is None else self.clip_norm
-        if bad or min(self.learning_rate, self.weight_decay) < 0 or min(self.epsilon, clip) <= 0:
-            raise UserError(
-                "an optimizer setting is out of range",
-                where=", ".join(bad) or "learning_rate, weight_decay, epsilon, clip_norm",
-                expected="0 <= b < 1, learning_rate and weight_decay >= 0, epsilon and clip_norm "
-                "> 0",
-                got=(
-                    self.b1,
-                    self.b2,
-                    self.learning_rate,
-                    self.weight_decay,
-                    self.epsilon,
-                    self.clip_norm,
-                ),
-            )
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(
+                    "a decay is out of range",
+                    where=name,
+                    expected="at least 0 and below 1",
+                    got=getattr(self, name),
+                )
+        check_at_least(0, self, "learning_rate", "weight_decay")
+        check_above_zero(self, "epsilon", "clip_norm", "layer_decay")
 
 
 def parameter_names(params: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import optax
 
-from jaxssl.core.bounds import check_above_zero
+from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.errors import UserError
 
 
@@ -35,7 +35,8 @@ class Schedule:
     `floor` and the peak, `triangular2` with half the height each cycle, `exp_range` with gamma^step
     of it."""
     unit: Literal["steps", "tokens"] = "steps"
-    """Unit of `warmup`, `decay` and `half_cycle`."""
+    """Unit of `warmup`, `decay` and `half_cycle`. A step counts as all tokens that its rows have
+    room for, padding too, so that the rate is a function of the step."""
     warmup: float = 0
     """Length of the warm-up, in `unit`; a number below 1 is a share of the run."""
     decay: float = 0.1
@@ -51,13 +52,7 @@ class Schedule:
     """For `exp_range`: what the height is multiplied with each step."""
 
     def __post_init__(self):
-        if min(self.warmup, self.decay, self.floor) < 0:
-            raise UserError(
-                "a schedule cannot have a negative length or floor",
-                where="warmup, decay, floor",
-                expected="at least 0",
-                got=(self.warmup, self.decay, self.floor),
-            )
+        check_at_least(0, self, "warmup", "decay", "floor")
         check_above_zero(self, "half_cycle", "gamma")
         if self.name in ("slanted", "one_cycle") and not self.warmup:
             raise UserError(

@@ -37,8 +37,9 @@ class EvaluationConfig:
     every_epochs: float | None = None
     """Passes over the training data between validations; if given, it decides `every`."""
     best_by: str = "auto"
-    """What chooses the best checkpoint and ends a run early: `loss`, or a score of the task, of
-    which more is better. `auto` is the task's own, or the loss."""
+    """What chooses the best checkpoint and ends a run early: a number of the validation. Less is
+    better of losses, `perplexity`, `bits_per_byte`, `mse`, `mae` and `hamming_loss`, more of all
+    others. `auto` is the task's own, or the loss."""
     early_stopping: EarlyStopping | None = None
     """null trains all steps."""
 

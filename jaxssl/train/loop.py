@@ -7,34 +7,30 @@ look whether its update was finite, log, validate, save, and only then obey a si
 
 import collections
 import contextlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxssl.checkpoint.manager import CheckpointManager, as_tree
 from jaxssl.core.config import read_yaml
-from jaxssl.core.errors import UserError, did_you_mean
+from jaxssl.core.errors import UserError
 from jaxssl.core.progress import bar
 from jaxssl.data.loader import TrainLoader
-from jaxssl.models.model import num_parameters
 from jaxssl.parallel import hosts
-from jaxssl.parallel.mesh import batch_sharding, replicated
-from jaxssl.train import metrics
+from jaxssl.parallel.mesh import batch_sharding
 from jaxssl.train.encode_once import encode_once, feature_bytes
-from jaxssl.train.evaluation import evaluate
 from jaxssl.train.learner import Learner
 from jaxssl.train.profile import Profiler
 from jaxssl.train.proof import FrozenProof
 from jaxssl.train.samples import samples
 from jaxssl.train.settings import Parts, Settings
 from jaxssl.train.sinks import Sinks, read_metrics
-from jaxssl.train.step import make_eval_step
+from jaxssl.train.step_log import StepLog, shown
 from jaxssl.train.stopping import NotFinite, StopSignal
+from jaxssl.train.validation import Validation
 from jaxssl.train.watchdog import Watchdog
 
 IN_FLIGHT = 2
@@ -71,17 +67,14 @@ class Loop:
         self.settings: Settings = settings
         self.run_dir: Path = run_dir
         self.say: Callable[[str], None] = say
-        seed = settings.train.seed
-        evaluation = make_eval_step(parts.model, parts.objective, parts.vocabulary, seed=seed)
-        self.eval_step = jax.jit(evaluation, out_shardings=replicated(parts.mesh))
         self.checkpoints = CheckpointManager(run_dir / "checkpoints", settings.checkpoint)
         stack.callback(self.checkpoints.close)
         self.learner = Learner(parts, settings.train, self.checkpoints)
         self.start, meta = self._begin_or_resume()
         self.proof = FrozenProof(run_dir, self.learner.fingerprints())
         self.data_offset: int = meta.get("data_offset", 0)
-        self.selections: list[float] = meta.get("selections", [])
-        self.tokens: int = meta.get("tokens", 0)
+        self.validation = Validation(parts, settings, meta.get("selections", []))
+        self.log = StepLog(parts, settings, self.learner, meta.get("tokens", 0))
         self.troubles: int = meta.get("troubles", 0)
         if parts.encodes_once and not self._is_complete():
             self._encode_once()
@@ -93,10 +86,8 @@ class Loop:
         self.signal = stack.enter_context(StopSignal(say))
         stacks = run_dir / f"stacks-{jax.process_index()}.txt"
         self.watchdog = stack.enter_context(Watchdog(settings.watchdog, stacks))
-        self.profiler = Profiler(settings.profile, run_dir / "profile")
+        self.profiler = Profiler(settings.profile, run_dir / "profile", say)
         stack.callback(self.profiler.close)
-        self.validation: dict[str, float] = {}
-        self.validation_step = -1
         self.skipped = int(self.learner.state.skipped)
         self.saved = self.start
         self.in_flight: collections.deque[tuple[int, dict[str, Any], int]] = collections.deque()
@@ -109,7 +100,8 @@ class Loop:
         if self._is_complete():
             return self._already_done()
         in_flight = self.in_flight
-        self._start_timer(step)
+        self.profiler.begin(step)
+        self.log.start(step)
         self.progress = progress = bar(
             total=steps,
             initial=step,
@@ -119,10 +111,8 @@ class Loop:
         )
         with progress:
             while step < steps:
-                self.profiler.before(step)
-                batch = next(self.loader)
-                self.parts.objective.check_rows(batch)
-                batch = hosts.global_batch(batch, self.sharding, self.settings.data.batch_size)
+                self.profiler.before(step, self.learner.state)
+                batch = self._take_batch(step)
                 if self.learner.begins_phase(step):
                     self._tell_of_phase(step)
                 out = self.learner.train(step, batch)
@@ -143,35 +133,47 @@ class Loop:
                     stopped = self._stop_requested(step)
                     if stopped:
                         break
-        self.profiler.close()
+        self.profiler.close(self.learner.state)
         self.checkpoints.wait()
-        return Outcome(step, stopped, self.validation, self._frozen_arrays())
+        return Outcome(step, stopped, self.validation.values, self._frozen_arrays())
+
+    def _take_batch(self, step: int) -> dict[str, jax.Array]:
+        """The batch of a step, laid out over the devices; rows that are refused end the run.
+
+        What was trained so far is saved before. With several processes it is not: the others are
+        in the middle of the step, and end when this process does.
+        """
+        try:
+            rows = next(self.loader)
+            self.parts.objective.check_rows(rows)
+        except UserError:
+            if jax.process_count() == 1:
+                self._log_in_flight()
+                self._save(step)
+                self.checkpoints.wait()
+                self.say(f"saved step {step} before the rows that are refused")
+            raise
+        return hosts.global_batch(rows, self.sharding, self.settings.data.batch_size)
 
     def _is_due(self, step: int) -> bool:
         """Whether this step needs everything before it to be finished."""
         s = self.settings
         return (
-            self._validates_at(step)
+            self.validation.is_due(step)
             or step % s.checkpoint.every == 0
             or self.learner.begins_phase(step)
             or (step % s.logging.every == 0 and jax.process_count() > 1)  # to look for a signal
-        )
-
-    def _validates_at(self, step: int) -> bool:
-        every = self.settings.evaluation.every
-        return self.parts.validation_data is not None and (
-            step == self.settings.train.steps or (every > 0 and step % every == 0)
         )
 
     def _signalled_alone(self) -> bool:
         """A signal to the only process; with several, all look together at steps that are due."""
         return self.signal.received is not None and jax.process_count() == 1
 
-    def _finish(self, step: int, out: dict[str, Any], tokens: int) -> int | None:
+    def _finish(self, step: int, out: dict[str, Any], places: int) -> int | None:
         """Waits for a step, looks at it and logs it; the step to go back to, if any."""
         out = jax.device_get(out)
         self.watchdog.beat()
-        self.tokens += tokens
+        self.log.add(out, places)
         if int(out["skipped"]) > self.skipped:
             self.skipped = int(out["skipped"])
             return self._not_finite(step, out)
@@ -180,47 +182,14 @@ class Loop:
         return None
 
     def _log(self, step: int, out: dict[str, Any]) -> None:
-        then, since, before = self._timer
-        now = self._start_timer(step)
-        steps = max(1, step - since)
-        seconds, tokens = (now - then) / steps, (self.tokens - before) / steps
-        row = {
-            "tokens": self.tokens,
-            "loss": float(out["loss"]),
-            **metrics.ratios(out["sums"]),
-            "learning_rate": float(np.asarray(self.parts.schedule(step - 1 - self.skipped))),
-            "grad_norm": float(out["grad_norm"]),
-            "tokens_per_second": tokens / seconds,
-            "step_seconds": seconds,
-        }
-        row.update(self._mfu(out, tokens, seconds))
+        row = self.log.row(step, out, self.skipped)
         self.sinks.write("train", step, **row)
-        shown = {"loss": f"{row['loss']:.3f}", "tok/s": f"{row['tokens_per_second']:,.0f}"}
-        if "mfu" in row:
-            shown["mfu"] = f"{row['mfu']:.1%}"
-        self.progress.set_postfix(shown, refresh=False)
-
-    def _start_timer(self, step: int) -> float:
-        """Counts seconds and tokens of a step from now on."""
-        now = time.perf_counter()
-        self._timer = (now, step, self.tokens)
-        return now
-
-    def _mfu(self, out: dict[str, Any], tokens: float, seconds: float) -> dict[str, float]:
-        peak = metrics.peak_flops()
-        params = self.learner.params
-        if peak is None or self.learner.num_trained < num_parameters(params):
-            return {}  # the convention counts a whole backward pass
-        rows = self.settings.data.batch_size
-        labels = [float(w) for name, (_, w) in out["sums"].items() if name.startswith("nll/")]
-        config, length = self.parts.model.config, round(tokens / rows)
-        flops = metrics.step_flops(config, params, rows, length, int(max(labels)))
-        return {"mfu": flops / seconds / peak}
+        self.progress.set_postfix(shown(row), refresh=False)
 
     # --- Validation, checkpoints, the end ---
 
     def _is_complete(self) -> bool:
-        return self.start >= self.settings.train.steps or self._stops_early()
+        return self.start >= self.settings.train.steps or self.validation.stops_early
 
     def _already_done(self) -> Outcome:
         self.say(f"the run is complete at step {self.start}; nothing to do")
@@ -247,82 +216,49 @@ class Loop:
         s = self.settings
         last = step == s.train.steps
         best = False
-        if self._validates_at(step):
+        if self.validation.is_due(step):
             self._validate(step)
             self._report(step)
-            best = self.selections[-1] <= np.nanmin([np.inf, *self.selections])
-        if not last and self._stops_early():
+            best = self.validation.is_best
+        if not last and self.validation.stops_early:
             last = True
-            self.sinks.note(step, "early stopping: the validation loss no longer falls")
+            self.sinks.note(step, "early stopping: validation no longer gets better")
             self.say(f"early stopping at step {step}")
         if last or best or step % s.checkpoint.every == 0:
             self._save(step)
         self.checkpoints.check()
         return last
 
-    def _stops_early(self) -> bool:
-        stopping = self.settings.evaluation.early_stopping
-        return stopping is not None and stopping.is_over(self.selections)
-
     def _validate(self, step: int) -> None:
         self.watchdog.pause()
-        assert self.parts.validation_data is not None
-        self.validation = evaluate(
-            self.eval_step,
-            self.parts.objective,
-            self.learner.evaluated,
-            self.parts.validation_data,
-            self.parts.mesh,
-            batch_size=self.settings.data.batch_size,
-            limit=self.settings.evaluation.batches,
-            tokens_per_byte=self.parts.tokens_per_byte,
-            show=False,
-        ).values
-        self.validation_step = step
-        self.selections.append(self._selection())
-        self.sinks.write("validation", step, **self.validation)
+        values = self.validation.validate(step, self.learner.evaluated)
+        self.sinks.write("validation", step, **values)
         self.watchdog.beat()
-
-    def _selection(self) -> float:
-        """What the last validation counts for, lower is better."""
-        name = self.settings.evaluation.best_by
-        name = self.parts.metric if name == "auto" else name
-        if name not in self.validation:
-            raise UserError(
-                "there is no such score to choose by",
-                where="evaluation.best_by",
-                expected="one of " + ", ".join(self.validation),
-                got=name,
-                fix=did_you_mean(name, self.validation),
-            )
-        value = self.validation[name]
-        return value if name.startswith("loss") else -value
 
     def _report(self, step: int) -> None:
         """Samples into the metrics; time spent here is not counted as training."""
         self.watchdog.pause()
         parts = self.parts
-        shown = samples(
+        texts = samples(
             parts.model,
             self.learner.evaluated,
             parts.tokenizer,
             parts.vocabulary,
             self.settings.samples,
         )
-        for kind, fields in shown:
+        for kind, fields in texts:
             self.sinks.write(kind, step, **fields)
         self.watchdog.beat()
-        self._start_timer(step)
+        self.log.start(step)
 
     def _save(self, step: int) -> None:
         if self.saved == step:
             return
-        known = self.validation_step == step
         meta = {
             "data_offset": self.data_offset,
-            "selection": self.selections[-1] if known else None,
-            "selections": self.selections,
-            "tokens": self.tokens,
+            "selection": self.validation.selection_at(step),
+            "selections": self.validation.selections,
+            "tokens": self.log.tokens,
             "troubles": self.troubles,
         }
         self.checkpoints.save(step, as_tree(self.learner.state), meta)
@@ -409,9 +345,9 @@ class Loop:
 
     def _log_in_flight(self) -> None:
         """The rows of the finite steps after one that ends the run: they are saved with it."""
-        for step, out, tokens in self.in_flight:
+        for step, out, places in self.in_flight:
             out = jax.device_get(out)
-            self.tokens += tokens
+            self.log.add(out, places)
             is_finite = int(out["skipped"]) == self.skipped
             self.skipped = int(out["skipped"])
             if is_finite and step % self.settings.logging.every == 0:
@@ -430,8 +366,8 @@ class Loop:
         self.loader = self._open_loader(back)
         self.sinks.rewind(back)
         meta = self.checkpoints.meta(back)
-        self.selections, self.tokens = meta.get("selections", []), meta.get("tokens", 0)
-        self.validation_step, self.saved = -1, back
+        self.validation.go_back(meta.get("selections", []))
+        self.log.tokens, self.saved = meta.get("tokens", 0), back
         self.say(f"rolled back to step {back}")
-        self._start_timer(back)
+        self.log.start(back)
         return back

@@ -1,7 +1,9 @@
 """A window of steps traced by the JAX profiler."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -30,21 +32,40 @@ class ProfileConfig:
 
 
 class Profiler:
-    """Starts and stops the trace as steps go by."""
+    """Starts and stops the trace as steps go by.
 
-    def __init__(self, config: ProfileConfig, directory: Path):
+    Steps are dispatched ahead of the device. So the trace begins and ends when the device is done
+    with what was dispatched, and holds the execution of just the steps it is asked for.
+
+    Args:
+      say: is told where the trace is, or that the run goes on behind the steps to be traced.
+    """
+
+    def __init__(self, config: ProfileConfig, directory: Path, say: Callable[[str], None] = print):
         self.config, self.directory, self._running = config, directory, False
+        self._say = say
 
-    def before(self, step: int) -> None:
-        """Call before dispatching `step`."""
+    def begin(self, step: int) -> None:
+        """Call once, with the step that the run begins or goes on with."""
+        if self.config.start is not None and step > self.config.start:
+            self._say(
+                f"no trace: the run goes on at step {step}, behind profile.start="
+                f"{self.config.start}"
+            )
+
+    def before(self, step: int, state: Any) -> None:
+        """Call before dispatching `step`, with the arrays that the step before returned."""
         if step == self.config.start and not self._running:
+            jax.block_until_ready(state)
             jax.profiler.start_trace(str(self.directory))
             self._running = True
         elif step == self.config.stop:
-            self.close()
+            self.close(state)
 
-    def close(self) -> None:
-        """Ends a running trace."""
+    def close(self, state: Any = None) -> None:
+        """Ends a running trace, when `state` is there."""
         if self._running:
+            jax.block_until_ready(state)
             jax.profiler.stop_trace()
             self._running = False
+            self._say(f"trace of steps from {self.config.start} on: {self.directory}")

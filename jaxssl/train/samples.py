@@ -139,11 +139,17 @@ def continue_texts(
     vocabulary: Vocabulary,
     prompts: tuple[str, ...],
     sampling: Sampling,
+    trained_length: int | None = None,
 ) -> list[str]:
-    """The text that follows each prompt; an empty prompt starts a document."""
+    """The text that follows each prompt; an empty prompt starts a document.
+
+    Args:
+      trained_length: see `generate`.
+    """
     start = np.array([vocabulary.document_end], np.int32)
     ids = [ids if len(ids) else start for ids in tokenizer.encode_batch(list(prompts))]
-    new = generate(model, params, ids, sampling, vocabulary.document_end, vocabulary.size)
+    end, size = vocabulary.document_end, vocabulary.size
+    new = generate(model, params, ids, sampling, end, size, trained_length)
     # Decoded with its prompt, so that spaces come out as they would in the whole text.
     texts = []
     for before, after in zip(ids, new):

@@ -164,8 +164,8 @@ class WandbSink:
         except ImportError as error:
             raise UserError(
                 "Weights & Biases was asked for, and the wandb package is not installed.",
-                where="wandb",
-                fix="pip install 'jaxssl[wandb]' (or pip install wandb), or leave wandb out",
+                where="logging.wandb_project",
+                fix="pip install 'jaxssl[wandb]' (or pip install wandb), or leave the key out",
             ) from error
         run_dir = Path(run_dir)
         self._run = wandb.init(
@@ -188,7 +188,8 @@ class WandbSink:
             self._run.log({"step": step, **values})
 
     def rewind(self, step: int) -> None:
-        """Nothing to do: there the plots are over our step, and what is written later wins."""
+        """Nothing is taken back there: after a resume or a rollback, the steps that are done again
+        have two points in its plots. `metrics.jsonl` and the report have the later one alone."""
 
     def close(self) -> None:
         self._run.finish()

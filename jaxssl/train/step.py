@@ -134,7 +134,9 @@ def make_train_step(
             state.kept,
             {} if ema is None else keep(averaged(state, params, ema), state.ema),
         )
-        return new, {"loss": loss, "grad_norm": norm, "skipped": skipped, "sums": sums}
+        tokens = jnp.sum(batch["segment_ids"] > 0)
+        out = {"loss": loss, "grad_norm": norm, "skipped": skipped, "sums": sums, "tokens": tokens}
+        return new, out
 
     return step
 

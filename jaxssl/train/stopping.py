@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 
-from jaxssl.core.errors import UserError
+from jaxssl.core.bounds import check_at_least
 
 EXIT_STOPPED = 75
 """Exit code after SIGTERM or Ctrl-C: saved, run the same command again to go on (EX_TEMPFAIL)."""
@@ -52,26 +52,22 @@ class StopSignal:
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyStopping:
-    """Stop when the validation loss no longer falls."""
+    """Stop when what `best_by` names no longer gets better."""
 
     patience: int = 5
     """Validations without a new best before the run ends."""
     min_improvement: float = 0.0
-    """How much lower than the best a validation loss must be to count, in nats."""
+    """How much better than the best a validation must be to count, in the unit of what `best_by`
+    names (nats, of a loss)."""
 
     def __post_init__(self):
-        if self.patience < 1 or self.min_improvement < 0:
-            raise UserError(
-                "an early stopping setting is out of range",
-                where="patience, min_improvement",
-                expected="patience >= 1, min_improvement >= 0",
-                got=(self.patience, self.min_improvement),
-            )
+        check_at_least(1, self, "patience")
+        check_at_least(0, self, "min_improvement")
 
-    def is_over(self, losses: list[float]) -> bool:
-        """Whether these validation losses, in order, end the run."""
+    def is_over(self, selections: list[float]) -> bool:
+        """Whether these validations, in order, lower being better, end the run."""
         best, waited = math.inf, 0
-        for loss in losses:
-            improved = loss < best - self.min_improvement
-            best, waited = (loss, 0) if improved else (best, waited + 1)
+        for value in selections:
+            improved = value < best - self.min_improvement
+            best, waited = (value, 0) if improved else (best, waited + 1)
         return waited >= self.patience

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxssl.core.errors import UserError
+from jaxssl.core.bounds import check_at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +21,7 @@ class WatchdogConfig:
     """The same for the first step, which compiles."""
 
     def __post_init__(self):
-        if self.seconds < 0 or self.first_step_seconds < 0:
-            raise UserError(
-                "a time limit cannot be negative",
-                where="seconds, first_step_seconds",
-                expected="at least 0",
-                got=(self.seconds, self.first_step_seconds),
-            )
+        check_at_least(0, self, "seconds", "first_step_seconds")
 
 
 class Watchdog:

@@ -112,6 +112,27 @@ def test_groups_stay_together_and_the_split_is_that_of_one_task(work, tmp_path):
     assert sorted(split_documents(other, "validation")) != parts[0]["validation"]
 
 
+@pytest.mark.parametrize("keys", [{}, {"group_key": "site", "id_key": "name"}])
+def test_the_split_of_a_hub_data_set_is_that_of_one_task(work, tmp_path, keys):
+    (tmp_path / "data").mkdir()
+    for part in (0, 1, 2):
+        rows = [
+            {"text": text, "site": f"s{i // 3}", "name": f"n{i}"} for i, text in enumerate(TEXTS)
+        ]
+        lines = "\n".join(map(json.dumps, rows[part::3])) + "\n"
+        (tmp_path / f"data/train-{part}.jsonl").write_text(lines)
+    source, parts = Hub(dataset=str(tmp_path / "data"), **keys), []
+    for tasks in (1, 5):
+        store = prepare(config(work, tmp_path / f"s{tasks}", tasks=tasks, source=source))
+        parts.append({n: sorted(split_documents(store, n)) for n in store.manifest.splits})
+    assert parts[0] == parts[1] and len(parts[0]) == 3
+    if keys:
+        tokenizer = load_tokenizer(work / "byte_bpe")
+        site = {tuple(tokenizer.encode_batch([t])[0]): i // 3 for i, t in enumerate(TEXTS)}
+        sites = {name: {site[tuple(d)] for d in found} for name, found in parts[0].items()}
+        assert not sites["train"] & sites["validation"] and not sites["train"] & sites["test"]
+
+
 def test_sentences_by_line_rule_or_not_at_all(work, tmp_path):
     counts = {}
     for how in ("rule", "line", "none"):

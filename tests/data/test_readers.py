@@ -153,6 +153,8 @@ def test_a_hub_data_set_in_a_local_folder_is_streamed(tmp_path):
         assert len(aside) == 1
     with pytest.raises(UserError, match="no such column"):
         Hub(dataset=str(tmp_path / "data"), text_key="bod").check()
+    with pytest.raises(UserError, match="source.group_key"):
+        Hub(dataset=str(tmp_path / "data"), text_key="body", group_key="site").check()
     with pytest.raises(UserError, match="cannot be read"):
         Hub(dataset="nobody/nothing-of-this-name").check()
 

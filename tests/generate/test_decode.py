@@ -114,6 +114,9 @@ def test_settings_out_of_range_are_refused(setting):
 def test_without_a_number_as_many_tokens_are_added_as_fit(longest, new):
     assert Sampling().fitted(longest, 32).max_new_tokens == new
     assert Sampling().fitted(longest, 1000).max_new_tokens == 64
+    assert Sampling().fitted(longest, 1000, trained=33).max_new_tokens == 33 - longest
+    assert Sampling().fitted(longest, 1000, trained=8).max_new_tokens == max(1, 8 - longest)
+    assert Sampling(max_new_tokens=40).fitted(longest, 1000, trained=33).max_new_tokens == 40
     with pytest.raises(UserError, match="shorten the prompt"):
         Sampling().fitted(32, 32)
 

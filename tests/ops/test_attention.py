@@ -1,13 +1,17 @@
 """Attention against a loop over rows, heads and queries in numpy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxssl.core.precision import Precision
 from jaxssl.ops.attention import attention, segment_mask
 
 B, T, N, D = 2, 7, 3, 4
+ATTEND = jax.jit(functools.partial(attention, precision=Precision()))
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 0, 0], [1, 1, 1, 1, 2, 3, 3]], np.int32)
 
 
@@ -39,17 +43,15 @@ def brute_force(q, k, v, causal):
 def test_attention_equals_brute_force(causal):
     q, k, v = inputs()
     mask = segment_mask(jnp.asarray(SEGMENTS), causal=causal)
-    np.testing.assert_allclose(
-        jax.jit(attention)(q, k, v, mask), brute_force(q, k, v, causal), atol=2e-6
-    )
+    np.testing.assert_allclose(ATTEND(q, k, v, mask), brute_force(q, k, v, causal), atol=2e-6)
 
 
 def test_hidden_keys_and_values_do_not_matter_at_all():
     q, k, v = inputs()
     mask = segment_mask(jnp.asarray(SEGMENTS), causal=True)
-    before = jax.jit(attention)(q, k, v, mask)
+    before = ATTEND(q, k, v, mask)
     k[0, 3:], v[0, 3:] = 1e4, -1e4  # documents after the first
-    after = jax.jit(attention)(q, k, v, mask)
+    after = ATTEND(q, k, v, mask)
     assert np.array_equal(before[0, :3], after[0, :3])
     assert np.array_equal(before[1], after[1])
 
@@ -57,14 +59,14 @@ def test_hidden_keys_and_values_do_not_matter_at_all():
 def test_padding_rows_are_finite():
     q, k, v = inputs()
     mask = segment_mask(jnp.zeros((B, T), jnp.int32), causal=True)
-    assert np.isfinite(jax.jit(attention)(q, k, v, mask)).all()
+    assert np.isfinite(ATTEND(q, k, v, mask)).all()
 
 
 def test_bfloat16_inputs_keep_a_float32_softmax():
     q, k, v = inputs()
     low = [x.astype(jnp.bfloat16) for x in (q, k, v)]
     mask = segment_mask(jnp.asarray(SEGMENTS), causal=False)
-    out = jax.jit(attention)(*low, mask)
+    out = ATTEND(*low, mask)
     assert out.dtype == jnp.bfloat16
     want = brute_force(*(np.asarray(x, np.float32) for x in low), False)
     assert np.abs(np.asarray(out, np.float32) - want).max() < 0.03
@@ -73,6 +75,7 @@ def test_bfloat16_inputs_keep_a_float32_softmax():
 def test_dropped_weights_scale_the_others():
     q, k, v = inputs()
     mask = np.ones((B, 1, T, T), bool)
-    out = attention(q, k, np.ones_like(v), mask, dropout_rate=0.5, dropout_key=jax.random.key(0))
+    dropping = dict(dropout_rate=0.5, dropout_key=jax.random.key(0))
+    out = attention(q, k, np.ones_like(v), mask, precision=Precision(), **dropping)
     assert len(np.unique(np.asarray(out).round(4))) > 10
     assert np.asarray(out).mean() == pytest.approx(1.0, abs=0.3)

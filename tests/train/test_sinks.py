@@ -189,19 +189,31 @@ def test_tensorboard_purges_from_the_step_that_is_written_again(tmp_path):
 
 def test_wandb_that_is_not_installed_is_an_error_with_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match="pip install"):
+    with pytest.raises(UserError, match="pip install") as told:
         WandbSink(tmp_path, project="p")
+    assert told.value.where == "logging.wandb_project"
 
 
 @pytest.fixture
 def wandb(monkeypatch):
-    """Stands for the package: what was logged, and what each run was started with."""
+    """Stands for the package: what was logged, and what each run was started with.
+
+    Like the package, it plots over our step only what it was told to.
+    """
     logged, started = [], []
-    run = types.SimpleNamespace(
-        define_metric=lambda *args, **kwargs: None, log=logged.append, finish=lambda: None
-    )
-    fake = types.SimpleNamespace(init=lambda **kwargs: started.append(kwargs) or run)
-    monkeypatch.setitem(sys.modules, "wandb", fake)
+
+    def init(**options):
+        axes = {}
+
+        def log(values):
+            assert axes == {"*": "step"}, "the plots are over the package's own step"
+            logged.append(values)
+
+        define = lambda name, step_metric: axes.update({name: step_metric})
+        started.append(options)
+        return types.SimpleNamespace(define_metric=define, log=log, finish=lambda: None)
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
     return logged, started
 
 

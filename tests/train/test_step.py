@@ -195,3 +195,8 @@ def test_dropout_differs_between_microbatches():
 
     # Were both microbatches given one key, the mean of two equal rows would be the row's own loss.
     assert losses(2) != pytest.approx(losses(1), rel=1e-3)
+
+
+def test_a_step_counts_the_tokens_that_are_not_padding():
+    _, out = take(born((1, 1, 1)))
+    assert int(out["tokens"]) == sum([16, 9, 5, 12, 16, 3, 7, 16]) < BATCH["tokens"].size
