@@ -159,8 +159,8 @@ class SentencePieceTokenizer(Tokenizer):
         return self._processor.id_to_piece(id_)
 
     def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        rows = self._processor.encode(list(texts), num_threads=1)
-        return [np.array(row, np.int32) for row in rows]
+        # As arrays: lists of Python's integers cost as much again as the encoding.
+        return self._processor.encode(list(texts), num_threads=1, return_type="numpy")
 
     def _encode_starts(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         pieces = self._processor.encode(text, return_type="proto").pieces
