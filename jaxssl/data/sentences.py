@@ -13,13 +13,10 @@ _CLOSERS = "\"')]}*`\u201d\u2019\u00bb\u300d\u300f\uff09\u3011"
 _SPACES = " \t\r\n\u00a0\u3000"
 _QUOTES = "\"'\u201d\u2019\u00bb"
 _OPENERS = "\"'([{*`_\u201c\u2018\u00ab\u300c\u300e\uff08\u3010\u00bf\u00a1"
-# A run of whitespace after something that may end a sentence, or that holds a blank line. It starts
-# with the character class so that `re` can skip to it: every byte of a corpus comes this way.
-_CANDIDATE = re.compile(
-    rf"\s(?<!\s\s)(?:(?<=[{re.escape(_ENDERS + _CLOSERS)}]\s)\s*"
-    r"|(?<=\n)[^\S\n]*\n\s*|[^\S\n]*\n[^\S\n]*\n\s*)"
-)
-_BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
+# The whitespace after something that may end a sentence, if no small letter follows. It starts with
+# the character class so that `re` can skip to it: every byte of a corpus comes this way.
+_CANDIDATE = re.compile(rf"[{re.escape(_ENDERS + _CLOSERS)}](\s++)(?![a-z])")
+_BLANK_LINE = re.compile(r"\n[^\S\n]*+\n\s*+")
 # The end of a sentence in a script that writes no spaces. Not before an opening bracket, which some
 # tokenizers join with the stop.
 _WIDE_END = re.compile(r"[\u3002\uff01\uff1f][\u201d\u2019\u300d\u300f\uff09\u3011]*(?=[^\W_])")
@@ -29,6 +26,7 @@ _ABBREVIATIONS = frozenset(
     " lt sgt rev hon pres gov jan feb mar apr jun jul aug sep sept oct nov dec u.s u.k a.k.a w.r.t"
     " wrt incl excl max min ed eds".split()
 )
+_LONG = 1 + max(map(len, _ABBREVIATIONS))
 _BEFORE_NUMBERS = frozenset(
     "no nos vol fig figs eq eqs ref refs sec secs ch chap p pp art ver".split()
 )
@@ -42,11 +40,10 @@ def split_sentences(text: str) -> list[str]:
     abbreviations, initials and the numbers of a list do not end one.
     """
     size = len(text)
-    cuts = [
-        match.start()
-        for match in _CANDIDATE.finditer(text)
-        if 0 < match.start() and match.end() < size and _is_boundary(text, *match.span())
-    ]
+    ends = (match.span(1) for match in _CANDIDATE.finditer(text))
+    cuts = [start for start, end in ends if end < size and _is_boundary(text, start, end)]
+    if blank := _blank_lines(text):
+        cuts = sorted({*cuts, *blank})
     if not text.isascii():
         wide = [match.end() for match in _WIDE_END.finditer(text)]
         cuts = sorted(cuts + wide) if wide else cuts
@@ -88,15 +85,28 @@ def last_whitespace(text: str, low: int, high: int) -> int | None:
     return None
 
 
+def _blank_lines(text: str) -> list[int]:
+    """Where the whitespace around blank lines begins, but at the text's ends."""
+    cuts = []
+    for match in _BLANK_LINE.finditer(text):
+        start, end = match.span()
+        while start and text[start - 1].isspace():
+            start -= 1
+        if 0 < start and end < len(text) and text[start] in _SPACES:
+            cuts.append(start)
+    return cuts
+
+
 def _is_boundary(text: str, start: int, end: int) -> bool:
-    """Whether the run of whitespace [start, end) separates two sentences."""
+    """Whether the run of whitespace [start, end) separates two sentences, blank lines aside."""
     if text[start] not in _SPACES:
         return False
-    if end - start > 1 and _BLANK_LINE.search(text, start, end):
-        return True
     following = text[end]
     if following.islower():
         return False
+    word = text[start - _LONG - 1 : start - 1] if start > _LONG else ""
+    if text[start - 1] == "." and word.isalpha() and word.islower() and following.isalnum():
+        return True  # most are so: the word is too long for an abbreviation
     before = text[max(0, start - 24) : start].rstrip(_CLOSERS)
     if not before or before[-1] not in _ENDERS:
         return False

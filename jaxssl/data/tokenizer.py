@@ -117,6 +117,10 @@ class Tokenizer(ABC):
         counts: list[list[int] | None] = []  # pieces of each sentence; None: encoded whole
         for sentences in documents:
             if self._can_cut(sentences):
+                if max(map(len, sentences), default=0) <= MAX_PIECE:
+                    counts.append([1] * len(sentences))
+                    pieces += sentences
+                    continue
                 cut = [split_long(sentence, MAX_PIECE) for sentence in sentences]
                 counts.append([len(c) for c in cut])
                 pieces += [piece for sentence in cut for piece in sentence]

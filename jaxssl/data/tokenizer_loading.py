@@ -161,8 +161,8 @@ class SentencePieceTokenizer(Tokenizer):
         return self._processor.id_to_piece(id_)
 
     def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        rows = self._processor.encode(list(texts), num_threads=1)
-        return [np.array(row, np.int32) for row in rows]
+        # As arrays: lists of Python's integers cost as much again as the encoding.
+        return self._processor.encode(list(texts), num_threads=1, return_type="numpy")
 
     def _encode_spans(self, texts: Sequence[str]) -> list[Encoded]:
         found = self._processor.encode(list(texts), return_type="offset_mapping", num_threads=1)

@@ -1,5 +1,6 @@
 """The last step of the prepare pipeline: documents in, one shard of each split out."""
 
+import functools
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from jaxssl.data.readers import set_aside_path
 from jaxssl.data.sentences import split_lines, split_sentences
 from jaxssl.data.set_aside import SetAside
 from jaxssl.data.store import ShardWriter
-from jaxssl.data.tokenizer import load_tokenizer
+from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
 
 BATCH_DOCUMENTS = 1000
 BATCH_CHARACTERS = 1 << 20
@@ -65,6 +66,17 @@ def choose_split(seed: int, group: str, fractions: dict[str, float]) -> str:
             return name
         share -= fractions.get(name, 0.0)
     return "train"
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(path: Path, files: tuple[tuple[str, int], ...]) -> Tokenizer:
+    """The tokenizer of all tasks of a process: to load it takes as long as encoding megabytes.
+
+    Args:
+      files: their names and times, so that files which were written anew are read anew.
+    """
+    del files
+    return load_tokenizer(path)
 
 
 class StoreWriter(PipelineStep):
@@ -115,7 +127,10 @@ class StoreWriter(PipelineStep):
         for stale in self.work.path.glob(f"task-{rank:05d}-*"):
             shutil.rmtree(stale, ignore_errors=True)
         self._folder = self.work.path / f"task-{rank:05d}-{os.getpid()}"
-        self._tokenizer = load_tokenizer(self.work.tokenizer)
+        files = sorted(self.work.tokenizer.iterdir())
+        self._tokenizer = _tokenizer(
+            self.work.tokenizer, tuple((f.name, f.stat().st_mtime_ns) for f in files)
+        )
         dtype, end = token_dtype(self._tokenizer.vocab_size), self._tokenizer.document_end
         self._writers = {
             name: ShardWriter(self._folder / name, f"{rank:05d}", dtype, end) for name in SPLITS

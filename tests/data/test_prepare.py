@@ -133,6 +133,18 @@ def test_the_split_of_a_hub_data_set_is_that_of_one_task(work, tmp_path, keys):
         assert not sites["train"] & sites["validation"] and not sites["train"] & sites["test"]
 
 
+def test_the_tasks_of_a_process_load_their_tokenizer_once(work, tmp_path, monkeypatch):
+    from jaxssl.data import writer
+
+    loads = []
+    load = writer.load_tokenizer
+    monkeypatch.setattr(writer, "load_tokenizer", lambda path: loads.append(path) or load(path))
+    prepare(config(work, tmp_path / "s", tasks=5))
+    assert len(loads) == 1
+    other = prepare(config(work, tmp_path / "t", tokenizer=str(work / "wordpiece")))
+    assert len(loads) == 2 and other.vocab_size == load_tokenizer(work / "wordpiece").vocab_size
+
+
 def test_sentences_by_line_rule_or_not_at_all(work, tmp_path):
     counts = {}
     for how in ("rule", "line", "none"):
