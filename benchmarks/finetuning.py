@@ -182,7 +182,7 @@ def _ours(scratch: Path, tables: Path, tokenizer: str, seed: int) -> tuple[float
         "evaluation.every=0",
         "logging={progress: false, tensorboard: false, every: 1}",
     ]
-    config = finetune.load_config(["demo/library"], overrides)
+    config = finetune.load_config(["finetune/library"], overrides)
     outcome = finetune.finetune(config, lambda text: None)
     rows = [row for row in read_metrics(Path(config.out)) if row["kind"] == "train"]
     seconds = np.array([row["step_seconds"] for row in rows])

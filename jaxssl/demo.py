@@ -158,7 +158,7 @@ def fine_tune(out: Path, scale: Scale) -> list[str] | None:
             for split in ("train", "validation", "test")
         ]
         overrides += [*changes, *scale.library]
-        config = finetune.load_config(["demo/library"], overrides)
+        config = finetune.load_config(["finetune/library"], overrides)
         started = time.time()
         if finetune.finetune(config).stopped_by:
             return None

@@ -50,7 +50,7 @@ def test_a_checkpoint_holds_what_was_trained_and_nothing_frozen(top):
 def test_it_learns_and_evaluates_to_the_numbers_of_its_validation(top):
     out, outcome, said = top
     assert outcome.validation["accuracy"] >= 0.9
-    values = trained.evaluate_run(out, step="last")
+    values = trained.evaluate_run(out, step="best")
     for name, value in outcome.validation.items():
         assert values[name] == pytest.approx(value, rel=1e-5), name
     assert any("restored  encoder" in line for line in said)

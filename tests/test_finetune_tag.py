@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxssl import finetune, trained
+from jaxssl import finetune, finetune_config, trained
 from jaxssl.core.errors import UserError
 from jaxssl.scores.spans import entity_scores
 from jaxssl.train.evaluation import in_order
@@ -98,7 +98,7 @@ def test_a_tagger_learns_with_long_sentences_in_windows(tagger):
 def test_scores_are_those_of_the_outputs_against_the_file(tagger, folder):
     opened = trained.open_run(tagger[0], "last")
     task = opened.config.task
-    data = finetune.read_split(opened.config, opened.tokenizer, "test")
+    data = finetune_config.read_split(opened.config, opened.tokenizer, "test")
     step = jax.jit(make_eval_step(opened.model, task, opened.vocabulary, seed=0))
     with jax.set_mesh(opened.mesh):
         batches = data.eval_batches(8, np.arange(8))

@@ -192,7 +192,7 @@ def start(arguments: list[str], *, devices: int = 1, **options) -> subprocess.Po
         **os.environ,
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": str(Path(jaxssl.__file__).parent.parent),
+        "PYTHONPATH": os.pathsep.join([str(Path(jaxssl.__file__).parent.parent), *sys.path]),
     }
     command = [sys.executable, "-m", "jaxssl", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -117,7 +117,7 @@ def test_characters_have_a_space_before_each_word():
         def _encode(self, texts):
             return [np.array([ord(c) for c in text], np.int32) for text in texts]
 
-        decode = token = _encode_starts = _content = _starts_word = lambda self, *_: None
+        decode = token = _encode_spans = _content = _starts_word = lambda self, *_: None
 
     assert word_prefix(Characters()) == " "
 
@@ -131,7 +131,7 @@ def test_tokens_across_words_are_refused():
             pairs = [[t[i : i + 2] for i in range(0, len(t), 2)] for t in texts]
             return [np.array([sum(map(ord, pair)) for pair in row], np.int32) for row in pairs]
 
-        decode = token = _encode_starts = _content = _starts_word = lambda self, *_: None
+        decode = token = _encode_spans = _content = _starts_word = lambda self, *_: None
 
     with pytest.raises(UserError, match="word by word"):
         word_prefix(Pairs())

@@ -199,7 +199,9 @@ def test_scores_do_not_depend_on_the_number_of_devices(run, files):
     for mesh in (tiny.mesh(1), tiny.mesh(4, 2)):
         with jax.set_mesh(mesh):
             placed = tiny.shard_params(found.model, params, mesh)
-            values.append(evaluate(step, task, placed, data, mesh, batch_size=16, show=False))
+            values.append(
+                evaluate(step, task, placed, data, mesh, batch_size=16, show=False).values
+            )
     assert values[0].keys() == values[1].keys()
     for name, value in values[0].items():
         assert values[1][name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
