@@ -181,6 +181,21 @@ def spells(kind, piece, written):
     return piece.strip("\u2581") in plain and (plain.strip() == "") == (piece == "\u2581")
 
 
+def test_offsets_are_right_past_a_special_tokens_string_in_the_text():
+    """Of words, of which one is special without the library's knowing."""
+    words = {"[UNK]": 0, "[SEP]": 1, "cat": 2, "dog": 3}
+    content = {
+        "version": "1.0",
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "[UNK]"},
+    }
+    roles = {"unk_token": "[UNK]", "sep_token": "[SEP]"}
+    tokenizer = JsonTokenizer("words", content, roles)
+    ids, spans = tokenizer.encode_with_offsets(["dog", "cat [SEP] dog"])[1]
+    assert ids.tolist() == encode(tokenizer, "cat [SEP] dog") == [2, 0, 0, 3]
+    assert spans.tolist() == [[0, 3], [4, 5], [5, 9], [10, 13]]
+
+
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 OTHERS = [byte for byte in range(256) if byte not in PRINTABLE]
 BYTES = {chr(b): b for b in PRINTABLE} | {chr(256 + i): b for i, b in enumerate(OTHERS)}

@@ -54,10 +54,10 @@ def test_of_equal_texts_the_better_one_is_kept():
     assert [tuple(c) for c in found[0].candidates] == [("red", 9, 3.0), ("cat", 4, 2.0)]
 
 
-@pytest.mark.parametrize("rows", [[], [(-np.inf, 0, 0)], [(np.nan, 0, 0)], [(5.0, 6, 6)]], ids=str)
+@pytest.mark.parametrize("rows", [[(-np.inf, 2, 2)], [(np.nan, 2, 2)], [(5.0, 6, 6)]], ids=str)
 def test_without_any_span_the_answer_is_empty(rows):
     """The last is a span of spaces alone."""
-    predictions = predicted(rows or [(-np.inf, 0, 0)], null=(2.5,))
+    predictions = predicted(rows, null=(2.5,))
     found, _ = join_windows(predictions, windows_of(begins=(0,)), n_best=9)
     assert found[0].candidates == [] and found[0].no_answer == NOTHING_FOUND
     for nullable in (False, True):
