@@ -291,10 +291,18 @@ def describe(config: RunConfig, parts: Parts) -> list[str]:
         f"{config.objective.name}, {jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
         f"{config.precision.summary}; attention: xla",
         f"data: {rows.num_rows:,} rows of {data.sequence_length} tokens, {per_epoch:,} steps an "
-        f"epoch ({rows.num_rows % data.batch_size} rows left over), {steps:,} steps = "
+        f"epoch ({left_over(parts, config)} left over), {steps:,} steps = "
         f"{steps / max(1, per_epoch):.2f} epochs",
         *nothing_before_the_end(steps, resolve(config, per_epoch)[1], config.checkpoint),
     ]
+
+
+def left_over(parts: Parts, config: RunConfig) -> str:
+    """What an epoch leaves out, in words: rows short of a batch, tokens short of a row."""
+    rows = f"{parts.train_data.num_rows % config.data.batch_size} rows"
+    source = getattr(parts.train_data, "source", None)
+    tokens = getattr(source, "tokens_left_over", 0)
+    return rows + (f" and {tokens} tokens" if tokens else "")
 
 
 def nothing_before_the_end(

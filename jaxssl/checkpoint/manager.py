@@ -281,10 +281,6 @@ class CheckpointManager:
         except Exception as error:
             raise _cannot_restore(self.path(step), error) from error
 
-    def restore_part(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
-        """Only the subtree `abstract` of a step's state: {"params": ...} for evaluation, say."""
-        return read_arrays(self.path(step), abstract)
-
 
 def read_arrays(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:
     """The arrays `abstract`, a part of the tree in a step's directory, into its shardings.

@@ -2,16 +2,14 @@
 
 A stack of n layers is one segment by default and its parameters are stacked, `layers/...` [n, ...].
 Split in segments, (k, n - k) say, it becomes `layers[0:k]/...` and `layers[k:n]/...`, so that
-each leaf is wholly frozen or wholly trained. `resegment` converts between the two without loss.
+each leaf is wholly frozen or wholly trained.
 """
 
 import itertools
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jaxssl.core.errors import UserError
 from jaxssl.models.blocks import Block, BlockConfig, Context
@@ -85,24 +83,3 @@ def remat_block(remat: Remat) -> Any:
         ),
     }[remat]
     return nn.remat(Block, prevent_cse=False, policy=policy)
-
-
-def resegment(tree: Mapping[str, Any], segments: tuple[int, ...]) -> dict[str, Any]:
-    """A stack's parameters (or moments) cut into other segments; bit-exact both ways.
-
-    Args:
-      tree: {segment name: subtree of arrays [length, ...]}, as a `Stack` holds them.
-      segments: the sizes wanted; their sum must be the number of layers in `tree`.
-    """
-    parts = sorted(tree, key=lambda name: int(name.partition("[")[2].partition(":")[0] or 0))
-    whole = jax.tree.map(lambda *xs: jnp.concatenate(xs), *(tree[name] for name in parts))
-    if len(parts) == 1:
-        whole = tree[parts[0]]
-    depth = jax.tree.leaves(whole)[0].shape[0]
-    if len(check_segments(segments, depth)) == 1:
-        return {"layers": whole}
-    ends = list(itertools.accumulate(segments, initial=0))
-    return {
-        name: jax.tree.map(lambda x, a=start, b=end: x[a:b], whole)
-        for name, start, end in zip(segment_names(segments), ends, ends[1:])
-    }

@@ -68,8 +68,3 @@ def _backward(num_in, precision, wide, residuals, dy):
 
 
 linear.defvjp(_forward, _backward)
-
-
-def fan_in(shape: tuple[int, ...], num_in: int) -> int:
-    """How many inputs feed each output of a kernel of this shape."""
-    return math.prod(shape[:num_in])

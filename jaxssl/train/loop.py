@@ -75,7 +75,7 @@ class Loop:
         self.data_offset: int = meta.get("data_offset", 0)
         self.validation = Validation(parts, settings, meta.get("selections", []))
         self.log = StepLog(parts, settings, self.learner, meta.get("tokens", 0))
-        self.troubles: int = meta.get("troubles", 0)
+        self.not_finite_count: int = meta.get("not_finite_count", 0)
         if parts.encodes_once and not self._is_complete():
             self._encode_once()
         self.sinks = self._open_sinks()
@@ -259,7 +259,7 @@ class Loop:
             "selection": self.validation.selection_at(step),
             "selections": self.validation.selections,
             "tokens": self.log.tokens,
-            "troubles": self.troubles,
+            "not_finite_count": self.not_finite_count,
         }
         self.checkpoints.save(step, as_tree(self.learner.state), meta)
         self.saved = step
@@ -320,10 +320,10 @@ class Loop:
 
     def _not_finite(self, step: int, out: dict[str, Any]) -> int | None:
         """Obeys `train.not_finite`; the step to go back to for a rollback."""
-        self.troubles += 1
+        self.not_finite_count += 1
         train = self.settings.train
         found = f"loss {float(out['loss'])}, gradient norm {float(out['grad_norm'])}"
-        give_up = train.not_finite == "abort" or self.troubles > train.not_finite_limit
+        give_up = train.not_finite == "abort" or self.not_finite_count > train.not_finite_limit
         self.say(f"step {step}: not finite ({found}); the update was left out")
         back = self._roll_back(step) if train.not_finite == "rollback" and not give_up else None
         self.sinks.note(step, f"not finite: {found}; the update was left out")

@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 from jaxssl.checkpoint import manifest
-from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager, as_tree
+from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager, as_tree, read_arrays
 from jaxssl.core.errors import UserError
 from jaxssl.models.model import Model
 from jaxssl.optim.adamw import AdamW, make_optimizer
@@ -98,7 +98,7 @@ def test_a_state_comes_back_bit_for_bit_on_any_mesh(sizes, state, two_steps):
 def test_parameters_come_back_alone(state, steps):
     """Even where the optimizer's arrays are of another shape, or of another optimizer."""
     abstract = abstract_state(INIT, tiny.mesh(data=8)).params
-    part = steps.restore_part(20, {"params": abstract})
+    part = read_arrays(steps.path(20), {"params": abstract})
     assert list(part) == ["params"]
     assert bits(part["params"]) == bits(state.params)
 

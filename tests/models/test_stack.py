@@ -8,9 +8,8 @@ import pytest
 import tiny
 
 from jaxssl.core.errors import UserError
-from jaxssl.core.names import flatten
 from jaxssl.models.model import Model
-from jaxssl.models.stack import resegment
+from jaxssl.models.stack import segment_names
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.train.step import make_loss
 
@@ -38,27 +37,11 @@ def loss_and_gradients(dropout=False, **changes):
 @pytest.mark.parametrize("segments", [(1, 2), (2, 1), (1, 1, 1)])
 def test_segments_give_the_same_bits(segments):
     whole = jax.jit(model().encode)(PARAMS, BATCH)
-    cut = {**PARAMS, "decoder": resegment(PARAMS["decoder"], segments)}
+    ends = np.cumsum([0, *segments])
+    part = lambda a, b: jax.tree.map(lambda x: x[a:b], PARAMS["decoder"]["layers"])
+    pieces = [part(a, b) for a, b in zip(ends, ends[1:])]
+    cut = {**PARAMS, "decoder": dict(zip(segment_names(segments), pieces))}
     assert np.array_equal(jax.jit(model(segments=segments).encode)(cut, BATCH), whole)
-
-
-def test_resegmenting_and_back_is_exact():
-    whole = PARAMS["decoder"]
-    cut = resegment(whole, (1, 2))
-    assert list(cut) == ["layers[0:1]", "layers[1:3]"]
-    assert {leaf.shape[0] for leaf in jax.tree.leaves(cut["layers[1:3]"])} == {2}
-    recut = resegment(resegment(cut, (2, 1)), (1, 2))
-    for tree, want in ((resegment(cut, (LAYERS,)), whole), (recut, cut)):
-        got, want = flatten(tree), flatten(want)
-        assert got.keys() == want.keys()
-        assert all(np.array_equal(got[name], want[name]) for name in want)
-
-
-def test_many_segments_are_joined_in_order():
-    whole = {"layers": {"x": np.arange(12)}}
-    cut = resegment(whole, (1,) * 12)
-    shuffled = {name: cut[name] for name in sorted(cut)}  # layers[10:11] sorts before layers[2:3]
-    assert np.array_equal(resegment(shuffled, (12,))["layers"]["x"], np.arange(12))
 
 
 def test_segments_that_do_not_add_up_are_refused():

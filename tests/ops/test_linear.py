@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxssl.core.precision import Precision
-from jaxssl.ops.linear import fan_in, linear
+from jaxssl.ops.linear import linear
 
 CASES = {
     "dense": ((2, 5, 6), (6, 7), (7,), 1, "bti,io->bto"),
@@ -81,10 +81,6 @@ def test_the_product_runs_in_the_compute_dtype():
     y = linear(x, kernel, bias, 1, Precision(compute="bfloat16"))
     assert y.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(y, np.float32), x @ kernel + bias, rtol=0.05, atol=0.05)
-
-
-def test_fan_in_counts_the_inputs():
-    assert fan_in((12, 64, 768), 2) == 768
 
 
 def test_wide_products_are_not_rounded_to_the_compute_dtype():

@@ -1,15 +1,18 @@
 """Two processes train as one does, and their checkpoint is anyone's."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import toy
 
 from jaxssl import trained
+from jaxssl.checkpoint.manager import CheckpointManager
 
 STEPS = 4
 
@@ -29,10 +32,14 @@ def arguments(out, words, *overrides: str) -> list:
 
 
 def train_in_two(out, words, *overrides: str):
+    return [toy.finish(process) for process in start_two(out, words, *overrides)]
+
+
+def start_two(out, words, *overrides: str) -> list[subprocess.Popen]:
     address = f"127.0.0.1:{free_port()}"
     os.environ["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
     try:
-        processes = [
+        return [
             toy.start(
                 arguments(
                     out,
@@ -47,7 +54,6 @@ def train_in_two(out, words, *overrides: str):
         ]
     finally:
         del os.environ["JAX_CPU_COLLECTIVES_IMPLEMENTATION"]
-    return [toy.finish(process) for process in processes]
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +104,23 @@ def test_one_process_goes_on_with_what_two_have_saved(both):
     assert trained.evaluate_run(two)["loss"] == pytest.approx(
         toy.rows_of(two, "validation")[-1]["loss"], rel=1e-5
     )
+
+
+def test_a_signal_to_one_process_has_both_save_the_same_step_and_exit_with_75(words, tmp_path):
+    out = tmp_path / "run"
+    endless = ("train.steps=100000", "evaluation.every=0", "checkpoint.every=100000")
+    processes = start_two(out, words, *endless)
+    started = time.monotonic()
+    while not (out / "metrics.jsonl").is_file() or not toy.rows_of(out, "train"):
+        assert all(process.poll() is None for process in processes), "it ended by itself"
+        assert time.monotonic() - started < 200
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    ends = [toy.finish(process) for process in processes]
+    assert [code for code, _, _ in ends] == [75, 75], ends
+    (step,) = CheckpointManager(out / "checkpoints").steps()
+    assert f"a signal to another process: saved step {step}" in ends[0][1]
+    assert toy.rows_of(out, "train")[-1]["step"] == step
 
 
 LAYOUTS = """

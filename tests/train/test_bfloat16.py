@@ -1,0 +1,77 @@
+"""A whole step in bfloat16 on a sharded mesh, beside the same in float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from jaxssl.core.names import flatten
+from jaxssl.core.precision import Precision
+from jaxssl.models.model import Model
+from jaxssl.objectives.causal_lm import CausalLm
+from jaxssl.optim.adamw import AdamW, make_optimizer
+from jaxssl.optim.schedules import Schedule
+from jaxssl.parallel.mesh import batch_sharding
+from jaxssl.train.state import abstract_state, born_sharded, make_init
+from jaxssl.train.step import jit_train_step, make_loss, make_train_step
+
+OBJECTIVE = CausalLm(chunk=8)
+BATCH = tiny.rows([[d] for d in tiny.random_documents([16] * 8)])
+OPTIMIZER, _ = make_optimizer(AdamW(learning_rate=0.01, schedule=Schedule(name="constant")), 9, 1)
+
+
+def one_step(precision):
+    """The state and metrics after one step on fsdp=8, from the same parameters."""
+    over, model = tiny.mesh(fsdp=8), Model(tiny.gpt2(), OBJECTIVE.heads, precision)
+    with jax.set_mesh(over):
+        init = make_init(model, OPTIMIZER)
+        abstract = abstract_state(init, over)
+        state = born_sharded(init, jax.random.key(0), abstract)
+        before = jax.device_get(state.params)
+        step = make_train_step(model, OBJECTIVE, OPTIMIZER, tiny.WORDS, seed=0)
+        batch = jax.device_put(BATCH, batch_sharding(over))
+        state, out = jit_train_step(step, abstract, over)(state, batch)
+        return before, state, jax.device_get(out)
+
+
+def test_a_step_in_bfloat16_is_that_in_float32_to_its_precision_with_float32_parameters():
+    _, _, exact = one_step(Precision())
+    before, state, out = one_step(Precision(compute="bfloat16"))
+    assert out["loss"] != exact["loss"], "nothing was computed in bfloat16"
+    assert out["loss"] == pytest.approx(exact["loss"], rel=0.01)
+    assert out["grad_norm"] == pytest.approx(exact["grad_norm"], rel=0.03)
+    moments = jax.tree.leaves(state.opt_state)
+    for leaf in (*jax.tree.leaves(state.params), *(m for m in moments if m.ndim)):
+        assert leaf.dtype == jnp.float32
+    before, after = flatten(before), flatten(jax.device_get(state.params))
+    for name, value in after.items():
+        assert np.isfinite(value).all() and not np.array_equal(value, before[name]), name
+        rounded = value.astype(jnp.bfloat16).astype(np.float32)
+        assert not np.array_equal(value, rounded), f"{name} holds bfloat16 values alone"
+
+
+@pytest.mark.parametrize("reduce", ["float32", "bfloat16"])
+def test_gradients_of_kernels_are_added_up_over_devices_in_the_declared_dtype(reduce):
+    over = tiny.mesh(fsdp=8)
+    precision = Precision(compute="bfloat16", reduce=reduce)
+    model = Model(tiny.gpt2(), OBJECTIVE.heads, precision)
+    with jax.set_mesh(over):
+        corrupted = OBJECTIVE.corrupt(BATCH, 0, tiny.WORDS)
+        params = tiny.random_params(model)
+        jaxpr = jax.make_jaxpr(make_loss(model, OBJECTIVE))(params, corrupted, None)
+    # A kernel's gradient [in, out] is the product whose tokens are contracted away.
+    shapes = {(16, 16), (16, 32), (32, 16)}
+    dtypes = {x.aval.dtype for x in products(jaxpr.jaxpr) if x.aval.shape in shapes}
+    assert dtypes == {jnp.dtype(reduce)}
+
+
+def products(jaxpr):
+    """What every matrix product in a jaxpr, and in those inside it, gives."""
+    from jax.extend.core import jaxprs_in_params
+
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.outvars[0]
+        for inner in jaxprs_in_params(equation.params):
+            yield from products(inner)
