@@ -41,7 +41,8 @@ class LabelledConfig:
     tables: LabelledTables
     """Where the examples come from."""
     max_length: int = 128
-    """Longest row, in tokens; what is longer loses its end, and that is said."""
+    """Longest row, in tokens. What is longer loses its end, or is read in windows, as the task
+    has it; both are said."""
     batch_size: int = 32
     """Examples a step, over all hosts and devices."""
     row_lengths: int = 4
