@@ -7,7 +7,7 @@ from typing import Any, Literal
 from jaxssl.core.bounds import check_at_least, check_seed
 from jaxssl.core.errors import UserError
 
-Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "conll", "squad"]
+Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "conll", "squad", "lines"]
 
 SUFFIXES = {
     ".csv": "csv",
@@ -24,14 +24,14 @@ SUFFIXES = {
 """What `format=auto` makes of the end of a file's name, the packing's own ending taken off."""
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 MEANT_FOR = {
-    "columns": ("csv", "tsv"),
+    "columns": ("csv", "tsv", "lines"),
     "quoting": ("csv", "tsv"),
     "skip_lines": ("csv", "tsv"),
     "ragged_rows": ("csv", "tsv"),
     "delimiter": ("csv", "tsv", "conll"),
     "positions": ("conll",),
     "comment_prefix": ("conll",),
-    "encoding": ("csv", "tsv", "jsonl", "conll", "squad"),
+    "encoding": ("csv", "tsv", "jsonl", "conll", "squad", "lines"),
     "class_ids": ("parquet",),
 }
 """Options of `TableFile` that only some formats have."""
@@ -47,10 +47,11 @@ class TableFile:
     unpacked."""
     format: Format = "auto"
     """auto goes by the name's end: .csv; .tsv, .tab; .jsonl, .ndjson; .parquet; .conll, .bio, .iob;
-    .json (squad)."""
+    .json (squad). lines is a text a line, and nothing else."""
     columns: tuple[str, ...] | None = None
     """CSV and TSV: names of all columns of a file without a header line; null means that the first
-    line is the header. A column without a name in the header is "column 3"."""
+    line is the header. A column without a name in the header is "column 3". Of lines: the one
+    column's name; null is "text"."""
     delimiter: str | None = None
     """What parts columns; null is a comma in CSV, a tab in TSV, spaces and tabs in CoNLL."""
     quoting: Literal["auto", "standard", "none"] = "auto"
@@ -98,17 +99,22 @@ class TableFile:
         """The format, found out if it is auto."""
         if self.format != "auto":
             return self.format
-        path = Path(self.path)
-        suffix = (path.with_suffix("") if path.suffix.lower() in PACKED else path).suffix.lower()
+        suffix = ending(self.path)
         if suffix not in SUFFIXES:
             raise UserError(
                 "the name of a file does not tell its format",
                 where="format",
                 expected="a name that ends in " + ", ".join(SUFFIXES),
                 got=self.path,
-                fix="set format to csv, tsv, jsonl, parquet, conll or squad",
+                fix="set format to csv, tsv, jsonl, parquet, conll, squad or lines",
             )
         return SUFFIXES[suffix]
+
+
+def ending(path: str) -> str:
+    """The end of a file's name in lower case, that of its packing taken off: .csv of a.CSV.gz."""
+    name = Path(path)
+    return (name.with_suffix("") if name.suffix.lower() in PACKED else name).suffix.lower()
 
 
 def _default(field: dataclasses.Field) -> Any:
@@ -118,6 +124,13 @@ def _default(field: dataclasses.Field) -> Any:
 
 def _check_names(config: TableFile) -> None:
     names = config.columns
+    if names is not None and config.kind == "lines" and len(names) != 1:
+        raise UserError(
+            "a file of lines has one column",
+            where="columns",
+            expected="one name, or null",
+            got=list(names),
+        )
     if names is not None and (not names or len(set(names)) < len(names)):
         raise UserError(
             "columns need names of their own",

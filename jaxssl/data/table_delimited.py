@@ -1,6 +1,6 @@
 """Reader of CSV and TSV files."""
 
-import contextlib
+import collections
 import csv
 import sys
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxssl.core.errors import UserError
 from jaxssl.data.table_config import TableFile
 from jaxssl.data.table_lines import Lines
-from jaxssl.data.tables import Note, Table
+from jaxssl.data.tables import Note, Table, in_parts
 
 ORANGE_TYPES = frozenset("d discrete c continuous s string t time".split())
 """What the second line of an Orange .tab file says of the columns (or their values)."""
@@ -17,27 +17,35 @@ Record = tuple[int, list[str]]
 """Number of a row's first line, and the row's values."""
 
 
-def read_delimited(path: str, config: TableFile, note: Note) -> Table:
-    """A CSV or TSV file. Blank lines are left out, unless there is only one column."""
+def read_delimited(
+    path: str, config: TableFile, note: Note, rows: int | None = None
+) -> Iterator[Table]:
+    """A CSV or TSV file in tables of at most `rows`. Blank lines are left out, unless there is only
+    one column."""
     delimiter = config.delimiter or {"csv": ",", "tsv": "\t"}[config.kind]
     quoted = config.quoting == "standard" or (config.quoting == "auto" and config.kind == "csv")
-    with Lines(path, config.encoding) as lines, _long_fields():
+    with Lines(path, config.encoding) as lines:
         read = _quoted_records if quoted else _plain_records
         records = read(lines, delimiter)
         names = list(config.columns or _header(path, records))
         for _ in range(config.skip_lines):
             next(lines, None)
-        rows, wrong = _rows_of(records, len(names))
-    _check_first_row(path, rows, names, config)
-    if wrong:
-        _tell_of_ragged(path, wrong, names, config, note)
-    columns = {name: [row[i] for _, row in rows] for i, name in enumerate(names)}
-    return Table(columns, [f"{path}:{number}" for number, _ in rows], path)
+        fitting = _Fitting(records, len(names))
+        for number, part in enumerate(in_parts(fitting, rows)):
+            if number == 0:
+                _check_first_row(path, part[0], names, config)
+            if fitting.wrong and config.ragged_rows == "refuse":
+                break
+            columns = {name: [row[i] for _, row in part] for i, name in enumerate(names)}
+            yield Table(columns, [f"{path}:{number}" for number, _ in part], path)
+        collections.deque(fitting, maxlen=0)  # to the end, so that all wrong rows are counted
+    if fitting.first_wrong is not None:
+        _tell_of_ragged(path, fitting.wrong, fitting.first_wrong, names, config, note)
 
 
-def _check_first_row(path: str, rows: list[Record], names: list[str], config: TableFile) -> None:
+def _check_first_row(path: str, first: Record, names: list[str], config: TableFile) -> None:
     """Refuses a first row that belongs to the header."""
-    number, row = rows[0] if rows else (0, [])
+    number, row = first
     if config.columns and row == names:
         raise UserError(
             "a header line where the first row should be",
@@ -56,17 +64,30 @@ def _check_first_row(path: str, rows: list[Record], names: list[str], config: Ta
         )
 
 
-def _rows_of(records: Iterator[Record], width: int) -> tuple[list[Record], list[Record]]:
-    rows: list[Record] = []
-    wrong: list[Record] = []
-    for number, row in records:
-        if len(row) == width:
-            rows.append((number, row))
-        elif row and row != [""]:
-            wrong.append((number, row))
-        elif width == 1:  # the csv module's blank line has no value at all
-            rows.append((number, [""]))
-    return rows, wrong
+class _Fitting:
+    """An iterator over the rows with as many values as there are columns.
+
+    Attributes:
+      wrong: how many rows had another number so far.
+      first_wrong: the first of them.
+    """
+
+    def __init__(self, records: Iterator[Record], width: int):
+        self._records, self._width = records, width
+        self.wrong, self.first_wrong = 0, None
+
+    def __iter__(self) -> "_Fitting":
+        return self
+
+    def __next__(self) -> Record:
+        for number, row in self._records:
+            if len(row) == self._width:
+                return number, row
+            if row and row != [""]:
+                self.wrong, self.first_wrong = self.wrong + 1, self.first_wrong or (number, row)
+            elif self._width == 1:  # the csv module's blank line has no value at all
+                return number, [""]
+        raise StopIteration
 
 
 def _plain_records(lines: Lines, delimiter: str) -> Iterator[Record]:
@@ -78,6 +99,7 @@ def _quoted_records(lines: Lines, delimiter: str) -> Iterator[Record]:
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         start = lines.number + 1
+        limit = csv.field_size_limit(sys.maxsize)  # of all readers in this process: 128 KiB a value
         try:
             row = next(reader)
         except StopIteration:
@@ -90,17 +112,9 @@ def _quoted_records(lines: Lines, delimiter: str) -> Iterator[Record]:
                 got=str(error),
                 fix="set quoting=none if quotation marks mean nothing in this file",
             ) from None
+        finally:
+            csv.field_size_limit(limit)
         yield start, row
-
-
-@contextlib.contextmanager
-def _long_fields() -> Iterator[None]:
-    """Takes the csv module's limit of 128 KiB a value away, and puts it back."""
-    limit = csv.field_size_limit(sys.maxsize)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(limit)
 
 
 def _header(path: str, records: Iterator[Record]) -> list[str]:
@@ -126,13 +140,13 @@ def _header(path: str, records: Iterator[Record]) -> list[str]:
 
 
 def _tell_of_ragged(
-    path: str, wrong: list[Record], names: list[str], config: TableFile, note: Note
+    path: str, wrong: int, first: Record, names: list[str], config: TableFile, note: Note
 ) -> None:
-    number, row = wrong[0]
+    number, row = first
     if config.ragged_rows == "leave_out":
-        note(f"{path}: left out {len(wrong)} rows without {len(names)} values, first line {number}")
+        note(f"{path}: left out {wrong} rows without {len(names)} values, first line {number}")
         return
-    more = f" (and {len(wrong) - 1} more such rows)" if len(wrong) > 1 else ""
+    more = f" (and {wrong - 1} more such rows)" if wrong > 1 else ""
     raise UserError(
         "a row with too many values" if len(row) > len(names) else "a row with too few values",
         where=f"{path}:{number}",

@@ -1,24 +1,32 @@
 """Reader of question answering data in the format of SQuAD 1.1 and 2.0."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.data.table_config import TableFile
 from jaxssl.data.table_lines import Lines
-from jaxssl.data.tables import Table
+from jaxssl.data.tables import Table, in_parts
 
 COLUMNS = ("id", "title", "question", "context", "answers")
+Question = tuple[str, tuple]
+"""Its place, and its values of `COLUMNS`."""
 _KINDS = {dict: "an object", list: "a list", str: "a string", int: "a whole number"}
 
 
-def read_squad(path: str, config: TableFile) -> Table:
-    """One row a question. Answers are empty lists if it has none, None if the file gives none."""
-    rows: list[tuple] = []
-    places: list[str] = []
+def read_squad(path: str, config: TableFile, rows: int | None = None) -> Iterator[Table]:
+    """One row a question, in tables of at most `rows`. Answers are empty lists if it has none, None
+    if the file gives none."""
+    for part in in_parts(_with_own_ids(_questions(_load(path, config), path)), rows):
+        columns = {name: [row[i] for _, row in part] for i, name in enumerate(COLUMNS)}
+        yield Table(columns, [place for place, _ in part], path)
+
+
+def _with_own_ids(questions: Iterable[Question]) -> Iterator[Question]:
+    """The questions; one with the id of another is refused."""
     seen: dict[str, str] = {}
-    for place, row in _questions(_load(path, config), path):
+    for place, row in questions:
         if row[0] in seen:
             raise UserError(
                 "two questions have the same id",
@@ -27,9 +35,7 @@ def read_squad(path: str, config: TableFile) -> Table:
                 got=f"{row[0]!r}, which {seen[row[0]]} has",
             )
         seen[row[0]] = place
-        rows.append(row)
-        places.append(place)
-    return Table({name: [r[i] for r in rows] for i, name in enumerate(COLUMNS)}, places, path)
+        yield place, row
 
 
 def _load(path: str, config: TableFile) -> Any:
@@ -48,7 +54,7 @@ def _load(path: str, config: TableFile) -> Any:
         ) from None
 
 
-def _questions(data: Any, path: str) -> Iterator[tuple[str, tuple]]:
+def _questions(data: Any, path: str) -> Iterator[Question]:
     for article, at in _items(_typed(data, dict, path, ""), "data", path, ""):
         title = _get(article, "title", str, path, at) if "title" in article else ""
         for paragraph, inside in _items(article, "paragraphs", path, at):

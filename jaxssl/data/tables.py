@@ -1,14 +1,16 @@
 """Labelled data as plain columns: a file or a hub data set in, named lists of equal length out."""
 
 import dataclasses
+import itertools
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.data.table_config import LabelledData, TableFile, TableHub
 
 Note = Callable[[str], None]
+T = TypeVar("T")
 
 
 def say(text: str) -> None:
@@ -63,6 +65,8 @@ class Table:
         for value, place in zip(values, self.places):
             if not isinstance(value, str):
                 raise _wrong_value(name, place, "a string", value)
+            if not _is_unicode(value):
+                raise _wrong_value(name, place, "whole characters, no half of a pair", value)
         return values
 
     def numbers(self, name: str, key: str = "column") -> list[float]:
@@ -83,6 +87,30 @@ class Table:
         rows = list(rows)
         columns = {name: [values[i] for i in rows] for name, values in self.columns.items()}
         return Table(columns, [self.places[i] for i in rows], self.source)
+
+
+def join(tables: Sequence[Table], source: str) -> Table:
+    """The rows of several tables, one after the other; a column that one lacks is null there."""
+    columns: dict[str, list] = {name: [] for table in tables for name in table.columns}
+    for table in tables:
+        for name, values in columns.items():
+            values += table.columns.get(name, [None] * len(table))
+    return Table(columns, [place for table in tables for place in table.places], source)
+
+
+def in_parts(rows: Iterable[T], size: int | None) -> Iterator[list[T]]:
+    """`rows` in lists of `size`, the last one shorter; None puts all of them in one."""
+    rows = iter(rows)
+    while part := list(itertools.islice(rows, size)):
+        yield part
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold it: JSON can spell half a surrogate pair, which is no character."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _wrong_value(name: str, place: str, expected: str, value: Any) -> UserError:
@@ -113,11 +141,29 @@ def read_table(config: TableFile | TableHub, note: Note = say) -> Table:
     Raises:
       UserError: what cannot be read, with its line; or no rows.
     """
-    from jaxssl.data import table_readers
+    from jaxssl.data import table_arrow, table_readers
 
     if isinstance(config, TableHub):
-        return table_readers.read_hub(config)
-    return table_readers.read_files(config, note)
+        return table_arrow.read_hub(config)
+    tables = list(table_readers.read_files(config, note))
+    if len(tables) == 1:
+        return tables[0]
+    is_one_file = len({table.source for table in tables}) == 1
+    return join(tables, tables[0].source if is_one_file else config.path)
+
+
+def read_chunks(config: TableFile, rows: int, note: Note = say) -> Iterator[Table]:
+    """The rows of `read_table` in tables of at most `rows`, in memory that does not grow with the
+    file: but SQuAD json is read whole, and parquet by its row groups.
+
+    A column that jsonl first has in a later table is not in those before.
+
+    Raises:
+      UserError: as `read_table`, when the reader gets there.
+    """
+    from jaxssl.data import table_readers
+
+    return table_readers.read_files(config, note, rows)
 
 
 def read_splits(
