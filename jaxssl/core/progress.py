@@ -1,9 +1,23 @@
 """One kind of progress bar for everything that takes more than a few seconds."""
 
+import contextlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
+
+_silenced: list[None] = []
+"""One for each `silent` that is open, in any thread: there is one terminal."""
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Shows none of the bars that are made inside, in any thread: there is one of all the work."""
+    _silenced.append(None)
+    try:
+        yield
+    finally:
+        _silenced.pop()
 
 
 def bar(
@@ -23,9 +37,14 @@ def bar(
         desc=description,
         unit=unit,
         unit_scale=unit != "it",
-        disable=not enabled,
+        disable=not enabled or bool(_silenced),
         initial=initial,
         mininterval=0.5 if terminal else 10.0,
         dynamic_ncols=terminal,
         smoothing=0.1,
     )
+
+
+def tell(text: str) -> None:
+    """Prints a line on standard error, above the bars that are there."""
+    tqdm.write(text, file=sys.stderr)

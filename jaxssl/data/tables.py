@@ -2,10 +2,10 @@
 
 import dataclasses
 import itertools
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from jaxssl.core import progress
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.data.table_config import LabelledData, TableFile, TableHub
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 def say(text: str) -> None:
     """Tells the user something that is not an error, on standard error."""
-    print(text, file=sys.stderr)
+    progress.tell(text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Table:
         for value, place in zip(values, self.places):
             if not isinstance(value, str):
                 raise _wrong_value(name, place, "a string", value)
-            if not _is_unicode(value):
+            if not is_unicode(value):
                 raise _wrong_value(name, place, "whole characters, no half of a pair", value)
         return values
 
@@ -105,7 +105,7 @@ def in_parts(rows: Iterable[T], size: int | None) -> Iterator[list[T]]:
         yield part
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Whether UTF-8 can hold it: JSON can spell half a surrogate pair, which is no character."""
     try:
         return text.isascii() or bool(text.encode())
