@@ -132,7 +132,8 @@ def build(config: FinetuneConfig) -> Prepared:
         metric=task.metric,
     )
     check_best_by(parts, config.evaluation)
-    notes = tuple(text for encoded in splits.values() for text in encoded.notes)
+    max_length = config.data.max_length
+    notes = tuple(x for name, encoded in splits.items() for x in encoded.told(max_length, name))
     return Prepared(config, parts, base, data, _checksum(splits), tuple(edges.tolist()), notes)
 
 

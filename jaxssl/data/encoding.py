@@ -22,21 +22,27 @@ class Truncation:
       rows: rows that were too long.
       total: rows in all.
       tokens: tokens that were cut off.
+      side: where.
     """
 
     rows: int
     total: int
     tokens: int
+    side: str = "at their end"
 
-    def warning(self, max_length: int, where: str, side: str = "at their end") -> str | None:
-        """What to tell the user, or None where nothing was cut; `side` says where it was."""
+    def __add__(self, other: "Truncation") -> "Truncation":
+        more = (self.rows + other.rows, self.total + other.total, self.tokens + other.tokens)
+        return Truncation(*more, self.side)
+
+    def warning(self, max_length: int, where: str) -> str | None:
+        """What to tell the user, or None where nothing was cut."""
         if not self.rows:
             return None
         share = self.rows / self.total
         loud = "WARNING: most of this data is cut off! " if share > 0.5 else ""
         return (
             f"{loud}{where}: {self.rows:,} of {self.total:,} rows ({share:.1%}) are longer than "
-            f"data.max_length={max_length} and lose {self.tokens:,} tokens {side}"
+            f"data.max_length={max_length} and lose {self.tokens:,} tokens {self.side}"
         )
 
 

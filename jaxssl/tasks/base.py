@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxssl.core.types import Batch, Params
+from jaxssl.data.encoding import Truncation
 from jaxssl.data.labelled import Examples
 from jaxssl.data.tables import Table
 from jaxssl.data.tokenizer import Tokenizer
@@ -27,12 +28,19 @@ class Encoded:
       examples: rows for the device. An example of the table may be several rows (windows).
       references: one for each row, an array [N, ...] or a list: what its predictions are scored
         against and mapped back to the text with. The task knows its form.
-      notes: what the user is told of the split, truncation above all.
+      notes: what the user is told of the split.
+      truncation: what was cut off, which the user is told too; None if that is in the notes.
     """
 
     examples: Examples
     references: Any
     notes: tuple[str, ...] = ()
+    truncation: Truncation | None = None
+
+    def told(self, max_length: int, split: str) -> tuple[str, ...]:
+        """All that the user is told."""
+        cut = None if self.truncation is None else self.truncation.warning(max_length, split)
+        return self.notes if cut is None else (cut, *self.notes)
 
 
 class Task(Objective, Protocol):
@@ -113,7 +121,8 @@ class Task(Objective, Protocol):
     def outputs(
         self, predictions: Mapping[str, np.ndarray], references: Any
     ) -> list[dict[str, Any]]:
-        """What `jaxssl predict` writes for each example of the table, in its order."""
+        """What `jaxssl predict` writes for each example of the table, in its order: the same keys
+        for each."""
         ...
 
     def blind(self, train: Any, references: Any) -> dict[str, np.ndarray]:

@@ -168,4 +168,5 @@ def fit(
         per_row={"entity_starts": openings.astype(np.int32)},
     )
     cut = lengths - (ends - starts)
-    return examples, Truncation(int((cut > 0).sum()), len(rows), int(cut.sum()))
+    lost = (int((cut > 0).sum()), len(rows), int(cut.sum()))
+    return examples, Truncation(*lost, "away from their entities")

@@ -149,8 +149,7 @@ class Relate(LabelLoss):
             Reference(row, left_out, None if numbers is None else int(numbers[row]))
             for row in kept.tolist()
         ]
-        cut = truncation.warning(max_length, split, "away from their entities")
-        return Encoded(examples, references, tuple(text for text in (note, cut) if text))
+        return Encoded(examples, references, (note,) if note else (), truncation)
 
     def _openings(self, table: Table) -> list[tuple[str, str]]:
         """The opening markers of each row."""

@@ -52,5 +52,4 @@ def encode_labelled(
     examples, truncation = encode_rows(tokenizer, first, second, max_length)
     if labels is not None:
         examples = dataclasses.replace(examples, per_row={"labels": labels})
-    note = truncation.warning(max_length, split)
-    return Encoded(examples, labels, (note,) if note else ())
+    return Encoded(examples, labels, truncation=truncation)

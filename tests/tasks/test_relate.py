@@ -104,7 +104,7 @@ def test_long_rows_keep_both_entities_and_that_is_said():
         assert " ".join(tokens[inside[0] : inside[-1] + 1]) in " ".join(kept)
         assert " ".join(kept) in " ".join(tokens)
         assert [row(cut, i)[n] for n in cut.examples.per_row["entity_starts"][i]] == ["@", "#"]
-    (note,) = cut.notes
+    (note,) = cut.told(length, "train")
     lost = int((whole.examples.lengths - cut.examples.lengths).sum())
     assert f"data.max_length={length}" in note and f"lose {lost} tokens away from" in note
     assert note.startswith("WARNING: most of this data is cut off!")
