@@ -1,10 +1,34 @@
-"""An argument parser that says what to do about a mistyped command."""
+"""An argument parser that says what to do about a mistyped command; the options of predict."""
 
 import argparse
 import re
 import shlex
 import sys
 from typing import NoReturn
+
+PREDICT = """
+Any number of rows is read, predicted and written a few thousand at a time, in the order of the
+input: one row out for each row in. Labels need not be there.
+
+input: csv, tsv, jsonl, parquet, conll or squad json, by the end of its name (.gz, .bz2, .xz and
+.zst are unpacked), or .txt with a text a line for a task of single texts. Columns have the names
+that they had in training; --with task.text=review says another. How the run's own tables were read
+is not taken over: say with --set what this file needs, for example
+  --set delimiter=';'  --set 'columns=[id, text]'  --set encoding=cp1252  --set positions.words=1
+
+output: each row is the input's, then what the task says of it: label and probabilities, a number,
+tags, an answer. jsonl leaves out what is null in the input; csv and tsv hold lists and objects as
+JSON. An input's column that a prediction's name hides is called input_...: input_label. The file
+gets its name when all of it is there, so one that is there is whole; standard output is not held
+back.
+
+Rows are sorted by length within some thousands and padded to 8, 16, 24, 32, 48, 64, 96, ... tokens,
+up to the run's data.max_length; each of these lengths is compiled once. What is longer is cut, and
+that is said. `--with data.batch_size=256` takes more rows at a time.
+
+example:
+  jaxssl predict runs/sst2 --input reviews.jsonl --output predictions.jsonl
+"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,7 +69,7 @@ def _stray(words: list[str]) -> Exception:
     if first.startswith("--") and "." in first.partition("=")[0]:
         override = first.lstrip("-") if "=" in first else f"{first.lstrip('-')}=..."
         fix = f"write {shlex.quote(override)}, without dashes"
-        fix += " (after --with for a run that is there: evaluate, generate, fill-mask)"
+        fix += " (after --with for a run that is there: evaluate, predict, generate, fill-mask)"
     elif "=" in first and not first.startswith("-"):
         fix = f"a change of a run's configuration comes after --with: --with {shlex.quote(first)}"
     return UserError(
@@ -54,3 +78,37 @@ def _stray(words: list[str]) -> Exception:
         got=" ".join(words),
         fix=fix,
     )
+
+
+def add_predict(parser: argparse.ArgumentParser) -> None:
+    """Adds what `jaxssl predict` takes besides a run."""
+    parser.epilog = PREDICT
+    parser.add_argument(
+        "--input", nargs="+", required=True, metavar="FILE", help="files to predict, or globs"
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="a name that ends in .jsonl, .csv or .tsv; - is standard output, as jsonl",
+    )
+    parser.add_argument(
+        "--format",
+        default="auto",
+        help="of the input, instead of its name's: csv, tsv, jsonl, parquet, conll, squad, lines",
+    )
+    parser.add_argument(
+        "--set",
+        dest="options",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="how the input is read, a field of data.tables.train in a recipe; repeatable",
+    )
+    parser.add_argument(
+        "--keep-input",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="begin each row with the columns of the input (the default)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxssl.arguments import Parser
+from jaxssl.arguments import Parser, add_predict
 
 EPILOG = """
 A recipe is a YAML file, or the name of one that comes with jaxssl (`jaxssl config
@@ -108,6 +108,9 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--split", default="validation", help="split of the store (%(default)s)")
     sub.add_argument("--store", help="another token store than the run's own")
     sub.add_argument("--batches", type=int, help="at most so many batches (the whole split)")
+    sub = verb("predict", _predict, "what a fine-tuned run says of each row of a file")
+    _add_run(sub)
+    add_predict(sub)
     sub = verb("generate", _generate, "continue prompts with a causal model")
     _add_run(sub)
     sub.add_argument("prompts", nargs="*", default=[""], help="texts to continue (an empty one)")
@@ -317,6 +320,27 @@ def _evaluate(options: argparse.Namespace) -> int:
         print(f"{options.run_dir}: step {step:,}, split {options.split}, {rows:,} rows")
         for name, value in _once(values).items():
             print(f"{name}: {value:.6g}")
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    set_up_jax()
+    from jaxssl import predicting
+    from jaxssl.parallel import hosts
+
+    rows = predicting.predict(
+        options.run_dir,
+        options.input,
+        options.output,
+        format=options.format,
+        options=options.options,
+        keep_input=options.keep_input,
+        overwrite=options.overwrite,
+        step=options.step,
+        layers=options.layers,
+    )
+    if hosts.is_first():
+        print(f"{options.output}: {rows:,} rows", file=sys.stderr)
     return 0
 
 

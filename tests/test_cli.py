@@ -19,7 +19,7 @@ from jaxssl.run import RunConfig
 
 VERBS = (
     *("tokenizer", "prepare", "pretrain", "config"),
-    *("evaluate", "generate", "fill-mask", "report", "inspect"),
+    *("evaluate", "predict", "generate", "fill-mask", "report", "inspect"),
 )
 HEAVY = ("jax", "numpy", "flax", "orbax", "transformers", "tokenizers", "datatrove", "pydantic")
 
@@ -113,7 +113,9 @@ def test_help_of_a_verb_documents_every_field_with_its_default(verb, cls, capsys
     assert "(required)" in text and "= " in text
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "generate", "fill-mask", "report", "inspect"])
+@pytest.mark.parametrize(
+    "verb", ["evaluate", "predict", "generate", "fill-mask", "report", "inspect"]
+)
 def test_help_of_the_other_verbs_describes_every_option(verb, capsys):
     with pytest.raises(SystemExit) as raised:
         cli.main([verb, "--help"])

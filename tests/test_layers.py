@@ -26,7 +26,7 @@ LAYERS = [
     {"run"},
     {"finetune_config"},
     {"trained"},
-    {"finetune"},
+    {"finetune", "predicting"},
     {"comparing", "baseline"},
     {"demo", "inspecting"},
     {"cli"},

@@ -106,6 +106,17 @@ def row_lengths(lengths: np.ndarray, count: int, multiple: int = MULTIPLE) -> np
     return np.array(chosen[::-1])
 
 
+def fixed_lengths(longest: int, multiple: int = MULTIPLE) -> np.ndarray:
+    """Lengths to pad to where the rows are not known: 8, 16, 24, 32, 48, 64, 96, ... `longest`.
+
+    Powers of two and those between, in multiples of `multiple`: a row of more than 16 tokens is
+    padded to less than 1.5 times its length, and 512 tokens make 12 lengths.
+    """
+    powers = multiple * 2 ** np.arange(max(1, longest).bit_length())
+    lengths = np.concatenate([powers, 3 * powers])
+    return np.unique(np.append(lengths[lengths < longest], -(-longest // multiple) * multiple))
+
+
 class LabelledBatches:
     """Batch s of a run, at index s.
 

@@ -17,6 +17,7 @@ from jaxssl.models.model import Model
 from jaxssl.objectives.base import Objective, total_loss
 from jaxssl.parallel.axes import constrain
 from jaxssl.parallel.mesh import replicated
+from jaxssl.tasks.base import Task
 from jaxssl.train.state import State, layout
 from jaxssl.transfer.regularize import NONE, Regularization, mix_out, penalty_gradient
 
@@ -182,5 +183,20 @@ def make_eval_step(
             rows |= {name: batch[name] for name in ("example_id", "example_weights")}
         sums = {"losses": scores.losses, "weights": weights, "metrics": scores.metrics}
         return {**sums, "rows": rows}
+
+    return step
+
+
+def make_predict_step(
+    model: Model, task: Task, vocabulary: Vocabulary
+) -> Callable[[Params, Batch], dict[str, jax.Array]]:
+    """A function `(params, batch) -> predictions`, with `example_id` and `example_weights`, of
+    batches without labels."""
+
+    def step(params: Params, batch: Batch) -> dict[str, jax.Array]:
+        corrupted = task.corrupt(batch, 0, vocabulary)
+        hidden = model.encode(params, corrupted)
+        predictions = task.predict(model, params, hidden, corrupted)
+        return {**predictions, **{name: batch[name] for name in ("example_id", "example_weights")}}
 
     return step

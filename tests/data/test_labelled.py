@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jaxssl.core.errors import UserError
 from jaxssl.data.encoding import encode_rows
-from jaxssl.data.labelled import Examples, LabelledData, row_lengths
+from jaxssl.data.labelled import Examples, LabelledData, fixed_lengths, row_lengths
 
 PAD = 9
 
@@ -54,6 +54,15 @@ def test_no_other_lengths_waste_less(lengths, count):
         for some in itertools.combinations(edges[:-1], size)
     )
     assert padded(chosen.tolist()) == best and len(chosen) <= count
+
+
+@pytest.mark.parametrize("longest", [1, 24, 100, 128, 512, 1000])
+def test_fixed_lengths_are_few_and_waste_little(longest):
+    lengths = fixed_lengths(longest)
+    assert longest <= lengths[-1] < longest + 8 and not (lengths % 8).any()
+    assert len(lengths) <= 14
+    for length in range(17, longest + 1):
+        assert lengths[np.searchsorted(lengths, length)] < 1.5 * length
 
 
 @settings(max_examples=60, deadline=None)

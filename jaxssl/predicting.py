@@ -1,0 +1,250 @@
+"""What a fine-tuned run says of each row of a file, in memory that does not grow with the file.
+
+from jaxssl import predicting
+predicting.predict("runs/sst2", ["reviews.csv"], "predictions.jsonl")
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxssl.core.ahead import ahead
+from jaxssl.core.errors import UserError
+from jaxssl.core.progress import bar, silent
+from jaxssl.core.types import Batch, Params
+from jaxssl.data.encoding import Truncation
+from jaxssl.data.labelled import fixed_lengths
+from jaxssl.data.table_inputs import input_file, unused_options
+from jaxssl.data.table_readers import file_paths
+from jaxssl.data.table_writers import check_output, open_output
+from jaxssl.data.tables import Note, Table, TableFile, read_chunks, say
+from jaxssl.finetune_config import FinetuneConfig, as_data
+from jaxssl.models.model import check_length
+from jaxssl.parallel import hosts
+from jaxssl.parallel.mesh import replicated
+from jaxssl.tasks.base import Encoded, Task
+from jaxssl.train.evaluation import in_order, over_batches
+from jaxssl.train.step import make_predict_step
+from jaxssl.trained import TrainedModel, eval_batch_size, open_run, read_run_config
+
+CHUNK_ROWS = 4096
+"""Rows, at least, that are read, sorted by length, predicted and written together."""
+PREFIX = "input_"
+"""Comes before the name of an input's column that a prediction has, too."""
+Prediction = dict[str, Any]
+Predicted = Iterator[tuple[Table, list[Prediction]]]
+"""Tables, and what the task makes of their rows."""
+
+
+# --- Tables -------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictor:
+    """A fine-tuned run that is ready to predict tables; labels need not be there.
+
+    Attributes:
+      lengths: to which rows are padded. Each is compiled once, when it is first needed.
+      step: a jitted `make_predict_step`.
+    """
+
+    trained: TrainedModel
+    config: FinetuneConfig
+    lengths: np.ndarray
+    step: Callable[[Params, Batch], dict[str, jax.Array]]
+
+    def predict(self, table: Table) -> list[Prediction]:
+        """What the task makes of each row, in their order.
+
+        Raises:
+          UserError: a column is missing, or a value cannot be used.
+        """
+        return self.predict_encoded(self.encode(table)) if len(table) else []
+
+    def encode(self, table: Table) -> Encoded:
+        """The first half of `predict`, on the host."""
+        task, max_length = self.config.task, self.config.data.max_length
+        where = f"{table.places[0]} to {table.places[-1]}"
+        return task.encode(table, self.trained.tokenizer, max_length, where, labelled=False)
+
+    def predict_encoded(self, encoded: Encoded) -> list[Prediction]:
+        """The second half, on the devices: rows of similar length together, then in order."""
+        trained, task = self.trained, self.config.task
+        predictions: Mapping[str, np.ndarray] = {}
+        if encoded.examples.num_rows:
+            data = as_data(encoded, self.lengths)
+            given = (self.step, task, trained.params, data, trained.mesh, eval_batch_size(trained))
+            with jax.set_mesh(trained.mesh):
+                _, predictions = in_order(list(over_batches(*given, show=False)))
+        return task.outputs(predictions, encoded.references)
+
+
+def open_predictor(
+    run_dir: str | Path, step: int | str = "best", layers: Sequence[str] = ()
+) -> Predictor:
+    """Restores a fine-tuned run; arguments and errors are those of `trained.open_run`."""
+    config = read_finetuned(run_dir, layers)
+    trained = open_run(run_dir, step, layers)
+    predict_step = make_predict_step(trained.model, config.task, trained.vocabulary)
+    return Predictor(
+        trained=trained,
+        config=config,
+        lengths=fixed_lengths(config.data.max_length),
+        step=jax.jit(predict_step, out_shardings=replicated(trained.mesh)),
+    )
+
+
+def read_finetuned(run_dir: str | Path, layers: Sequence[str] = ()) -> FinetuneConfig:
+    """The configuration of a fine-tuned run.
+
+    Raises:
+      UserError: it is no run, or one without a task.
+    """
+    config = read_run_config(Path(run_dir), layers)
+    if not isinstance(config, FinetuneConfig):
+        raise UserError(
+            "this run has no task: it cannot predict",
+            where=run_dir,
+            expected="a run that `jaxssl finetune` made",
+            got=f"a run of {config.objective.name}",
+            fix=f"jaxssl finetune RECIPE init.from={run_dir} out=...",
+        )
+    check_length(config.model, config.data.max_length, "data.max_length")
+    return config
+
+
+def predictions_of(predictor: Predictor, files: Iterable[TableFile], note: Note = say) -> Predicted:
+    """The rows of files, a table of some thousands at a time, and what the task makes of each.
+
+    Each table is read and encoded while the devices work on the one before it.
+
+    Args:
+      note: told of rows left out, and of what was cut off: in all, at the end.
+
+    Raises:
+      UserError: what cannot be read or used, when the reader gets there.
+    """
+    size = eval_batch_size(predictor.trained)
+    chunk = -(-CHUNK_ROWS // size) * size  # so that few batches hold padding
+    tables = (table for file in files for table in read_chunks(file, chunk, note))
+    cut = Truncation(0, 0, 0)
+    for table, encoded in ahead((table, predictor.encode(table)) for table in tables):
+        rows = predictor.predict_encoded(encoded)
+        assert len(rows) == len(table), "a task gives one output for each row"
+        for text in encoded.notes:
+            note(text)
+        yield table, rows
+        cut += encoded.truncation or Truncation(0, 0, 0)
+    text = cut.warning(predictor.config.data.max_length, "predict")
+    if text is not None:
+        note(text)
+
+
+# --- Files --------------------------------------------------------------------------------------
+
+
+def predict(
+    run_dir: str | Path,
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    format: str = "auto",
+    options: Sequence[str] = (),
+    keep_input: bool = True,
+    overwrite: bool = False,
+    step: int | str = "best",
+    layers: Sequence[str] = (),
+    note: Note = say,
+) -> int:
+    """Predicts each row of files and writes one row for each, in their order.
+
+    Args:
+      inputs: a file or a glob, or several; .txt is a text a line.
+      output: ends in .jsonl, .csv or .tsv; "-" is standard output, as jsonl.
+      format, options: how all inputs are read: see `data.table_inputs.input_file`. Nothing is
+        taken over from the tables that the run was trained on but the names of their columns.
+      keep_input: each row begins with the input's; what is null there is left out.
+      overwrite: the output may replace a file.
+      step, layers: as for `trained.open_run`.
+      note: told of what is not an error.
+
+    Returns:
+      How many rows there were.
+
+    Raises:
+      UserError: a mistake in the arguments or the input. The output is not there then, or as it
+        was before.
+    """
+    config = read_finetuned(run_dir, layers)
+    given = [inputs] if isinstance(inputs, str | Path) else inputs
+    files = [input_file(str(x), format, options, text_column(config.task)) for x in given]
+    paths = [path for file in files for path in file_paths(file.path)]
+    hosts.connect(config.distributed)
+    hosts.first_decides(lambda: check_output(str(output), paths, overwrite) or 0)
+    is_first = hosts.is_first()
+    tell = note if is_first else lambda text: None
+    for file in files:
+        unused = unused_options(config.data.tables.train, file)
+        if unused is not None:
+            tell(f"{unused}; give them with --set where they hold")
+    tables = predictions_of(open_predictor(run_dir, step, layers), files, tell)
+    progress = bar(description="predict", unit="row", enabled=is_first)
+    with progress, silent():
+        if is_first:
+            return write(_counted(tables, progress.update), str(output), keep_input, tell)
+        return sum(len(table) for table, _ in tables)
+
+
+def _counted(tables: Predicted, count: Callable[[int], Any]) -> Predicted:
+    """`tables`; `count` is told how many rows each had."""
+    for table, rows in tables:
+        yield table, rows
+        count(len(rows))
+
+
+def write(tables: Predicted, output: str, keep_input: bool, note: Note) -> int:
+    """Writes predictions, after the rows they are of where `keep_input`; returns how many."""
+    count = 0
+    with open_output(output) as writer:
+        for table, rows in tables:
+            names = list(dict.fromkeys(name for row in rows for name in row))
+            if keep_input:
+                copied = copied_names(table.columns, names)
+                renamed = [f"{old} as {new}" for old, new in copied.items() if old != new]
+                if renamed and not count:
+                    note(f"columns of the input whose names predictions have: {', '.join(renamed)}")
+                kept = kept_rows(table, copied)
+                rows = [{**old, **new} for old, new in zip(kept, rows, strict=True)]
+                names = [*copied.values(), *names]
+            writer.write(names, rows, table.places)
+            count += len(rows)
+    return count
+
+
+def text_column(task: Task) -> str | None:
+    """The column of a task that reads one text a row, else None."""
+    return None if getattr(task, "pair", None) else getattr(task, "text", None)
+
+
+def copied_names(columns: Iterable[str], taken: Collection[str]) -> dict[str, str]:
+    """What each column of the input is called in the output: `label` is `input_label` where a
+    prediction has a `label`, and `input_label` then `input_input_label`."""
+
+    def is_taken(name: str) -> bool:
+        return name in taken or (name.startswith(PREFIX) and is_taken(name[len(PREFIX) :]))
+
+    return {name: PREFIX + name if is_taken(name) else name for name in columns}
+
+
+def kept_rows(table: Table, names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """The table's rows under these names, without null and not-a-number."""
+    for values in zip(*table.columns.values()):
+        yield {
+            name: value
+            for name, value in zip(names.values(), values)
+            if value is not None and value == value
+        }

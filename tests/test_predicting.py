@@ -1,0 +1,429 @@
+"""What a fine-tuned run says of files: right, in order, streamed, and whole or absent."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import socket
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import toy
+import tuned
+
+from jaxssl import cli, finetune, predicting, trained
+from jaxssl.core.errors import UserError
+from jaxssl.data.tables import Table, TableFile, read_table
+from jaxssl.tasks.base import Encoded
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+WORDS = "the cat sees a bird in the garden near my old sister at home".split()
+
+
+@pytest.fixture(scope="module")
+def run(base, table, quick, tmp_path_factory):
+    """Fine-tuned to tell animals from people, for nine steps."""
+    out = tmp_path_factory.mktemp("predicting") / "run"
+    finetune.finetune(tuned.configured(base, table, out, "train.epochs=1"), lambda text: None)
+    return out
+
+
+@pytest.fixture(scope="module")
+def predictor(run):
+    return predicting.open_predictor(run)
+
+
+@pytest.fixture(autouse=True)
+def opened_once(run, predictor, monkeypatch):
+    """Opens that run once for all tests: it compiles its lengths again when it is opened again."""
+    again = predicting.open_predictor
+    monkeypatch.setattr(
+        predicting,
+        "open_predictor",
+        lambda path, step, layers: (
+            predictor if Path(path) == run and not layers else again(path, step, layers)
+        ),
+    )
+    return again
+
+
+def texts_of(count, seed=0, most=40):
+    """Texts of 1 to `most` words, long and short ones mixed."""
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, rng.integers(1, most + 1))) for _ in range(count)]
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of 16 rows, two batches."""
+    monkeypatch.setattr(predicting, "CHUNK_ROWS", 16)
+
+
+def predict(run, given, output, **options):
+    said = []
+    rows = predicting.predict(run, given, output, note=said.append, **options)
+    return rows, said
+
+
+# --- Right, and in order ------------------------------------------------------------------------
+
+
+def shares_alone(run, texts):
+    """Probabilities of each text by a forward pass of its own, without padding to speak of."""
+    opened = trained.open_run(run)
+    ids = opened.tokenizer.special_ids
+    kernel = opened.params["classify"]["output"]
+
+    @jax.jit
+    def hidden_states(batch):
+        return opened.model.encode(opened.params, batch)
+
+    for text in texts:
+        tokens = opened.tokenizer.encode_batch([text])[0][:22]
+        tokens = np.array([ids["cls"], *tokens, ids["sep"]], np.int32)
+        batch = {"tokens": tokens, "segment_ids": np.ones_like(tokens)}
+        batch["positions"], batch["token_types"] = np.arange(len(tokens)), np.zeros_like(tokens)
+        short = 24 - len(tokens)
+        with jax.set_mesh(opened.mesh):
+            hidden = hidden_states({k: np.pad(v, (0, short))[None] for k, v in batch.items()})
+        mean = np.asarray(hidden, np.float64)[0, : len(tokens)].mean(axis=0)
+        logits = mean @ np.asarray(kernel["kernel"]) + np.asarray(kernel["bias"])
+        yield np.exp(logits) / np.exp(logits).sum()
+
+
+def test_each_row_gets_what_a_forward_pass_of_it_alone_says(run, predictor, small_chunks, tmp_path):
+    texts = texts_of(70)
+    given = write_jsonl(tmp_path / "t.jsonl", [{"n": i, "text": t} for i, t in enumerate(texts)])
+    rows, _ = predict(run, given, tmp_path / "out.jsonl")
+    out = lines_of(tmp_path / "out.jsonl")
+    assert rows == len(out) == 70
+    assert [(row["n"], row["text"]) for row in out] == list(enumerate(texts))
+    got = np.array([[row["probabilities"][label] for label in tuned.LABELS] for row in out])
+    want = np.array(list(shares_alone(run, texts)))
+    np.testing.assert_allclose(got, want, atol=2e-5)
+    assert [row["label"] for row in out] == [tuned.LABELS[i] for i in want.argmax(axis=1)]
+    assert len({round(share, 4) for share in want[:, 0]}) > 40  # mixed-up rows would be noticed
+    places = [f"line {i}" for i in range(70)]
+    whole = predictor.predict(Table({"text": texts}, places))  # one chunk, another order inside
+    for one, other in zip(whole, out, strict=True):
+        assert one["label"] == other["label"]
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=2e-6)
+
+
+def test_each_length_is_compiled_once_however_many_chunks_there_are(
+    run, small_chunks, opened_once, tmp_path, monkeypatch
+):
+    traced = []
+    make = predicting.make_predict_step
+
+    def counted(*given):
+        step = make(*given)
+
+        def counting(params, batch):
+            traced.append(batch["tokens"].shape)
+            return step(params, batch)
+
+        return counting
+
+    monkeypatch.setattr(predicting, "make_predict_step", counted)
+    monkeypatch.setattr(predicting, "open_predictor", opened_once)
+    given = write_jsonl(tmp_path / "t.jsonl", [{"text": t} for t in texts_of(200, most=20)])
+    predict(run, given, tmp_path / "out.jsonl")
+    assert sorted(traced) == [(8, length) for length in (8, 16, 24)]
+
+
+def test_one_device_alone_says_what_eight_say(run, table, tmp_path):
+    arguments = ["predict", run, "--input", table, "--output"]
+    one = toy.start([*arguments, tmp_path / "one.jsonl"], devices=1)
+    assert jax.device_count() == 8
+    assert cli.main([str(x) for x in (*arguments, tmp_path / "eight.jsonl")]) == 0
+    code, out, err = toy.finish(one)
+    assert code == 0 and "90 rows" in err and not out, err
+    for a, b in zip(
+        lines_of(tmp_path / "one.jsonl"), lines_of(tmp_path / "eight.jsonl"), strict=True
+    ):
+        assert a.pop("probabilities") == pytest.approx(b.pop("probabilities"), abs=2e-6)
+        assert a == b and len(a) == 3
+
+
+def test_two_processes_write_what_one_does_once(run, table, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_CPU_COLLECTIVES_IMPLEMENTATION", "gloo")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    arguments = ["predict", run, "--input", table, "--output"]
+    layers = [f"distributed.coordinator={address}", "distributed.num_processes=2"]
+    given = lambda number: [
+        *(*arguments, tmp_path / "two.jsonl"),
+        *(x for layer in (*layers, f"distributed.process_id={number}") for x in ("--with", layer)),
+    ]
+    processes = [toy.start(given(number)) for number in (0, 1)]
+    assert cli.main([str(x) for x in (*arguments, tmp_path / "one.jsonl")]) == 0
+    (first, _, said), (second, _, silent) = [toy.finish(process) for process in processes]
+    assert first == second == 0, said + silent
+    assert "90 rows" in said and "predict" not in silent
+    for a, b in zip(
+        lines_of(tmp_path / "two.jsonl"), lines_of(tmp_path / "one.jsonl"), strict=True
+    ):
+        assert a.pop("probabilities") == pytest.approx(b.pop("probabilities"), abs=2e-6)
+        assert a == b
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+# --- Tasks whose rows are not one an example ----------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Halves:
+    """A task of windows: two rows for a text with "|" in it, none for an empty one."""
+
+    whole: object
+
+    def __getattr__(self, name):
+        return getattr(self.whole, name)
+
+    def encode(self, table, tokenizer, max_length, split, *, labelled=True):
+        parts = [(i, p) for i, text in enumerate(table.columns["text"]) for p in text.split("|")]
+        parts = [(i, part) for i, part in parts if part]
+        texts = [part for _, part in parts] or ["none"]
+        rows = Table({"text": texts}, texts)
+        encoded = self.whole.encode(rows, tokenizer, max_length, split, labelled=labelled)
+        examples = encoded.examples
+        if not parts:
+            examples = dataclasses.replace(
+                examples, starts=examples.starts[:1], second=examples.second[:0]
+            )
+        return Encoded(examples, [(i, len(table)) for i, _ in parts], (f"{split}: {len(parts)}",))
+
+    def outputs(self, predictions, references):
+        count = references[0][1] if references else 2
+        sums = np.zeros((count, 2))
+        for (i, _), logits in zip(references, predictions.get("logits", [])):
+            sums[i] += logits
+        return [{"sum": row.tolist()} for row in sums]
+
+
+def test_examples_of_several_rows_or_none_give_one_output_each(predictor):
+    whole = predictor.config.task
+    config = dataclasses.replace(predictor.config, task=Halves(whole))
+    halves = dataclasses.replace(predictor, config=config)
+    texts = texts_of(12, most=9)
+    joined = ["|".join(texts[:2]), texts[2], "", "|".join(texts[3:12])]
+    out = halves.predict(Table({"text": joined}, joined))
+    step = lambda rows: predictor.step(predictor.trained.params, rows)
+    examples = predictor.encode(Table({"text": texts}, texts)).examples
+    with jax.set_mesh(predictor.trained.mesh):
+        first, second = (
+            np.asarray(step(examples.rows(rows, 24, 0))["logits"])
+            for rows in (np.arange(8), np.append(np.arange(8, 12), [-1] * 4))
+        )
+    logits = np.concatenate([first, second[:4]])
+    want = [logits[:2].sum(0), logits[2], [0, 0], logits[3:].sum(0)]
+    np.testing.assert_allclose([row["sum"] for row in out], want, atol=1e-5)
+    assert halves.predict(Table({"text": ["", ""]}, ["a", "b"])) == [{"sum": [0, 0]}] * 2
+    assert predictor.predict(Table({"text": []}, [])) == []
+
+
+# --- Input and output ---------------------------------------------------------------------------
+
+
+def test_the_input_comes_before_the_prediction_and_neither_hides_the_other(run, tmp_path):
+    row = {"label": "gold", "text": "the cat", "input_label": 1, "none": None, "nan": float("nan")}
+    given = write_jsonl(tmp_path / "t.jsonl", [row, {"text": "my sister", "none": [1]}])
+    _, said = predict(run, given, tmp_path / "out.jsonl")
+    first, second = lines_of(tmp_path / "out.jsonl")
+    names = ["input_label", "text", "input_input_label", "label", "probabilities"]
+    assert list(first) == names and first["input_label"] == "gold" and first["label"] != "gold"
+    assert list(second) == ["text", "none", "label", "probabilities"]
+    renamed = "label as input_label, input_label as input_input_label"
+    assert said == [f"columns of the input whose names predictions have: {renamed}"]
+    _, said = predict(run, given, tmp_path / "bare.jsonl", keep_input=False)
+    kept = [{name: row[name] for name in names[-2:]} for row in (first, second)]
+    assert lines_of(tmp_path / "bare.jsonl") == kept and not said
+
+
+def test_a_column_may_have_another_name_than_in_training(run, tmp_path):
+    given = write_jsonl(tmp_path / "t.jsonl", [{"review": "the cat"}, {"review": "my sister"}])
+    predict(run, given, tmp_path / "other.jsonl", layers=["task.text=review"], keep_input=False)
+    given = write_jsonl(tmp_path / "t.jsonl", [{"text": "the cat"}, {"text": "my sister"}])
+    predict(run, given, tmp_path / "usual.jsonl", keep_input=False)
+    assert lines_of(tmp_path / "other.jsonl") == lines_of(tmp_path / "usual.jsonl")
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_table_comes_back_with_its_rows_and_the_predictions_beside_them(run, tmp_path, ending):
+    given = tmp_path / "t.csv"
+    given.write_text('id,text,label\n1,"the cat, ""old""",x\n2,my sister,\n')
+    predict(run, given, tmp_path / "out.jsonl")
+    predict(run, given, tmp_path / f"out.{ending}")
+    table = read_table(TableFile(path=str(tmp_path / f"out.{ending}")))
+    assert table.columns.pop("probabilities") == [
+        json.dumps(row["probabilities"]) for row in lines_of(tmp_path / "out.jsonl")
+    ]
+    assert table.columns == {
+        "id": ["1", "2"],
+        "text": ['the cat, "old"', "my sister"],
+        "input_label": ["x", ""],
+        "label": [row["label"] for row in lines_of(tmp_path / "out.jsonl")],
+    }
+
+
+def test_a_text_file_is_a_text_a_line_and_several_files_are_one(run, predictor, tmp_path, capsys):
+    texts = texts_of(5, most=9)
+    for number, part in enumerate((texts[:2], texts[2:])):
+        (tmp_path / f"{number}.txt").write_text("\n".join(part) + "\n")
+    files = [str(tmp_path / name) for name in ("1.txt", "0.txt")]
+    assert cli.main(["predict", str(run), "--output", "-", "--input", *files]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["text"] for row in rows] == texts[2:] + texts[:2]
+    whole = predictor.predict(Table({"text": texts[2:] + texts[:2]}, ["here"] * 5))
+    assert [row["label"] for row in rows] == [row["label"] for row in whole]
+
+
+def test_options_of_the_training_tables_are_not_taken_over_and_that_is_said(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    config = (copy / "config.yaml").read_text()
+    assert "delimiter: null" in config
+    (copy / "config.yaml").write_text(config.replace("delimiter: null", "delimiter: ;", 1))
+    given = tmp_path / "t.csv"
+    given.write_text("text,n\nthe cat,1\n")
+    _, said = predict(copy, given, tmp_path / "a.jsonl")
+    assert "delimiter=';'" in said[0] and "--set" in said[0]
+    given.write_text("text;n\nthe cat;1\n")
+    _, said = predict(copy, given, tmp_path / "b.jsonl", options=["delimiter=;"])
+    assert not said
+    assert lines_of(tmp_path / "a.jsonl") == lines_of(tmp_path / "b.jsonl")
+
+
+def test_truncation_is_said_in_all_with_numbers(run, small_chunks, tmp_path):
+    lengths = [5, 30, 22, 23, 40] * 10
+    given = write_jsonl(tmp_path / "t.jsonl", [{"text": " ".join(["cat"] * n)} for n in lengths])
+    _, said = predict(run, given, tmp_path / "out.jsonl")
+    room = 24 - 2
+    rows, lost = sum(n > room for n in lengths), sum(max(0, n - room) for n in lengths)
+    assert len(said) == 1 and f"{rows} of 50 rows (60.0%)" in said[0]
+    assert f"lose {lost} tokens" in said[0] and "WARNING" in said[0]
+
+
+# --- Streams, whole or absent -------------------------------------------------------------------
+
+
+def test_rows_are_predicted_before_the_file_is_read_to_its_end(predictor, small_chunks, tmp_path):
+    given = write_jsonl(tmp_path / "t.jsonl", [{"text": t} for t in texts_of(5000, most=5)])
+    with given.open("a") as file:
+        file.write("no json")
+    tables = predicting.predictions_of(predictor, [TableFile(path=str(given))])
+    for _ in range(3):
+        table, rows = next(tables)
+        assert len(table) == len(rows) == 16
+    tables.close()
+
+
+def test_a_mistake_far_down_leaves_no_output_and_what_was_there(run, small_chunks, tmp_path):
+    rows = [{"text": text} for text in texts_of(40, most=9)]
+    given = write_jsonl(tmp_path / "t.jsonl", [*rows, {"text": "  "}, *rows])
+    with pytest.raises(UserError, match=r"a text is empty(?s:.*)t.jsonl:41"):
+        predict(run, given, tmp_path / "out.jsonl")
+    assert list(tmp_path.iterdir()) == [given]
+    (tmp_path / "out.jsonl").write_text("before")
+    with pytest.raises(UserError, match="a text is empty"):
+        predict(run, given, tmp_path / "out.jsonl", overwrite=True)
+    assert (tmp_path / "out.jsonl").read_text() == "before" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_interrupt_half_way_leaves_no_output(run, small_chunks, tmp_path, monkeypatch):
+    given = write_jsonl(tmp_path / "t.jsonl", [{"text": text} for text in texts_of(40, most=9)])
+    predict_encoded = predicting.Predictor.predict_encoded
+    seen = []
+
+    def interrupted(self, encoded):
+        seen.append([p.name for p in tmp_path.iterdir() if p != given])
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return predict_encoded(self, encoded)
+
+    monkeypatch.setattr(predicting.Predictor, "predict_encoded", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict(run, given, tmp_path / "out.jsonl")
+    assert seen[2] == [f".out.jsonl.{os.getpid()}.tmp"]  # rows were written, but not there
+    assert list(tmp_path.iterdir()) == [given]
+
+
+# --- Mistakes -----------------------------------------------------------------------------------
+
+MISTAKES = [
+    ("not fine-tuned", {"run": "base"}, "made by `jaxssl finetune`|that `jaxssl finetune` made"),
+    ("no run", {"run": "nowhere"}, "not a run directory"),
+    ("no file", {"input": "no.csv"}, "does not exist"),
+    ("no column", {"input": "other.csv"}, "(?s)no such column.*did you mean 'txt'"),
+    ("empty text", {"input": "blank.csv"}, "(?s)a text is empty.*blank.csv:3"),
+    ("a blank line", {"input": "blank.txt"}, "(?s)a text is empty.*blank.txt:2"),
+    ("no text", {"input": "null.jsonl"}, "(?s)column 'text' cannot be used.*null.jsonl:2"),
+    ("half a character", {"input": "half.jsonl"}, "whole characters"),
+    ("empty file", {"input": "empty.csv"}, "without a header"),
+    ("no rows", {"input": "header.csv"}, "without rows"),
+    ("empty text file", {"input": "empty.txt"}, "without rows"),
+    ("no directory", {"output": "no/out.jsonl"}, "its directory does not exist"),
+    ("is the input", {"output": "good.csv"}, "it is an input too"),
+    ("is there", {"output": "other.csv"}, "(?s)such a file already.*--overwrite"),
+    ("is a directory", {"output": "folder"}, "it is no file"),
+    ("unknown format", {"more": ["--format", "xml"]}, "(?s)format.*'xml'"),
+    ("unknown ending", {"input": "good.csv.bak"}, "does not tell its format"),
+    ("unknown output", {"output": "out.parquet"}, "format that is not written"),
+    ("unknown option", {"more": ["--set", "delimeter=;"]}, "did you mean 'delimiter'"),
+    ("no key=value", {"more": ["--set", "delimiter"]}, "key=value"),
+    ("too long", {"more": ["--with", "data.max_length=99"]}, "data.max_length"),
+]
+
+
+@pytest.fixture
+def place(tmp_path):
+    for name, content in {
+        "good.csv": "text\nthe cat\n",
+        "good.csv.bak": "text\nthe cat\n",
+        "other.csv": "txt\nthe cat\n",
+        "blank.csv": "text,n\nthe cat,1\n  ,2\n",
+        "blank.txt": "the cat\n\na dog\n",
+        "null.jsonl": '{"text": "the cat"}\n{"text": null}\n',
+        "half.jsonl": '{"text": "\\ud83d"}\n',
+        "empty.csv": "",
+        "header.csv": "text\n",
+        "empty.txt": "",
+    }.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "folder").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(("given", "told"), [m[1:] for m in MISTAKES], ids=[m[0] for m in MISTAKES])
+def test_a_mistake_is_told_and_nothing_is_written(run, base, place, capsys, given, told):
+    run_dir = {"base": base, None: run}.get(given.get("run"), place / "nowhere")
+    output = place / given.get("output", "out.jsonl")
+    arguments = ["--input", place / given.get("input", "good.csv"), "--output", output]
+    before = {path: path.is_dir() or path.read_bytes() for path in place.rglob("*")}
+    code = cli.main(["predict", *map(str, [run_dir, *arguments]), *given.get("more", [])])
+    err = capsys.readouterr().err
+    assert code == 2 and "Traceback" not in err
+    assert re.search(told, err), err
+    assert before == {path: path.is_dir() or path.read_bytes() for path in place.rglob("*")}
+
+
+def test_lines_of_text_are_no_pairs(base, place, tmp_path):
+    task = "task={name: regress, text: text, pair: pair, label: n}"
+    config = tuned.configured(base, place / "good.csv", tmp_path / "pairs", task)
+    assert predicting.text_column(config.task) is None
+    assert predicting.text_column(dataclasses.replace(config.task, pair=None)) == "text"
