@@ -296,6 +296,7 @@ class Loop:
         """Takes the examples' hidden states in the place of their texts from here on."""
         size = self.settings.data.batch_size
         self.parts = encode_once(self.parts, self.learner.params, size)
+        self.validation = Validation(self.parts, self.settings, self.validation.selections)
         data: Any = self.parts.train_data
         self.say(f"each example is encoded once: {feature_bytes(data):,} bytes of features")
 
