@@ -26,7 +26,7 @@ from jaxssl.finetune_config import FinetuneConfig, as_data
 from jaxssl.models.model import check_length
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import replicated
-from jaxssl.tasks.base import Encoded, Task
+from jaxssl.tasks.base import Encoded
 from jaxssl.train.evaluation import in_order, over_batches
 from jaxssl.train.step import make_predict_step
 from jaxssl.trained import TrainedModel, eval_batch_size, open_run, read_run_config
@@ -132,7 +132,8 @@ def predictions_of(predictor: Predictor, files: Iterable[TableFile], note: Note 
     chunk = -(-CHUNK_ROWS // size) * size  # so that few batches hold padding
     tables = (table for file in files for table in read_chunks(file, chunk, note))
     cut = Truncation(0, 0, 0)
-    for table, encoded in ahead((table, predictor.encode(table)) for table in tables):
+    numbered = _numbered(tables)
+    for table, encoded in ahead((table, predictor.encode(table)) for table in numbered):
         rows = predictor.predict_encoded(encoded)
         assert len(rows) == len(table), "a task gives one output for each row"
         for text in encoded.notes:
@@ -142,6 +143,14 @@ def predictions_of(predictor: Predictor, files: Iterable[TableFile], note: Note 
     text = cut.warning(predictor.config.data.max_length, "predict")
     if text is not None:
         note(text)
+
+
+def _numbered(tables: Iterable[Table]) -> Iterator[Table]:
+    """The tables, each knowing how many rows come before it."""
+    start = 0
+    for table in tables:
+        yield dataclasses.replace(table, start=start)
+        start += len(table)
 
 
 # --- Files --------------------------------------------------------------------------------------
@@ -181,7 +190,7 @@ def predict(
     """
     config = read_finetuned(run_dir, layers)
     given = [inputs] if isinstance(inputs, str | Path) else inputs
-    files = [input_file(str(x), format, options, text_column(config.task)) for x in given]
+    files = [input_file(str(x), format, options, config.task.text_column) for x in given]
     paths = [path for file in files for path in file_paths(file.path)]
     hosts.connect(config.distributed)
     hosts.first_decides(lambda: check_output(str(output), paths, overwrite) or 0)
@@ -223,11 +232,6 @@ def write(tables: Predicted, output: str, keep_input: bool, note: Note) -> int:
             writer.write(names, rows, table.places)
             count += len(rows)
     return count
-
-
-def text_column(task: Task) -> str | None:
-    """The column of a task that reads one text a row, else None."""
-    return None if getattr(task, "pair", None) else getattr(task, "text", None)
 
 
 def copied_names(columns: Iterable[str], taken: Collection[str]) -> dict[str, str]:

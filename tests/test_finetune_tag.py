@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxssl import finetune, finetune_config, trained
+from jaxssl import finetune, finetune_config, predicting, trained
 from jaxssl.core.errors import UserError
 from jaxssl.scores.spans import entity_scores
 from jaxssl.train.evaluation import in_order
@@ -116,6 +116,26 @@ def test_scores_are_those_of_the_outputs_against_the_file(tagger, folder):
     assert values["f1"] > 0.9 and values["rows"] == data.num_rows
     probabilities = [p for row in outputs for p in row["probabilities"]]
     assert len(probabilities) == sum(map(len, in_file)) and 1 / 9 <= min(probabilities)
+
+
+def test_predict_writes_the_tags_that_are_scored_for_each_sentence(
+    tagger, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(predicting, "CHUNK_ROWS", 8)
+    given, out = folder / "test.conll", tmp_path / "out.jsonl"
+    assert predicting.predict(tagger[0], given, out, step="last") == 30
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    in_file = read_conll(given)
+    gold = [[tag for _, tag in sentence] for sentence in in_file]
+    assert [row["input_tags"] for row in rows] == gold
+    assert [row["words"] for row in rows] == [[word for word, _ in s] for s in in_file]
+    values = trained.evaluate_run(tagger[0], split="test", step="last")
+    scores = entity_scores([row["tags"] for row in rows], gold, "IOB1", "conlleval")
+    assert scores["f1"] == values["f1"] and scores["accuracy"] == values["accuracy"]
+    (tmp_path / "t.txt").write_text("".join(" ".join(row["words"]) + "\n" for row in rows))
+    predicting.predict(tagger[0], tmp_path / "t.txt", tmp_path / "t.jsonl", step="last")
+    lines = (tmp_path / "t.jsonl").read_text().splitlines()
+    assert [json.loads(line)["tags"] for line in lines] == [row["tags"] for row in rows]
 
 
 def test_scores_do_not_depend_on_the_number_of_devices(tagger):

@@ -17,7 +17,13 @@ import tuned
 from jaxssl import cli, finetune, predicting, trained
 from jaxssl.core.errors import UserError
 from jaxssl.data.tables import Table, TableFile, read_table
+from jaxssl.tasks.answer import Answer
 from jaxssl.tasks.base import Encoded
+from jaxssl.tasks.classify import Classify
+from jaxssl.tasks.entities import CharacterEntities, MarkedEntities
+from jaxssl.tasks.regress import Regress
+from jaxssl.tasks.relate import Relate
+from jaxssl.tasks.tag import Tag
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -322,6 +328,13 @@ def test_truncation_is_said_in_all_with_numbers(run, small_chunks, tmp_path):
 # --- Streams, whole or absent -------------------------------------------------------------------
 
 
+def test_tables_know_how_many_rows_of_all_files_come_before_them(predictor, small_chunks, tmp_path):
+    given = write_jsonl(tmp_path / "t.jsonl", [{"text": text} for text in texts_of(20, most=5)])
+    files = [TableFile(path=str(given))] * 2
+    starts = [table.start for table, _ in predicting.predictions_of(predictor, files)]
+    assert starts == [0, 16, 20, 36]
+
+
 def test_rows_are_predicted_before_the_file_is_read_to_its_end(predictor, small_chunks, tmp_path):
     given = write_jsonl(tmp_path / "t.jsonl", [{"text": t} for t in texts_of(5000, most=5)])
     with given.open("a") as file:
@@ -422,8 +435,11 @@ def test_a_mistake_is_told_and_nothing_is_written(run, base, place, capsys, give
     assert before == {path: path.is_dir() or path.read_bytes() for path in place.rglob("*")}
 
 
-def test_lines_of_text_are_no_pairs(base, place, tmp_path):
-    task = "task={name: regress, text: text, pair: pair, label: n}"
-    config = tuned.configured(base, place / "good.csv", tmp_path / "pairs", task)
-    assert predicting.text_column(config.task) is None
-    assert predicting.text_column(dataclasses.replace(config.task, pair=None)) == "text"
+def test_lines_of_text_are_what_tasks_of_one_text_read():
+    assert Classify(text="a").text_column == Regress(text="a").text_column == "a"
+    assert Classify(pair="b").text_column is None and Regress(pair="b").text_column is None
+    assert Tag(words="w").text_column == "w" and Answer().text_column is None
+    assert Relate(entities=MarkedEntities(text="t")).text_column == "t"
+    typed = Relate(markers="typed", subj_type="s", obj_type="o")
+    assert typed.text_column is None
+    assert Relate(entities=CharacterEntities()).text_column is None

@@ -29,6 +29,8 @@ class Table:
     first; rows of parquet files and hub data sets count from 0, as their libraries do."""
     source: str = "the table"
     """What the rows were read from, for messages."""
+    start: int = 0
+    """How many rows come before these, where they are a part of more."""
 
     def __post_init__(self):
         wrong = [name for name, values in self.columns.items() if len(values) != len(self.places)]

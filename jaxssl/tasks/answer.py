@@ -87,6 +87,8 @@ class Answer:
     coefficients = {"answer": 1.0}
     metric = "f1"
 
+    text_column = None
+
     @property
     def heads(self) -> tuple[Outputs, ...]:
         """Two numbers a token: a span starts, a span ends."""

@@ -52,6 +52,11 @@ class Task(Objective, Protocol):
         ...
 
     @property
+    def text_column(self) -> str | None:
+        """The column of the texts, where it needs no other to predict; else None."""
+        ...
+
+    @property
     def metric(self) -> str:
         """The score that chooses the best checkpoint; higher is better."""
         ...

@@ -71,6 +71,11 @@ class Classify(LabelLoss):
         return "micro_f1" if self.multi_label else "accuracy"
 
     @property
+    def text_column(self) -> str | None:
+        """That of the text, unless there are pairs."""
+        return None if self.pair else self.text
+
+    @property
     def heads(self) -> tuple[Outputs, ...]:
         """One output for each label."""
         return (Outputs(name=HEAD, size=max(1, len(self.labels)), dropout=self.dropout),)

@@ -103,11 +103,13 @@ def rows_that_fit(
     split: str,
     *,
     leave_out: bool,
+    may_be_none: bool = False,
 ) -> tuple[np.ndarray, str | None]:
     """The rows [n] whose two entities `max_length` tokens can hold, and what is said of the others.
 
     Raises:
-      UserError: there are others and they are not to be left out, or there is no row but those.
+      UserError: there are others and they are not to be left out, or there is no row but those
+        (of a part of a table there `may_be_none`).
     """
     before, _, after = frame(tokenizer, pair=False)
     needs = tokens.needed[:, 1] - tokens.needed[:, 0] + len(before) + len(after)
@@ -124,7 +126,7 @@ def rows_that_fit(
             got=f"{needs[row]} tokens; {count:,} of {total:,} rows are too long like this",
             fix=f"{longer}, or task.too_far=leave_out",
         )
-    if count == total:
+    if count == total and not may_be_none:
         raise UserError(
             "no row is left: the entities of each are too far apart",
             where=f"{split}, task.too_far",

@@ -68,6 +68,11 @@ class Regress:
     metric = "pearson"
 
     @property
+    def text_column(self) -> str | None:
+        """That of the text, unless there are pairs."""
+        return None if self.pair else self.text
+
+    @property
     def heads(self) -> tuple[Outputs, ...]:
         """One number."""
         return (Outputs(name=HEAD, size=1, dropout=self.dropout),)

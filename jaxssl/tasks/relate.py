@@ -29,6 +29,10 @@ from jaxssl.tasks.pooling import without_pooler
 HEAD = "relate"
 
 
+NO_ROW = -1
+"""Number of the only reference of a table none of whose rows fits: it counts those left out."""
+
+
 class Reference(NamedTuple):
     """What is known of a row.
 
@@ -86,6 +90,13 @@ class Relate(LabelLoss):
     metric = "f1"
 
     @property
+    def text_column(self) -> str | None:
+        """That of the text, where the entities are marked in it and have no types."""
+        if not isinstance(self.entities, MarkedEntities) or self.markers == "typed":
+            return None
+        return self.entities.text
+
+    @property
     def heads(self) -> tuple[Outputs, ...]:
         """Both entities' states side by side, a dense layer with tanh, an output for each label."""
         size = max(1, len(self.labels))
@@ -138,7 +149,9 @@ class Relate(LabelLoss):
         tokens = tokenise(tokenizer, marked, table.places)
         leave_out = self.too_far == "leave_out"
         kept, note = rows_that_fit(
-            tokens, tokenizer, max_length, table.places, split, leave_out=leave_out
+            *(tokens, tokenizer, max_length, table.places, split),
+            leave_out=leave_out,
+            may_be_none=leave_out and not labelled,
         )
         examples, truncation = fit(tokens, tokenizer, max_length, kept)
         if numbers is not None:
@@ -148,7 +161,7 @@ class Relate(LabelLoss):
         references = [
             Reference(row, left_out, None if numbers is None else int(numbers[row]))
             for row in kept.tolist()
-        ]
+        ] or [Reference(NO_ROW, left_out, None)]
         return Encoded(examples, references, (note,) if note else (), truncation)
 
     def _openings(self, table: Table) -> list[tuple[str, str]]:
@@ -207,9 +220,10 @@ class Relate(LabelLoss):
         self, predictions: Mapping[str, np.ndarray], references: Any
     ) -> list[dict[str, Any]]:
         """`label` and the probability of each; null for a row that was too long."""
-        count = len(references) + references[0].left_out
+        count = references[0].left_out + sum(each.row != NO_ROW for each in references)
         rows: list[dict[str, Any]] = [{"label": None, "probabilities": None} for _ in range(count)]
-        for shares, reference in zip(row_labels.softmax(predictions["logits"]), references):
+        logits = predictions.get("logits", np.zeros((0, len(self.labels))))
+        for shares, reference in zip(row_labels.softmax(logits), references):
             rows[reference.row] = row_labels.label_output(shares, self.labels)
         return rows
 

@@ -92,6 +92,11 @@ class Tag:
         return "accuracy" if self.scheme == "none" else "f1"
 
     @property
+    def text_column(self) -> str | None:
+        """That of the words: a string of them is split."""
+        return self.words
+
+    @property
     def heads(self) -> tuple[Outputs, ...]:
         """One output for each label."""
         return (Outputs(name=HEAD, size=max(1, len(self.labels)), dropout=self.dropout),)

@@ -13,7 +13,7 @@ import pytest
 import squad_questions
 import tiny
 
-from jaxssl import finetune, trained
+from jaxssl import finetune, predicting, trained
 from jaxssl.core.errors import UserError
 from jaxssl.data.labelled import LabelledData, row_lengths
 from jaxssl.data.sources import Docstrings
@@ -124,6 +124,19 @@ def test_a_small_model_learns_which_words_answer_and_when_none_do(run):
     note = next(line for line in said if line.startswith("train: 300 questions in"))
     rows = int(re.search(r"in (\d+) rows", note)[1])
     assert rows > 600 and any(f"data: {rows:,} examples" in line for line in said)
+
+
+def test_predict_writes_an_answer_for_each_question(run, files, predicted, tmp_path, monkeypatch):
+    monkeypatch.setattr(predicting, "CHUNK_ROWS", 16)
+    task, predictions, references = predicted
+    want = task.outputs(predictions, references)
+    out = tmp_path / "out.jsonl"
+    assert predicting.predict(run[0], files / "dev.json", out, step="last") == 45
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    for got, right in zip(rows, want, strict=True):
+        for name in ("id", "answer", "start"):
+            assert got[name] == right[name], name
+        assert got["score"] == pytest.approx(right["score"], rel=1e-4)
 
 
 def official_words(text):

@@ -125,6 +125,15 @@ def test_rows_whose_entities_do_not_fit_are_an_error():
     assert error.value.where == "x.csv:2" and "2 of 6 rows" in error.value.got
 
 
+def test_a_part_of_a_file_to_predict_may_have_no_row_that_fits():
+    columns, task = far(1), learnt(too_far="leave_out")
+    encoded = encode(task, columns, 32, labelled=False)
+    assert encoded.examples.num_rows == 0 and "1 of 1 rows" in encoded.notes[0]
+    assert task.outputs({}, encoded.references) == [{"label": None, "probabilities": None}]
+    with pytest.raises(UserError, match="no row is left"):
+        encode(task, columns, 32)
+
+
 def test_rows_left_out_are_counted_everywhere():
     columns, task = far(), learnt(too_far="leave_out")
     encoded = encode(task, columns, 32)
