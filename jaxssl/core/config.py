@@ -424,4 +424,6 @@ def _default(field: dataclasses.Field) -> str:
 
 def _wrapped(text: str, indent: int) -> Iterator[str]:
     pad = "  " * indent
-    yield from textwrap.wrap(text, 98, initial_indent=pad, subsequent_indent=pad)
+    yield from textwrap.wrap(
+        text, 98, initial_indent=pad, subsequent_indent=pad, break_on_hyphens=False
+    )
