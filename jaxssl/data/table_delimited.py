@@ -3,7 +3,7 @@
 import collections
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jaxssl.core.errors import UserError
@@ -30,10 +30,10 @@ def read_delimited(
         names = list(config.columns or _header(path, records))
         for _ in range(config.skip_lines):
             next(lines, None)
-        fitting = _Fitting(records, len(names))
-        for number, part in enumerate(in_parts(fitting, rows)):
-            if number == 0:
-                _check_first_row(path, part[0], names, config)
+        fitting = _Fitting(
+            records, len(names), lambda row: _check_first_row(path, row, names, config)
+        )
+        for part in in_parts(fitting, rows):
             if fitting.wrong and config.ragged_rows == "refuse":
                 break
             columns = {name: [row[i] for _, row in part] for i, name in enumerate(names)}
@@ -67,19 +67,32 @@ def _check_first_row(path: str, first: Record, names: list[str], config: TableFi
 class _Fitting:
     """An iterator over the rows with as many values as there are columns.
 
+    Args:
+      records: all rows.
+      width: the number of columns.
+      check: is given the first fitting row, before anything after it is read.
+
     Attributes:
       wrong: how many rows had another number so far.
       first_wrong: the first of them.
     """
 
-    def __init__(self, records: Iterator[Record], width: int):
-        self._records, self._width = records, width
+    def __init__(self, records: Iterator[Record], width: int, check: Callable[[Record], None]):
+        self._records, self._width, self._check = records, width, check
+        self._is_first = True
         self.wrong, self.first_wrong = 0, None
 
     def __iter__(self) -> "_Fitting":
         return self
 
     def __next__(self) -> Record:
+        record = self._next()
+        if self._is_first:
+            self._is_first = False
+            self._check(record)
+        return record
+
+    def _next(self) -> Record:
         for number, row in self._records:
             if len(row) == self._width:
                 return number, row
