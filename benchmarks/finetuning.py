@@ -48,7 +48,7 @@ def _classifier(trained: Any, features: bool = False) -> Any:
     model = Model(config, task.heads)
     optimizer, _ = make_optimizer(AdamW(), 1000, 1)
     params, frozen = split(unbox(jax.jit(model.init)(jax.random.key(0))), trained)
-    state = first_state(params, {}, optimizer, False)
+    state = jax.jit(lambda params: first_state(params, {}, optimizer, False))(params)
     step = jax.jit(make_train_step(model, task, optimizer, _vocabulary(), seed=0), donate_argnums=0)
     batch = _rows(1 if features else LENGTH)
     if features:

@@ -35,6 +35,21 @@ def check_above_zero(config: Any, *names: str) -> None:
             raise UserError("a number is out of range", where=name, expected="above 0", got=value)
 
 
+def check_share(config: Any, *names: str) -> None:
+    """Refuses fields of `config` that are not shares: from 0 to below 1; None, where allowed,
+    passes.
+
+    Raises:
+      UserError: names the first such field.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 0 <= value < 1:
+            raise UserError(
+                "a share is out of range", where=name, expected="at least 0 and below 1", got=value
+            )
+
+
 def check_local(config: Any, *names: str) -> None:
     """Refuses paths that are addresses (`refuse_address`).
 

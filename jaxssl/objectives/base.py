@@ -1,7 +1,7 @@
 """The contract of an objective.
 
 A step corrupts its batch once (`corrupt`), counts what the losses will be divided by (`weights`),
-encodes each microbatch and adds up sums (`score`). The loss is `sum_n coefficient_n * sum_n /
+encodes each microbatch and adds up sums (`sums`). The loss is `sum_n coefficient_n * sum_n /
 weight_n`, divided by weights of the whole global batch, so that neither microbatches nor devices
 change it.
 """
@@ -15,7 +15,7 @@ from jaxssl.models.heads import Head
 from jaxssl.models.model import Model, ModelConfig
 
 
-class Scores(NamedTuple):
+class Sums(NamedTuple):
     """What one microbatch adds.
 
     Attributes:
@@ -56,14 +56,14 @@ class Objective(Protocol):
         """{loss name: what its sum over this corrupted batch is divided by}."""
         ...
 
-    def score(
+    def sums(
         self,
         model: Model,
         params: Params,
         hidden: jax.Array,
         batch: Batch,
         key: jax.Array | None = None,
-    ) -> Scores:
+    ) -> Sums:
         """Sums over one microbatch, from hidden states [B, T, H]; `key` is for dropout in a head,
         None in evaluation."""
         ...

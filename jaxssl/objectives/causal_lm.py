@@ -10,7 +10,7 @@ from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.models.model import Model, ModelConfig, is_causal
-from jaxssl.objectives.base import Scores
+from jaxssl.objectives.base import Sums
 from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
 from jaxssl.parallel.axes import over_batch_shards
 
@@ -69,14 +69,14 @@ class CausalLm:
         """The number of tokens that have a predictor."""
         return {"causal_lm": jnp.sum(batch["next_weights"])}
 
-    def score(
+    def sums(
         self,
         model: Model,
         params: Params,
         hidden: jax.Array,
         batch: Batch,
         key: jax.Array | None = None,
-    ) -> Scores:
+    ) -> Sums:
         """Cross entropy in chunks of the sequence: [B, T, V] logits never exist."""
         count = max(1, hidden.shape[1] // self.chunk)
         constants = (batch["next_tokens"], batch["next_weights"])
@@ -94,4 +94,4 @@ class CausalLm:
             "nll/causal_lm": (sums["nll"], weight),
             "accuracy/causal_lm": (sums["correct"], weight),
         }
-        return Scores({"causal_lm": loss}, metrics)
+        return Sums({"causal_lm": loss}, metrics)

@@ -10,7 +10,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.models.heads import Head
 from jaxssl.models.model import Model, ModelConfig
-from jaxssl.objectives.base import Scores
+from jaxssl.objectives.base import Sums
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.objectives.next_sentence import NextSentence
@@ -86,19 +86,19 @@ class Combine:
             for name, weight in term.objective.weights(batch).items()
         }
 
-    def score(
+    def sums(
         self,
         model: Model,
         params: Params,
         hidden: jax.Array,
         batch: Batch,
         key: jax.Array | None = None,
-    ) -> Scores:
+    ) -> Sums:
         """All terms' sums."""
-        scores = [term.objective.score(model, params, hidden, batch, key) for term in self.terms]
-        return Scores(
-            {name: loss for score in scores for name, loss in score.losses.items()},
-            {name: metric for score in scores for name, metric in score.metrics.items()},
+        parts = [term.objective.sums(model, params, hidden, batch, key) for term in self.terms]
+        return Sums(
+            {name: loss for part in parts for name, loss in part.losses.items()},
+            {name: metric for part in parts for name, metric in part.metrics.items()},
         )
 
 

@@ -12,7 +12,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.keys import example_keys
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.models.model import Model, ModelConfig, is_causal
-from jaxssl.objectives.base import Scores
+from jaxssl.objectives.base import Sums
 from jaxssl.objectives.masking import choose, quota_table, random_tokens
 from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
 from jaxssl.parallel.axes import over_batch_shards
@@ -160,14 +160,14 @@ class MaskedLm:
         """The number of chosen tokens."""
         return {"masked_lm": jnp.sum(batch["mask_weights"])}
 
-    def score(
+    def sums(
         self,
         model: Model,
         params: Params,
         hidden: jax.Array,
         batch: Batch,
         key: jax.Array | None = None,
-    ) -> Scores:
+    ) -> Sums:
         """Cross entropy at the chosen positions."""
         slots = batch["mask_positions"].shape[1]
         count = -(-slots // self.chunk)
@@ -189,4 +189,4 @@ class MaskedLm:
             "nll/masked_lm": (sums["nll"], weight),
             "accuracy/masked_lm": (sums["correct"], weight),
         }
-        return Scores({"masked_lm": loss}, metrics)
+        return Sums({"masked_lm": loss}, metrics)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.models.model import Model, ModelConfig
-from jaxssl.objectives.base import Scores
+from jaxssl.objectives.base import Sums
 from jaxssl.ops.losses import cross_entropy
 
 
@@ -51,14 +51,14 @@ class NextSentence:
         """The number of rows that are not padding."""
         return {"next_sentence": jnp.sum(_real(batch))}
 
-    def score(
+    def sums(
         self,
         model: Model,
         params: Params,
         hidden: jax.Array,
         batch: Batch,
         key: jax.Array | None = None,
-    ) -> Scores:
+    ) -> Sums:
         """Cross entropy of the pooled first token."""
         logits = model.head(params, "next_sentence", model.pool(params, hidden))
         loss, sums = cross_entropy(logits, batch["next_sentence"], _real(batch))
@@ -67,7 +67,7 @@ class NextSentence:
             "nll/next_sentence": (sums["nll"], weight),
             "accuracy/next_sentence": (sums["correct"], weight),
         }
-        return Scores({"next_sentence": loss}, metrics)
+        return Sums({"next_sentence": loss}, metrics)
 
 
 def _real(batch: Batch) -> jax.Array:

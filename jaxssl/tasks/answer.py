@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxssl.core.bounds import check_at_least
+from jaxssl.core.bounds import check_at_least, check_share
 from jaxssl.core.errors import UserError
-from jaxssl.core.types import Batch, Params, Vocabulary
+from jaxssl.core.types import Batch, Params
 from jaxssl.data.tables import Table
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.models.heads import Outputs
 from jaxssl.models.model import Model, ModelConfig, is_causal
-from jaxssl.objectives.base import Scores
+from jaxssl.objectives.base import Sums
 from jaxssl.ops.label_losses import softmax_loss
 from jaxssl.ops.spans import best_spans
 from jaxssl.scores import tallies
@@ -25,7 +25,7 @@ from jaxssl.tasks.answer_notes import notes
 from jaxssl.tasks.answer_questions import read_answers, read_questions
 from jaxssl.tasks.answer_spans import answered, join_windows
 from jaxssl.tasks.answer_windows import Layout, Window, encode_questions, join_rows
-from jaxssl.tasks.base import Encoded
+from jaxssl.tasks.base import AsRead, Encoded
 
 HEAD = "answer"
 NEVER = -1e9
@@ -33,7 +33,7 @@ NEVER = -1e9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class Answer(AsRead):
     """Find the words of a context that answer a question."""
 
     name: Literal["answer"] = "answer"
@@ -67,11 +67,8 @@ class Answer:
 
     def __post_init__(self):
         check_at_least(1, self, "max_question", "max_answer_tokens", "n_best")
-        check_at_least(0, self, "overlap", "dropout")
-        if self.dropout >= 1:
-            raise UserError(
-                "a share is out of range", where="dropout", expected="below 1", got=self.dropout
-            )
+        check_at_least(0, self, "overlap")
+        check_share(self, "dropout")
         if not math.isfinite(self.null_threshold):
             raise UserError(
                 "a threshold is not finite", where="null_threshold", got=self.null_threshold
@@ -228,28 +225,18 @@ class Answer:
 
     # --- On the device ---
 
-    def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
-        """Any model will do."""
-
-    def check_rows(self, rows: Batch) -> None:
-        """Nothing depends on the rows."""
-
-    def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
-        """Nothing is hidden."""
-        return dict(batch)
-
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         """The number of rows."""
         return {"answer": jnp.sum(batch["example_weights"])}
 
-    def score(
+    def sums(
         self,
         model: Model,
         params: Params,
         hidden: jax.Array,
         batch: Batch,
         key: jax.Array | None = None,
-    ) -> Scores:
+    ) -> Sums:
         """The mean of the cross entropies of start and end, over the context and the position that
         stands for no answer, which is right in windows without the answer."""
         null = _null_position(model, batch)
@@ -263,7 +250,7 @@ class Answer:
         loss = jnp.sum(jnp.mean(softmax_loss(logits, labels), axis=-1) * real)
         hits = jnp.all(jnp.argmax(logits, axis=-1) == labels, axis=-1)
         metrics = {"accuracy/answer": (jnp.sum(hits * real), jnp.sum(real))}
-        return Scores({"answer": loss}, metrics)
+        return Sums({"answer": loss}, metrics)
 
     reads = None
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from jaxssl.core.types import Batch, Params
+from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.data.encoding import Truncation
 from jaxssl.data.labelled import Examples
 from jaxssl.data.tables import Table
@@ -41,6 +41,24 @@ class Encoded:
         """All that the user is told."""
         cut = None if self.truncation is None else self.truncation.warning(max_length, split)
         return self.notes if cut is None else (cut, *self.notes)
+
+
+class AsRead:
+    """What tasks inherit whose rows go into the model as they are read."""
+
+    def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
+        """Any model will do."""
+
+    def check_rows(self, rows: Batch) -> None:
+        """No row is refused."""
+
+    def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
+        """Nothing is hidden."""
+        return dict(batch)
+
+    def details(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, Any]:
+        """Nothing more than the scores."""
+        return {}
 
 
 class Task(Objective, Protocol):

@@ -15,7 +15,7 @@ from jaxssl.data.tables import Table
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.models.heads import Outputs
 from jaxssl.models.model import Model, ModelConfig
-from jaxssl.objectives.base import Scores
+from jaxssl.objectives.base import Sums
 from jaxssl.scores import tallies
 from jaxssl.tasks import labels as row_labels
 from jaxssl.tasks.base import Encoded
@@ -197,14 +197,14 @@ class Classify(LabelLoss):
         """The pooling must be one that the model has."""
         check_pooling(self.pooling, model)
 
-    def score(
+    def sums(
         self,
         model: Model,
         params: Params,
         hidden: jax.Array,
         batch: Batch,
         key: jax.Array | None = None,
-    ) -> Scores:
+    ) -> Sums:
         """Cross entropy of the pooled row. In training with R-Drop, rows come in pairs."""
         logits = self._logits(model, params, hidden, batch, key)
         training = key is not None

@@ -1,20 +1,20 @@
 """The loss of tasks that give a whole row a label: its options, and sums of logits."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from jaxssl.core.bounds import check_at_least
-from jaxssl.core.errors import UserError
-from jaxssl.core.types import Batch, Vocabulary
-from jaxssl.objectives.base import Scores
+from jaxssl.core.bounds import check_at_least, check_share
+from jaxssl.core.types import Batch
+from jaxssl.objectives.base import Sums
 from jaxssl.ops import label_losses
+from jaxssl.tasks.base import AsRead
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelLoss:
+class LabelLoss(AsRead):
     """What such tasks inherit: these fields, and the parts of an objective that follow of them."""
 
     name: str
@@ -34,14 +34,8 @@ class LabelLoss:
     """Filled in with `class_weights`."""
 
     def __post_init__(self):
-        check_at_least(0, self, "dropout", "label_smoothing", "focal", "r_drop")
-        if self.dropout >= 1 or self.label_smoothing >= 1:
-            raise UserError(
-                "a share is out of range",
-                where="dropout, label_smoothing",
-                expected="below 1",
-                got=(self.dropout, self.label_smoothing),
-            )
+        check_at_least(0, self, "focal", "r_drop")
+        check_share(self, "dropout", "label_smoothing")
 
     @property
     def coefficients(self) -> dict[str, float]:
@@ -53,20 +47,13 @@ class LabelLoss:
         """How often a training step sends each row through the model."""
         return 2 if self.r_drop else 1
 
-    def check_rows(self, rows: Batch) -> None:
-        """Nothing depends on the rows."""
-
-    def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
-        """Nothing is hidden."""
-        return dict(batch)
-
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         """The summed weights of the rows."""
         return {self.name: jnp.sum(self._row_weights(batch))}
 
     def score_logits(
         self, logits: jax.Array, batch: Batch, *, training: bool, several: bool = False
-    ) -> Scores:
+    ) -> Sums:
         """Summed cross entropy of logits [B, K], and the metrics of the real rows.
 
         Args:
@@ -93,7 +80,7 @@ class LabelLoss:
             f"nll/{self.name}": (jnp.sum(plain * real), count),
             f"accuracy/{self.name}": (jnp.sum(hits * real), count),
         }
-        return Scores({self.name: jnp.sum(loss * weights)}, metrics)
+        return Sums({self.name: jnp.sum(loss * weights)}, metrics)
 
     def _row_weights(self, batch: Batch) -> jax.Array:
         if not self.weights_by_label:

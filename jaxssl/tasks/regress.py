@@ -8,17 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxssl.core.bounds import check_at_least
+from jaxssl.core.bounds import check_share
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.data.tables import Table
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.models.heads import Outputs
 from jaxssl.models.model import Model, ModelConfig
-from jaxssl.objectives.base import Scores
+from jaxssl.objectives.base import Sums
 from jaxssl.ops.label_losses import squared_loss
 from jaxssl.scores import tallies
-from jaxssl.tasks.base import Encoded
+from jaxssl.tasks.base import AsRead, Encoded
 from jaxssl.tasks.pooling import (
     PoolingChoice,
     check_pooling,
@@ -32,7 +32,7 @@ HEAD = "regress"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Regress:
+class Regress(AsRead):
     """Tell a number of a text, or of a pair of texts; the loss is the mean squared error."""
 
     name: Literal["regress"] = "regress"
@@ -51,11 +51,7 @@ class Regress:
     """On what goes into the head."""
 
     def __post_init__(self):
-        check_at_least(0, self, "dropout")
-        if self.dropout >= 1:
-            raise UserError(
-                "a share is out of range", where="dropout", expected="below 1", got=self.dropout
-            )
+        check_share(self, "dropout")
         if self.clip and (len(self.clip) != 2 or self.clip[0] >= self.clip[1]):
             raise UserError(
                 "these are not bounds",
@@ -135,10 +131,6 @@ class Regress:
         """Pearson's correlation."""
         return tallies.correlation(sums)
 
-    def details(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, Any]:
-        """Nothing more than the scores."""
-        return {}
-
     def outputs(
         self, predictions: Mapping[str, np.ndarray], references: Any
     ) -> list[dict[str, Any]]:
@@ -158,30 +150,23 @@ class Regress:
         """The pooling must be one that the model has."""
         check_pooling(self.pooling, model)
 
-    def check_rows(self, rows: Batch) -> None:
-        """Nothing depends on the rows."""
-
-    def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
-        """Nothing is hidden."""
-        return dict(batch)
-
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         """The number of rows."""
         return {"regress": jnp.sum(batch["example_weights"])}
 
-    def score(
+    def sums(
         self,
         model: Model,
         params: Params,
         hidden: jax.Array,
         batch: Batch,
         key: jax.Array | None = None,
-    ) -> Scores:
+    ) -> Sums:
         """Squared error of the pooled row."""
         value = self.predict(model, params, hidden, batch, key)["value"]
         weights = batch["example_weights"]
         loss = jnp.sum(squared_loss(value, batch["labels"]) * weights)
-        return Scores({"regress": loss}, {"mse/regress": (loss, jnp.sum(weights))})
+        return Sums({"regress": loss}, {"mse/regress": (loss, jnp.sum(weights))})
 
     reads = 1
 

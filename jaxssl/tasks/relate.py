@@ -15,7 +15,7 @@ from jaxssl.data.tables import Table
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.models.heads import Outputs
 from jaxssl.models.model import Model, ModelConfig, is_causal
-from jaxssl.objectives.base import Scores
+from jaxssl.objectives.base import Sums
 from jaxssl.ops.pooling import states_at
 from jaxssl.scores import tallies
 from jaxssl.tasks import labels as row_labels
@@ -245,14 +245,14 @@ class Relate(LabelLoss):
                 fix="use task.name=classify with pooling=last over texts that hold the marks",
             )
 
-    def score(
+    def sums(
         self,
         model: Model,
         params: Params,
         hidden: jax.Array,
         batch: Batch,
         key: jax.Array | None = None,
-    ) -> Scores:
+    ) -> Sums:
         """Cross entropy of the relation. In training with R-Drop, rows come in pairs."""
         logits = self._logits(model, params, hidden, batch, key)
         return self.score_logits(logits, batch, training=key is not None)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxssl.core.bounds import check_at_least
+from jaxssl.core.bounds import check_at_least, check_share
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.data.tables import Table
@@ -18,12 +18,12 @@ from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.data.word_windows import encode_windows
 from jaxssl.models.heads import Outputs
 from jaxssl.models.model import Model, ModelConfig, is_causal
-from jaxssl.objectives.base import Scores
+from jaxssl.objectives.base import Sums
 from jaxssl.ops.label_losses import softmax_loss
 from jaxssl.scores import tallies
 from jaxssl.scores.spans import Scheme, convert, entities, entity_scores
 from jaxssl.tasks import tag_windows, tagged
-from jaxssl.tasks.base import Encoded
+from jaxssl.tasks.base import AsRead, Encoded
 from jaxssl.tasks.labels import label_details
 from jaxssl.tasks.pooling import without_unused_pooler
 from jaxssl.tasks.tag_windows import Tagged
@@ -33,7 +33,7 @@ HEAD = "tag"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tag:
+class Tag(AsRead):
     """Tell the tag of each word of a sentence."""
 
     name: Literal["tag"] = "tag"
@@ -68,14 +68,8 @@ class Tag:
     """Gamma of the focal loss: words that are right already count less. 0 is cross entropy."""
 
     def __post_init__(self):
-        check_at_least(0, self, "stride", "dropout", "label_smoothing", "focal")
-        if self.dropout >= 1 or self.label_smoothing >= 1:
-            raise UserError(
-                "a share is out of range",
-                where="dropout, label_smoothing",
-                expected="below 1",
-                got=(self.dropout, self.label_smoothing),
-            )
+        check_at_least(0, self, "stride", "focal")
+        check_share(self, "dropout", "label_smoothing")
         if self.scheme == "none" and (self.train_scheme or self.lenient):
             raise UserError(
                 "tags without a scheme have nothing to convert",
@@ -275,25 +269,18 @@ class Tag:
                 got="first",
             )
 
-    def check_rows(self, rows: Batch) -> None:
-        """Nothing depends on the rows."""
-
-    def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
-        """Nothing is hidden."""
-        return dict(batch)
-
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         """The number of words."""
         return {"tag": jnp.sum(batch["label_weights"])}
 
-    def score(
+    def sums(
         self,
         model: Model,
         params: Params,
         hidden: jax.Array,
         batch: Batch,
         key: jax.Array | None = None,
-    ) -> Scores:
+    ) -> Sums:
         """Cross entropy of the words' labels."""
         logits = model.head(params, HEAD, hidden, key)
         labels, weights = batch["labels"], batch["label_weights"]
@@ -305,7 +292,7 @@ class Tag:
             "nll/tag": (jnp.sum(plain * weights), count),
             "accuracy/tag": (jnp.sum(hits * weights), count),
         }
-        return Scores({"tag": jnp.sum(loss * weights)}, metrics)
+        return Sums({"tag": jnp.sum(loss * weights)}, metrics)
 
     reads = None
 

@@ -46,8 +46,8 @@ def make_loss(
         if passes > 1:
             batch = {name: jnp.repeat(x, passes, axis=0) for name, x in batch.items()}
         hidden = model.encode(params, batch, key)
-        scores = objective.score(model, params, hidden, batch, _fold(key, HEAD))
-        return total_loss(objective, scores.losses, weights), scores.metrics
+        sums = objective.sums(model, params, hidden, batch, _fold(key, HEAD))
+        return total_loss(objective, sums.losses, weights), sums.metrics
 
     gradient = jax.value_and_grad(microbatch_loss, has_aux=True)
 
@@ -175,14 +175,13 @@ def make_eval_step(
     def step(params: Params, batch: Batch) -> dict[str, Any]:
         corrupted = objective.corrupt(batch, seed, vocabulary)
         hidden = model.encode(params, corrupted)
-        scores = objective.score(model, params, hidden, corrupted)
+        made = objective.sums(model, params, hidden, corrupted)
         weights = objective.weights(corrupted)
         rows = {}
         if predict is not None:
             rows = predict(model, params, hidden, corrupted)
             rows |= {name: batch[name] for name in ("example_id", "example_weights")}
-        sums = {"losses": scores.losses, "weights": weights, "metrics": scores.metrics}
-        return {**sums, "rows": rows}
+        return {"losses": made.losses, "weights": weights, "metrics": made.metrics, "rows": rows}
 
     return step
 

@@ -11,8 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxssl.core.bounds import check_at_least
-from jaxssl.core.errors import UserError
+from jaxssl.core.bounds import check_at_least, check_share
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.types import Params
 from jaxssl.core.widen import widen
@@ -33,11 +32,8 @@ class Regularization:
     takes from the start, drawn anew each step. 0.7 to 0.9, instead of dropout."""
 
     def __post_init__(self):
-        check_at_least(0, self, "l2_sp", "l2_sp_fresh", "mixout")
-        if self.mixout >= 1:
-            raise UserError(
-                "a share is out of range", where="mixout", expected="below 1", got=self.mixout
-            )
+        check_at_least(0, self, "l2_sp", "l2_sp_fresh")
+        check_share(self, "mixout")
 
     @property
     def needs_anchors(self) -> bool:

@@ -212,11 +212,11 @@ def evaluated(config, objective):
 
     def loss(params, batch):
         hidden = model.encode(params, batch)
-        scores = objective.score(model, params, hidden, batch)
+        sums = objective.sums(model, params, hidden, batch)
         logits = model.head(params, objective.heads[0], hidden)
         pooled = model.pool(params, hidden) if len(objective.heads) > 1 else hidden
         extra = model.head(params, objective.heads[-1], pooled)
-        return total_loss(objective, scores.losses, objective.weights(batch)), (
+        return total_loss(objective, sums.losses, objective.weights(batch)), (
             hidden,
             logits,
             extra,

@@ -45,9 +45,9 @@ def run(chunk, z_loss):
     def evaluate(params, batch):
         out = objective.corrupt(batch, 0, tiny.WORDS)
         hidden = model.encode(params, out)
-        scores = objective.score(model, params, hidden, out)
+        sums = objective.sums(model, params, hidden, out)
         logits = model.head(params, "causal_lm", hidden)
-        return total_loss(objective, scores.losses, objective.weights(out)), scores.metrics, logits
+        return total_loss(objective, sums.losses, objective.weights(out)), sums.metrics, logits
 
     return jax.tree.map(np.asarray, jax.jit(evaluate)(params, BATCH))
 

@@ -29,17 +29,17 @@ BATCH = {
 def run(objective, batch):
     corrupted = objective.corrupt(batch, 3, tiny.WORDS)
     hidden = MODEL.encode(PARAMS, corrupted)
-    scores = objective.score(MODEL, PARAMS, hidden, corrupted)
-    return total_loss(objective, scores.losses, objective.weights(corrupted)), scores, corrupted
+    sums = objective.sums(MODEL, PARAMS, hidden, corrupted)
+    return total_loss(objective, sums.losses, objective.weights(corrupted)), sums, corrupted
 
 
 def test_the_total_is_the_weighted_sum_of_the_terms():
-    total, scores, corrupted = run(BOTH, BATCH)
+    total, sums, corrupted = run(BOTH, BATCH)
     masked, masked_scores, masked_batch = run(MASKED, BATCH)
     # The second term sees the batch as the first one changed it: one forward pass for both.
     pairs, pair_scores, _ = run(PAIRS, masked_batch)
     assert float(total) == pytest.approx(0.7 * float(masked) + 2.5 * float(pairs), rel=1e-5)
-    assert scores.metrics.keys() == masked_scores.metrics.keys() | pair_scores.metrics.keys()
+    assert sums.metrics.keys() == masked_scores.metrics.keys() | pair_scores.metrics.keys()
     assert np.array_equal(corrupted["tokens"], masked_batch["tokens"])
 
 

@@ -353,10 +353,10 @@ def test_the_loss_is_the_mean_over_chosen_tokens():
     def run(params, batch):
         out = objective.corrupt(batch, 7, WORDS)
         hidden = model.encode(params, out)
-        scores = objective.score(model, params, hidden, out)
-        loss = total_loss(objective, scores.losses, objective.weights(out))
+        sums = objective.sums(model, params, hidden, out)
+        loss = total_loss(objective, sums.losses, objective.weights(out))
         logits = model.head(params, "masked_lm", hidden)
-        return loss, scores.metrics, jax.nn.log_softmax(logits), out
+        return loss, sums.metrics, jax.nn.log_softmax(logits), out
 
     loss, metrics, log_p, out = jax.tree.map(np.asarray, run(params, batch))
     rows, slots = np.nonzero(out["mask_weights"])
@@ -389,8 +389,8 @@ def test_an_awkward_number_of_slots_is_filled_up_and_changes_nothing(slots, size
 
     def both(chunk):
         def loss(params, hidden):
-            scores = MaskedLm(slots=slots, chunk=chunk).score(model, params, hidden, batch)
-            return scores.losses["masked_lm"], scores.metrics
+            sums = MaskedLm(slots=slots, chunk=chunk).sums(model, params, hidden, batch)
+            return sums.losses["masked_lm"], sums.metrics
 
         return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, hidden)
 

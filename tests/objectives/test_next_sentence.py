@@ -25,9 +25,9 @@ def batch(labels):
 def run(batch):
     objective = NextSentence()
     hidden = MODEL.encode(PARAMS, batch)
-    scores = objective.score(MODEL, PARAMS, hidden, batch)
-    loss = total_loss(objective, scores.losses, objective.weights(batch))
-    return loss, scores.metrics, hidden
+    sums = objective.sums(MODEL, PARAMS, hidden, batch)
+    loss = total_loss(objective, sums.losses, objective.weights(batch))
+    return loss, sums.metrics, hidden
 
 
 def test_the_loss_is_the_mean_over_real_rows():

@@ -197,18 +197,18 @@ OPTIONS = [
 def test_the_loss_is_the_weighted_mean_over_real_rows(options):
     task = learnt(**options)
     model, params, hidden, batch = parts(task)
-    scores = task.score(model, params, hidden, batch)
+    sums = task.sums(model, params, hidden, batch)
     logits = logits_of(params, hidden, batch)
     weights = REAL * (np.array(WEIGHTS)[LABELS] if task.weights_by_label else 1)
-    got = scores.losses["classify"] / task.weights(batch)["classify"]
+    got = sums.losses["classify"] / task.weights(batch)["classify"]
     assert got == pytest.approx((weights * row_losses(task, logits)).sum() / weights.sum())
     plain = row_losses(learnt(multi_label=task.multi_label), logits)
-    assert scores.metrics["nll/classify"] == pytest.approx((plain[:4].sum(), 4))
+    assert sums.metrics["nll/classify"] == pytest.approx((plain[:4].sum(), 4))
     if task.multi_label:
         hits = ((logits > 0) == (SEVERAL > 0.5)).mean(-1)
     else:
         hits = logits.argmax(-1) == LABELS
-    assert scores.metrics["accuracy/classify"] == pytest.approx((hits[:4].sum(), 4))
+    assert sums.metrics["accuracy/classify"] == pytest.approx((hits[:4].sum(), 4))
 
 
 def divergences(task, one, other):
@@ -230,7 +230,7 @@ def test_r_drop_is_its_formula_over_two_passes(options):
     model, params, hidden, batch = parts(task)
     twice = {name: np.repeat(values, 2, axis=0) for name, values in batch.items()}
     key, hidden = jax.random.key(3), np.repeat(hidden, 2, axis=0)
-    scores = task.score(model, params, hidden, twice, key)
+    sums = task.sums(model, params, hidden, twice, key)
     real = (twice["segment_ids"] > 0)[..., None]
     features = ((hidden * real).sum(1) / real.sum(1)).astype(np.float32)
     logits = np.asarray(model.head(params, HEAD, features, key), np.float64)
@@ -240,18 +240,18 @@ def test_r_drop_is_its_formula_over_two_passes(options):
     loss += 0.7 * divergences(task, one, other) / 4
     weights = REAL * (np.array(WEIGHTS)[LABELS] if task.weights_by_label else 1)
     assert task.passes == 2 and task.weights(batch)["classify"] == pytest.approx(weights.sum())
-    assert scores.losses["classify"] == pytest.approx((weights * loss).sum(), rel=1e-5)
+    assert sums.losses["classify"] == pytest.approx((weights * loss).sum(), rel=1e-5)
     plain = row_losses(learnt(multi_label=task.multi_label), one)  # metrics are of the first pass
-    assert scores.metrics["nll/classify"] == pytest.approx((plain[:4].sum(), 4), rel=1e-5)
+    assert sums.metrics["nll/classify"] == pytest.approx((plain[:4].sum(), 4), rel=1e-5)
     if not task.multi_label:
         hits = (one.argmax(-1) == LABELS)[:4].sum()
-        assert scores.metrics["accuracy/classify"] == pytest.approx((hits, 4))
+        assert sums.metrics["accuracy/classify"] == pytest.approx((hits, 4))
 
 
 def test_in_evaluation_r_drop_is_the_plain_loss():
     model, params, hidden, batch = parts(learnt())
-    got = learnt(r_drop=0.7).score(model, params, hidden, batch)
-    assert got.losses == learnt().score(model, params, hidden, batch).losses
+    got = learnt(r_drop=0.7).sums(model, params, hidden, batch)
+    assert got.losses == learnt().sums(model, params, hidden, batch).losses
 
 
 def test_a_step_sends_each_row_through_the_body_twice():

@@ -45,11 +45,11 @@ def values_of(params, hidden, batch):
 
 def test_the_loss_is_the_mean_squared_error_of_real_rows(parts):
     model, params, hidden, batch = parts
-    scores = TASK.score(model, params, hidden, batch)
+    sums = TASK.sums(model, params, hidden, batch)
     want = np.square(values_of(params, hidden, batch) - WANTED)[:2]
-    assert scores.losses["regress"] == pytest.approx(want.sum(), rel=1e-5)
+    assert sums.losses["regress"] == pytest.approx(want.sum(), rel=1e-5)
     assert TASK.weights(batch)["regress"] == 2
-    assert scores.metrics["mse/regress"] == pytest.approx((want.sum(), 2), rel=1e-5)
+    assert sums.metrics["mse/regress"] == pytest.approx((want.sum(), 2), rel=1e-5)
     got = TASK.predict(model, params, hidden, batch)["value"]
     np.testing.assert_allclose(got, values_of(params, hidden, batch), rtol=1e-4)
 
@@ -59,11 +59,11 @@ def test_dropout_is_for_training_alone(parts):
     task = Regress(pooling="mean", dropout=0.5)
     model = Model(model.config, task.heads)
     values = [
-        float(task.score(model, params, hidden, batch, key).losses["regress"])
+        float(task.sums(model, params, hidden, batch, key).losses["regress"])
         for key in (jax.random.key(0), jax.random.key(1), None)
     ]
     assert len(set(values)) == 3
-    plain = TASK.score(parts[0], params, hidden, batch).losses["regress"]
+    plain = TASK.sums(parts[0], params, hidden, batch).losses["regress"]
     assert values[2] == pytest.approx(float(plain))
 
 

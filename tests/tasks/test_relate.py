@@ -257,10 +257,10 @@ def test_the_loss_is_that_of_the_states_at_both_markers():
     np.testing.assert_allclose(got[:3], logits, rtol=1e-4, atol=1e-5)
     nll = -log_softmax(logits, axis=-1)[np.arange(3), batch["labels"][:3]]
     weights = np.array([3.0, 0.5, 1.0])
-    scores = task.score(model, params, hidden, batch)
-    assert scores.losses["relate"] == pytest.approx((weights * nll).sum(), rel=1e-5)
+    sums = task.sums(model, params, hidden, batch)
+    assert sums.losses["relate"] == pytest.approx((weights * nll).sum(), rel=1e-5)
     assert task.weights(batch)["relate"] == weights.sum()
-    assert scores.metrics["nll/relate"] == pytest.approx((nll.sum(), 3), rel=1e-5)
+    assert sums.metrics["nll/relate"] == pytest.approx((nll.sum(), 3), rel=1e-5)
 
 
 def test_r_drop_sends_rows_through_the_head_twice():
@@ -268,7 +268,7 @@ def test_r_drop_sends_rows_through_the_head_twice():
     model, params, hidden, batch = parts(task)
     twice = {name: np.repeat(values, 2, axis=0) for name, values in batch.items()}
     key, hidden = jax.random.key(0), np.repeat(hidden, 2, axis=0)
-    loss = task.score(model, params, hidden, twice, key).losses["relate"]
+    loss = task.sums(model, params, hidden, twice, key).losses["relate"]
     features = states_at(hidden, twice["entity_starts"])
     logits = np.asarray(model.head(params, HEAD, features, key), np.float64)[:6]
     labels = batch["labels"][:3]

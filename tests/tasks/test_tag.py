@@ -290,7 +290,7 @@ def test_the_loss_is_that_of_labelled_tokens_alone(smoothing, focal):
     weights = (rng.random((4, 7)) < 0.5).astype(np.float32)
     model = SimpleNamespace(head=lambda params, name, x, key=None: x)
     batch = {"labels": labels, "label_weights": weights}
-    got = task.score(model, {}, jnp.asarray(logits), batch)  # type: ignore[arg-type]
+    got = task.sums(model, {}, jnp.asarray(logits), batch)  # type: ignore[arg-type]
     total = plain = hits = 0.0
     for i, t in np.argwhere(weights > 0):
         p = np.exp(logits[i, t]) / np.exp(logits[i, t]).sum()

@@ -273,11 +273,11 @@ class Poisoned:
         self.seen.append(ids.tolist())
         rows["poison"] = np.isin(ids, self.ids)
 
-    def score(self, model, params, hidden, batch, key=None):
-        scores = self.inner.score(model, params, hidden, batch, key)
+    def sums(self, model, params, hidden, batch, key=None):
+        sums = self.inner.sums(model, params, hidden, batch, key)
         factor = jnp.where(jnp.any(batch["poison"]), jnp.nan, 1.0)
-        losses = {name: x * factor for name, x in scores.losses.items()}
-        return scores._replace(losses=losses)
+        losses = {name: x * factor for name, x in sums.losses.items()}
+        return sums._replace(losses=losses)
 
 
 def batches_of(config, count):
