@@ -9,6 +9,8 @@ CACHE = Path(__file__).parent.parent / ".cache" / "jax-tests"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Programs are many and small: to compile them costs more than to run them. HLO passes all run.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Eight devices share few cores: one that waits long in a collective is slow, not stuck.
 FLAGS = {

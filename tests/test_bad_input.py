@@ -629,7 +629,7 @@ def contents(directory: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def finished(words, quick, tmp_path_factory) -> Path:
+def finished(words, tmp_path_factory) -> Path:
     """A finished run; tests get copies of it."""
     tmp = tmp_path_factory.mktemp("finished")
     assert cli.main(trained_command(tmp / "run", words, tmp)) == 0

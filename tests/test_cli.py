@@ -185,7 +185,7 @@ def test_a_word_that_is_no_override_is_taken_for_a_recipe(capsys):
 
 
 @pytest.fixture(scope="module")
-def runs(words, byte_store, quick, tmp_path_factory):
+def runs(words, byte_store, tmp_path_factory):
     """A BERT and a GPT-2 of 4 steps."""
     base = tmp_path_factory.mktemp("runs")
     for kind, store in (("masked", words), ("gpt2", byte_store)):

@@ -13,8 +13,6 @@ from jaxssl.comparing import Difference, SeedResult
 from jaxssl.core.errors import UserError
 from jaxssl.tasks.classify import Classify
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 HEAD = ("freezing.preset=head", "train.epochs=2", "evaluation.every_epochs=2")
 
 

@@ -14,8 +14,6 @@ from jaxssl import finetune, run, trained
 from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager, stored_arrays
 from jaxssl.core.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 @pytest.fixture(scope="module")
 def top(base, table, tmp_path_factory):

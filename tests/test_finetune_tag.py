@@ -12,8 +12,6 @@ from jaxssl.scores.spans import entity_scores
 from jaxssl.train.evaluation import in_order
 from jaxssl.train.step import make_eval_step
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 KINDS = {"PER": ["my sister", "the old man"], "ANI": ["every bird", "a dog", "one green fish"]}
 OTHER = ["sees", "near", "in the garden", "at home", "under the table", "likes", "follows"]
 
@@ -80,7 +78,7 @@ def configured(words, folder, out, *overrides):
 
 
 @pytest.fixture(scope="module")
-def tagger(words, folder, quick, tmp_path_factory):
+def tagger(words, folder, tmp_path_factory):
     out, said = tmp_path_factory.mktemp("tagger") / "run", []
     outcome = finetune.finetune(configured(words, folder, out), said.append)
     return out, outcome, said

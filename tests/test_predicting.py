@@ -24,13 +24,11 @@ from jaxssl.tasks.regress import Regress
 from jaxssl.tasks.relate import Relate
 from jaxssl.tasks.tag import Tag
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 WORDS = "the cat sees a bird in the garden near my old sister at home".split()
 
 
 @pytest.fixture(scope="module")
-def run(base, table, quick, tmp_path_factory):
+def run(base, table, tmp_path_factory):
     """Fine-tuned to tell animals from people, for nine steps."""
     out = tmp_path_factory.mktemp("predicting") / "run"
     finetune.finetune(tuned.configured(base, table, out, "train.epochs=1"), lambda text: None)

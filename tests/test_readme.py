@@ -12,13 +12,12 @@ import pytest
 
 from jaxssl import cli, run
 from jaxssl.optim.schedules import make_schedule
-from tests.toy import byte_store  # noqa: F401  (a fixture)
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_loop_of_the_readme_trains(byte_store, capsys):  # noqa: F811
+def test_the_loop_of_the_readme_trains(byte_store, capsys):
     code = re.search(r"```python\n(.*?)```", README, re.S)
     assert code is not None
     lines = code.group(1)

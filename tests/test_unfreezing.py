@@ -19,8 +19,6 @@ from jaxssl.checkpoint.manager import CheckpointManager, stored_arrays
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 OVERRIDES = (
     "freezing.preset=head",
     "freezing.cache=false",

@@ -18,8 +18,6 @@ VOCAB = 40
 SPECIALS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 FIRST_WORD = 5
 FLOAT64 = Precision(parameters="float64", compute="float64", reduce="float64")  # type: ignore
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""Compiler options for tests of many programs whose speed does not matter."""
 
 SHAPE = dict(vocab_size=VOCAB, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32)
 NO_DROPOUT = dict(dropout=0.0, attention_dropout=0.0)

@@ -83,21 +83,15 @@ def byte_store(tmp_path_factory) -> Path:
 
 
 @contextlib.contextmanager
-def quickly_compiled():
-    """Compiles with little optimisation: for runs whose speed does not matter."""
+def well_compiled():
+    """Compiles with all optimisation: for many steps of a program that is worth it."""
     import jax
 
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
-@pytest.fixture(scope="module")
-def quick():
-    """`quickly_compiled` for a module."""
-    with quickly_compiled():
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
         yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", True)
 
 
 def recipe(store: Path, out: Path, kind: str = "bert") -> dict:
@@ -190,7 +184,6 @@ def start(arguments: list[str], *, devices: int = 1, **options) -> subprocess.Po
     """A `jaxssl` process of its own, with so many simulated devices."""
     environment = {
         **os.environ,
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": os.pathsep.join([str(Path(jaxssl.__file__).parent.parent), *sys.path]),
     }

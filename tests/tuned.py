@@ -30,8 +30,7 @@ def base(words, tmp_path_factory):
     """A BERT of two layers after four steps."""
     out = tmp_path_factory.mktemp("finetune") / "base"
     overrides = ("train.steps=4", "optimizer.schedule.warmup=1", "evaluation.every=0")
-    with toy.quickly_compiled():
-        run.pretrain(toy.configured(words, out, "bert", *overrides), lambda text: None)
+    run.pretrain(toy.configured(words, out, "bert", *overrides), lambda text: None)
     return out
 
 

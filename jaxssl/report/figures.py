@@ -14,6 +14,12 @@ RUN_COLORS = 8
 LOG_RATIO = 50.0  # quantities that fall by more open on a logarithmic axis
 NOT_DRAWN = ("tokens", "epoch", "step_seconds", "seconds", "elapsed_seconds")
 UNIGRAM = "unigram entropy"
+MFU = dict(
+    title="Model FLOP utilisation",
+    unit="of the chip's peak",
+    about="Matrix products of the model's forward pass and twice as many backward; attention halved "
+    "for causal models; embedding look-ups and what is computed again for memory's sake left out.",
+)
 UNIGRAM_NOTE = "Unigram entropy: the loss of predicting every token by its frequency alone."
 
 
@@ -36,7 +42,7 @@ def run_charts(run: Run) -> list[tuple[str, list[Chart]]]:
                 _both(run, "learning_rate", "Learning rate", zero=True),
                 _both(run, "grad_norm", "Gradient norm", unit="before clipping", auto_log=True),
                 _both(run, "tokens_per_second", "Throughput", unit="tokens per second", zero=True),
-                _both(run, "mfu", "Model FLOP utilisation", unit="of the chip's peak", zero=True),
+                _both(run, "mfu", **MFU, zero=True),
             ],
         ),
         ("Other recorded quantities", [_both(run, key, key) for key in rest]),
@@ -105,10 +111,11 @@ def _both(
     auto_log: bool = False,
     bound: bool = False,
     marks: Sequence[tuple[int, str]] = (),
+    about: str = "",
 ) -> Chart | None:
     """Training (raw and smoothed) and validation values of `key`; None if nothing was recorded."""
     train, validation = run.series("train", key), run.series("validation", key)
-    lines, note = [], []
+    lines, note = [], [about] if about else []
     if len(train):
         width = _half_width(train)
         if width and key not in ("learning_rate",):

@@ -12,8 +12,6 @@ from jaxssl.generate.decode import Sampling, generate
 from jaxssl.models.model import Model
 from jaxssl.train.samples import continue_texts
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 MODEL = Model(tiny.gpt2(), ("causal_lm",))
 PARAMS = tiny.random_params(MODEL, seed=1, scale=1.0)
 PROMPTS = [np.array(ids, np.int32) for ids in ([7], [5, 9, 11, 30, 8], [20, 6, 6])]
@@ -37,7 +35,7 @@ def without_cache(prompt: np.ndarray, count: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def greedy(quick):
+def greedy():
     return [without_cache(prompt, 6) for prompt in PROMPTS]
 
 

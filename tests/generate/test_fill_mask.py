@@ -11,8 +11,6 @@ from jaxssl.generate.fill_mask import fill_mask
 from jaxssl.models.model import Model
 from jaxssl.train.samples import fill_text, mask_row
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 MASK = tiny.SPECIALS["mask"]
 MODEL = Model(tiny.bert(), ("masked_lm",))
 PARAMS = tiny.random_params(MODEL, scale=0.6)

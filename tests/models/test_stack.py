@@ -30,7 +30,7 @@ def loss_and_gradients(dropout=False, **changes):
     rates = dict(dropout=0.3, attention_dropout=0.3) if dropout else {}
     loss = make_loss(model(**rates, **changes), OBJECTIVE)
     key = jax.random.key(1) if dropout else None
-    value, _, grads = jax.jit(loss, compiler_options=tiny.QUICK)(PARAMS, BATCH, key)
+    value, _, grads = jax.jit(loss)(PARAMS, BATCH, key)
     return float(value), grads
 
 

@@ -25,7 +25,7 @@ BATCH = {
 }
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=tiny.QUICK)
+@functools.partial(jax.jit, static_argnums=0)
 def run(objective, batch):
     corrupted = objective.corrupt(batch, 3, tiny.WORDS)
     hidden = MODEL.encode(PARAMS, corrupted)

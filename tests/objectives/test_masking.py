@@ -22,7 +22,7 @@ T, MASK = 64, tiny.SPECIALS["mask"]
 WORDS = tiny.WORDS
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3), compiler_options=tiny.QUICK)
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def corrupt(batch, objective, vocabulary=WORDS, seed=7):
     return objective.corrupt(batch, seed, vocabulary)
 
@@ -349,7 +349,7 @@ def test_the_loss_is_the_mean_over_chosen_tokens():
     objective = MaskedLm(slots=30, chunk=8)
     batch = packed_batch(count=4)
 
-    @functools.partial(jax.jit, compiler_options=tiny.QUICK)
+    @jax.jit
     def run(params, batch):
         out = objective.corrupt(batch, 7, WORDS)
         hidden = model.encode(params, out)

@@ -1,7 +1,5 @@
 """Next sentence prediction over the pooled first token."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -21,7 +19,7 @@ def batch(labels):
     return {**rows, "next_sentence": np.array(labels, np.int32)}
 
 
-@functools.partial(jax.jit, compiler_options=tiny.QUICK)
+@jax.jit
 def run(batch):
     objective = NextSentence()
     hidden = MODEL.encode(PARAMS, batch)

@@ -43,7 +43,7 @@ def test_the_tables_gradient_is_added_up_over_devices_once_not_in_every_chunk(
     with jax.set_mesh(over):
         params = tiny.shard_params(model, tiny.random_params(model), over)
         rows = jax.device_put(batch, batch_sharding(over))
-        loss = jax.jit(make_loss(model, objective), compiler_options=tiny.QUICK)
+        loss = jax.jit(make_loss(model, objective))
         inside, outside = reductions(loss.lower(params, rows, None).compile().as_text())
     vocabulary = tiny.VOCAB // sizes[2]
     is_table = lambda shape: re.search(rf"\[(\d+,)?{vocabulary}(,\d+)?\]", shape)

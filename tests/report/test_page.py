@@ -128,6 +128,16 @@ def test_the_page_shows_the_values_of_the_metrics_file(tmp_path):
     assert "tiny, 2 layers" in text and "jax.version" in text and "a, b" in text
 
 
+def test_flop_utilisation_says_what_it_counts(tmp_path):
+    make_run(tmp_path)
+    assert "twice as many backward" not in write_report(tmp_path).read_text()
+    rows = [{"kind": "train", "step": step, "mfu": 0.31} for step in (41, 42)]
+    (tmp_path / "other").mkdir()
+    make_run(tmp_path / "other", extra=rows)
+    text = write_report(tmp_path / "other").read_text()
+    assert "twice as many backward" in text and 0.31 in Page(text).numbers
+
+
 def test_a_single_objective_is_not_drawn_twice(tmp_path):
     make_run(tmp_path)
     text = " ".join(Page(write_report(tmp_path).read_text()).text)

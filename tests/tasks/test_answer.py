@@ -25,8 +25,6 @@ from jaxssl.tasks.answer import Answer
 from jaxssl.train.evaluation import evaluate
 from jaxssl.train.step import make_eval_step
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 TASK = Answer(max_question=8, overlap=8, max_answer_tokens=4, n_best=5)
 LENGTH = 32
 

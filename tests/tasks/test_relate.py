@@ -332,7 +332,7 @@ def test_blind_guessing_is_the_most_frequent_relation_of_training():
 
 
 @pytest.fixture(scope="module")
-def run_dir(quick, tmp_path_factory):
+def run_dir(tmp_path_factory):
     """A fresh two-layer BERT, trained on sightings; what came out."""
     root = tmp_path_factory.mktemp("relate")
     WORDS.save(root / "tokenizer")

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+import toy
 
 from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
@@ -53,8 +54,9 @@ def train(model, objective, steps, rows, learning_rate):
     state = State(np.int32(0), params, optimizer.init(params), np.int32(0))
     step = make_train_step(model, objective, optimizer, VOCABULARY, seed=0)
     step = jax.jit(step, donate_argnums=0)
-    for index in range(steps):
-        state, _ = step(state, batch(rows, 10 + index))
+    with toy.well_compiled():
+        for index in range(steps):
+            state, _ = step(state, batch(rows, 10 + index))
     return state.params
 
 

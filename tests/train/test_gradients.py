@@ -67,7 +67,7 @@ def wide(dtype):
 def compiled(what, dtype, sizes, microbatches):
     config, objective = what
     model = Model(config, objective.heads, Precision(parameters=dtype, compute=dtype, reduce=dtype))
-    loss = jax.jit(make_loss(model, objective, microbatches), compiler_options=tiny.QUICK)
+    loss = jax.jit(make_loss(model, objective, microbatches))
     params, over = tiny.random_params(model), tiny.mesh(*sizes)
     sharded = tiny.shard_params(model, params, over)
 

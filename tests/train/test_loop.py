@@ -27,8 +27,6 @@ from jaxssl.train.settings import Settings
 from jaxssl.train.step import make_eval_step
 from jaxssl.train.stopping import NotFinite
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def contents(directory):
     return {
@@ -39,7 +37,7 @@ def contents(directory):
 
 
 @pytest.fixture(scope="module")
-def ordinary(byte_store, quick, tmp_path_factory):
+def ordinary(byte_store, tmp_path_factory):
     """A run of 20 steps with everything on; its configuration and what it said."""
     out = tmp_path_factory.mktemp("ordinary") / "run"
     config = toy.configured(
@@ -378,7 +376,7 @@ def test_rollback_without_a_checkpoint_skips(byte_store, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def bert_parts(words, quick, tmp_path_factory):
+def bert_parts(words, tmp_path_factory):
     config = toy.configured(words, tmp_path_factory.mktemp("unused") / "run", "bert")
     parts = run.build(config)
     params = tiny.random_params(parts.model)

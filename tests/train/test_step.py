@@ -33,7 +33,7 @@ MESHES = {"1": (1, 1, 1), "data 8": (8, 1, 1), "2 x 2 x 2": (2, 2, 2)}
 @functools.cache
 def step():
     train = make_train_step(MODEL, OBJECTIVE, OPTIMIZER, tiny.WORDS, seed=0)
-    return jax.jit(train, compiler_options=tiny.QUICK)
+    return jax.jit(train)
 
 
 @functools.cache
@@ -170,7 +170,7 @@ def test_meshes_and_batches_that_do_not_fit_are_refused():
 def test_dropout_differs_by_step_and_repeats_with_it():
     model = Model(tiny.gpt2(dropout=0.3, attention_dropout=0.3), OBJECTIVE.heads)
     train = make_train_step(model, OBJECTIVE, OPTIMIZER, tiny.WORDS, seed=0)
-    train = jax.jit(train, compiler_options=tiny.QUICK)
+    train = jax.jit(train)
     state = born((1, 1, 1))
 
     def at(step):
@@ -190,7 +190,7 @@ def test_dropout_differs_between_microbatches():
 
     def losses(microbatches):
         batch = OBJECTIVE.corrupt(repeated if microbatches == 2 else single, 0, tiny.WORDS)
-        loss = jax.jit(make_loss(model, OBJECTIVE, microbatches), compiler_options=tiny.QUICK)
+        loss = jax.jit(make_loss(model, OBJECTIVE, microbatches))
         return float(loss(params, batch, key)[0])
 
     # Were both microbatches given one key, the mean of two equal rows would be the row's own loss.
