@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.machine import interleave, ratio, spread
 
 LAYERS, WIDTH, HEADS, LENGTH, ROWS, VOCABULARY = 4, 256, 4, 128, 32, 8192
-LABELS, EPOCHS, LEARNING_RATE = 8, 2, 5e-4
+LABELS, EPOCHS, LEARNING_RATE = 8, 3, 5e-4
 TARGETS = {"bottom half frozen": 0.72, "head, encoding": 0.40, "head, cached": 0.02}
 
 
@@ -130,14 +130,17 @@ def _rows(length: int) -> dict[str, np.ndarray]:
 
 
 def against_trainer(scratch: Path) -> None:
-    """The same network from scratch on the demo's labelled task: examples/s and accuracy."""
+    """The same network from scratch, telling two libraries' docstrings apart: examples/s of the
+    last epoch, when everything is compiled and warm, and test accuracy."""
     from jaxssl.data.docstrings import as_jsonl
     from jaxssl.data.libraries import write_libraries
     from jaxssl.data.sources import Docstrings
     from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_tokenizer
 
     source = as_jsonl(Docstrings(max_bytes=4_000_000), scratch)
-    tables = write_libraries(scratch / "docstrings.jsonl", scratch / "tables", per_label=200)
+    tables = write_libraries(
+        scratch / "docstrings.jsonl", scratch / "tables", labels=2, per_label=800
+    )
     out = str(scratch / "tokenizer")
     train_tokenizer(
         TokenizerTrainConfig(
@@ -159,7 +162,7 @@ def against_trainer(scratch: Path) -> None:
 
 
 def _ours(scratch: Path, tables: Path, tokenizer: str, seed: int) -> tuple[float, float]:
-    """Examples a second once compiled, and the test accuracy."""
+    """Examples a second in the last epoch, and the test accuracy."""
     from jaxssl import finetune
     from jaxssl.train.sinks import read_metrics
 
@@ -185,11 +188,12 @@ def _ours(scratch: Path, tables: Path, tokenizer: str, seed: int) -> tuple[float
     config = finetune.load_config(["finetune/library"], overrides)
     outcome = finetune.finetune(config, lambda text: None)
     rows = [row for row in read_metrics(Path(config.out)) if row["kind"] == "train"]
-    seconds = np.array([row["step_seconds"] for row in rows])
-    usual = seconds[seconds < 10 * np.median(seconds)]  # compilations left out
-    scores = json.loads((Path(config.out) / "scores.json").read_text())["splits"]["test"]["scores"]
     assert outcome.step == len(rows)
-    return ROWS / float(usual.mean()), scores["accuracy"]
+    last_epoch = rows[-len(rows) // EPOCHS :]
+    seconds = sum(row["step_seconds"] for row in last_epoch)
+    examples = len((tables / "train.jsonl").read_text().splitlines())
+    scores = json.loads((Path(config.out) / "scores.json").read_text())["splits"]["test"]["scores"]
+    return examples / seconds, scores["accuracy"]
 
 
 def _theirs(scratch: Path, tables: Path, tokenizer: str, seed: int) -> tuple[float, float]:
@@ -236,12 +240,18 @@ def _theirs(scratch: Path, tables: Path, tokenizer: str, seed: int) -> tuple[flo
         seed=seed,
     )
     collator = transformers.DataCollatorWithPadding(library)
+    clock = transformers.TrainerCallback()
+    begun: list[float] = []
+    clock.on_epoch_begin = lambda *_, **__: begun.append(time.perf_counter())
     trainer = transformers.Trainer(
-        model, arguments, train_dataset=splits["train"], data_collator=collator
+        model,
+        arguments,
+        train_dataset=splits["train"],
+        data_collator=collator,
+        callbacks=[clock],
     )
-    started = time.perf_counter()
     trainer.train()
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - begun[-1]
     logits = trainer.predict(splits["test"]).predictions
     right = np.argmax(logits, axis=-1) == np.array([row["label"] for row in splits["test"]])
-    return EPOCHS * len(splits["train"]) / seconds, float(right.mean())
+    return len(splits["train"]) / seconds, float(right.mean())

@@ -18,8 +18,7 @@ import numpy as np
 
 from jaxssl import trained
 from jaxssl.checkpoint import ledger
-from jaxssl.checkpoint.manager import CheckpointManager
-from jaxssl.checkpoint.stored import BASE, identity, stored_run
+from jaxssl.checkpoint.stored import BASE
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.names import flatten
@@ -27,7 +26,7 @@ from jaxssl.data.labelled import LabelledData, row_lengths
 from jaxssl.data.tables import read_splits
 from jaxssl.data.tokenizer import load_tokenizer
 from jaxssl.finetune_config import FinetuneConfig, as_data, load_config
-from jaxssl.models.heads import HEADS, head_name
+from jaxssl.models.heads import head_name
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, check_length, num_parameters
 from jaxssl.optim.adamw import make_optimizer
@@ -37,7 +36,7 @@ from jaxssl.parallel.mesh import check_batch, make_mesh
 from jaxssl.run import make_settings, make_vocabulary, resolve
 from jaxssl.run_directory import RunLock, open_run_directory
 from jaxssl.tasks.base import Encoded
-from jaxssl.tasks.registry import TASK_HEADS
+from jaxssl.tasks.registry import ALL_HEADS
 from jaxssl.train import receipt
 from jaxssl.train.evaluation import EvaluationConfig
 from jaxssl.train.loop import Outcome, fit
@@ -45,13 +44,11 @@ from jaxssl.train.receipt import Receipt
 from jaxssl.train.settings import Parts, Stage
 from jaxssl.train.validation import check_best_by
 from jaxssl.transfer import freezing
-from jaxssl.transfer.start import Start, plan_start, uncut
+from jaxssl.transfer.start import Start, open_start, uncut
 
 __all__ = ["FinetuneConfig", "Prepared", "build", "finetune", "load_config"]
 
 SCORES = "scores.json"
-KNOWN_HEADS = (*HEADS, *TASK_HEADS, "pooler")
-"""Top-level names of heads: those of another run may be left behind unasked."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +58,6 @@ class Prepared:
     Attributes:
       config: with the labels, and the model as the task wants it.
       parts: for the loop.
-      base: what is noted of the base, if there is one.
       splits: the examples.
       data: their checksum.
       lengths: of rows, in tokens.
@@ -70,7 +66,6 @@ class Prepared:
 
     config: FinetuneConfig
     parts: Parts
-    base: dict[str, Any] | None
     splits: dict[str, LabelledData]
     data: str
     lengths: tuple[int, ...]
@@ -103,7 +98,8 @@ def build(config: FinetuneConfig) -> Prepared:
     data = {name: as_data(encoded, edges) for name, encoded in splits.items()}
     validation = _validation(config.evaluation, data)
     per_epoch = -(-data["train"].num_rows // config.data.batch_size)
-    start, base = _start(config, Model(config.model, task.heads, config.precision))
+    model = Model(config.model, task.heads, config.precision)
+    start = open_start(config.init, model, config.checkpoint, ALL_HEADS)
     train, _ = resolve(config, per_epoch)
     model, stages, group_of = plan_stages(config, start, per_epoch)
     _check_stages(stages, train.steps)
@@ -134,7 +130,7 @@ def build(config: FinetuneConfig) -> Prepared:
     check_best_by(parts, config.evaluation)
     max_length = config.data.max_length
     notes = tuple(x for name, encoded in splits.items() for x in encoded.told(max_length, name))
-    return Prepared(config, parts, base, data, _checksum(splits), tuple(edges.tolist()), notes)
+    return Prepared(config, parts, data, _checksum(splits), tuple(edges.tolist()), notes)
 
 
 def plan_stages(
@@ -201,7 +197,7 @@ def _tokenizer_of(config: FinetuneConfig) -> str:
             got="null",
             fix="set tokenizer=..., or init.from=RUN",
         )
-    return str(Path(config.init.from_) / "tokenizer")
+    return str(config.init.run_dir / "tokenizer")
 
 
 def _validation(
@@ -218,19 +214,6 @@ def _validation(
             fix="give data.tables.validation, or a validation_fraction above 0",
         )
     return data[evaluation.split]
-
-
-def _start(config: FinetuneConfig, model: Model) -> tuple[Start, dict[str, Any] | None]:
-    if config.init is None or config.init.scratch:
-        return Start(), None
-    run_dir = Path(config.init.from_)
-    manager = CheckpointManager(run_dir / "checkpoints", config.checkpoint)
-    checkpoint = manager.path(manager.choose(config.init.step))
-    stored = stored_run(run_dir, checkpoint)
-    tops = {name.split("/")[0] for name in stored.pieces}
-    heads = [name for name in tops if name in KNOWN_HEADS]
-    start = plan_start(config.init, model, stored, heads)
-    return start, identity(checkpoint, start.entries)
 
 
 def _checksum(splits: Mapping[str, Encoded]) -> str:
@@ -331,10 +314,11 @@ def _frozen_line(outcome: Outcome) -> str:
 def _write_start(run_dir: Path, prepared: Prepared, cost: Receipt) -> None:
     """The receipt, the ledger, and which checkpoint the frozen parameters are those of."""
     receipt.write_receipt(run_dir, cost)
-    if prepared.base is not None:
-        ledger.write_ledger(run_dir / "ledger.json", prepared.base, prepared.parts.start.entries)
+    start = prepared.parts.start
+    if start.base is not None:
+        ledger.write_ledger(run_dir / "ledger.json", start.base, start.entries)
         with atomic_write(run_dir / BASE) as file:
-            json.dump(prepared.base, file, indent=1)
+            json.dump(start.base, file, indent=1)
 
 
 def _say_nothing(text: str) -> None:
@@ -345,11 +329,9 @@ def describe(config: FinetuneConfig, prepared: Prepared, cost: Receipt) -> list[
     """What is about to happen: the ledger, the data, the stages, the receipt."""
     parts = prepared.parts
     shape = ", ".join(f"{name}={size}" for name, size in parts.mesh.shape.items())
-    lines = list(prepared.notes)
-    if prepared.base is not None:
-        lines += [f"from step {prepared.base['step']} of {prepared.base['run']}:"]
-        lines += ledger.table(parts.start.entries)
-    lines += [
+    lines = [
+        *prepared.notes,
+        *parts.start.lines(),
         f"task {config.task.name}: {config.task.summary}; "
         f"{jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
         f"{config.precision.summary}; attention: xla",

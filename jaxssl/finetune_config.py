@@ -1,6 +1,6 @@
 """The configuration of a fine-tuning run: what `run.RunConfig` is to pretraining."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from jaxssl.models.model import ModelConfig
 from jaxssl.optim.adamw import AdamW
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import MeshConfig
-from jaxssl.run import find_recipe
+from jaxssl.run import base_model, find_recipe
 from jaxssl.tasks.base import Encoded
 from jaxssl.tasks.classify import Classify
 from jaxssl.tasks.registry import TaskConfig
@@ -127,10 +127,7 @@ def load_config(recipes: Iterable[str | Path], overrides: Iterable[str] = ()) ->
     layers = [configuration.read_yaml(find_recipe(recipe)) for recipe in recipes]
     overrides = list(overrides)
     given = configuration.combine(layers, overrides)
-    below: dict[str, Any] = {}
-    init = given.get("init")
-    if isinstance(init, Mapping) and isinstance(init.get("from"), str):
-        below["model"] = {**read_model(Path(init["from"])), "segments": []}
+    below = base_model(given)
     for section, keys, default in (
         ("train", {"steps", "epochs"}, {"epochs": 3}),
         ("evaluation", {"every", "every_epochs"}, {"every_epochs": 1}),
@@ -138,23 +135,6 @@ def load_config(recipes: Iterable[str | Path], overrides: Iterable[str] = ()) ->
         if not keys & set(given.get(section) or {}):
             below[section] = default
     return configuration.load(FinetuneConfig, [below, *layers], overrides)
-
-
-def read_model(run_dir: Path) -> dict[str, Any]:
-    """The model of a run, as it stands in its configuration.
-
-    Raises:
-      UserError: it is no run directory.
-    """
-    path = run_dir / "config.yaml"
-    if not path.is_file():
-        raise UserError(
-            "not a run to start from",
-            where="init.from",
-            expected="a run directory, with config.yaml and checkpoints/",
-            got=f"{run_dir}" if run_dir.exists() else f"{run_dir}, which does not exist",
-        )
-    return dict(configuration.read_yaml(path)["model"])
 
 
 def read_split(config: FinetuneConfig, tokenizer: Tokenizer, split: str) -> LabelledData:

@@ -9,7 +9,7 @@ This is the only module that sees everything. The command line calls the functio
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxssl.checkpoint import ledger
+from jaxssl.checkpoint.ledger import InitConfig, split_checkpoint
 from jaxssl.checkpoint.manager import CheckpointConfig
 from jaxssl.core import config as configuration
 from jaxssl.core.bounds import check_local
@@ -34,6 +36,7 @@ from jaxssl.optim.adamw import AdamW, make_optimizer
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import MeshConfig, check_batch, make_mesh
 from jaxssl.run_directory import RunLock, open_run_directory
+from jaxssl.tasks.registry import ALL_HEADS
 from jaxssl.train.evaluation import EvaluationConfig
 from jaxssl.train.loop import Outcome, fit
 from jaxssl.train.profile import ProfileConfig
@@ -41,6 +44,7 @@ from jaxssl.train.samples import SamplesConfig, check_samples
 from jaxssl.train.settings import LoggingConfig, Parts, Settings, TrainConfig, resolved
 from jaxssl.train.validation import check_best_by
 from jaxssl.train.watchdog import WatchdogConfig
+from jaxssl.transfer.start import open_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,8 @@ class RunConfig:
     """What it is trained to do."""
     data: DataConfig
     """What it reads."""
+    init: InitConfig | None = None
+    """What it goes on from; null starts afresh."""
     optimizer: AdamW = AdamW()
     """How it is updated."""
     train: TrainConfig = TrainConfig()
@@ -83,8 +89,35 @@ class RunConfig:
 
 
 def load_config(recipes: Iterable[str | Path], overrides: Iterable[str] = ()) -> RunConfig:
-    """Recipes (later ones win) and `a.b=c` overrides as a validated configuration."""
-    return configuration.load(RunConfig, [find_recipe(recipe) for recipe in recipes], overrides)
+    """Recipes (later ones win) and `a.b=c` overrides as a validated configuration, over the model
+    of the run that `init.from` names, if any."""
+    paths, overrides = [find_recipe(recipe) for recipe in recipes], list(overrides)
+    below = base_model(configuration.combine(paths, overrides))
+    return configuration.load(RunConfig, [below, *paths], overrides)
+
+
+def base_model(given: Mapping[str, Any]) -> dict[str, Any]:
+    """{"model": that of the run to start from, in one segment}; nothing without `init.from`.
+
+    Args:
+      given: a configuration's layers, combined.
+
+    Raises:
+      UserError: `init.from` is no run.
+    """
+    init = given.get("init")
+    if not isinstance(init, Mapping) or not isinstance(init.get("from"), str):
+        return {}
+    run_dir, _ = split_checkpoint(init["from"])
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise UserError(
+            "not a run to start from",
+            where="init.from",
+            expected="a run directory, with config.yaml and checkpoints/",
+            got=f"{run_dir}" if run_dir.exists() else f"{run_dir}, which does not exist",
+        )
+    return {"model": {**configuration.read_yaml(path)["model"], "segments": []}}
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -156,6 +189,7 @@ def build(config: RunConfig) -> Parts:
     store = _open_store(config)
     tokenizer = load_tokenizer(str(store.path / "tokenizer"))
     check_tokenizer(store, tokenizer.fingerprint)
+    _check_same_tokenizer(config, tokenizer)
     check_vocabulary(store, config.model.vocab_size)
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
     config.objective.check(config.model, vocabulary)
@@ -175,8 +209,9 @@ def build(config: RunConfig) -> Parts:
     optimizer, schedule = make_optimizer(
         config.optimizer, train.steps, tokens_per_step, config.model.num_layers
     )
+    model = Model(config.model, config.objective.heads, config.precision)
     parts = Parts(
-        model=Model(config.model, config.objective.heads, config.precision),
+        model=model,
         objective=config.objective,
         optimizer=optimizer,
         schedule=schedule,
@@ -186,9 +221,25 @@ def build(config: RunConfig) -> Parts:
         validation_data=validation_data,
         tokens_per_byte=ratio,
         mesh=mesh,
+        start=open_start(config.init, model, config.checkpoint, ALL_HEADS),
     )
     check_best_by(parts, config.evaluation)
     return parts
+
+
+def _check_same_tokenizer(config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Refuses to go on with embeddings of another tokenizer's tokens."""
+    if config.init is None:
+        return
+    base = load_tokenizer(str(config.init.run_dir / "tokenizer"))
+    if base.fingerprint != tokenizer.fingerprint:
+        raise UserError(
+            "the token store was made with another tokenizer than the run to start from",
+            where="data.store, init.from",
+            expected=f"{base.name} ({base.fingerprint[:12]})",
+            got=f"{tokenizer.name} ({tokenizer.fingerprint[:12]})",
+            fix=f"prepare the text with tokenizer={config.init.run_dir / 'tokenizer'}",
+        )
 
 
 def _open_store(config: RunConfig) -> TokenStore:
@@ -252,6 +303,8 @@ def pretrain(config: RunConfig, say=print) -> Outcome:
     first = hosts.is_first()
     with RunLock(config.out):
         run_dir = open_run_directory(config, parts.tokenizer, store, say)
+        if first and parts.start.base is not None:
+            ledger.write_ledger(run_dir / "ledger.json", parts.start.base, parts.start.entries)
         for line in describe(config, parts) if first else ():
             say(line)
         outcome = fit(parts, make_settings(config, parts), run_dir, say if first else _say_nothing)
@@ -287,6 +340,7 @@ def describe(config: RunConfig, parts: Parts) -> list[str]:
     per_epoch = rows.num_rows // data.batch_size
     steps = resolve(config, per_epoch)[0].steps
     return [
+        *parts.start.lines(),
         f"{config.model.name}: {num_parameters(abstract):,} parameters, objective "
         f"{config.objective.name}, {jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
         f"{config.precision.summary}; attention: xla",

@@ -99,7 +99,7 @@ def stored_start(
       UserError: not the parameters of this model, or of another base.
     """
     init = getattr(config, "init", None)
-    stored = stored_run(run_dir, checkpoint, None if init is None else init.from_)
+    stored = stored_run(run_dir, checkpoint, None if init is None else init.run_dir)
     start = InitConfig(from_=str(run_dir), cast=True)  # averages are float32, whatever they are of
     return plan_start(start, model, stored, (), is_whole=True)
 

@@ -26,9 +26,9 @@ class InitConfig:
     """Where parameters come from before training begins."""
 
     from_: str
-    """A run directory to start from."""
+    """A run directory to start from, or one of its checkpoints (RUN/checkpoints/500)."""
     step: str | int = "best"
-    """Its checkpoint: best, last or a step."""
+    """The run's checkpoint: best, last or a step."""
     scratch: bool = False
     """Take the model and the tokenizer of that run, but none of its parameters: the same network
     from scratch, to compare with."""
@@ -46,9 +46,39 @@ class InitConfig:
     """Also initialise the top k layers afresh (Zhang et al., 2020)."""
     cast: bool = False
     """Accept stored parameters of another dtype than `precision.parameters`, and convert them."""
+    optimizer: Literal["reset", "restore"] = "reset"
+    """`restore` also takes the optimizer's moments, with their count, for a run that goes on with
+    all parameters as they are. The schedule of the learning rate begins anew in any case."""
 
     def __post_init__(self):
         check_at_least(0, self, "fresh_top")
+        _, step = split_checkpoint(self.from_)
+        if step is not None and self.step not in ("best", step):
+            raise UserError(
+                "two checkpoints are named",
+                where="from, step",
+                expected="a run directory and a step, or a checkpoint alone",
+                got=(self.from_, self.step),
+            )
+
+    @property
+    def run_dir(self) -> Path:
+        """The run it starts from."""
+        return split_checkpoint(self.from_)[0]
+
+    @property
+    def chosen(self) -> str | int:
+        """Which of the run's checkpoints."""
+        step = split_checkpoint(self.from_)[1]
+        return self.step if step is None else step
+
+
+def split_checkpoint(path: str | Path) -> tuple[Path, int | None]:
+    """A run directory, and the step where `path` is one of its checkpoints."""
+    path = Path(path)
+    if path.parent.name == "checkpoints" and path.name.isdecimal():
+        return path.parent.parent, int(path.name)
+    return path, None
 
 
 @dataclass(frozen=True)

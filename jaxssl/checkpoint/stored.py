@@ -104,7 +104,7 @@ def _overlaid(old: tuple[Piece, ...], new: Piece) -> tuple[Piece, ...]:
     return tuple(sorted([*result, new], key=lambda piece: piece.start))
 
 
-def stored_run(run_dir: Path, checkpoint: Path, base_run: str | None = None) -> Stored:
+def stored_run(run_dir: Path, checkpoint: Path, base_run: Path | None = None) -> Stored:
     """The parameters of a run at a checkpoint, those of its bases included.
 
     Args:
@@ -116,7 +116,7 @@ def stored_run(run_dir: Path, checkpoint: Path, base_run: str | None = None) -> 
     noted = read_base(run_dir)
     if noted is None:
         return stored_params(checkpoint)
-    where = Path(base_run or noted["run"])
+    where = base_run or Path(noted["run"])
     base = where / "checkpoints" / str(noted["step"])
     check_base(noted, base)
     pieces = stored_run(where, base).pieces

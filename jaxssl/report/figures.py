@@ -17,8 +17,8 @@ UNIGRAM = "unigram entropy"
 MFU = dict(
     title="Model FLOP utilisation",
     unit="of the chip's peak",
-    about="Matrix products of the model's forward pass and twice as many backward; attention halved "
-    "for causal models; embedding look-ups and what is computed again for memory's sake left out.",
+    about="Matrix products of the model's forward pass and twice as many backward; attention "
+    "halved for causal models; embedding look-ups and what is computed again left out.",
 )
 UNIGRAM_NOTE = "Unigram entropy: the loss of predicting every token by its frequency alone."
 

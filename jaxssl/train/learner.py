@@ -1,5 +1,6 @@
 """What learns: the state, the parameters beside it, and the step compiled for them."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jaxssl.ops.fingerprint import fingerprint
 from jaxssl.train.phase import Phase, Phases, thaw
 from jaxssl.train.settings import Parts, TrainConfig
 from jaxssl.train.state import Choice, State, abstract_state, first_state, layout
-from jaxssl.transfer.start import first_params
+from jaxssl.transfer.start import first_params, restored_moments
 
 
 class Learner:
@@ -42,7 +43,11 @@ class Learner:
         params, kept = split(first, flatten(abstract.params).__contains__)
         has_ema = self._train.ema is not None
         born = lambda params, kept: first_state(params, kept, parts.optimizer, has_ema)
-        self.state = jax.jit(born, out_shardings=layout(abstract))(params, kept)
+        state = jax.jit(born, out_shardings=layout(abstract))(params, kept)
+        if parts.start.moments is not None:
+            moments = restored_moments(parts.start.moments, state.opt_state)
+            state = dataclasses.replace(state, opt_state=moments)
+        self.state = state
         self._take_constants()
 
     def restore(self, step: int) -> None:

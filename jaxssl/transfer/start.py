@@ -1,15 +1,25 @@
-"""The parameters a run starts from: stored ones by a ledger, the others fresh."""
+"""What a run starts from: stored parameters by a ledger, the others fresh, and the optimizer."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from jaxssl.checkpoint import ledger
 from jaxssl.checkpoint.ledger import Entry, InitConfig, Leaf, make_ledger
-from jaxssl.checkpoint.stored import Stored, assemble, read
+from jaxssl.checkpoint.manager import (
+    CheckpointConfig,
+    CheckpointManager,
+    read_arrays,
+    stored_arrays,
+)
+from jaxssl.checkpoint.stored import Stored, assemble, held, identity, read, stored_run
+from jaxssl.core.errors import UserError
 from jaxssl.core.layer_names import canonical, is_stacked, layer_range
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.types import Params
@@ -25,11 +35,23 @@ class Start:
     Attributes:
       fresh_top: layers at the top of the stack that are fresh, counted from the last.
       stored: what is restored.
+      base: what the run notes of the checkpoint it starts from (`identity`).
+      moments: the checkpoint whose optimizer state is taken too.
     """
 
     entries: Sequence[Entry] = ()
     fresh_top: int = 0
     stored: Stored = Stored()
+    base: Mapping[str, Any] | None = None
+    moments: Path | None = None
+
+    def lines(self) -> list[str]:
+        """What is told of it: the ledger, and where it comes from."""
+        if self.base is None:
+            return []
+        optimizer = "the optimizer's moments too" if self.moments else "the optimizer afresh"
+        lead = f"from step {self.base['step']} of {self.base['run']}, {optimizer}:"
+        return [lead, *ledger.table(self.entries)]
 
     def is_verbatim(self, path: str, num_layers: int) -> bool:
         """Whether the base holds this leaf of the model as it is, so that it need not be kept."""
@@ -47,6 +69,80 @@ class Start:
     @property
     def _by_target(self) -> dict[str, Entry]:
         return {entry.target: entry for entry in self.entries if entry.target is not None}
+
+
+def open_start(
+    init: InitConfig | None, model: Model, checkpoint: CheckpointConfig, known_heads: Sequence[str]
+) -> Start:
+    """Finds what a run starts from and decides for every parameter; nothing is read yet.
+
+    Args:
+      known_heads: top-level names of heads, which may be left behind unasked.
+
+    Raises:
+      UserError: no such checkpoint, a parameter that is not covered, or an optimizer's state that
+        cannot be taken.
+    """
+    if init is None or init.scratch:
+        return Start()
+    manager = CheckpointManager(init.run_dir / "checkpoints", checkpoint)
+    path = manager.path(manager.choose(init.chosen))
+    stored = stored_run(init.run_dir, path)
+    tops = {name.split("/")[0] for name in stored.pieces}
+    start = plan_start(init, model, stored, [name for name in tops if name in known_heads])
+    start = dataclasses.replace(start, base=identity(path, start.entries))
+    if init.optimizer == "reset":
+        return start
+    _check_verbatim(start, model, path)
+    return dataclasses.replace(start, moments=path)
+
+
+def _check_verbatim(start: Start, model: Model, checkpoint: Path) -> None:
+    """Refuses to take moments where not all parameters are those they belong to."""
+    num_layers = model.config.num_layers
+    names = flatten(unbox(uncut(model).abstract()))
+    changed = [name for name in names if not start.is_verbatim(name, num_layers)]
+    averaged = any(part == "ema" for part, _ in held(checkpoint).values())
+    if changed or averaged:
+        raise UserError(
+            "the optimizer's state does not fit the parameters",
+            where="init.optimizer",
+            expected="reset, or a run whose parameters are all restored as they were trained",
+            got="averages are restored (train.ema)" if averaged else f"changed: {changed[0]}",
+            fix="set init.optimizer=reset",
+        )
+
+
+def restored_moments(checkpoint: Path, opt_state: Any) -> Any:
+    """The optimizer's state in the directory of a step; counts of schedules stay as they are.
+
+    Args:
+      opt_state: of a fresh state.
+
+    Raises:
+      UserError: it is that of another optimizer.
+    """
+    names = lambda tree: {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+    there, here = names(stored_arrays(checkpoint)["opt_state"]), names(opt_state)
+    if there != here:
+        different = sorted(there.items() ^ here.items())
+        raise UserError(
+            "the stored state is that of another optimizer, or of other segments",
+            where=f"init.optimizer, {checkpoint}",
+            expected=f"{len(here)} arrays, as this run's optimizer has",
+            got=f"{len(there)}; the first difference: {different[0][0]}",
+            fix="configure the optimizer as it was (optimizer.*), or set init.optimizer=reset",
+        )
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), opt_state
+    )
+    found = read_arrays(checkpoint, {"opt_state": shapes})["opt_state"]
+    is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)
+    choose = lambda fresh, old: fresh if is_schedule(fresh) else old
+    return jax.tree.map(choose, opt_state, found, is_leaf=is_schedule)
 
 
 def uncut(model: Model) -> Model:
