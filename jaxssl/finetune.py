@@ -40,6 +40,7 @@ from jaxssl.tasks.registry import ALL_HEADS
 from jaxssl.train import receipt
 from jaxssl.train.evaluation import EvaluationConfig
 from jaxssl.train.loop import Outcome, fit
+from jaxssl.train.phase import Phases
 from jaxssl.train.receipt import Receipt
 from jaxssl.train.settings import Parts, Stage
 from jaxssl.train.validation import check_best_by
@@ -248,12 +249,13 @@ def finetune(config: FinetuneConfig, say=print) -> Outcome:
     tell = say if first else _say_nothing
     with RunLock(config.out):
         run_dir = open_run_directory(config, parts.tokenizer, prepared.data, say)
-        cost = receipt.make_receipt(parts, settings.train, _longest_batch(config, parts))
+        phases = Phases(parts, settings.train)
+        cost = receipt.make_receipt(parts, settings.train, phases, _longest_batch(config, parts))
         if first:
             _write_start(run_dir, prepared, cost)
         for line in describe(config, prepared, cost):
             tell(line)
-        outcome = fit(parts, settings, run_dir, tell)
+        outcome = fit(parts, settings, run_dir, tell, phases)
         tell(_frozen_line(outcome))
         if outcome.stopped_by is None:
             outcome = score_best(prepared, run_dir, outcome, tell)

@@ -36,7 +36,7 @@ from jaxssl.parallel.mesh import MeshConfig, batch_shards, make_mesh, replicated
 from jaxssl.run import RunConfig, find_recipe, make_vocabulary, tokens_per_byte
 from jaxssl.train.evaluation import Evaluation, evaluate
 from jaxssl.train.samples import continue_texts, fill_text
-from jaxssl.train.state import abstract_state, everything
+from jaxssl.train.state import everything, laid_out
 from jaxssl.train.step import make_eval_step
 from jaxssl.transfer.start import Start, first_params, plan_start
 
@@ -84,7 +84,7 @@ def open_run(
     mesh = mesh_here(config.mesh)
     start = stored_start(run_dir, manager.path(chosen), model, config)
     with jax.set_mesh(mesh):
-        abstract = abstract_state(model.init, mesh)
+        abstract = laid_out(model.abstract(), mesh)
         params = first_params(start, model, init_key(0), abstract, everything)
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
     return TrainedModel(config, model, params, tokenizer, vocabulary, mesh, chosen)

@@ -23,3 +23,31 @@ more = [f"{name}={value}" for name, value in FLAGS.items() if name not in given]
 os.environ["XLA_FLAGS"] = " ".join([given, *more]).strip()
 
 pytest_plugins = ["toy", "tuned"]
+
+# A file runs on one worker: those that take more than a minute come first, so that none is left
+# for the end.
+SLOW = (
+    "test_unfreezing",
+    "test_gradients",
+    "test_finetune",
+    "test_loop",
+    "test_processes",
+    "test_resume",
+    "test_masking",
+    "test_predicting",
+    "test_comparing",
+    "test_entropy",
+    "test_continuing",
+    "test_answer",
+    "test_step",
+    "test_cli",
+    "test_bad_input",
+    "test_prepare",
+    "test_relate",
+    "test_finetune_tag",
+)
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(SLOW)))

@@ -52,7 +52,7 @@ def configured(base, table, out, *overrides):
         },
         "optimizer": {"learning_rate": 0.02, "weight_decay": 0.1},
         "train": {"epochs": 10},
-        "checkpoint": {"every": 20},
+        "checkpoint": {"every": 20, "keep_last": 9},
         "logging": {"every": 3, "tensorboard": False, "progress": False},
     }
     path = out.parent / f"{out.name}.json"

@@ -15,11 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from jaxssl.checkpoint import manifest
 from jaxssl.core.errors import UserError
 from jaxssl.parallel import hosts
+
+SHARED_BYTES = 1 << 20
+"""The least that each of several devices writes of an array that all of them hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,7 @@ class CheckpointManager:
 
     def __init__(self, directory: str | Path, config: CheckpointConfig = CheckpointConfig()):
         self.directory, self.config = Path(directory).absolute(), config
-        self._checkpointer: ocp.StandardCheckpointer | None = None
+        self._checkpointer: ocp.AsyncCheckpointer | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         logging.getLogger("absl").addFilter(_is_news)
@@ -132,8 +136,8 @@ class CheckpointManager:
         hosts.barrier(f"save {step}")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._checkpointer = self._checkpointer or ocp.StandardCheckpointer()
-            self._checkpointer.save(path / "state", state)
+            self._checkpointer = self._checkpointer or _make_checkpointer()
+            self._checkpointer.save(path / "state", args=ocp.args.PyTreeSave(state))
         except Exception as error:
             self._discard(step)
             raise self._cannot_save(step, error) from error
@@ -327,6 +331,14 @@ def _cannot_restore(checkpoint: Path, error: Exception) -> UserError:
 def _is_news(record: logging.LogRecord) -> bool:
     """False for the tracebacks that Orbax logs of errors which it also raises: we tell those."""
     return not (record.exc_info and "orbax" in record.pathname)
+
+
+def _make_checkpointer() -> ocp.AsyncCheckpointer:
+    """Writes in the background. Small arrays that several devices hold are written by one of them:
+    to share one out, a program is compiled for each shape."""
+    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SHARED_BYTES)
+    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry))
 
 
 def as_tree(state: Any) -> dict[str, Any]:

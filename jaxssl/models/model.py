@@ -1,5 +1,6 @@
 """A model as pure functions: what objectives, evaluation and generation call."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -57,7 +58,7 @@ class Model:
 
     def abstract(self) -> Params:
         """Shapes and dtypes of the parameters, boxed; nothing is computed."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        return jax.tree.map(lambda leaf: leaf, _abstract(self))
 
     def encode(
         self, params: Params, batch: Batch, dropout_key: jax.Array | None = None
@@ -108,6 +109,12 @@ class Model:
             for name, n in zip(segment_names(segments), segments)
         }
         return {"decoder": layers}
+
+
+@functools.lru_cache(maxsize=32)
+def _abstract(model: Model) -> Params:
+    """To trace a model takes a third of a second, and its shapes are asked for a dozen times."""
+    return jax.eval_shape(model.init, jax.random.key(0))
 
 
 def num_parameters(params: Params, leave_out: tuple[str, ...] = ()) -> int:

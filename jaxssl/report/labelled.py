@@ -100,10 +100,7 @@ def _receipt(receipt: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> s
     if not receipt:
         return ""
     own, full = receipt["own"], receipt["full"]
-    rows = [
-        [name, f"{own[key]:,.0f}", f"{full[key]:,.0f}", f"{own[key] / max(full[key], 1):.1%}"]
-        for key, name in COSTS.items()
-    ]
+    rows = [[name, *_compared(own[key], full[key])] for key, name in COSTS.items()]
     frozen = summary.get("frozen_arrays")
     proof = (
         f" {frozen:,} arrays were frozen throughout, and each has the bits it started with."
@@ -115,6 +112,11 @@ def _receipt(receipt: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> s
         f"against full fine-tuning of all {receipt['parameters']:,} parameters.{proof}</p>"
     )
     return lead + _table(["", "this run", "full", "share"], rows)
+
+
+def _compared(own: float | None, full: float | None) -> list[str]:
+    shown = ["does not fit" if x is None else f"{x:,.0f}" for x in (own, full)]
+    return [*shown, "" if own is None or full is None else f"{own / max(full, 1):.1%}"]
 
 
 def _ledger(ledger: Mapping[str, Any] | None) -> str:

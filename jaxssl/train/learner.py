@@ -12,7 +12,7 @@ from jaxssl.core.types import Batch, Params
 from jaxssl.ops.fingerprint import fingerprint
 from jaxssl.train.phase import Phase, Phases, thaw
 from jaxssl.train.settings import Parts, TrainConfig
-from jaxssl.train.state import Choice, State, abstract_state, first_state, layout
+from jaxssl.train.state import Choice, State, first_state, laid_out, layout
 from jaxssl.transfer.start import first_params, restored_moments
 
 
@@ -29,9 +29,11 @@ class Learner:
     frozen: Params
     anchors: Params
 
-    def __init__(self, parts: Parts, train: TrainConfig, checkpoints: CheckpointManager):
+    def __init__(
+        self, parts: Parts, train: TrainConfig, checkpoints: CheckpointManager, phases: Phases
+    ):
         self._parts, self._train, self._checkpoints = parts, train, checkpoints
-        self._phases = Phases(parts, train)
+        self._phases = phases
         self._phase = self._phases.at(0)
 
     def begin(self) -> None:
@@ -126,5 +128,5 @@ class Learner:
     def _first_params(self, wanted: Choice) -> Params:
         parts = self._parts
         key = init_key(self._train.seed)
-        abstract = abstract_state(parts.model.init, parts.mesh)
+        abstract = laid_out(parts.model.abstract(), parts.mesh)
         return first_params(parts.start, parts.model, key, abstract, wanted)

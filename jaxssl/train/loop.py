@@ -23,6 +23,7 @@ from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_sharding
 from jaxssl.train.encode_once import encode_once, feature_bytes
 from jaxssl.train.learner import Learner
+from jaxssl.train.phase import Phases
 from jaxssl.train.profile import Profiler
 from jaxssl.train.proof import FrozenProof
 from jaxssl.train.samples import samples
@@ -53,23 +54,34 @@ class Outcome:
     frozen_arrays: int = 0
 
 
-def fit(parts: Parts, settings: Settings, run_dir: Path, say: Callable[[str], None]) -> Outcome:
-    """Trains from the newest intact checkpoint in `run_dir`, or from scratch, to the last step."""
+def fit(
+    parts: Parts,
+    settings: Settings,
+    run_dir: Path,
+    say: Callable[[str], None],
+    phases: Phases | None = None,
+) -> Outcome:
+    """Trains from the newest intact checkpoint in `run_dir`, or from scratch, to the last step.
+
+    Args:
+      phases: those of `parts`, if they were made before.
+    """
     with jax.set_mesh(parts.mesh), contextlib.ExitStack() as stack:
-        return Loop(parts, settings, run_dir, say, stack).run()
+        phases = phases or Phases(parts, settings.train)
+        return Loop(parts, settings, run_dir, say, stack, phases).run()
 
 
 class Loop:
     """The state of one `fit`: what `run` and its few branches share."""
 
-    def __init__(self, parts, settings, run_dir, say, stack: contextlib.ExitStack):
+    def __init__(self, parts, settings, run_dir, say, stack: contextlib.ExitStack, phases: Phases):
         self.parts: Parts = parts
         self.settings: Settings = settings
         self.run_dir: Path = run_dir
         self.say: Callable[[str], None] = say
         self.checkpoints = CheckpointManager(run_dir / "checkpoints", settings.checkpoint)
         stack.callback(self.checkpoints.close)
-        self.learner = Learner(parts, settings.train, self.checkpoints)
+        self.learner = Learner(parts, settings.train, self.checkpoints, phases)
         self.start, meta = self._begin_or_resume()
         self.proof = FrozenProof(run_dir, self.learner.fingerprints())
         self.data_offset: int = meta.get("data_offset", 0)

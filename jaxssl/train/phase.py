@@ -15,7 +15,7 @@ from jaxssl.core.names import join, split
 from jaxssl.core.types import Params
 from jaxssl.core.widen import widen
 from jaxssl.train.settings import Parts, Stage, TrainConfig
-from jaxssl.train.state import Choice, State, abstract_state, layout, make_init
+from jaxssl.train.state import Choice, State, laid_out, layout, make_first_state
 from jaxssl.train.step import jit_train_step, make_train_step
 
 T = TypeVar("T")
@@ -69,8 +69,8 @@ def make_phase(parts: Parts, train: TrainConfig, stage: Stage) -> Phase:
     num_layers = parts.model.config.num_layers
     is_kept = lambda path: not parts.start.is_verbatim(path, num_layers)
     has_ema = train.ema is not None
-    init = make_init(parts.model, parts.optimizer, stage.is_trained, is_kept, has_ema)
-    abstract = abstract_state(init, parts.mesh)
+    begin = make_first_state(parts.optimizer, stage.is_trained, is_kept, has_ema)
+    abstract = laid_out(jax.eval_shape(begin, parts.model.abstract()), parts.mesh)
     step = make_train_step(
         parts.model,
         parts.objective,

@@ -19,9 +19,9 @@ from jaxssl.models.model import num_parameters
 from jaxssl.parallel.mesh import batch_sharding
 from jaxssl.train.encode_once import features_of
 from jaxssl.train.flops import count_flops
-from jaxssl.train.phase import make_phase
+from jaxssl.train.phase import Phases
 from jaxssl.train.settings import Parts, Stage, TrainConfig
-from jaxssl.train.state import State, abstract_state
+from jaxssl.train.state import State, laid_out
 from jaxssl.transfer.start import Start, uncut
 
 FILE_NAME = "receipt.json"
@@ -36,12 +36,13 @@ class Cost:
       optimizer_bytes: of the optimizer's state.
       flops: of matrix products.
       memory_bytes: on each device, as compiled: parameters, optimizer state, batch, temporaries.
+        None where the compiler finds that it does not fit.
     """
 
     trained: int
     optimizer_bytes: int
     flops: float
-    memory_bytes: int
+    memory_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -55,43 +56,66 @@ class Receipt:
     full: Cost
 
 
-def make_receipt(parts: Parts, train: TrainConfig, batch: Mapping[str, np.ndarray]) -> Receipt:
+def make_receipt(
+    parts: Parts, train: TrainConfig, phases: Phases, batch: Mapping[str, np.ndarray]
+) -> Receipt:
     """Counts both, and compiles both for their memory; the cache then has the run's own step.
 
     Args:
+      phases: the run's.
       batch: rows of the longest kind.
     """
     rows, length = batch["tokens"].shape
     parameters = num_parameters(unbox(parts.model.abstract()))
-    own = step_cost(parts, train, features_of(parts, batch) if parts.encodes_once else batch)
+    own_batch = features_of(parts, batch) if parts.encodes_once else batch
+    own = step_cost(parts, phases, own_batch)
     full = own
     if own.trained < parameters:
         whole = dataclasses.replace(
             parts, model=uncut(parts.model), start=Start(), stages=(Stage(),), encodes_once=False
         )
-        full = step_cost(whole, train, batch)
+        full = step_cost(whole, Phases(whole, train), batch, may_not_fit=True)
     return Receipt(parameters, rows, length, own, full)
 
 
-def step_cost(parts: Parts, train: TrainConfig, batch: Mapping[str, Any]) -> Cost:
-    """The cost of one step of the first stage."""
-    phase = make_phase(parts, train, parts.stages[0])
-    state = phase.abstract
+def step_cost(
+    parts: Parts, phases: Phases, batch: Mapping[str, Any], *, may_not_fit: bool = False
+) -> Cost:
+    """The cost of one step of the first stage.
+
+    Args:
+      may_not_fit: a step that the device has no memory for is no error.
+    """
     sharding = batch_sharding(parts.mesh)
     shaped = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-    beside = _beside(parts, state)
-    arguments = (state, {name: shaped(x) for name, x in batch.items()}, *beside)
     with jax.set_mesh(parts.mesh):
+        phase = phases.at(0)
+        state = phase.abstract
+        beside = _beside(parts, state)
+        arguments = (state, {name: shaped(x) for name, x in batch.items()}, *beside)
         flops = count_flops(phase.step, *arguments)
-        memory: Any = phase.step.lower(*arguments).compile().memory_analysis()
-    used = memory.argument_size_in_bytes - memory.alias_size_in_bytes
-    used += memory.output_size_in_bytes + memory.temp_size_in_bytes
-    return Cost(num_parameters(state.params), _bytes(state.opt_state), flops, used)
+        memory = _memory(phase.step.lower(*arguments), may_not_fit)
+    return Cost(num_parameters(state.params), _bytes(state.opt_state), flops, memory)
+
+
+def _memory(lowered: Any, may_not_fit: bool) -> int | None:
+    """What the compiled program takes on each device, in bytes.
+
+    A TPU's compiler refuses what does not fit; others let it run out of memory later.
+    """
+    try:
+        found = lowered.compile().memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        if may_not_fit and "RESOURCE_EXHAUSTED" in str(error):
+            return None
+        raise
+    used = found.argument_size_in_bytes - found.alias_size_in_bytes
+    return used + found.output_size_in_bytes + found.temp_size_in_bytes
 
 
 def _beside(parts: Parts, state: State) -> tuple[Params, Params]:
     """Shapes of what the step is given beside the state: frozen parameters, anchors."""
-    leaves = flatten(abstract_state(parts.model.init, parts.mesh))
+    leaves = flatten(laid_out(parts.model.abstract(), parts.mesh))
     own = {**flatten(state.params), **flatten(state.kept)}
     frozen = {path: leaf for path, leaf in leaves.items() if path not in own}
     needed = parts.regularization.needs_anchors
@@ -107,15 +131,17 @@ def _bytes(tree: Any) -> int:
 def table(receipt: Receipt) -> list[str]:
     """The receipt in a few lines."""
     own, full = receipt.own, receipt.full
-    rows: Sequence[tuple[str, float, float]] = (
+    rows: Sequence[tuple[str, float | None, float | None]] = (
         ("trained parameters", own.trained, full.trained),
         ("optimizer state, bytes", own.optimizer_bytes, full.optimizer_bytes),
         ("FLOPs of a step", own.flops, full.flops),
         ("memory of a step, bytes", own.memory_bytes, full.memory_bytes),
     )
     lines = [f"  {'':<24}{'this run':>16}{'full':>16}{'share':>9}"]
-    for name, mine, all_of_it in rows:
-        lines.append(f"  {name:<24}{mine:>16,.0f}{all_of_it:>16,.0f}{mine / all_of_it:>9.1%}")
+    for name, mine, whole in rows:
+        shown = [f"{x:,.0f}" if x is not None else "does not fit" for x in (mine, whole)]
+        share = f"{mine / whole:.1%}" if mine is not None and whole is not None else ""
+        lines.append(f"  {name:<24}{shown[0]:>16}{shown[1]:>16}{share:>9}")
     return lines
 
 

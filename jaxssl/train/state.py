@@ -63,12 +63,21 @@ def make_init(
       has_ema: whether the state holds an average of the parameters.
     """
 
-    def init(key: jax.Array) -> State:
-        trained, others = split(model.init(key), is_trained)
+    begin = make_first_state(optimizer, is_trained, is_kept, has_ema)
+    return lambda key: begin(model.init(key))
+
+
+def make_first_state(
+    optimizer: optax.GradientTransformation, is_trained: Choice, is_kept: Choice, has_ema: bool
+) -> Callable[[Params], State]:
+    """A function from all parameters, boxed or not, to the state before the first step."""
+
+    def begin(params: Params) -> State:
+        trained, others = split(params, is_trained)
         kept, _ = split(others, is_kept)
         return first_state(trained, kept, optimizer, has_ema)
 
-    return init
+    return begin
 
 
 def first_state(
@@ -81,16 +90,19 @@ def first_state(
 
 
 def abstract_state(init: Callable[[jax.Array], T], mesh: Mesh) -> T:
-    """Shapes, dtypes and shardings of what `init` makes; nothing is allocated.
+    """Shapes, dtypes and shardings of what `init` makes of a key; nothing is allocated."""
+    return laid_out(jax.eval_shape(init, jax.random.key(0)), mesh)
+
+
+def laid_out(boxed: T, mesh: Mesh) -> T:
+    """Shapes, dtypes and shardings of a tree of shapes.
 
     Args:
-      init: a function from a key to a tree whose leaves are boxed with their axis names, or are
-        whole on every device: a state, or parameters alone.
+      boxed: its leaves are boxed with their axis names, or are whole on every device.
 
     Raises:
       UserError: an axis of a parameter does not divide over the mesh.
     """
-    boxed = jax.eval_shape(init, jax.random.key(0))
 
     def one(path, leaf):
         if not is_boxed(leaf):

@@ -85,6 +85,13 @@ def test_the_receipt_tells_shares_and_what_kept_its_bits(run):
     assert "12 arrays were frozen" in shown
 
 
+def test_the_receipt_says_where_full_fine_tuning_does_not_fit(run, tmp_path):
+    receipt = {**RECEIPT, "full": {**RECEIPT["full"], "memory_bytes": None}}
+    (tmp_path / "receipt.json").write_text(json.dumps(receipt))
+    shown = sections(read_run(tmp_path))["What was trained"]
+    assert cells(shown)[-3:] == ["4,096", "does not fit", ""]
+
+
 def test_the_ledger_lists_every_array(run):
     shown = sections(run)["Where parameters come from"]
     assert "runs/base, step 7" in shown and "1 arrays restored, 1 arrays fresh" in shown
