@@ -275,7 +275,7 @@ def log_softmax(x):
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_the_loss_is_over_the_context_and_the_position_of_no_answer(family, files):
     task, model, params, hidden, batch, logits, _ = computed(family, files / "dev.json")
-    scores = jax.jit(task.score, static_argnums=0)(model, params, hidden, batch)
+    sums = jax.jit(task.sums, static_argnums=0)(model, params, hidden, batch)
     want, right = 0.0, 0
     for row in range(COUNT):
         length = int(batch["segment_ids"][row].sum())
@@ -287,9 +287,9 @@ def test_the_loss_is_over_the_context_and_the_position_of_no_answer(family, file
             want -= log_softmax(logits[row, allowed, side])[allowed.index(label)] / 2
         chosen = [allowed[int(np.argmax(logits[row, allowed, side]))] for side in (0, 1)]
         right += chosen == ends
-    assert float(scores.losses["answer"]) == pytest.approx(want, rel=1e-5)
+    assert float(sums.losses["answer"]) == pytest.approx(want, rel=1e-5)
     assert float(task.weights(batch)["answer"]) == COUNT
-    hits, count = map(float, scores.metrics["accuracy/answer"])
+    hits, count = map(float, sums.metrics["accuracy/answer"])
     assert (hits, count) == (right, COUNT)
 
 
@@ -303,9 +303,9 @@ def test_rows_of_padding_shorter_than_the_first_row_add_nothing(files):
     moved["labels"][0] = lengths[0] - 2
     assert lengths[0] > length + 2
     examples = dataclasses.replace(encoded.examples, per_row=moved)
-    score = jax.jit(task.score, static_argnums=0)
+    sums = jax.jit(task.sums, static_argnums=0)
     losses = [
-        float(score(model, params, hidden[: len(rows), :length], batch).losses["answer"])
+        float(sums(model, params, hidden[: len(rows), :length], batch).losses["answer"])
         for rows in ([at], [at, -1])
         for batch in [examples.rows(np.array(rows), length, 0)]
     ]
