@@ -14,11 +14,9 @@ RUN_COLORS = 8
 LOG_RATIO = 50.0  # quantities that fall by more open on a logarithmic axis
 NOT_DRAWN = ("tokens", "epoch", "step_seconds", "seconds", "elapsed_seconds")
 UNIGRAM = "unigram entropy"
-MFU = dict(
-    title="Model FLOP utilisation",
-    unit="of the chip's peak",
-    about="Matrix products of the model's forward pass and twice as many backward; attention "
-    "halved for causal models; embedding look-ups and what is computed again left out.",
+MFU_NOTE = (
+    "Matrix products of the model's forward pass and twice as many backward; attention halved for "
+    "causal models; embedding look-ups and what is computed again left out."
 )
 UNIGRAM_NOTE = "Unigram entropy: the loss of predicting every token by its frequency alone."
 
@@ -42,7 +40,14 @@ def run_charts(run: Run) -> list[tuple[str, list[Chart]]]:
                 _both(run, "learning_rate", "Learning rate", zero=True),
                 _both(run, "grad_norm", "Gradient norm", unit="before clipping", auto_log=True),
                 _both(run, "tokens_per_second", "Throughput", unit="tokens per second", zero=True),
-                _both(run, "mfu", **MFU, zero=True),
+                _both(
+                    run,
+                    "mfu",
+                    "Model FLOP utilisation",
+                    unit="of the chip's peak",
+                    zero=True,
+                    about=MFU_NOTE,
+                ),
             ],
         ),
         ("Other recorded quantities", [_both(run, key, key) for key in rest]),
