@@ -8,11 +8,16 @@ import pytest
 import toy
 
 from jaxssl import cli
+from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.core.errors import UserError
 from jaxssl.data.loader import DataConfig
+from jaxssl.data.table_config import TableFile
+from jaxssl.data.tables import LabelledData as LabelledTables
+from jaxssl.finetune_config import FinetuneConfig, LabelledConfig
 from jaxssl.objectives.combine import Term
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.run import RunConfig
+from jaxssl.transfer.freezing import UnfreezingStage
 
 SIZES = (
     *("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"),
@@ -43,6 +48,19 @@ CASES = [
     ("profile.start=3", "profile.start, stop", "neither to trace nothing"),
     *SEEDS,
 ]
+TABLE = TableFile(path="train.csv")
+TABLES = LabelledTables(train=TABLE)
+REQUIRED = {
+    DataConfig: {"store": "here"},
+    InitConfig: {"from_": "runs/base"},
+    LabelledConfig: {"tables": TABLES},
+    LabelledTables: {"train": TABLE},
+    TableFile: {"path": "train.csv"},
+    Term: {"objective": MaskedLm()},
+    UnfreezingStage: {"epoch": 1.0},
+}
+ANY_NUMBER = ("Answer.null_threshold",)
+"""What may be below 0."""
 CHECKED_LATER = {
     "MeshConfig": "with the number of devices, by `make_mesh`",
 }
@@ -77,18 +95,19 @@ def numbers(cls) -> list[str]:
 
 NUMBERS = [
     pytest.param(cls, name, id=f"{cls.__name__}.{name}")
-    for cls in sorted(dataclasses_of(RunConfig), key=lambda cls: cls.__name__)
+    for cls in sorted(
+        dataclasses_of(RunConfig) | dataclasses_of(FinetuneConfig), key=lambda cls: cls.__name__
+    )
     for name in numbers(cls)
-    if cls.__name__ not in CHECKED_LATER
+    if cls.__name__ not in CHECKED_LATER and f"{cls.__name__}.{name}" not in ANY_NUMBER
 ]
 
 
 @pytest.mark.parametrize(("cls", "name"), NUMBERS)
 def test_no_number_takes_minus_seven(cls, name):
     """Not one field of the configuration means anything by it."""
-    required = {DataConfig: {"store": "here"}, Term: {"objective": MaskedLm()}}
     with pytest.raises(UserError):
-        cls(**required.get(cls, {}), **{name: -7})
+        cls(**{**REQUIRED.get(cls, {}), name: -7})
 
 
 FLOATS = [p for p in NUMBERS if typing.get_type_hints(p.values[0])[p.values[1]] not in INTEGERS]
@@ -97,10 +116,9 @@ FLOATS = [p for p in NUMBERS if typing.get_type_hints(p.values[0])[p.values[1]] 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize(("cls", "name"), FLOATS)
 def test_no_number_is_infinite_or_not_one(cls, name, value):
-    required = {DataConfig: {"store": "here"}, Term: {"objective": MaskedLm()}}
     with pytest.raises(UserError):
-        cls(**required.get(cls, {}), **{name: value})
+        cls(**{**REQUIRED.get(cls, {}), name: value})
 
 
 def test_the_walk_finds_the_numbers_there_are():
-    assert len(NUMBERS) > 50
+    assert len(NUMBERS) > 80

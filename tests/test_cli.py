@@ -105,7 +105,7 @@ def test_help_of_a_verb_documents_every_field_with_its_default(verb, cls, capsys
     everything = list(fields(cls))
     assert len(everything) > 10
     for owner, field in everything:
-        assert re.search(rf"^\s*{field.name}:", text, re.MULTILINE), field.name
+        assert re.search(rf"^\s*{configuration.key_of(field)}:", text, re.MULTILINE), field.name
         doc = configuration.field_docs(owner).get(field.name)
         if field.name != "name":
             assert doc, f"{owner.__name__}.{field.name} has no docstring"
