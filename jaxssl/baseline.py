@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.tables import read_splits
-from jaxssl.finetune_config import FinetuneConfig
+from jaxssl.finetune_config import FinetuneConfig, read_labelled
 from jaxssl.tasks.classify import Classify
 
 
@@ -28,7 +27,7 @@ def bag_of_words(config: FinetuneConfig) -> dict[str, dict[str, float]]:
             expected="classify, with one label a row",
             got=config.task.name,
         )
-    tables = read_splits(config.data.tables, config.task.label, key="task.label")
+    tables = read_labelled(config)
     task = config.task.learn_labels(tables["train"])
     texts = {name: _texts(task, table) for name, table in tables.items()}
     labels = {name: task.label_numbers(table) for name, table in tables.items()}

@@ -185,13 +185,15 @@ def _load(cls: type, options: argparse.Namespace):
     """A configuration of `cls`, or None after printing its documentation."""
     from jaxssl.core import config as configuration
     from jaxssl.core.errors import UserError, UserErrors
-    from jaxssl.run import find_recipe
+    from jaxssl.run import RunConfig, find_recipe, load_config
 
     if options.help:
         _document(cls, options)
         return None
     recipes, overrides = _split_layers(options.layers)
     try:
+        if cls is RunConfig:
+            return load_config(recipes, overrides)
         return configuration.load(cls, [find_recipe(recipe) for recipe in recipes], overrides)
     except UserError as error:
         told = error.errors if isinstance(error, UserErrors) else [error]

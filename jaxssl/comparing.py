@@ -43,7 +43,7 @@ class SeedResult:
     @property
     def is_collapsed(self) -> bool:
         """Whether it learnt nothing: no better than a blind guess."""
-        return self.score is None or self.score <= self.blind
+        return self.score is None or not self.score > self.blind  # nan: the same value for all
 
 
 def run_seeds(config: FinetuneConfig, count: int, say=print) -> list[SeedResult] | None:
@@ -58,6 +58,13 @@ def run_seeds(config: FinetuneConfig, count: int, say=print) -> list[SeedResult]
     """
     if count < 2:
         raise UserError("too few seeds", where="--seeds", expected="at least 2", got=count)
+    if config.evaluation.split is None:
+        raise UserError(
+            "seeds are compared by their validation",
+            where="evaluation.split",
+            expected="the name of a split",
+            got="null",
+        )
     out, results = Path(config.out), []
     for seed in range(config.train.seed, config.train.seed + count):
         say(f"\n== seed {seed}")
@@ -87,9 +94,11 @@ def _run_seed(config: FinetuneConfig, seed: int, run_dir: Path, say: Any) -> See
     if outcome.stopped_by is not None:
         return None
     scores = json.loads((run_dir / SCORES).read_text(encoding="utf-8"))
-    split = scores["splits"][config.evaluation.split or "validation"]
+    split = scores["splits"][config.evaluation.split]
     metric = scores["metric"]
-    return SeedResult(seed, run_dir.name, split["scores"][metric], split["blind"][metric] or 0.0)
+    blind = split["blind"][metric]
+    blind = blind if blind is not None and math.isfinite(blind) else 0.0
+    return SeedResult(seed, run_dir.name, split["scores"][metric], blind)
 
 
 def seeds_table(results: Sequence[SeedResult], metric: str) -> list[str]:
@@ -220,6 +229,10 @@ def _group(path: Path, split: str) -> Group:
         examples = data.references(made.rows)
         tallies.append(config.task.tallies(made.predictions, examples))
         seeds.append(config.train.seed)
+    if config is None:
+        raise UserError(
+            "none of the seeds has a score", where=path, expected="a run that ended", got="none"
+        )
     assert isinstance(config, FinetuneConfig)
     name = path.name or str(path)
     return Group(name, config.task, config.is_fresh, tuple(seeds), np.stack(tallies), examples)
@@ -227,9 +240,10 @@ def _group(path: Path, split: str) -> Group:
 
 def _check_same(first: Group, group: Group, split: str) -> None:
     """Refuses runs whose scores are not of the same examples."""
-    same = np.array_equal(np.asarray(first.references), np.asarray(group.references))
-    if type(first.task) is type(group.task) and same:
-        return
+    if type(first.task) is type(group.task):
+        identity = first.task.identity
+        if identity(first.references) == identity(group.references):
+            return
     raise UserError(
         "the runs were not evaluated on the same examples",
         where=f"{first.name}, {group.name}: split {split}",

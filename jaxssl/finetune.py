@@ -17,15 +17,12 @@ import jax
 import numpy as np
 
 from jaxssl import trained
-from jaxssl.checkpoint import ledger
-from jaxssl.checkpoint.stored import BASE
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.names import flatten
 from jaxssl.data.labelled import LabelledData, row_lengths
-from jaxssl.data.tables import read_splits
 from jaxssl.data.tokenizer import load_tokenizer
-from jaxssl.finetune_config import FinetuneConfig, as_data, load_config
+from jaxssl.finetune_config import FinetuneConfig, as_data, load_config, read_labelled
 from jaxssl.models.heads import head_name
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, check_length, num_parameters
@@ -45,7 +42,7 @@ from jaxssl.train.receipt import Receipt
 from jaxssl.train.settings import Parts, Stage
 from jaxssl.train.validation import check_best_by
 from jaxssl.transfer import freezing
-from jaxssl.transfer.start import Start, open_start, uncut
+from jaxssl.transfer.start import Start, open_start, uncut, write_start
 
 __all__ = ["FinetuneConfig", "Prepared", "build", "finetune", "load_config"]
 
@@ -84,7 +81,7 @@ def build(config: FinetuneConfig) -> Prepared:
     """
     check_length(config.model, config.data.max_length, "data.max_length")
     tokenizer = load_tokenizer(_tokenizer_of(config))
-    tables = read_splits(config.data.tables, config.task.label, key="task.label")
+    tables = read_labelled(config)
     task = config.task.learn_labels(tables["train"])
     config = dataclasses.replace(config, task=task, model=task.fit_model(config.model))
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
@@ -100,7 +97,7 @@ def build(config: FinetuneConfig) -> Prepared:
     validation = _validation(config.evaluation, data)
     per_epoch = -(-data["train"].num_rows // config.data.batch_size)
     model = Model(config.model, task.heads, config.precision)
-    start = open_start(config.init, model, config.checkpoint, ALL_HEADS)
+    start = open_start(config.init, model, config.checkpoint, ALL_HEADS, config.out)
     train, _ = resolve(config, per_epoch)
     model, stages, group_of = plan_stages(config, start, per_epoch)
     _check_stages(stages, train.steps)
@@ -252,7 +249,8 @@ def finetune(config: FinetuneConfig, say=print) -> Outcome:
         phases = Phases(parts, settings.train)
         cost = receipt.make_receipt(parts, settings.train, phases, _longest_batch(config, parts))
         if first:
-            _write_start(run_dir, prepared, cost)
+            receipt.write_receipt(run_dir, cost)
+            write_start(run_dir, parts.start, keeps_base=True)
         for line in describe(config, prepared, cost):
             tell(line)
         outcome = fit(parts, settings, run_dir, tell, phases)
@@ -294,6 +292,7 @@ def score_best(
     if hosts.is_first():
         with atomic_write(run_dir / SCORES) as file:
             json.dump({"step": model.step, "metric": task.metric, "splits": found}, file, indent=1)
+    hosts.barrier("scores are written")
     split = prepared.config.evaluation.split
     values = found[split]["scores"] if split in found else outcome.validation
     return dataclasses.replace(outcome, validation=values)
@@ -311,16 +310,6 @@ def _frozen_line(outcome: Outcome) -> str:
     if not outcome.frozen_arrays:
         return "every array was trained"
     return f"{outcome.frozen_arrays} frozen arrays: each has the bits it started with"
-
-
-def _write_start(run_dir: Path, prepared: Prepared, cost: Receipt) -> None:
-    """The receipt, the ledger, and which checkpoint the frozen parameters are those of."""
-    receipt.write_receipt(run_dir, cost)
-    start = prepared.parts.start
-    if start.base is not None:
-        ledger.write_ledger(run_dir / "ledger.json", start.base, start.entries)
-        with atomic_write(run_dir / BASE) as file:
-            json.dump(start.base, file, indent=1)
 
 
 def _say_nothing(text: str) -> None:

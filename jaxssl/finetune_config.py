@@ -15,7 +15,7 @@ from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.precision import Precision
 from jaxssl.data.labelled import LabelledData, row_lengths
 from jaxssl.data.tables import LabelledData as LabelledTables
-from jaxssl.data.tables import read_splits
+from jaxssl.data.tables import Note, Table, read_splits, say
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.models.model import ModelConfig
 from jaxssl.optim.adamw import AdamW
@@ -137,15 +137,21 @@ def load_config(recipes: Iterable[str | Path], overrides: Iterable[str] = ()) ->
     return configuration.load(FinetuneConfig, [below, *layers], overrides)
 
 
+def read_labelled(config: FinetuneConfig, note: Note = say) -> dict[str, Table]:
+    """The splits of a run's labelled data; see `read_splits`."""
+    task = config.task
+    return read_splits(
+        config.data.tables, task.label, note, key="task.label", has_classes=task.has_classes
+    )
+
+
 def read_split(config: FinetuneConfig, tokenizer: Tokenizer, split: str) -> LabelledData:
     """A split of a run's labelled data; the task has its labels already.
 
     Raises:
       UserError: no such split, or labels that the run does not know.
     """
-    tables = read_splits(
-        config.data.tables, config.task.label, note=lambda text: None, key="task.label"
-    )
+    tables = read_labelled(config, lambda text: None)
     if split not in tables:
         raise UserError(
             "there is no such split",

@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxssl.checkpoint import ledger
 from jaxssl.checkpoint.ledger import InitConfig, split_checkpoint
 from jaxssl.checkpoint.manager import CheckpointConfig
 from jaxssl.core import config as configuration
@@ -44,7 +43,7 @@ from jaxssl.train.samples import SamplesConfig, check_samples
 from jaxssl.train.settings import LoggingConfig, Parts, Settings, TrainConfig, resolved
 from jaxssl.train.validation import check_best_by
 from jaxssl.train.watchdog import WatchdogConfig
-from jaxssl.transfer.start import open_start
+from jaxssl.transfer.start import open_start, write_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +220,7 @@ def build(config: RunConfig) -> Parts:
         validation_data=validation_data,
         tokens_per_byte=ratio,
         mesh=mesh,
-        start=open_start(config.init, model, config.checkpoint, ALL_HEADS),
+        start=open_start(config.init, model, config.checkpoint, ALL_HEADS, config.out),
     )
     check_best_by(parts, config.evaluation)
     return parts
@@ -303,8 +302,8 @@ def pretrain(config: RunConfig, say=print) -> Outcome:
     first = hosts.is_first()
     with RunLock(config.out):
         run_dir = open_run_directory(config, parts.tokenizer, store, say)
-        if first and parts.start.base is not None:
-            ledger.write_ledger(run_dir / "ledger.json", parts.start.base, parts.start.entries)
+        if first:
+            write_start(run_dir, parts.start, keeps_base=False)
         for line in describe(config, parts) if first else ():
             say(line)
         outcome = fit(parts, make_settings(config, parts), run_dir, say if first else _say_nothing)

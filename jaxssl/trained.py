@@ -78,7 +78,7 @@ def open_run(
     config = read_run_config(run_dir, layers)
     hosts.connect(config.distributed)
     manager = CheckpointManager(run_dir / "checkpoints", config.checkpoint)
-    chosen = manager.choose(step)
+    chosen = hosts.first_decides(lambda: manager.choose(step))
     tokenizer = load_tokenizer(str(run_dir / "tokenizer"))
     model = Model(config.model, config.objective.heads, config.precision)
     mesh = mesh_here(config.mesh)
@@ -98,8 +98,10 @@ def stored_start(
     Raises:
       UserError: not the parameters of this model, or of another base.
     """
-    init = getattr(config, "init", None)
-    stored = stored_run(run_dir, checkpoint, None if init is None else init.run_dir)
+    init, moved = getattr(config, "init", None), None
+    if init is not None and init.run_dir.is_dir():  # else where it was when the run began
+        moved = init.run_dir
+    stored = stored_run(run_dir, checkpoint, moved, verify=config.checkpoint.verify)
     start = InitConfig(from_=str(run_dir), cast=True)  # averages are float32, whatever they are of
     return plan_start(start, model, stored, (), is_whole=True)
 

@@ -361,3 +361,10 @@ def test_a_platform_that_is_not_there_is_told(platform, runs):
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr and f"got:      {platform}" in done.stderr
     assert "JAX_PLATFORMS=cpu" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "config"])
+def test_a_base_that_is_no_run_is_told_on_the_command_line(verb, tmp_path, capsys):
+    layers = [verb, "pretrain/bert-tiny", f"init.from={tmp_path / 'nowhere'}"]
+    assert cli.main(layers) == 2
+    assert "not a run to start from" in capsys.readouterr().err

@@ -11,7 +11,11 @@ import tuned
 from jaxssl import comparing, finetune
 from jaxssl.comparing import Difference, SeedResult
 from jaxssl.core.errors import UserError
+from jaxssl.tasks import answer_windows, tag_windows
+from jaxssl.tasks.answer import Answer
+from jaxssl.tasks.answer_questions import Question
 from jaxssl.tasks.classify import Classify
+from jaxssl.tasks.tag import Tag
 
 HEAD = ("freezing.preset=head", "train.epochs=2", "evaluation.every_epochs=2")
 
@@ -99,3 +103,31 @@ def test_what_cannot_be_compared_is_refused(seeds, scratch, base, table, tmp_pat
     with pytest.raises(UserError, match="not evaluated on the same examples"):
         comparing._check_same(group([0, 1, 1]), group([0, 1, 0]), "validation")
     assert Path(seeds[0]).is_dir()
+
+
+def test_a_run_whose_score_or_blind_guess_is_not_a_number_has_collapsed_or_is_scored():
+    nan = float("nan")
+    assert SeedResult(0, "seed-0", nan, 0.0).is_collapsed  # it says the same of every row
+    assert not SeedResult(0, "seed-0", 0.3, 0.0).is_collapsed
+
+
+def test_sentences_and_questions_are_the_same_whatever_the_tokenizer():
+    words, tags = ["Bill", "founded", "it"], ["B", "O", "O"]
+    index = np.arange(3)
+    one = [tag_windows.Window(0, 1, words, tags, index, index)]
+    two = [
+        tag_windows.Window(0, 2, words, tags, index[:2], index[:2] * 2),
+        tag_windows.Window(0, 2, words, tags, index[2:], index[2:] * 2),
+    ]
+    other = [tag_windows.Window(0, 1, words, ["O", "O", "O"], index, index)]
+    assert Tag().identity(one) == Tag().identity(two) != Tag().identity(other)
+
+    def asked(text, spans):
+        question = Question("q1", text, "a b c", (), "row 1")
+        return [answer_windows.Window(question, spans, 1, 0, 0, None)]
+
+    spans = np.array([[0, 1], [2, 3]])
+    same = Answer().identity
+    assert (
+        same(asked("what?", spans)) == same(asked("what?", spans[:1])) != same(asked("why?", spans))
+    )

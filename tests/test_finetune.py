@@ -1,5 +1,6 @@
 """Fine-tuning a small BERT that was pretrained here: what is restored, moves and is saved."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -7,11 +8,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import toy
 import tuned
 
 from jaxssl import finetune, run, trained
 from jaxssl.checkpoint.manager import CheckpointManager, stored_arrays
+from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
+from jaxssl.train import metrics
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +91,45 @@ def test_another_base_is_refused(base, top, tmp_path):
         trained.open_run(top[0], layers=[f"init.from={moved}"])
 
 
+def test_a_damaged_base_is_refused(base, top, tmp_path):
+    moved = tmp_path / "base"
+    shutil.copytree(base, moved)
+    largest = max(
+        (moved / "checkpoints" / "4" / "state").rglob("*"), key=lambda f: f.stat().st_size
+    )
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    with pytest.raises(UserError, match="checksum|altered|damaged"):
+        trained.open_run(top[0], layers=[f"init.from={moved}"])
+
+
+def test_the_base_is_found_where_it_was_from_any_directory(top, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(top[0], run_dir)
+    config = json.loads(json.dumps(configuration.read_yaml(run_dir / "config.yaml")))
+    config["init"]["from"] = "runs/base"  # as it was given, in another directory
+    (run_dir / "config.yaml").write_text(json.dumps(config))
+    assert trained.open_run(run_dir).step == trained.open_run(top[0]).step
+
+
+def test_a_run_that_saved_something_starts_from_the_same_checkpoint_again(
+    base, table, top, tmp_path
+):
+    moved, out = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(base, moved)
+    shutil.copytree(top[0], out)
+    config = tuned.configured(moved, table, out, "init.step=last")
+    shutil.copytree(moved / "checkpoints" / "4", moved / "checkpoints" / "8")
+    assert finetune.build(config).parts.start.base["step"] == 4
+    another = dataclasses.replace(config, out=str(tmp_path / "another"))
+    assert finetune.build(another).parts.start.base["step"] == 8
+    manifest = moved / "checkpoints" / "4" / "manifest.json"
+    manifest.write_text(manifest.read_text() + " ")
+    with pytest.raises(UserError, match="not the base that the run was trained on"):
+        finetune.build(config)
+
+
 def test_a_deeper_model_is_refused_with_every_parameter(base, table, tmp_path):
     config = tuned.configured(base, table, tmp_path / "run", "model.num_layers=3")
     with pytest.raises(Exception, match="another number of layers") as raised:
@@ -155,8 +198,9 @@ def test_scores_do_not_depend_on_the_number_of_devices(top):
         assert values[1][name] == pytest.approx(value, rel=1e-5), name
 
 
-def test_a_number_is_learnt_of_pairs_of_texts(base, tmp_path):
-    """The label is how often both texts have the cat."""
+def test_a_number_is_learnt_of_pairs_of_texts(base, tmp_path, monkeypatch):
+    """The label is how often both texts have the cat. The chip's peak is known, as on a GPU."""
+    monkeypatch.setattr(metrics, "peak_flops", lambda: 1e12)
     rng, lines = np.random.default_rng(1), ["a,b,likeness"]
     for _ in range(120):
         words = [rng.choice(["the cat", "my sister"]) for _ in range(2)]
@@ -169,6 +213,8 @@ def test_a_number_is_learnt_of_pairs_of_texts(base, tmp_path):
     assert outcome.validation["pearson"] > 0.9
     assert outcome.validation["loss"] == pytest.approx(outcome.validation["mse/regress"], rel=1e-5)
     assert trained.evaluate_run(config.out)["pearson"] > 0.9
+    rows = toy.rows_of(Path(config.out), "train")
+    assert rows and all(0 < row["mfu"] < 1 for row in rows)
 
 
 RECIPES = sorted(

@@ -18,6 +18,7 @@ from jaxssl.core.files import atomic_write
 from jaxssl.core.layer_names import is_stacked
 from jaxssl.core.names import compile_pattern, matches
 
+FILE_NAME = "ledger.json"
 Action = Literal["restored", "renamed", "resized", "fresh", "dropped"]
 
 

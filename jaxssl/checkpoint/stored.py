@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxssl.checkpoint import manifest
 from jaxssl.checkpoint.ledger import Entry, Leaf
 from jaxssl.checkpoint.manager import read_arrays, stored_arrays
 from jaxssl.core.errors import UserError
@@ -104,11 +105,14 @@ def _overlaid(old: tuple[Piece, ...], new: Piece) -> tuple[Piece, ...]:
     return tuple(sorted([*result, new], key=lambda piece: piece.start))
 
 
-def stored_run(run_dir: Path, checkpoint: Path, base_run: Path | None = None) -> Stored:
+def stored_run(
+    run_dir: Path, checkpoint: Path, base_run: Path | None = None, *, verify: bool = True
+) -> Stored:
     """The parameters of a run at a checkpoint, those of its bases included.
 
     Args:
       base_run: where its base is now, if it is not where it was.
+      verify: compare the files of bases with their checksums.
 
     Raises:
       UserError: a base that is not there, or is another one.
@@ -119,7 +123,9 @@ def stored_run(run_dir: Path, checkpoint: Path, base_run: Path | None = None) ->
     where = base_run or Path(noted["run"])
     base = where / "checkpoints" / str(noted["step"])
     check_base(noted, base)
-    pieces = stored_run(where, base).pieces
+    if verify:
+        manifest.verify(base)
+    pieces = stored_run(where, base, verify=verify).pieces
     named = {name: pieces[origin] for name, origin in noted["names"].items()}
     return stored_params(checkpoint, Stored(named))
 
@@ -217,8 +223,8 @@ def check_base(noted: Mapping[str, Any], checkpoint: Path) -> None:
     Raises:
       UserError: says which one is wanted.
     """
-    manifest = checkpoint / "manifest.json"
-    found = sha256(manifest) if manifest.is_file() else None
+    path = checkpoint / "manifest.json"
+    found = sha256(path) if path.is_file() else None
     if found != noted["manifest"]:
         raise UserError(
             "this is not the base that the run was trained on",

@@ -8,6 +8,7 @@ function of (seed, s), on any number of hosts.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -46,7 +47,7 @@ class Examples:
     def num_rows(self) -> int:
         return len(self.starts) - 1
 
-    @property
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
         """int64 [N], in tokens."""
         return np.diff(self.starts)

@@ -174,12 +174,15 @@ def read_splits(
     note: Note = say,
     *,
     key: str = "label_column",
+    has_classes: bool = True,
 ) -> dict[str, Table]:
     """The splits "train", "validation" and "test", those that are given or held out.
 
     Args:
       config: what to read and how much to hold out.
       label_column: must be in every split, and is what `stratify` goes by; None for neither.
+      has_classes: whether its values are few, so that held-out rows are balanced by them unless
+        `config.stratify` says otherwise.
       note: told of what was held out and of labels too rare for it.
       key: what the recipe calls `label_column`, for the error.
 
@@ -197,8 +200,9 @@ def read_splits(
         "test": config.test_fraction,
         "validation": 0.0 if config.validation is not None else config.validation_fraction,
     }
+    stratify = False if config.stratify is None and not has_classes else config.stratify
     if any(fractions.values()):
         tables |= table_splits.hold_out(
-            tables["train"], fractions, config.seed, label_column, config.stratify, note
+            tables["train"], fractions, config.seed, label_column, stratify, note
         )
     return {name: tables[name] for name in given if name in tables}

@@ -193,6 +193,11 @@ class Answer(AsRead):
             rows.append((best(token_f1, each.best, golds), 1.0))
         return np.array(rows)
 
+    def identity(self, references: Any) -> list[Any]:
+        """The questions with their contexts and answers."""
+        asked = {window.question.id: window.question for window in references}
+        return [(key, q.text, q.context, q.answers) for key, q in asked.items()]
+
     def from_tallies(self, sums: np.ndarray) -> np.ndarray:
         """The mean F1, in percent."""
         return 100 * tallies.share(sums)

@@ -60,6 +60,15 @@ class AsRead:
         """Nothing more than the scores."""
         return {}
 
+    def identity(self, references: Any) -> list[Any]:
+        """The label of each row."""
+        return np.asarray(references).tolist()
+
+    @property
+    def has_classes(self) -> bool:
+        """One label a row."""
+        return False
+
 
 class Task(Objective, Protocol):
     """A frozen dataclass: an objective with these besides."""
@@ -67,6 +76,12 @@ class Task(Objective, Protocol):
     @property
     def label(self) -> str:
         """The column of the labels, which every labelled split must have."""
+        ...
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether each row of a table has one label of a few, which held-out rows are balanced
+        by."""
         ...
 
     @property
@@ -130,6 +145,11 @@ class Task(Objective, Protocol):
 
     def tallies(self, predictions: Mapping[str, np.ndarray], references: Any) -> np.ndarray:
         """float64 [E, M]: what each example of the table adds to the sums that `metric` is of."""
+        ...
+
+    def identity(self, references: Any) -> list[Any]:
+        """What is equal for two runs that are evaluated on the same examples, whatever their
+        tokenizers."""
         ...
 
     def from_tallies(self, sums: np.ndarray) -> np.ndarray:

@@ -71,6 +71,11 @@ class Classify(LabelLoss):
         return "micro_f1" if self.multi_label else "accuracy"
 
     @property
+    def has_classes(self) -> bool:
+        """Unless there are several labels a row."""
+        return not self.multi_label
+
+    @property
     def text_column(self) -> str | None:
         """That of the text, unless there are pairs."""
         return None if self.pair else self.text

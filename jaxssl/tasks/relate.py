@@ -206,6 +206,12 @@ class Relate(LabelLoss):
         counts = [(predicted == given) & (given != negative), predicted != negative]
         return np.stack([*counts, given != negative], axis=-1).astype(np.float64)
 
+    def identity(self, references: Any) -> list[Any]:
+        """Which rows there are, and their labels."""
+        return [(row.row, row.label) for row in references]
+
+    has_classes = True
+
     def from_tallies(self, sums: np.ndarray) -> np.ndarray:
         """Micro F1."""
         return tallies.f1(sums)

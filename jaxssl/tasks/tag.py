@@ -215,6 +215,11 @@ class Tag(AsRead):
         given = set(entities(gold, self.scheme, lenient=True))
         return len(found & given), len(found), len(given)
 
+    def identity(self, references: Any) -> list[Any]:
+        """The sentences with their tags."""
+        sentences = {window.sentence: (window.words, window.tags) for window in references}
+        return list(sentences.items())
+
     def from_tallies(self, sums: np.ndarray) -> np.ndarray:
         """F1 of entities as conlleval counts it; without a scheme, accuracy."""
         return tallies.share(sums) if self.scheme == "none" else tallies.f1(sums)

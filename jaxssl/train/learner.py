@@ -115,7 +115,7 @@ class Learner:
         is_beside = lambda path: path not in own
         beside = any(map(is_beside, flatten(self._parts.model.abstract())))
         self.frozen = self._first_params(is_beside) if beside else {}
-        needed = lambda path: path in trained and self._parts.start.has_source(path)
+        needed = lambda path: path in trained and self._has_source(path)
         is_needed = self._parts.regularization.needs_anchors
         self.anchors = self._first_params(needed) if is_needed else {}
 
@@ -123,7 +123,10 @@ class Learner:
         """Those of `params` that were restored, copied: the state is donated to the step."""
         if not self._parts.regularization.needs_anchors:
             return {}
-        return jax.tree.map(lambda x: x.copy(), split(params, self._parts.start.has_source)[0])
+        return jax.tree.map(lambda x: x.copy(), split(params, self._has_source)[0])
+
+    def _has_source(self, path: str) -> bool:
+        return self._parts.start.has_source(path, self._parts.model.config.num_layers)
 
     def _first_params(self, wanted: Choice) -> Params:
         parts = self._parts

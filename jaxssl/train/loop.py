@@ -83,7 +83,7 @@ class Loop:
         stack.callback(self.checkpoints.close)
         self.learner = Learner(parts, settings.train, self.checkpoints, phases)
         self.start, meta = self._begin_or_resume()
-        self.proof = FrozenProof(run_dir, self.learner.fingerprints())
+        self.proof = FrozenProof(run_dir, self.learner.fingerprints(), resumed=self.start > 0)
         self.data_offset: int = meta.get("data_offset", 0)
         self.validation = Validation(parts, settings, meta.get("selections", []))
         self.log = StepLog(parts, settings, self.learner, meta.get("tokens", 0))
@@ -147,6 +147,7 @@ class Loop:
                         break
         self.profiler.close(self.learner.state)
         self.checkpoints.wait()
+        hosts.barrier("the last checkpoint is sealed")
         return Outcome(step, stopped, self.validation.values, self._frozen_arrays())
 
     def _take_batch(self, step: int) -> dict[str, jax.Array]:

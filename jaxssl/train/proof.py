@@ -18,14 +18,15 @@ class FrozenProof:
       run_dir: of the run.
       found: {path: fingerprint} of the parameters that no stage of the run trains, as it starts or
         resumes.
+      resumed: whether something was saved before; else what an earlier start noted is not true.
 
     Raises:
       UserError: a resumed run has other frozen parameters than it was started with.
     """
 
-    def __init__(self, run_dir: Path, found: Mapping[str, int]):
+    def __init__(self, run_dir: Path, found: Mapping[str, int], *, resumed: bool):
         self.path, self.started = run_dir / FILE_NAME, dict(found)
-        if self.path.is_file():
+        if resumed and self.path.is_file():
             self.started = json.loads(self.path.read_text(encoding="utf-8"))
             if moved := self.moved(found):
                 raise UserError(
@@ -35,9 +36,11 @@ class FrozenProof:
                     got=f"others: {', '.join(moved[:5])}",
                     fix="start anew in another run directory, or bring the base back",
                 )
-        elif found and hosts.is_first():
-            with atomic_write(self.path) as file:
-                json.dump(self.started, file, indent=1)
+        elif hosts.is_first():
+            self.path.unlink(missing_ok=True)
+            if found:
+                with atomic_write(self.path) as file:
+                    json.dump(self.started, file, indent=1)
 
     def moved(self, found: Mapping[str, int]) -> list[str]:
         """The arrays whose bits are not what they were at the start."""

@@ -120,7 +120,8 @@ def _beside(parts: Parts, state: State) -> tuple[Params, Params]:
     frozen = {path: leaf for path, leaf in leaves.items() if path not in own}
     needed = parts.regularization.needs_anchors
     trained = flatten(state.params) if needed else {}
-    anchors = {path: leaf for path, leaf in trained.items() if parts.start.has_source(path)}
+    is_anchored = lambda path: parts.start.has_source(path, parts.model.config.num_layers)
+    anchors = {path: leaf for path, leaf in trained.items() if is_anchored(path)}
     return unflatten(frozen), unflatten(anchors)
 
 

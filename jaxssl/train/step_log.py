@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxssl.models.model import num_parameters
+from jaxssl.objectives.names import TOKEN_LOSSES
 from jaxssl.train import metrics
 from jaxssl.train.learner import Learner
 from jaxssl.train.settings import Parts, Settings
@@ -58,9 +59,13 @@ class StepLog:
         if peak is None or self._learner.num_trained < num_parameters(params):
             return {}  # the convention counts a whole backward pass
         rows = self._settings.data.batch_size
-        labels = [float(w) for name, (_, w) in out["sums"].items() if name.startswith("nll/")]
+        labels = [
+            float(out["sums"][f"nll/{name}"][1])
+            for name in TOKEN_LOSSES
+            if f"nll/{name}" in out["sums"]
+        ]  # a task's head is next to nothing, and not counted
         config, length = self._parts.model.config, round(places / rows)
-        flops = metrics.step_flops(config, params, rows, length, int(max(labels)))
+        flops = metrics.step_flops(config, params, rows, length, int(max(labels, default=0)))
         return {"mfu": flops / seconds / peak}
 
 

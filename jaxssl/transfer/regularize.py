@@ -38,7 +38,7 @@ class Regularization:
     @property
     def needs_anchors(self) -> bool:
         """Whether it needs the values that parameters started from."""
-        return bool(self.l2_sp or self.mixout)
+        return bool(self.l2_sp or self.l2_sp_fresh or self.mixout)
 
     @property
     def is_penalty(self) -> bool:

@@ -1,6 +1,7 @@
 """What a run starts from: stored parameters by a ledger, the others fresh, and the optimizer."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,18 @@ from jaxssl.checkpoint.manager import (
     read_arrays,
     stored_arrays,
 )
-from jaxssl.checkpoint.stored import Stored, assemble, held, identity, read, stored_run
+from jaxssl.checkpoint.stored import (
+    BASE,
+    Stored,
+    assemble,
+    check_base,
+    held,
+    identity,
+    read,
+    stored_run,
+)
 from jaxssl.core.errors import UserError
+from jaxssl.core.files import atomic_write
 from jaxssl.core.layer_names import canonical, is_stacked, layer_range
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.types import Params
@@ -58,13 +69,17 @@ class Start:
         entry = self._by_target.get(canonical(path))
         if entry is None or entry.action not in ("restored", "renamed") or entry.is_cast:
             return False
-        _, end = layer_range(path) or (0, num_layers if is_stacked(path) else 0)
-        return end <= num_layers - self.fresh_top
+        return self._is_below_fresh(path, num_layers)
 
-    def has_source(self, path: str) -> bool:
+    def has_source(self, path: str, num_layers: int) -> bool:
         """Whether this leaf of the model was restored, renamed or resized, and not made fresh."""
         entry = self._by_target.get(canonical(path))
-        return entry is not None and entry.source is not None
+        is_stored = entry is not None and entry.source is not None
+        return is_stored and self._is_below_fresh(path, num_layers)
+
+    def _is_below_fresh(self, path: str, num_layers: int) -> bool:
+        _, end = layer_range(path) or (0, num_layers if is_stacked(path) else 0)
+        return end <= num_layers - self.fresh_top
 
     @property
     def _by_target(self) -> dict[str, Entry]:
@@ -72,11 +87,18 @@ class Start:
 
 
 def open_start(
-    init: InitConfig | None, model: Model, checkpoint: CheckpointConfig, known_heads: Sequence[str]
+    init: InitConfig | None,
+    model: Model,
+    checkpoint: CheckpointConfig,
+    known_heads: Sequence[str],
+    out: str,
 ) -> Start:
     """Finds what a run starts from and decides for every parameter; nothing is read yet.
 
+    A run that has saved something starts from the same checkpoint again, whichever is best now.
+
     Args:
+      out: the directory of the run that starts.
       known_heads: top-level names of heads, which may be left behind unasked.
 
     Raises:
@@ -86,8 +108,11 @@ def open_start(
     if init is None or init.scratch:
         return Start()
     manager = CheckpointManager(init.run_dir / "checkpoints", checkpoint)
-    path = manager.path(manager.choose(init.chosen))
-    stored = stored_run(init.run_dir, path)
+    noted = _noted(Path(out))
+    path = manager.path(manager.choose(init.chosen if noted is None else noted["step"]))
+    if noted is not None:
+        check_base(noted, path)
+    stored = stored_run(init.run_dir, path, verify=checkpoint.verify)
     tops = {name.split("/")[0] for name in stored.pieces}
     start = plan_start(init, model, stored, [name for name in tops if name in known_heads])
     start = dataclasses.replace(start, base=identity(path, start.entries))
@@ -95,6 +120,28 @@ def open_start(
         return start
     _check_verbatim(start, model, path)
     return dataclasses.replace(start, moments=path)
+
+
+def _noted(run_dir: Path) -> Mapping[str, Any] | None:
+    """What a run that has saved something noted of the checkpoint it started from."""
+    path = run_dir / ledger.FILE_NAME
+    if not path.is_file() or not CheckpointManager(run_dir / "checkpoints").steps():
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))["from"]
+
+
+def write_start(run_dir: Path, start: Start, *, keeps_base: bool) -> None:
+    """Writes `ledger.json`, and with `keeps_base` `base.json`: the run's checkpoints then lack what
+    the base holds. Removes what an earlier start that saved nothing has left.
+    """
+    if start.base is None:
+        for name in (ledger.FILE_NAME, BASE):
+            (run_dir / name).unlink(missing_ok=True)
+        return
+    ledger.write_ledger(run_dir / ledger.FILE_NAME, start.base, start.entries)
+    if keeps_base:
+        with atomic_write(run_dir / BASE) as file:
+            json.dump(start.base, file, indent=1)
 
 
 def _check_verbatim(start: Start, model: Model, checkpoint: Path) -> None:

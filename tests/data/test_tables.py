@@ -2,6 +2,7 @@
 
 import bz2
 import csv
+import dataclasses
 import gzip
 import json
 import subprocess
@@ -415,6 +416,18 @@ def split_of(tmp_path, labels, label_column="label", **options):
     said = []
     tables = read_splits(labelled(tmp_path, labels, **options), label_column, said.append)
     return {name: [int(i) for i in t.columns["id"]] for name, t in tables.items()}, said
+
+
+def test_values_that_are_no_classes_are_held_out_at_random(tmp_path):
+    """Numbers to predict, and lists of tags as strings, are nearly all different."""
+    numbers = [f"{i / 7:.3f}" for i in range(50)]
+    config = labelled(tmp_path, numbers, validation_fraction=0.2)
+    with pytest.raises(UserError, match="too few rows"):
+        read_splits(config, "label", print)
+    tables = read_splits(config, "label", print, has_classes=False)
+    assert len(tables["validation"]) == 10
+    with pytest.raises(UserError, match="too few rows"):
+        read_splits(dataclasses.replace(config, stratify=True), "label", print, has_classes=False)
 
 
 @pytest.mark.parametrize("label_column", ["label", None])

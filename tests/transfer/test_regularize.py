@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxssl.checkpoint.ledger import Entry
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
 from jaxssl.transfer.regularize import Regularization, mix_out, penalty_gradient
+from jaxssl.transfer.start import Start
 
 RNG = np.random.default_rng(0)
 PARAMS = {
@@ -32,6 +34,20 @@ def test_the_penalty_and_its_gradient_are_those_of_its_formula():
     wanted = flatten(jax.grad(formula)(PARAMS))
     for name, value in flatten(gradient).items():
         np.testing.assert_allclose(value, wanted[name], rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["l2_sp", "l2_sp_fresh", "mixout"])
+def test_each_needs_to_know_what_was_restored(name):
+    """Without anchors, all parameters would count as fresh ones."""
+    assert Regularization(**{name: 0.1}).needs_anchors
+    assert not Regularization().needs_anchors
+
+
+def test_layers_that_start_fresh_have_no_source():
+    entry = Entry("restored", "encoder/layers/x/kernel", "encoder/layers/x/kernel", (4, 2))
+    start = Start((entry,), fresh_top=1)
+    assert start.has_source("encoder/layers[0:3]/x/kernel", 4)
+    assert not start.has_source("encoder/layers[3:4]/x/kernel", 4)
 
 
 def test_mixout_takes_its_share_from_the_start_and_keeps_the_mean():
