@@ -113,6 +113,11 @@ def test_the_base_is_found_where_it_was_from_any_directory(top, tmp_path):
     assert trained.open_run(run_dir).step == trained.open_run(top[0]).step
 
 
+def test_a_base_may_be_named_relative_to_the_directory(base, top, monkeypatch):
+    monkeypatch.chdir(base.parent)
+    assert trained.open_run(top[0], layers=[f"init.from={base.name}"]).step
+
+
 def test_a_run_that_saved_something_starts_from_the_same_checkpoint_again(
     base, table, top, tmp_path
 ):

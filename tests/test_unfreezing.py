@@ -18,6 +18,7 @@ from jaxssl import finetune, trained
 from jaxssl.checkpoint.manager import CheckpointManager, stored_arrays
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
+from jaxssl.train import encode_once
 
 OVERRIDES = (
     "freezing.preset=head",
@@ -29,6 +30,7 @@ OVERRIDES = (
     "checkpoint={every: 1, keep_last: 99}",
     "data.batch_size=16",
 )
+HEAD = ("freezing.preset=head",)
 PER_EPOCH = 5  # 72 examples in batches of 16
 
 
@@ -116,7 +118,10 @@ def test_encoding_once_learns_the_same_as_encoding_each_epoch(base, table, tmp_p
         changes = ("freezing.preset=head", f"freezing.cache={cache}", "train.epochs=3")
         changes += ("model.dropout=0", "model.attention_dropout=0", "task.dropout=0")
         outcome = finetune.finetune(tuned.configured(base, table, out, *changes), said.append)
-        assert any("encoded once" in line for line in said) == (cache == "true")
+        features = [line for line in said if "encoded once" in line]
+        assert bool(features) == (cache == "true")
+        if features:  # one state of 16 numbers for each of 72 rows
+            assert f"{72 * 16 * 4:,} bytes" in features[0]
         ends[cache] = tuned.whole(out), outcome.validation
     for name, value in ends["true"][0].items():
         np.testing.assert_allclose(value, ends["false"][0][name], rtol=1e-4, atol=1e-6)
@@ -130,6 +135,13 @@ def test_encoding_once_learns_the_same_as_encoding_each_epoch(base, table, tmp_p
         assert own["trained"] == 2 * 16 + 2
         assert own["optimizer_bytes"] < 8 * own["trained"] + 64
         assert full["optimizer_bytes"] >= 8 * receipt["parameters"]
+
+
+def test_features_that_would_not_fit_are_refused_with_their_size(base, table, tmp_path):
+    parts = finetune.build(tuned.configured(base, table, tmp_path / "run", *HEAD)).parts
+    assert encode_once.planned_bytes(parts) == (72 + 18) * 16 * 4
+    with pytest.raises(UserError, match=r"(?s)do not fit.*1,000,000,000,000,000.*cache=false"):
+        encode_once.check_memory(10**15)
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def stored_run(
     noted = read_base(run_dir)
     if noted is None:
         return stored_params(checkpoint)
-    where = base_run or Path(noted["run"])
+    where = (base_run or Path(noted["run"])).absolute()  # Orbax reads no other paths
     base = where / "checkpoints" / str(noted["step"])
     check_base(noted, base)
     if verify:

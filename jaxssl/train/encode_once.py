@@ -6,12 +6,14 @@ dropout, and the run trains on them: a row then holds the states that the head r
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params
 from jaxssl.data.labelled import Examples, LabelledData
 from jaxssl.models.model import Model
@@ -28,6 +30,7 @@ def encode_once(parts: Parts, params: Params, batch_size: int) -> Parts:
       params: all the model's parameters.
     """
     task: Any = parts.objective
+    check_memory(planned_bytes(parts))
     step = jax.jit(make_feature_step(parts.model, task), out_shardings=replicated(parts.mesh))
 
     def encoded(data: Any, name: str) -> LabelledData:
@@ -41,6 +44,33 @@ def encode_once(parts: Parts, params: Params, batch_size: int) -> Parts:
     if validation is not None:
         validation = encoded(validation, "validation")
     return dataclasses.replace(parts, train_data=train, validation_data=validation)
+
+
+def planned_bytes(parts: Parts) -> int:
+    """The memory that features will take in each process, in bytes."""
+    task: Any = parts.objective
+    splits: list[Any] = [parts.train_data, parts.validation_data]
+    examples = [data.examples for data in splits if data is not None]
+    states = sum(len(x.tokens) if task.reads is None else x.num_rows * task.reads for x in examples)
+    size = jax.numpy.dtype(parts.model.precision.compute).itemsize
+    return states * parts.model.config.hidden_size * size
+
+
+def check_memory(size: int) -> None:
+    """Refuses features of more than half of the machine's memory.
+
+    Raises:
+      UserError: says how large they are.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory // 2:
+        raise UserError(
+            "the features of all examples do not fit into memory",
+            where="freezing.cache",
+            expected=f"at most half of the {memory:,} bytes that this machine has",
+            got=f"{size:,} bytes",
+            fix="set freezing.cache=false: each example is then encoded in every epoch",
+        )
 
 
 def make_feature_step(model: Model, task: Task) -> Callable[[Params, Batch], dict[str, jax.Array]]:
