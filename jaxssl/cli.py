@@ -181,7 +181,7 @@ def _split_layers(layers: Sequence[str]) -> tuple[list[str], list[str]]:
     return [x for x in layers if "=" not in x], [x for x in layers if "=" in x]
 
 
-def _load(cls: type, options: argparse.Namespace):
+def _load(cls: type, options: argparse.Namespace) -> Any:
     """A configuration of `cls`, or None after printing its documentation."""
     from jaxssl.core import config as configuration
     from jaxssl.core.errors import UserError, UserErrors

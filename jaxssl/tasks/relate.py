@@ -210,7 +210,10 @@ class Relate(LabelLoss):
         """Which rows there are, and their labels."""
         return [(row.row, row.label) for row in references]
 
-    has_classes = True
+    @property
+    def has_classes(self) -> bool:
+        """One relation a row."""
+        return True
 
     def from_tallies(self, sums: np.ndarray) -> np.ndarray:
         """Micro F1."""
