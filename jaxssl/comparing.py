@@ -103,7 +103,7 @@ def _run_seed(config: FinetuneConfig, seed: int, run_dir: Path, say: Any) -> See
 
 def seeds_table(results: Sequence[SeedResult], metric: str) -> list[str]:
     """Mean, deviation and collapsed runs, in a few lines."""
-    good = [r.score for r in results if r.score is not None]
+    good = [r.score for r in results if r.score is not None and math.isfinite(r.score)]
     lines = [
         f"  seed {r.seed:<6}{_shown(r.score):>9}" + "  collapsed" * r.is_collapsed for r in results
     ]
@@ -130,6 +130,7 @@ class Group:
       seeds: of its runs, in order.
       tallies: float64 [runs, examples, M]; see `Task.tallies`.
       references: of the examples, to see that others are scored on the same.
+      without_score: seeds whose loss was not finite, which are left out.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Group:
     seeds: tuple[int, ...]
     tallies: np.ndarray
     references: Any
+    without_score: tuple[int, ...] = ()
 
     @property
     def scores(self) -> np.ndarray:
@@ -193,25 +195,33 @@ def compare(
     for i, one in enumerate(groups):
         for other in groups[:i]:
             better, worse = (other, one) if one.is_fresh and not other.is_fresh else (one, other)
-            found = bootstrap_difference(
-                better.task.from_tallies,
-                better.tallies,
-                worse.tallies,
-                samples,
-                seed,
-                paired=better.seeds == worse.seeds,
-            )
+            metric, (ours, theirs, paired) = better.task.from_tallies, paired_runs(better, worse)
+            found = bootstrap_difference(metric, ours, theirs, samples, seed, paired=paired)
             is_transfer = worse.is_fresh and not better.is_fresh
             differences.append(Difference(better.name, worse.name, *found, is_transfer))
     return groups, differences
 
 
+def paired_runs(one: Group, other: Group) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Tallies of both groups' runs, and whether they are pairs: those of the same seeds.
+
+    A seed without a score in one of them is left out of both.
+    """
+    started = lambda group: {*group.seeds, *group.without_score}
+    common = [seed for seed in one.seeds if seed in other.seeds]
+    if started(one) != started(other) or not common:
+        return one.tallies, other.tallies, False
+    chosen = lambda group: group.tallies[[group.seeds.index(seed) for seed in common]]
+    return chosen(one), chosen(other), True
+
+
 def _group(path: Path, split: str) -> Group:
     """The evaluated runs of a path: a run's, or those of its seeds."""
-    runs = [path]
+    runs, without = [path], ()
     if (path / SEEDS).is_file():
         listed = json.loads((path / SEEDS).read_text(encoding="utf-8"))["runs"]
         runs = [path / run["run"] for run in listed if run["score"] is not None]
+        without = tuple(run["seed"] for run in listed if run["score"] is None)
     tallies, seeds, examples, config = [], [], None, None
     for run in runs:
         model = trained.open_run(run, "best")
@@ -235,7 +245,8 @@ def _group(path: Path, split: str) -> Group:
         )
     assert isinstance(config, FinetuneConfig)
     name = path.name or str(path)
-    return Group(name, config.task, config.is_fresh, tuple(seeds), np.stack(tallies), examples)
+    scored = (tuple(seeds), np.stack(tallies), examples)
+    return Group(name, config.task, config.is_fresh, *scored, without)
 
 
 def _check_same(first: Group, group: Group, split: str) -> None:
@@ -263,7 +274,9 @@ def comparison_table(groups: Sequence[Group], differences: Sequence[Difference])
         scores = group.scores
         spread = f" +- {np.std(scores, ddof=1):.4f}, {len(scores)} seeds" if len(scores) > 1 else ""
         start = "from scratch" if group.is_fresh else "from a base"
-        lines.append(f"  {group.name:<{width}}  {scores.mean():.4f}{spread}  ({start})")
+        lost = ", ".join(map(str, group.without_score))
+        lost = f"; seeds without a score: {lost}" if lost else ""
+        lines.append(f"  {group.name:<{width}}  {scores.mean():.4f}{spread}  ({start}{lost})")
     for d in differences:
         interval = f"[{d.low:+.4f}, {d.high:+.4f}]"
         lines.append(f"{d.group} - {d.other}: {d.difference:+.4f}, 95% {interval}: {d.verdict}")

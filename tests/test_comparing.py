@@ -131,3 +131,19 @@ def test_sentences_and_questions_are_the_same_whatever_the_tokenizer():
     assert (
         same(asked("what?", spans)) == same(asked("what?", spans[:1])) != same(asked("why?", spans))
     )
+
+
+def test_seeds_that_both_have_stay_paired_and_those_without_a_score_are_told():
+    def group(name, seeds, without=()):
+        tallies = np.arange(len(seeds) * 6.0).reshape(len(seeds), 3, 2) + seeds[0]
+        task = Classify(labels=("a", "b"))
+        return comparing.Group(name, task, False, seeds, tallies, np.zeros(3), without)
+
+    one, other = group("one", (0, 1, 2)), group("other", (0, 2), (1,))
+    ours, theirs, paired = comparing.paired_runs(one, other)
+    assert paired and np.array_equal(ours, one.tallies[[0, 2]])
+    assert np.array_equal(theirs, other.tallies)
+    all_of_one, single, paired = comparing.paired_runs(one, group("third", (0,)))
+    assert not paired and len(all_of_one) == 3 and len(single) == 1
+    lines = comparing.comparison_table([one, other], [])
+    assert "seeds without a score: 1" in lines[2] and "without a score" not in lines[1]
