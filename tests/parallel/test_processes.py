@@ -1,5 +1,6 @@
 """Two processes train as one does, and their checkpoint is anyone's."""
 
+import json
 import os
 import signal
 import socket
@@ -10,8 +11,9 @@ import time
 import numpy as np
 import pytest
 import toy
+import tuned
 
-from jaxssl import trained
+from jaxssl import finetune, trained
 from jaxssl.checkpoint.manager import CheckpointManager
 
 STEPS = 4
@@ -36,19 +38,21 @@ def train_in_two(out, words, *overrides: str):
 
 
 def start_two(out, words, *overrides: str) -> list[subprocess.Popen]:
+    return start_both(arguments(out, words, *overrides))
+
+
+def start_both(command: list) -> list[subprocess.Popen]:
     address = f"127.0.0.1:{free_port()}"
     os.environ["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
     try:
         return [
             toy.start(
-                arguments(
-                    out,
-                    words,
+                [
+                    *command,
                     f"distributed.coordinator={address}",
                     "distributed.num_processes=2",
                     f"distributed.process_id={number}",
-                    *overrides,
-                )
+                ]
             )
             for number in (0, 1)
         ]
@@ -121,6 +125,22 @@ def test_a_signal_to_one_process_has_both_save_the_same_step_and_exit_with_75(wo
     (step,) = CheckpointManager(out / "checkpoints").steps()
     assert f"a signal to another process: saved step {step}" in ends[0][1]
     assert toy.rows_of(out, "train")[-1]["step"] == step
+
+
+def test_two_processes_fine_tune_and_score_as_one_does(base, table, tmp_path):
+    changes = ("freezing.preset=top", "freezing.top=1", "train.epochs=1", "checkpoint.every=4")
+    out = {number: tmp_path / str(number) for number in (1, 2)}
+    finetune.finetune(tuned.configured(base, table, out[1], *changes), lambda text: None)
+    tuned.configured(base, table, out[2])  # writes its recipe
+    command = ["finetune", tmp_path / "2.json", *changes]
+    for code, _, err in [toy.finish(process) for process in start_both(command)]:
+        assert code == 0, err
+    one, two = (json.loads((out[n] / "scores.json").read_text()) for n in (1, 2))
+    assert one["step"] == two["step"]
+    for name, value in one["splits"]["validation"]["scores"].items():
+        assert two["splits"]["validation"]["scores"][name] == pytest.approx(value, rel=1e-5), name
+    frozen = [json.loads((out[n] / "frozen.json").read_text()) for n in (1, 2)]
+    assert frozen[0] == frozen[1] and frozen[0]
 
 
 LAYOUTS = """
