@@ -66,7 +66,7 @@ class AsRead:
 
     @property
     def has_classes(self) -> bool:
-        """One label a row."""
+        """No: its labels are numbers, or several a row."""
         return False
 
 
