@@ -26,7 +26,7 @@ from jaxssl.finetune_config import FinetuneConfig, as_data, load_config, read_la
 from jaxssl.models.heads import head_name
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, check_length, num_parameters
-from jaxssl.optim.adamw import make_optimizer
+from jaxssl.optim.adamw import check_no_decay, make_optimizer
 from jaxssl.optim.groups import GroupOf
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import check_batch, make_mesh
@@ -100,6 +100,7 @@ def build(config: FinetuneConfig) -> Prepared:
     start = open_start(config.init, model, config.checkpoint, ALL_HEADS, config.out)
     train, _ = resolve(config, per_epoch)
     model, stages, group_of = plan_stages(config, start, per_epoch)
+    check_no_decay(config.optimizer.no_decay, model.abstract())
     _check_stages(stages, train.steps)
     optimizer, schedule = make_optimizer(
         config.optimizer,

@@ -31,7 +31,7 @@ from jaxssl.data.store import TokenStore, check_tokenizer, check_vocabulary
 from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
 from jaxssl.models.model import Model, ModelConfig, check_length, num_parameters
 from jaxssl.objectives.combine import ObjectiveConfig
-from jaxssl.optim.adamw import AdamW, make_optimizer
+from jaxssl.optim.adamw import AdamW, check_no_decay, make_optimizer
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import MeshConfig, check_batch, make_mesh
 from jaxssl.run_directory import RunLock, open_run_directory
@@ -209,6 +209,7 @@ def build(config: RunConfig) -> Parts:
         config.optimizer, train.steps, tokens_per_step, config.model.num_layers
     )
     model = Model(config.model, config.objective.heads, config.precision)
+    check_no_decay(config.optimizer.no_decay, model.abstract())
     parts = Parts(
         model=model,
         objective=config.objective,

@@ -137,7 +137,7 @@ def _check_document(tokens: np.ndarray, sentence_ends: np.ndarray, limit: int) -
         raise ValueError(f"a document needs a non-empty row of tokens, got shape {tokens.shape}")
     if not sentence_ends.size or sentence_ends[-1] != tokens.size:
         raise ValueError("the last sentence must end where the document's tokens end")
-    if sentence_ends[0] < 1 or (np.diff(sentence_ends) < 1).any():
+    if sentence_ends[0] < 1 or (sentence_ends[1:] <= sentence_ends[:-1]).any():
         raise ValueError("sentence ends must increase strictly: no sentence may be empty")
     if int(tokens.min()) < 0 or int(tokens.max()) > limit:
         raise ValueError(f"token ids must be in [0, {limit}], got {tokens.min()}..{tokens.max()}")

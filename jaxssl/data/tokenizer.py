@@ -279,6 +279,8 @@ def is_word_start(text: str) -> bool:
 
 def _join(rows: Sequence[np.ndarray], counts: Sequence[int]) -> Encoded:
     """Joins pieces' ids into a document's; `counts` says how many pieces each sentence has."""
+    if len(rows) == 1:  # a document without sentences: numpy's small calls would cost more
+        return rows[0], np.array([rows[0].size] if rows[0].size else [], np.int64)
     ids = np.concatenate(rows) if rows else np.zeros(0, np.int32)
     ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
     return ids, _ends(ends[np.cumsum(counts) - 1] if len(counts) else ends)

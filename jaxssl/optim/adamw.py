@@ -10,7 +10,8 @@ import optax
 
 from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.errors import UserError
-from jaxssl.core.names import assign, matches, unmatched
+from jaxssl.core.layer_names import canonical
+from jaxssl.core.names import matches, unmatched
 from jaxssl.core.precision import Float
 from jaxssl.core.widen import widen
 from jaxssl.optim.groups import GroupOf, by_group
@@ -77,17 +78,25 @@ def parameter_names(params: Mapping[str, Any]) -> Any:
 def decay_mask(patterns: tuple[str, ...], params: Mapping[str, Any]) -> Any:
     """True where weight decay applies: parameters that no pattern matches.
 
-    Raises:
-      UserError: a pattern matches nothing.
+    Names are those of an uncut stack, `encoder/layers/...`, whatever the segments of `params`.
     """
-    names = parameter_names(params)
-    every = jax.tree.leaves(names)
+    spared = lambda name: any(matches(pattern, canonical(name)) for pattern in patterns)
+    return jax.tree.map(lambda name: not spared(name), parameter_names(params))
+
+
+def check_no_decay(patterns: tuple[str, ...], params: Mapping[str, Any]) -> None:
+    """Refuses patterns that match nothing in a model's parameters; those by default may.
+
+    Args:
+      params: all of the model's, also what is frozen.
+
+    Raises:
+      UserError: suggests the nearest name.
+    """
+    names = list(map(canonical, jax.tree.leaves(parameter_names(params))))
     for pattern in patterns:
-        if pattern not in NO_DECAY and not any(matches(pattern, name) for name in every):
-            raise unmatched(pattern, every, "optimizer.no_decay")
-    kept = [p for p in patterns if any(matches(p, name) for name in every)]
-    decays = assign([(pattern, False) for pattern in kept], every, True)
-    return jax.tree.map(lambda name: decays[name], names)
+        if pattern not in NO_DECAY and not any(matches(pattern, name) for name in names):
+            raise unmatched(pattern, names, "optimizer.no_decay")
 
 
 def make_optimizer(

@@ -10,9 +10,16 @@ import pytest
 import tiny
 
 from jaxssl.core.errors import UserError
+from jaxssl.core.names import flatten, unflatten
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
-from jaxssl.optim.adamw import AdamW, decay_mask, make_optimizer, parameter_names
+from jaxssl.optim.adamw import (
+    AdamW,
+    check_no_decay,
+    decay_mask,
+    make_optimizer,
+    parameter_names,
+)
 from jaxssl.optim.schedules import Schedule
 
 STEPS = 10
@@ -131,10 +138,20 @@ def test_own_patterns_spare_what_they_name():
 
 
 def test_a_pattern_that_matches_nothing_is_refused_with_a_suggestion():
-    params = unbox(Model(tiny.gpt2(), ("causal_lm",)).abstract())
-    optimizer, _ = make_optimizer(AdamW(no_decay=("embeddings/token/embedding",)), STEPS, 1)
+    params = Model(tiny.gpt2(), ("causal_lm",)).abstract()
+    check_no_decay((*AdamW().no_decay, "embeddings/tokens/embedding"), params)
     with pytest.raises(UserError, match="did you mean 'embeddings/tokens/embedding'"):
-        optimizer.init(jax.tree.map(lambda s: jnp.zeros(s.shape), params))
+        check_no_decay(("embeddings/token/embedding",), params)
+
+
+def test_patterns_name_a_stack_whatever_its_segments_and_what_is_trained_of_it():
+    whole = flatten(unbox(Model(tiny.gpt2(segments=(1, 1)), ("causal_lm",)).abstract()))
+    top = unflatten({name: leaf for name, leaf in whole.items() if "layers[1:2]" in name})
+    pattern = "decoder/layers/feed_forward/up/kernel"
+    decays = flatten(decay_mask((pattern,), top))
+    assert len(decays) > 2
+    for name, decay in decays.items():
+        assert decay == (not name.endswith("feed_forward/up/kernel")), name
 
 
 def test_the_first_moment_takes_the_declared_dtype():
