@@ -1,4 +1,8 @@
-"""BERT (Devlin et al., 2018): a bidirectional encoder with norms after each sublayer."""
+"""BERT (Devlin et al., 2018) and its kin: bidirectional encoders with norms after each sublayer.
+
+RoBERTa (Liu et al., 2019) counts positions from 2 and has no next sentence; DistilBERT (Sanh et
+al., 2019) has no token types either, and half the layers. The network is the same.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,11 +11,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxssl.core.bounds import check_above_zero, check_at_least
-from jaxssl.core.errors import UserError
+from jaxssl.core.bounds import check_at_least
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
 from jaxssl.models.blocks import BlockConfig, Context
+from jaxssl.models.checks import check_heads, check_rates, check_sizes
 from jaxssl.models.heads import Head, head_name, make_head
 from jaxssl.models.layers import Embedding, LayerNorm, Projection, dropout_rng, truncated_normal
 from jaxssl.models.stack import Remat, Stack, check_segments
@@ -37,8 +41,10 @@ class BertConfig:
     """Width of the feed-forward layers."""
     max_positions: int = 512
     """Longest sequence, in tokens."""
+    position_offset: int = 0
+    """Rows of the position table before that of the first position; RoBERTa has 2."""
     type_vocab_size: int = 2
-    """Token types (first and second sentence)."""
+    """Token types (first and second sentence); 0 has none."""
     activation: Activation = "gelu_tanh"
     """`gelu_tanh` as in the original code; `gelu` (erf) as in Hugging Face's weights."""
     dropout: float = 0.1
@@ -61,7 +67,7 @@ class BertConfig:
 
     def __post_init__(self):
         check_sizes(self)
-        check_at_least(1, self, "type_vocab_size")
+        check_at_least(0, self, "type_vocab_size", "position_offset")
         check_heads(self.hidden_size, self.num_heads)
         check_rates(dropout=self.dropout, attention_dropout=self.attention_dropout)
         check_segments(self.segments, self.num_layers)
@@ -86,51 +92,45 @@ class BertConfig:
             initializer=self.initializer,
             output_initializer=self.initializer,
             precision=precision,
+            num_kv_heads=self.num_heads,
+            head_dim=self.hidden_size // self.num_heads,
         )
 
 
-def check_sizes(config: Any) -> None:
-    """Refuses a shape (of this family or another) with a size below 1.
+@dataclass(frozen=True, kw_only=True)
+class RobertaConfig(BertConfig):
+    """The shape of a RoBERTa encoder."""
 
-    Raises:
-      UserError: names the first such field.
-    """
-    sizes = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
-    check_at_least(1, config, *sizes, "max_positions")
-    check_above_zero(config, "norm_epsilon", "initializer_range")
-
-
-def check_heads(hidden_size: int, num_heads: int) -> None:
-    """Refuses a width that the heads do not divide.
-
-    Raises:
-      UserError: always names the widths that would fit.
-    """
-    if num_heads < 1 or hidden_size % num_heads:
-        below = hidden_size - hidden_size % max(num_heads, 1)
-        raise UserError(
-            "the heads do not divide the width",
-            where="num_heads",
-            expected=f"a divisor of hidden_size={hidden_size}",
-            got=num_heads,
-            fix=f"use hidden_size={below or num_heads} or another number of heads",
-        )
+    name: Literal["roberta"] = "roberta"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """The family."""
+    vocab_size: int = 50265
+    """Rows of the token embedding; at least the tokenizer's size."""
+    position_offset: int = 2
+    """Rows of the position table before that of the first position."""
+    type_vocab_size: int = 1
+    """Token types; there is one alone, for all tokens."""
+    activation: Activation = "gelu"
+    """RoBERTa uses the exact form."""
+    norm_epsilon: float = 1e-5
+    """Added to the variance in each norm."""
+    pooler: bool = False
+    """A dense tanh layer over the first token; the published heads bring their own."""
 
 
-def check_rates(**rates: float) -> None:
-    """Refuses dropout rates outside [0, 1).
+@dataclass(frozen=True, kw_only=True)
+class DistilBertConfig(BertConfig):
+    """The shape of a DistilBERT encoder."""
 
-    Raises:
-      UserError: names the first such rate.
-    """
-    for name, rate in rates.items():
-        if not 0 <= rate < 1:
-            raise UserError(
-                "a dropout rate is out of range",
-                where=name,
-                expected="at least 0 and below 1",
-                got=rate,
-            )
+    name: Literal["distilbert"] = "distilbert"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """The family."""
+    num_layers: int = 6
+    """Number of transformer blocks."""
+    type_vocab_size: int = 0
+    """Token types; DistilBERT has none."""
+    activation: Activation = "gelu"
+    """DistilBERT uses the exact form."""
+    pooler: bool = False
+    """A dense tanh layer over the first token; DistilBERT has none."""
 
 
 PRESETS = {
@@ -143,6 +143,12 @@ PRESETS = {
 }
 """The published sizes (Turc et al., 2019, and the original two)."""
 
+ROBERTA_PRESETS = {
+    "base": RobertaConfig(),
+    "large": RobertaConfig(num_layers=24, hidden_size=1024, num_heads=16, intermediate_size=4096),
+}
+DISTILBERT_PRESETS = {"base": DistilBertConfig()}
+
 
 class BertEmbeddings(nn.Module):
     """Sum of token, position and type embeddings, normalised."""
@@ -154,15 +160,18 @@ class BertEmbeddings(nn.Module):
         c, p = self.config, self.precision
         table = lambda size, axis: Embedding(size, c.hidden_size, (axis, "embed"), c.initializer, p)
         self.tokens = table(c.vocab_size, "vocab")
-        self.positions = table(c.max_positions, "positions")
-        self.token_types = table(c.type_vocab_size, None)
+        self.positions = table(c.position_offset + c.max_positions, "positions")
+        if c.type_vocab_size:
+            self.token_types = table(c.type_vocab_size, None)
         self.norm = LayerNorm(c.norm_epsilon, p)
 
     def __call__(self, batch: Batch) -> jax.Array:
-        token_types = batch.get("token_types", jnp.zeros_like(batch["tokens"]))
-        x = self.tokens(batch["tokens"]) + self.positions(batch["positions"])
-        x = self.norm(x + self.token_types(token_types))
-        return dropout(x, self.config.dropout, dropout_rng(self))
+        c, tokens = self.config, batch["tokens"]
+        x = self.tokens(tokens) + self.positions(batch["positions"] + c.position_offset)
+        if c.type_vocab_size:
+            types = batch.get("token_types", jnp.zeros_like(tokens))
+            x = x + self.token_types(jnp.minimum(types, c.type_vocab_size - 1))
+        return dropout(self.norm(x), c.dropout, dropout_rng(self))
 
 
 class Bert(nn.Module):

@@ -10,8 +10,8 @@ import jax
 
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
-from jaxssl.models.bert import check_heads, check_rates, check_sizes
 from jaxssl.models.blocks import BlockConfig, Context
+from jaxssl.models.checks import check_heads, check_rates, check_sizes
 from jaxssl.models.heads import Head, head_name, make_head
 from jaxssl.models.layers import Embedding, LayerNorm, dropout_rng
 from jaxssl.models.stack import Remat, Stack, check_segments
@@ -84,6 +84,8 @@ class Gpt2Config:
             initializer=self.initializer,
             output_initializer=nn.initializers.normal(scale),
             precision=precision,
+            num_kv_heads=self.num_heads,
+            head_dim=self.hidden_size // self.num_heads,
         )
 
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.core.precision import Precision
-from jaxssl.models.layers import Embedding, LayerNorm, Projection, dropout_rng, parameter
+from jaxssl.models.blocks import make_norm
+from jaxssl.models.layers import Embedding, Projection, dropout_rng, parameter
 from jaxssl.ops.activations import ACTIVATIONS, Activation
 from jaxssl.ops.dropout import dropout
 
@@ -22,12 +23,16 @@ class MaskedLmHead(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: jax.Array, embeddings: Embedding) -> jax.Array:
-        c = self.config
+        c, block = self.config, self.config.block(self.precision)
         transform = Projection(
-            (c.hidden_size,), ("embed", None), c.initializer, self.precision, name="transform"
+            (c.hidden_size,),
+            ("embed", None),
+            c.initializer,
+            self.precision,
+            use_bias=block.feed_forward_bias,
+            name="transform",
         )
-        hidden = ACTIVATIONS[c.activation](transform(hidden))
-        hidden = LayerNorm(c.norm_epsilon, self.precision, name="norm")(hidden)
+        hidden = make_norm(block, "norm")(ACTIVATIONS[c.activation](transform(hidden)))
         bias = parameter(
             self, "bias", nn.initializers.zeros, ("vocab",), (c.vocab_size,), self.precision
         )
@@ -36,13 +41,30 @@ class MaskedLmHead(nn.Module):
 
 
 class CausalLmHead(nn.Module):
-    """The tied embedding table alone, as in GPT-2. [..., H] to [..., V]."""
+    """The embedding table where it is tied, as in GPT-2, or a projection. [..., H] to [..., V]."""
 
     config: Any
     precision: Precision
 
+    @nn.compact
     def __call__(self, hidden: jax.Array, embeddings: Embedding) -> jax.Array:
-        return embeddings.attend(hidden)
+        c = self.config
+        if is_tied(c):
+            return embeddings.attend(hidden)
+        return Projection(
+            (c.vocab_size,),
+            ("embed", "vocab"),
+            c.initializer,
+            self.precision,
+            use_bias=False,
+            wide=True,
+            name="output",
+        )(hidden)
+
+
+def is_tied(config: Any) -> bool:
+    """Whether the token embedding is the language model head's projection, too."""
+    return getattr(config, "tied", True)
 
 
 class NextSentenceHead(nn.Module):
@@ -129,9 +151,10 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
     "next_sentence": NextSentenceHead,
 }
 
-HEAD_PARAMS: dict[str, tuple[str, ...]] = {
-    "masked_lm": ("embeddings/tokens", "masked_lm"),
-    "causal_lm": ("embeddings/tokens",),
-    "next_sentence": ("next_sentence",),
-}
-"""The parameters each head reads, by path: a chunked loss adds up gradients of these alone."""
+
+def head_parts(name: str, config: Any) -> tuple[str, ...]:
+    """The parameters that a head reads, by path: a chunked loss adds up gradients of these
+    alone."""
+    if name == "causal_lm":
+        return ("embeddings/tokens",) if is_tied(config) else ("causal_lm",)
+    return ("embeddings/tokens", name) if name == "masked_lm" else (name,)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxssl.core.precision import Precision
 from jaxssl.ops.linear import linear
-from jaxssl.ops.norms import layer_norm
+from jaxssl.ops.norms import layer_norm, rms_norm
 from jaxssl.parallel.axes import constrain
 
 Names = tuple[str | None, ...]
@@ -106,7 +106,23 @@ class Embedding(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation with scale and bias."""
+    """Layer normalisation with scale and, unless told otherwise, bias."""
+
+    epsilon: float
+    precision: Precision
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape, p, bias = x.shape[-1:], self.precision, None
+        scale = parameter(self, "scale", nn.initializers.ones, ("norm",), shape, p)
+        if self.use_bias:
+            bias = parameter(self, "bias", nn.initializers.zeros, ("norm",), shape, p)
+        return layer_norm(x, scale, bias, self.epsilon)
+
+
+class RmsNorm(nn.Module):
+    """Root mean square normalisation with scale."""
 
     epsilon: float
     precision: Precision
@@ -115,5 +131,4 @@ class LayerNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape, p = x.shape[-1:], self.precision
         scale = parameter(self, "scale", nn.initializers.ones, ("norm",), shape, p)
-        bias = parameter(self, "bias", nn.initializers.zeros, ("norm",), shape, p)
-        return layer_norm(x, scale, bias, self.epsilon)
+        return rms_norm(x, scale, self.epsilon)

@@ -13,13 +13,35 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch, Params
-from jaxssl.models.bert import Bert, BertConfig
+from jaxssl.models.bert import Bert, BertConfig, DistilBertConfig, RobertaConfig
 from jaxssl.models.gpt2 import Gpt2, Gpt2Config
-from jaxssl.models.heads import HEAD_PARAMS, Head, Outputs, head_name
+from jaxssl.models.heads import Head, Outputs, head_name, head_parts
+from jaxssl.models.llama import Llama, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from jaxssl.models.modernbert import ModernBert, ModernBertConfig
 from jaxssl.models.stack import check_segments, segment_names
 
-ModelConfig = BertConfig | Gpt2Config
-FAMILIES: dict[type, Callable[..., nn.Module]] = {BertConfig: Bert, Gpt2Config: Gpt2}
+ModelConfig = (
+    BertConfig
+    | RobertaConfig
+    | DistilBertConfig
+    | ModernBertConfig
+    | Gpt2Config
+    | LlamaConfig
+    | MistralConfig
+    | Qwen2Config
+    | Qwen3Config
+)
+FAMILIES: dict[type, Callable[..., nn.Module]] = {
+    BertConfig: Bert,
+    RobertaConfig: Bert,
+    DistilBertConfig: Bert,
+    ModernBertConfig: ModernBert,
+    Gpt2Config: Gpt2,
+    LlamaConfig: Llama,
+    MistralConfig: Llama,
+    Qwen2Config: Llama,
+    Qwen3Config: Llama,
+}
 
 
 @dataclass(frozen=True)
@@ -93,15 +115,15 @@ class Model:
 
     def head_params(self, params: Params, name: str) -> Params:
         """The parameters that a head reads, as a tree that `head` accepts."""
-        parts = HEAD_PARAMS.get(name, (name,))
+        parts = head_parts(name, self.config)
         flat = flatten(params)
         inside = lambda path: any(path == part or path.startswith(part + "/") for part in parts)
         return unflatten({path: leaf for path, leaf in flat.items() if inside(path)})
 
     def empty_cache(self, batch_size: int, length: int) -> dict[str, Any]:
         """Zeroed keys and values for `length` positions, in the compute dtype."""
-        c = self.config
-        shape = (batch_size, length, c.num_heads, c.hidden_size // c.num_heads)
+        c, block = self.config, self.config.block(self.precision)
+        shape = (batch_size, length, block.num_kv_heads, block.head_dim)
         segments = check_segments(c.segments, c.num_layers)
         slots = lambda n: jnp.zeros((n, *shape), self.precision.compute)
         layers = {
@@ -143,4 +165,4 @@ def check_length(
 
 def is_causal(config: ModelConfig) -> bool:
     """Whether the model is a causal decoder."""
-    return isinstance(config, Gpt2Config)
+    return isinstance(config, Gpt2Config | LlamaConfig)

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 
 from jaxssl.core.errors import UserError
-from jaxssl.models.blocks import Block, BlockConfig, Context
+from jaxssl.models.blocks import Block, BlockConfig, Context, layer_numbers, with_turns
 
 Remat = Literal["none", "full", "dots", "attention", "attention+feed_forward"]
 """What the backward pass finds kept: everything (`none`), only each block's input (`full`), matrix
@@ -54,18 +54,20 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        block = remat_block(self.remat)
+        block, context, start = remat_block(self.remat), with_turns(context, self.config), 0
         for name, length in zip(segment_names(self.segments), self.segments):
             layers = nn.scan(
                 block,
                 length=length,
                 variable_axes={"params": 0, "cache": 0},
                 split_rngs={"params": True, "dropout": True},
-                in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
+                in_axes=(nn.broadcast, 0),  # pyright: ignore[reportArgumentType]
                 metadata_params={nn.PARTITION_NAME: "layers"},
                 unroll=length if self.unroll else 1,
             )
-            x, _ = layers(self.config, name=name)(x, context)
+            numbers = layer_numbers(self.config, start, start + length)
+            x, _ = layers(self.config, name=name)(x, context, numbers)
+            start += length
         return x
 
 

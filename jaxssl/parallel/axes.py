@@ -17,6 +17,7 @@ RULES: dict[str | None, str | tuple[str, ...] | None] = {
     "embed": "fsdp",
     "activation": None,
     "heads": "tensor",
+    "kv_heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
     "vocab": "tensor",

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxssl.models.model import ModelConfig, is_causal
+from jaxssl.core.precision import Precision
+from jaxssl.models.model import ModelConfig
 from jaxssl.objectives.names import TOKEN_LOSSES
 
 PEAK_FLOPS = {
@@ -72,19 +73,31 @@ def step_flops(config: ModelConfig, params: Any, rows: int, length: int, labels:
     """Model FLOPs of one training step, the numerator of MFU.
 
     By convention matrix products only, 2 per multiply-add, backward twice the forward; attention
-    counted whole for a bidirectional model and half for a causal one; the vocabulary projection at
+    counted whole for a bidirectional model and half for a causal one, in a window what is in it; the vocabulary projection at
     the `labels` positions that have a label; embedding look-ups, norms and recomputation not
     counted.
     """
-    c = config
-    per_layer = 4 * c.hidden_size**2 + 2 * c.hidden_size * c.intermediate_size
-    causal = 0.5 if is_causal(c) else 1.0
-    attention = 2 * length * c.hidden_size * causal
-    body = rows * length * c.num_layers * (per_layer + attention)
+    c, block = config, config.block(Precision())
+    heads = 2 * block.head_dim * (block.num_heads + block.num_kv_heads)
+    products = c.hidden_size * (heads + (2 + block.gated) * c.intermediate_size)
+    seen = [_keys_seen(length, kind.window, block.causal) for kind in block.kinds]
+    layers = block.layer_kinds if len(seen) > 1 else (0,) * c.num_layers
+    attention = 2 * block.num_heads * block.head_dim * sum(seen[kind] for kind in layers)
+    body = rows * length * (c.num_layers * products + attention)
     head = labels * c.hidden_size * c.vocab_size
     if "masked_lm" in params:
         head += labels * c.hidden_size**2
     return 6.0 * (body + head)
+
+
+def _keys_seen(length: int, window: int | None, causal: bool) -> float:
+    """How many keys a query of a row meets on average: half of them in a causal model without a
+    window."""
+    if window is None:
+        return length * (0.5 if causal else 1.0)
+    places = np.arange(length)
+    behind, ahead = np.minimum(places, window), np.minimum(places[::-1], window)
+    return float(np.mean(1 + behind + (0 if causal else ahead)))
 
 
 def peak_flops() -> float | None:

@@ -1,0 +1,286 @@
+"""A Hugging Face directory as parameters of ours, read straight into their shardings."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxssl.checkpoint.hf.families import FAMILIES
+from jaxssl.checkpoint.hf.mapping import Architecture, Family, Pair, layers_of
+from jaxssl.checkpoint.hf.safetensors import Reader, Tensor, open_directory
+from jaxssl.checkpoint.ledger import Leaf
+from jaxssl.core.errors import UserError, UserErrors, did_you_mean
+from jaxssl.core.layer_names import is_stacked
+from jaxssl.core.names import matches
+from jaxssl.models.model import ModelConfig
+
+CONFIG = "config.json"
+OLD_NAMES = {".gamma": ".weight", ".beta": ".bias"}
+"""What norms' tensors were called in files converted from TensorFlow."""
+BLOCK = 4 << 20
+"""Bytes of a tensor that are turned at once: about what a core's cache holds."""
+
+
+@dataclass(frozen=True, eq=False)
+class HfDirectory:
+    """What a directory holds, and nothing of it read yet.
+
+    Attributes:
+      given: `config.json`.
+      config: our configuration of its body.
+      heads: our language model heads that it has, and `row`, `token` or `span` for a task's.
+      task_head: the name that a task's head has here, in `pairs`.
+      tensors: by name, without the prefix of the body.
+      pairs: by our parameter's canonical name.
+      leftovers: tensors that no parameter stands for.
+    """
+
+    path: Path
+    family: Family
+    given: Mapping[str, Any]
+    config: ModelConfig
+    heads: tuple[str, ...]
+    tensors: Mapping[str, Tensor]
+    pairs: Mapping[str, Pair]
+    leftovers: tuple[str, ...]
+
+    def pieces(self, name: str) -> list[tuple[int | None, Tensor]]:
+        """(layer, tensor) for each tensor of a parameter."""
+        pair = self.pairs[name]
+        there = layers_of(pair, self.config.num_layers)
+        return [(layer, self.tensors[theirs]) for layer, theirs in there]
+
+    def dtype(self, name: str) -> np.dtype:
+        """The dtype that holds all of a parameter's tensors exactly."""
+        found = {tensor.numpy_dtype for _, tensor in self.pieces(name)}
+        return found.pop() if len(found) == 1 else np.dtype(np.float32)
+
+    def leaves(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Leaf]:
+        """Each parameter as a whole, and each leftover tensor by its own name.
+
+        Args:
+          shapes: of the parameters of the model that this directory's configuration describes.
+
+        Raises:
+          UserError: every tensor of another shape, at once.
+        """
+        errors, leaves = [], {}
+        for name, pair in self.pairs.items():
+            whole = shapes[name]
+            inner = whole[1:] if is_stacked(name) else whole
+            for layer, tensor in self.pieces(name):
+                wanted = pair.shape_there(inner)
+                if tensor.shape != wanted:
+                    there = pair.theirs.format(layer=layer)
+                    errors.append(_wrong_shape(self.path, there, wanted, tensor.shape))
+            leaves[name] = Leaf(whole, self.dtype(name).name)
+        if errors:
+            raise errors[0] if len(errors) == 1 else UserErrors(errors)
+        for name in self.leftovers:
+            leaves[name] = Leaf(self.tensors[name].shape, self.tensors[name].dtype)
+        return leaves
+
+    def read(self, name: str, wanted: jax.ShapeDtypeStruct) -> jax.Array:
+        """A parameter, each shard made of the rows that it needs, on its own device.
+
+        Args:
+          wanted: its shape, dtype and sharding.
+        """
+        reader, pieces, pair = Reader(), self.pieces(name), self.pairs[name]
+        shape, dtype, sharding = tuple(wanted.shape), np.dtype(wanted.dtype), wanted.sharding
+        inner = shape[1:] if is_stacked(name) else shape
+        shards: dict[tuple, np.ndarray] = {}
+
+        def shard(index: tuple[slice, ...]) -> np.ndarray:
+            bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape))
+            if bounds not in shards:
+                shards[bounds] = made = aligned(tuple(b - a for a, b in bounds), dtype)
+                if pair.first_layer and bounds[0][0] < pair.first_layer:
+                    made[: pair.first_layer - bounds[0][0]] = 1  # a norm that is not there
+                for layer, tensor in pieces:
+                    values = pair.take(reader.view(tensor), inner)
+                    if layer is None:
+                        _copy(made, values[index])
+                    elif bounds[0][0] <= layer < bounds[0][1]:
+                        _copy(made[layer - bounds[0][0]], values[index[1:]])
+                    reader.forget(tensor)
+            return shards[bounds]
+
+        assert sharding is not None
+        return jax.make_array_from_callback(shape, sharding, shard)
+
+
+def _copy(target: np.ndarray, values: np.ndarray) -> None:
+    """`target[:] = values`, which may be turned: in blocks that stay in the cache."""
+    rows = max(1, BLOCK // max(1, values.nbytes // max(1, len(values)))) if values.ndim else 1
+    for start in range(0, len(values), rows):
+        target[start : start + rows] = values[start : start + rows]
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An empty array that JAX takes over on a CPU as it is: at a multiple of 64 bytes."""
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+# --- Opening ------------------------------------------------------------------------------------
+
+
+def is_hf_directory(path: Path) -> bool:
+    """Whether a path is a directory with Hugging Face's `config.json`."""
+    return (path / CONFIG).is_file() and not (path / "config.yaml").is_file()
+
+
+def open_model(path: Path) -> HfDirectory:
+    """Opens a directory; headers alone are read.
+
+    Raises:
+      UserError: no such model here, a missing or damaged file, parameters that are not there.
+    """
+    given = _read_config(path)
+    family = _family(path, given)
+    tensors = {_new_name(name): tensor for name, tensor in open_directory(path).items()}
+    architecture = _architecture(path, given, family, tensors)
+    if architecture is None:
+        architecture = Architecture(has_prefix=any(n.startswith(family.prefix) for n in tensors))
+    tensors = {_without_prefix(name, family.prefix): tensor for name, tensor in tensors.items()}
+    config = family.read_config(given, frozenset(tensors))
+    pairs = {pair.ours: pair for pair in family.body(config)}
+    heads = list(architecture.heads)
+    for head in family.heads:
+        more = family.heads[head](config)
+        if head in ("row", "token", "span"):
+            is_here = head in heads
+        else:
+            is_here = head in heads or (more and all(p.theirs in tensors for p in more))
+        if is_here:
+            pairs.update({_in_head(head, pair.ours): pair for pair in more})
+            heads += [head] if head not in heads else []
+    _check_there(path, config, pairs, tensors)
+    used = {there for pair in pairs.values() for _, there in layers_of(pair, config.num_layers)}
+    left = [name for name in tensors if name not in used]
+    left = [name for name in left if not any(matches(buffer, name) for buffer in family.buffers)]
+    left = [name for name in left if not _repeats(path, family, name, tensors)]
+    return HfDirectory(path, family, given, config, tuple(heads), tensors, pairs, tuple(left))
+
+
+def _in_head(head: str, ours: str) -> str:
+    """The name here of a task head's parameter: `row/output/kernel`."""
+    return f"{head}/{ours}" if head in ("row", "token", "span") else ours
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    file = path / CONFIG
+    try:
+        given = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(given, dict):
+            raise ValueError(f"a {type(given).__name__}, not an object")
+        return given
+    except FileNotFoundError:
+        raise UserError(
+            "not a Hugging Face directory",
+            where=path,
+            expected=f"a directory with {CONFIG} and safetensors",
+            got=f"no {CONFIG} in it" if path.is_dir() else "no such directory",
+        ) from None
+    except ValueError as error:
+        raise UserError("a configuration is damaged", where=file, got=str(error)) from error
+
+
+def _family(path: Path, given: Mapping[str, Any]) -> Family:
+    model_type = given.get("model_type")
+    if model_type not in FAMILIES:
+        raise UserError(
+            "this family of models is not built here",
+            where=f"{path / CONFIG}, model_type",
+            expected=", ".join(FAMILIES),
+            got=model_type,
+        )
+    if given.get("quantization_config"):
+        raise UserError(
+            "quantised weights are not read",
+            where=f"{path / CONFIG}, quantization_config",
+            expected="weights in float32, float16 or bfloat16",
+            got=given["quantization_config"].get("quant_method"),
+        )
+    return FAMILIES[model_type]
+
+
+def _architecture(
+    path: Path, given: Mapping[str, Any], family: Family, tensors: Mapping[str, Tensor]
+) -> Architecture | None:
+    names = given.get("architectures") or []
+    if not names:
+        return None
+    known = family.architectures.get(names[0])
+    if known is None:
+        raise UserError(
+            "this class of models is not built here",
+            where=f"{path / CONFIG}, architectures",
+            expected=", ".join(family.architectures),
+            got=names[0],
+            fix=did_you_mean(names[0], family.architectures),
+        )
+    return known
+
+
+def _new_name(name: str) -> str:
+    for old, new in OLD_NAMES.items():
+        if name.endswith(f"LayerNorm{old}"):
+            return name.removesuffix(old) + new
+    return name
+
+
+def _without_prefix(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix)
+
+
+def _check_there(
+    path: Path, config: ModelConfig, pairs: Mapping[str, Pair], tensors: Mapping[str, Tensor]
+) -> None:
+    missing = [
+        there
+        for pair in pairs.values()
+        for _, there in layers_of(pair, config.num_layers)
+        if there not in tensors
+    ]
+    if missing:
+        raise UserError(
+            "the files lack parameters of the model that config.json describes",
+            where=path,
+            expected=f"{missing[0]}" + f" and {len(missing) - 1} others" * (len(missing) > 1),
+            got=f"{len(tensors)} tensors without",
+            fix=did_you_mean(missing[0], list(tensors)),
+        )
+
+
+def _repeats(path: Path, family: Family, name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor repeats one that is tied to it; refuses it where it differs."""
+    if name not in family.repeated:
+        return False
+    origin = tensors[_without_prefix(family.repeated[name], family.prefix)]
+    reader = Reader()
+    same = np.array_equal(reader.view(tensors[name]), reader.view(origin))
+    if not same:
+        raise UserError(
+            "a tensor that should repeat another differs from it",
+            where=f"{path}, {name}",
+            expected=f"the values of {family.repeated[name]}, to which config.json ties it",
+            got="others",
+        )
+    return True
+
+
+def _wrong_shape(path: Path, name: str, wanted: Sequence[int], found: Sequence[int]) -> UserError:
+    return UserError(
+        "a tensor does not have the shape that config.json says",
+        where=f"{path}, {name}",
+        expected=tuple(wanted),
+        got=tuple(found),
+    )

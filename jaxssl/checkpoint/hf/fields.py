@@ -1,0 +1,101 @@
+"""Fields of `config.json` and of our configurations, both ways."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxssl.core.errors import UserError
+
+ACTIVATION = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+"""Hugging Face's names of activations, and ours; the first of several is written."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field.
+
+    Attributes:
+      ours, theirs: its names.
+      default: its value where `config.json` leaves it out, as in `transformers`' class.
+      values: their values and ours, where these are called otherwise.
+    """
+
+    ours: str
+    theirs: str
+    default: Any
+    values: Mapping[str, Any] | None = None
+
+
+def read(fields: Sequence[Field], given: Mapping[str, Any]) -> dict[str, Any]:
+    """{our field: value} out of `config.json`.
+
+    Raises:
+      UserError: a value that we have none for.
+    """
+    found = {}
+    for field in fields:
+        value = given.get(field.theirs, field.default)
+        if field.values is not None:
+            if value not in field.values:
+                raise UserError(
+                    "this model has something that is not built here",
+                    where=f"config.json, {field.theirs}",
+                    expected=" or ".join(field.values),
+                    got=value,
+                )
+            value = field.values[value]
+        found[field.ours] = value
+    return found
+
+
+def write(fields: Sequence[Field], config: Any) -> dict[str, Any]:
+    """{their field: value} of our configuration."""
+    written = {}
+    for field in fields:
+        value = getattr(config, field.ours)
+        if field.values is not None:
+            value = next(theirs for theirs, ours in field.values.items() if ours == value)
+        written[field.theirs] = value
+    return written
+
+
+def expect(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuses a `config.json` with another value than the one that is built here; one that is left
+    out is taken for that.
+
+    Raises:
+      UserError: names the first.
+    """
+    for name, value in wanted.items():
+        if given.get(name, value) != value:
+            raise UserError(
+                "this model has something that is not built here",
+                where=f"config.json, {name}",
+                expected=value,
+                got=given[name],
+            )
+
+
+def check_written(config: Any, **wanted: Any) -> None:
+    """Refuses to export a configuration that the class of `transformers` cannot have.
+
+    Raises:
+      UserError: names the first such field.
+    """
+    for name, value in wanted.items():
+        if getattr(config, name) != value:
+            raise UserError(
+                "Hugging Face's class of this family has no such model",
+                where=f"model.{name}",
+                expected=value,
+                got=getattr(config, name),
+            )

@@ -1,0 +1,111 @@
+"""Every family against `transformers` on torch: the files it writes, read here, give its numbers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the parity tests compare with torch")
+
+import hf_models  # noqa: E402
+
+from jaxssl.checkpoint.hf.directory import open_model  # noqa: E402
+from jaxssl.checkpoint.hf.mapping import layers_of  # noqa: E402
+from jaxssl.core.layer_names import is_stacked  # noqa: E402
+from jaxssl.core.names import flatten, unflatten  # noqa: E402
+from jaxssl.models.layers import unbox  # noqa: E402
+from jaxssl.models.model import Model  # noqa: E402
+
+FORWARD, GRADIENTS = 1e-5, 1e-4
+LM_HEADS = ("masked_lm", "causal_lm")
+
+
+@functools.cache
+def imported(case, root):
+    """(torch model, our model, our parameters, what was read)."""
+    reference = hf_models.reference(case)
+    found = open_model(hf_models.save(reference, root / case))
+    model = Model(found.config, tuple(h for h in found.heads if h in LM_HEADS))
+    shapes = flatten(unbox(model.abstract()))
+    leaves = found.leaves({name: leaf.shape for name, leaf in shapes.items()})
+    assert leaves.keys() == shapes.keys()
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
+    params = {name: found.read(name, wanted(leaf)) for name, leaf in shapes.items()}
+    return reference, model, unflatten(params), found
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("hf")
+
+
+def relative(ours, theirs, real=None):
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    if real is not None:
+        ours, theirs = ours[real], theirs[real]
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("case", hf_models.CASES)
+def test_hidden_states_logits_loss_and_gradients_are_those_of_transformers(case, side, root):
+    reference, model, params, found = imported(case, root)
+    rows = hf_models.batch(side)
+    if side == "left" and reference.config.model_type == "distilbert":
+        pytest.skip("transformers' DistilBERT takes no positions, and counts padding on the left")
+    real = rows["segment_ids"] > 0
+    head = model.heads[0]
+    labels = np.where(real, (rows["tokens"] * 7) % hf_models.VOCAB, -100)
+    if head == "causal_lm":
+        first = real & ~np.pad(real, ((0, 0), (1, 0)))[:, :-1]
+        labels = np.where(first, -100, labels)  # nothing predicts a text's first token
+    reference.zero_grad()
+    inputs = hf_models.torch_inputs(reference, rows)
+    out = reference(**inputs, labels=torch.tensor(labels).long(), output_hidden_states=True)
+    out.loss.backward()
+
+    def forward(params):
+        hidden = model.encode(params, rows)
+        logits = model.head(params, head, hidden)
+        targets, kept = labels, labels >= 0
+        shifted = logits[:, :-1] if head == "causal_lm" else logits
+        if head == "causal_lm":
+            targets, kept = labels[:, 1:], kept[:, 1:]
+        losses = -jnp.take_along_axis(
+            jax.nn.log_softmax(shifted), jnp.where(kept, targets, 0)[..., None], -1
+        )[..., 0]
+        return jnp.sum(losses * kept) / kept.sum(), (hidden, logits)
+
+    (loss, (hidden, logits)), gradients = jax.jit(jax.value_and_grad(forward, has_aux=True))(params)
+    assert relative(hidden, out.hidden_states[-1].detach(), real) < FORWARD
+    assert relative(logits, out.logits.detach(), real) < FORWARD
+    assert float(loss) == pytest.approx(float(out.loss), rel=FORWARD)
+    theirs = their_gradients(reference, found, params)
+    for name, gradient in flatten(gradients).items():
+        if np.linalg.norm(theirs[name]) > 1e-6:
+            assert relative(gradient, theirs[name]) < GRADIENTS, name
+        else:  # a key's bias moves no softmax
+            assert np.linalg.norm(gradient) < 1e-5, name
+
+
+def their_gradients(reference, found, params):
+    """Torch's gradients as ours, by the mapping."""
+    prefix = found.family.prefix
+    by_name = {name.removeprefix(prefix): p.grad for name, p in reference.named_parameters()}
+    shapes = {name: x.shape for name, x in flatten(params).items()}
+    result = {}
+    for name, pair in found.pairs.items():
+        inner = shapes[name][1:] if is_stacked(name) else shapes[name]
+        parts = {
+            layer: pair.take(by_name[there].numpy(), inner)
+            for layer, there in layers_of(pair, found.config.num_layers)
+        }
+        if None in parts:
+            result[name] = parts[None]
+        else:
+            zeros = np.zeros(inner, np.float32)
+            result[name] = np.stack([parts.get(i, zeros) for i in range(found.config.num_layers)])
+    return result
