@@ -16,7 +16,7 @@ from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
 from jaxssl.models.blocks import BlockConfig, Context
 from jaxssl.models.checks import check_heads, check_rates, check_sizes
-from jaxssl.models.heads import Head, head_name, make_head
+from jaxssl.models.heads import Head, Scope, TaskHead, head_name, make_head
 from jaxssl.models.layers import Embedding, LayerNorm, Projection, dropout_rng, truncated_normal
 from jaxssl.models.stack import Remat, Stack, check_segments
 from jaxssl.ops.activations import Activation
@@ -96,6 +96,11 @@ class BertConfig:
             head_dim=self.hidden_size // self.num_heads,
         )
 
+    def task_head(self, scope: Scope) -> TaskHead:
+        """The pooler is part of the body, so nothing."""
+        del scope
+        return TaskHead()
+
 
 @dataclass(frozen=True, kw_only=True)
 class RobertaConfig(BertConfig):
@@ -116,6 +121,10 @@ class RobertaConfig(BertConfig):
     pooler: bool = False
     """A dense tanh layer over the first token; the published heads bring their own."""
 
+    def task_head(self, scope: Scope) -> TaskHead:
+        """Of a row a dense tanh layer."""
+        return TaskHead(transform="tanh" if scope == "row" else None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistilBertConfig(BertConfig):
@@ -131,6 +140,10 @@ class DistilBertConfig(BertConfig):
     """DistilBERT uses the exact form."""
     pooler: bool = False
     """A dense tanh layer over the first token; DistilBERT has none."""
+
+    def task_head(self, scope: Scope) -> TaskHead:
+        """Of a row a dense layer with a rectifier."""
+        return TaskHead(transform="relu" if scope == "row" else None)
 
 
 PRESETS = {

@@ -12,7 +12,7 @@ from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
 from jaxssl.models.blocks import BlockConfig, Context
 from jaxssl.models.checks import check_heads, check_rates, check_sizes
-from jaxssl.models.heads import Head, head_name, make_head
+from jaxssl.models.heads import Head, Scope, TaskHead, head_name, make_head
 from jaxssl.models.layers import Embedding, LayerNorm, dropout_rng
 from jaxssl.models.stack import Remat, Stack, check_segments
 from jaxssl.ops.activations import Activation
@@ -87,6 +87,10 @@ class Gpt2Config:
             num_kv_heads=self.num_heads,
             head_dim=self.hidden_size // self.num_heads,
         )
+
+    def task_head(self, scope: Scope) -> TaskHead:
+        """Of a row a projection without bias."""
+        return TaskHead(output_bias=scope != "row")
 
 
 PRESETS = {

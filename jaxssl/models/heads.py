@@ -82,6 +82,24 @@ class NextSentenceHead(nn.Module):
         return output(pooled)
 
 
+Scope = Literal["row", "token", "other"]
+"""What a task's head looks at: what stands for a whole row, each token, or something of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskHead:
+    """What a family's published models put under the outputs of a task."""
+
+    transform: Activation | Literal["tanh"] | None = None
+    """A dense layer with this activation, of the body's width."""
+    transform_bias: bool = True
+    """Of that layer."""
+    norm: bool = False
+    """A norm of the family's type after it."""
+    output_bias: bool = True
+    """Of the outputs."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
     """A head of a task: scores for each of `size` labels. Hashable; part of a `Model`."""
@@ -90,14 +108,14 @@ class Outputs:
     """The task it belongs to, and where its parameters are."""
     size: int
     """How many numbers it puts out."""
+    scope: Scope = "other"
+    """Which of the family's own layers come before the output."""
     inputs: int = 1
     """How many hidden states, side by side, come in."""
     dropout: float = 0.0
     """Of what comes in, and after the transform."""
     transform: Activation | Literal["tanh"] | None = None
-    """A dense layer with this activation before the output, of the body's width."""
-    use_bias: bool = True
-    """Of the output."""
+    """A dense layer with this activation before the output, where the family has none."""
 
 
 class OutputHead(nn.Module):
@@ -111,22 +129,17 @@ class OutputHead(nn.Module):
     def __call__(self, x: jax.Array, embeddings: Embedding) -> jax.Array:
         del embeddings
         c, o, p = self.config, self.outputs, self.precision
+        family = c.task_head(o.scope)
         drop = lambda y: dropout(y, o.dropout, dropout_rng(self))
-        x = drop(x)
-        if o.transform is not None:
-            width = (c.hidden_size,)
-            x = Projection(width, ("embed", None), c.initializer, p, name="transform")(x)
-            x = drop(jnp.tanh(x) if o.transform == "tanh" else ACTIVATIONS[o.transform](x))
-        output = Projection(
-            (o.size,),
-            ("embed", None),
-            c.initializer,
-            p,
-            use_bias=o.use_bias,
-            wide=True,
-            name="output",
+        into = lambda width, name, bias, wide=False: Projection(
+            (width,), ("embed", None), c.initializer, p, use_bias=bias, wide=wide, name=name
         )
-        return output(x)
+        x, transform = drop(x), family.transform or o.transform
+        if transform is not None:
+            x = into(c.hidden_size, "transform", family.transform_bias)(x)
+            x = jnp.tanh(x) if transform == "tanh" else ACTIVATIONS[transform](x)
+            x = drop(make_norm(c.block(p), "norm")(x) if family.norm else x)
+        return into(o.size, "output", family.output_bias, True)(x)
 
 
 Head = str | Outputs

@@ -17,7 +17,7 @@ from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
 from jaxssl.models.blocks import BlockConfig, Context, LayerKind, make_norm
 from jaxssl.models.checks import check_heads, check_rates, check_sizes
-from jaxssl.models.heads import Head, head_name, make_head
+from jaxssl.models.heads import Head, Scope, TaskHead, head_name, make_head
 from jaxssl.models.layers import Embedding, dropout_rng
 from jaxssl.models.stack import Remat, Stack, check_segments
 from jaxssl.ops.activations import Activation
@@ -147,6 +147,10 @@ class LlamaConfig:
             kinds=kinds,
             layer_kinds=layer_kinds,
         )
+
+    def task_head(self, scope: Scope) -> TaskHead:
+        """Of a row a projection without bias."""
+        return TaskHead(output_bias=scope != "row")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
 from jaxssl.models.blocks import BlockConfig, Context, LayerKind, make_norm
 from jaxssl.models.checks import check_heads, check_rates, check_sizes
-from jaxssl.models.heads import Head, head_name, make_head
+from jaxssl.models.heads import Head, Scope, TaskHead, head_name, make_head
 from jaxssl.models.layers import Embedding, dropout_rng, truncated_normal
 from jaxssl.models.stack import Remat, Stack, check_segments
 from jaxssl.ops.activations import Activation
@@ -109,6 +109,12 @@ class ModernBertConfig:
             kinds=(everywhere, nearby),
             layer_kinds=tuple(is_local),
         )
+
+    def task_head(self, scope: Scope) -> TaskHead:
+        """The layers of its masked language model, too."""
+        if scope == "other":
+            return TaskHead()
+        return TaskHead(transform=self.activation, transform_bias=False, norm=True)
 
 
 PRESETS = {

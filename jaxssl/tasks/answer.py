@@ -89,7 +89,7 @@ class Answer(AsRead):
     @property
     def heads(self) -> tuple[Outputs, ...]:
         """Two numbers a token: a span starts, a span ends."""
-        return (Outputs(name=HEAD, size=2, dropout=self.dropout),)
+        return (Outputs(name=HEAD, scope="token", size=2, dropout=self.dropout),)
 
     # --- On the host ---
 

@@ -83,7 +83,9 @@ class Classify(LabelLoss):
     @property
     def heads(self) -> tuple[Outputs, ...]:
         """One output for each label."""
-        return (Outputs(name=HEAD, size=max(1, len(self.labels)), dropout=self.dropout),)
+        return (
+            Outputs(name=HEAD, scope="row", size=max(1, len(self.labels)), dropout=self.dropout),
+        )
 
     # --- On the host ---
 

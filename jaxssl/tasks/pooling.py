@@ -36,8 +36,10 @@ def check_pooling(choice: PoolingChoice, model: ModelConfig) -> None:
 
 
 def without_unused_pooler(choice: PoolingChoice, model: ModelConfig) -> ModelConfig:
-    """The model without a pooler that this pooling would leave untrained, but for its decay."""
-    return model if resolve(choice, model) == "cls" else without_pooler(model)
+    """The model without a pooler that this pooling would leave untrained, but for its decay, or
+    that the family's own head does the work of."""
+    is_used = resolve(choice, model) == "cls" and model.task_head("row").transform is None
+    return model if is_used else without_pooler(model)
 
 
 def without_pooler(model: ModelConfig) -> ModelConfig:

@@ -71,7 +71,7 @@ class Regress(AsRead):
     @property
     def heads(self) -> tuple[Outputs, ...]:
         """One number."""
-        return (Outputs(name=HEAD, size=1, dropout=self.dropout),)
+        return (Outputs(name=HEAD, scope="row", size=1, dropout=self.dropout),)
 
     # --- On the host ---
 

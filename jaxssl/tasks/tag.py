@@ -93,7 +93,9 @@ class Tag(AsRead):
     @property
     def heads(self) -> tuple[Outputs, ...]:
         """One output for each label."""
-        return (Outputs(name=HEAD, size=max(1, len(self.labels)), dropout=self.dropout),)
+        return (
+            Outputs(name=HEAD, scope="token", size=max(1, len(self.labels)), dropout=self.dropout),
+        )
 
     # --- On the host ---
 

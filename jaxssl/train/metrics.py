@@ -73,9 +73,9 @@ def step_flops(config: ModelConfig, params: Any, rows: int, length: int, labels:
     """Model FLOPs of one training step, the numerator of MFU.
 
     By convention matrix products only, 2 per multiply-add, backward twice the forward; attention
-    counted whole for a bidirectional model and half for a causal one, in a window what is in it; the vocabulary projection at
-    the `labels` positions that have a label; embedding look-ups, norms and recomputation not
-    counted.
+    counted whole for a bidirectional model and half for a causal one, and in a window what is in
+    it; the vocabulary projection at the `labels` positions that have a label; embedding look-ups,
+    norms and recomputation not counted.
     """
     c, block = config, config.block(Precision())
     heads = 2 * block.head_dim * (block.num_heads + block.num_kv_heads)

@@ -1,5 +1,6 @@
 """A Hugging Face directory as parameters of ours, read straight into their shardings."""
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,16 @@ from jaxssl.checkpoint.hf.safetensors import Reader, Tensor, open_directory
 from jaxssl.checkpoint.ledger import Leaf
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
 from jaxssl.core.layer_names import is_stacked
-from jaxssl.core.names import matches
-from jaxssl.models.model import ModelConfig
+from jaxssl.core.names import flatten, matches
+from jaxssl.models.heads import Head, Outputs, Scope
+from jaxssl.models.layers import unbox
+from jaxssl.models.model import Model, ModelConfig
 
 CONFIG = "config.json"
 OLD_NAMES = {".gamma": ".weight", ".beta": ".bias"}
 """What norms' tensors were called in files converted from TensorFlow."""
+TASK_SCOPES: dict[str, Scope] = {"row": "row", "token": "token", "span": "token"}
+"""What a task's head is called here, and what it looks at."""
 BLOCK = 4 << 20
 """Bytes of a tensor that are turned at once: about what a core's cache holds."""
 
@@ -33,7 +38,6 @@ class HfDirectory:
       given: `config.json`.
       config: our configuration of its body.
       heads: our language model heads that it has, and `row`, `token` or `span` for a task's.
-      task_head: the name that a task's head has here, in `pairs`.
       tensors: by name, without the prefix of the body.
       pairs: by our parameter's canonical name.
       leftovers: tensors that no parameter stands for.
@@ -59,15 +63,25 @@ class HfDirectory:
         found = {tensor.numpy_dtype for _, tensor in self.pieces(name)}
         return found.pop() if len(found) == 1 else np.dtype(np.float32)
 
-    def leaves(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Leaf]:
+    @functools.cached_property
+    def model(self) -> Model:
+        """The model with all heads that are here; a task's is called `row`, `token` or `span`."""
+        return Model(self.config, tuple(map(self._head, self.heads)))
+
+    def _head(self, name: str) -> Head:
+        if name not in TASK_SCOPES:
+            return name
+        size = self.tensors[self.pairs[f"{name}/output/kernel"].theirs].shape[0]
+        return Outputs(name=name, size=size, scope=TASK_SCOPES[name])
+
+    def leaves(self) -> dict[str, Leaf]:
         """Each parameter as a whole, and each leftover tensor by its own name.
 
-        Args:
-          shapes: of the parameters of the model that this directory's configuration describes.
-
         Raises:
-          UserError: every tensor of another shape, at once.
+          UserError: every tensor of another shape than `config.json` says, at once.
         """
+        abstract = flatten(unbox(self.model.abstract()))
+        shapes = {name: tuple(leaf.shape) for name, leaf in abstract.items()}
         errors, leaves = [], {}
         for name, pair in self.pairs.items():
             whole = shapes[name]
@@ -155,7 +169,7 @@ def open_model(path: Path) -> HfDirectory:
     heads = list(architecture.heads)
     for head in family.heads:
         more = family.heads[head](config)
-        if head in ("row", "token", "span"):
+        if head in TASK_SCOPES:
             is_here = head in heads
         else:
             is_here = head in heads or (more and all(p.theirs in tensors for p in more))
@@ -172,7 +186,7 @@ def open_model(path: Path) -> HfDirectory:
 
 def _in_head(head: str, ours: str) -> str:
     """The name here of a task head's parameter: `row/output/kernel`."""
-    return f"{head}/{ours}" if head in ("row", "token", "span") else ours
+    return f"{head}/{ours}" if head in TASK_SCOPES else ours
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -82,9 +82,9 @@ def open_directory(directory: Path) -> dict[str, Tensor]:
         where=directory,
         expected=f"{SINGLE}, or {INDEX} and the files it lists",
         got=", ".join(others[:4]) or "neither",
-        fix="pickled weights are not read, since a pickle can run any code; convert them where torch "
-        "is installed: AutoModel.from_pretrained(DIR).save_pretrained(OUT), with the class that "
-        "config.json's architectures name"
+        fix="pickled weights are not read, since a pickle can run any code; convert them where "
+        "torch is installed: AutoModel.from_pretrained(DIR).save_pretrained(OUT), with the class "
+        "that config.json's architectures name"
         if is_pickle
         else None,
     )
