@@ -30,7 +30,7 @@ from jaxssl.optim.adamw import check_no_decay, make_optimizer
 from jaxssl.optim.groups import GroupOf
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import check_batch, make_mesh
-from jaxssl.run import make_settings, make_vocabulary, resolve
+from jaxssl.run import make_settings, make_vocabulary, resolve, tokenizer_of
 from jaxssl.run_directory import RunLock, open_run_directory
 from jaxssl.tasks.base import Encoded
 from jaxssl.tasks.registry import ALL_HEADS
@@ -196,7 +196,7 @@ def _tokenizer_of(config: FinetuneConfig) -> str:
             got="null",
             fix="set tokenizer=..., or init.from=RUN",
         )
-    return str(config.init.run_dir / "tokenizer")
+    return tokenizer_of(config.init)
 
 
 def _validation(

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxssl.checkpoint.hf.directory import is_hf_directory, open_model
 from jaxssl.checkpoint.ledger import InitConfig, split_checkpoint
 from jaxssl.checkpoint.manager import CheckpointConfig
 from jaxssl.core import config as configuration
@@ -108,12 +109,15 @@ def base_model(given: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(init, Mapping) or not isinstance(init.get("from"), str):
         return {}
     run_dir, _ = split_checkpoint(init["from"])
+    if is_hf_directory(run_dir):
+        return {"model": configuration.to_dict(open_model(run_dir).config)}
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise UserError(
             "not a run to start from",
             where="init.from",
-            expected="a run directory, with config.yaml and checkpoints/",
+            expected="a run directory, with config.yaml and checkpoints/, or Hugging Face's, with "
+            "config.json",
             got=f"{run_dir}" if run_dir.exists() else f"{run_dir}, which does not exist",
         )
     return {"model": {**configuration.read_yaml(path)["model"], "segments": []}}
@@ -231,15 +235,21 @@ def _check_same_tokenizer(config: RunConfig, tokenizer: Tokenizer) -> None:
     """Refuses to go on with embeddings of another tokenizer's tokens."""
     if config.init is None:
         return
-    base = load_tokenizer(str(config.init.run_dir / "tokenizer"))
+    base = load_tokenizer(tokenizer_of(config.init))
     if base.fingerprint != tokenizer.fingerprint:
         raise UserError(
             "the token store was made with another tokenizer than the run to start from",
             where="data.store, init.from",
             expected=f"{base.name} ({base.fingerprint[:12]})",
             got=f"{tokenizer.name} ({tokenizer.fingerprint[:12]})",
-            fix=f"prepare the text with tokenizer={config.init.run_dir / 'tokenizer'}",
+            fix=f"prepare the text with tokenizer={tokenizer_of(config.init)}",
         )
+
+
+def tokenizer_of(init: InitConfig) -> str:
+    """The tokenizer's directory of what a run starts from."""
+    run_dir = init.run_dir
+    return str(run_dir if is_hf_directory(run_dir) else run_dir / "tokenizer")
 
 
 def _open_store(config: RunConfig) -> TokenStore:

@@ -27,7 +27,8 @@ class InitConfig:
     """Where parameters come from before training begins."""
 
     from_: str
-    """A run directory to start from, or one of its checkpoints (RUN/checkpoints/500)."""
+    """A run directory to start from, one of its checkpoints (RUN/checkpoints/500), or a directory
+    of Hugging Face's with config.json and safetensors."""
     step: str | int = "best"
     """The run's checkpoint: best, last or a step."""
     scratch: bool = False

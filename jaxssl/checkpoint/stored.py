@@ -1,7 +1,7 @@
 """The parameters of a run's checkpoint, whatever segments it was trained in, with its base's.
 
 A fine-tuned run keeps only what it trained. Its other parameters are those of its base, which is
-known by the checksum of its manifest.
+known by its checksum: another run's checkpoint, or a Hugging Face directory.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.checkpoint import manifest
+from jaxssl.checkpoint.hf.directory import fingerprint, is_hf_directory, open_model
 from jaxssl.checkpoint.ledger import Entry, Leaf
 from jaxssl.checkpoint.manager import read_arrays, stored_arrays
 from jaxssl.core.errors import UserError
@@ -33,7 +34,7 @@ class Piece:
     """Some layers, or all, of a parameter, in an array of a checkpoint.
 
     Attributes:
-      checkpoint: the step's directory.
+      checkpoint: the step's directory, or Hugging Face's.
       name: the array's path among its parameters.
       start: the first layer it is taken for.
       end: the layer after the last; None for an array that is no stack.
@@ -121,13 +122,29 @@ def stored_run(
     if noted is None:
         return stored_params(checkpoint)
     where = (base_run or Path(noted["run"])).absolute()  # Orbax reads no other paths
-    base = where / "checkpoints" / str(noted["step"])
+    base = where if noted["step"] is None else where / "checkpoints" / str(noted["step"])
     check_base(noted, base)
-    if verify:
-        manifest.verify(base)
-    pieces = stored_run(where, base, verify=verify).pieces
+    if noted["step"] is None:
+        pieces = stored_hf(base).pieces
+    else:
+        if verify:
+            manifest.verify(base)
+        pieces = stored_run(where, base, verify=verify).pieces
     named = {name: pieces[origin] for name, origin in noted["names"].items()}
     return stored_params(checkpoint, Stored(named))
+
+
+def stored_hf(path: Path) -> Stored:
+    """The parameters in a Hugging Face directory; tensors that are none have their own names.
+
+    Raises:
+      UserError: no such model here, or not whole.
+    """
+    pieces = {}
+    for name, leaf in open_model(path).leaves().items():
+        end = leaf.shape[0] if is_stacked(name) else None
+        pieces[name] = (Piece(path, name, 0, end, 0, leaf.shape, leaf.dtype),)
+    return Stored(pieces)
 
 
 Raw = dict[str, dict[str, jax.Array]]
@@ -155,6 +172,9 @@ def read(stored: Stored, names: list[str], shardings: Mapping[str, Any]) -> Raw:
 
 
 def _read_one(checkpoint: Path, arrays: Mapping[str, Any]) -> dict[str, jax.Array]:
+    if is_hf_directory(checkpoint):
+        directory = open_model(checkpoint)
+        return {name: directory.read(name, array) for name, array in arrays.items()}
     there, nested = held(checkpoint), {}
     for part in PARTS:
         chosen = {path: array for path, array in arrays.items() if there[path][0] == part}
@@ -187,11 +207,13 @@ def assemble(stored: Stored, raw: Mapping[str, Mapping[str, jax.Array]], name: s
 
 
 def identity(checkpoint: Path, entries: Sequence[Entry]) -> dict[str, Any]:
-    """What a run notes of the checkpoint it starts from, and which of its parameters it takes."""
+    """What a run notes of the checkpoint (or Hugging Face directory) it starts from, and which of
+    its parameters it takes."""
+    is_hf = is_hf_directory(checkpoint)
     return {
-        "run": str(checkpoint.parent.parent.absolute()),
-        "step": int(checkpoint.name),
-        "manifest": sha256(checkpoint / "manifest.json"),
+        "run": str((checkpoint if is_hf else checkpoint.parent.parent).absolute()),
+        "step": None if is_hf else int(checkpoint.name),
+        "manifest": _checksum(checkpoint),
         "names": {
             entry.target: entry.source
             for entry in entries
@@ -207,8 +229,9 @@ def read_base(run_dir: Path) -> dict[str, Any] | None:
         return None
     try:
         base = json.loads(path.read_text(encoding="utf-8"))
-        types = {"run": str, "step": int, "manifest": str, "names": dict}
-        return {name: read(base[name]) for name, read in types.items()}
+        types = {"run": str, "manifest": str, "names": dict}
+        step = None if base["step"] is None else int(base["step"])
+        return {"step": step, **{name: read(base[name]) for name, read in types.items()}}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             "the note of a run's base is damaged",
@@ -223,14 +246,27 @@ def check_base(noted: Mapping[str, Any], checkpoint: Path) -> None:
     Raises:
       UserError: says which one is wanted.
     """
-    path = checkpoint / "manifest.json"
-    found = sha256(path) if path.is_file() else None
+    found = _checksum(checkpoint)
     if found != noted["manifest"]:
         raise UserError(
             "this is not the base that the run was trained on",
             where=checkpoint,
-            expected=f"step {noted['step']} of {noted['run']}, with manifest "
-            f"{noted['manifest'][:16]}...",
-            got="no such checkpoint" if found is None else f"manifest {found[:16]}...",
+            expected=f"{named(noted)}, with checksum {noted['manifest'][:16]}...",
+            got="no such checkpoint" if found is None else f"checksum {found[:16]}...",
             fix="say where the base is now: --with init.from=RUN",
         )
+
+
+def _checksum(checkpoint: Path) -> str | None:
+    """Of a checkpoint's manifest, or of all files of a Hugging Face directory; None for neither."""
+    if is_hf_directory(checkpoint):
+        return fingerprint(checkpoint)
+    path = checkpoint / "manifest.json"
+    return sha256(path) if path.is_file() else None
+
+
+def named(noted: Mapping[str, Any]) -> str:
+    """What a run started from, in words."""
+    if noted["step"] is None:
+        return str(noted["run"])
+    return f"step {noted['step']} of {noted['run']}"

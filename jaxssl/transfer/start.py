@@ -1,6 +1,7 @@
 """What a run starts from: stored parameters by a ledger, the others fresh, and the optimizer."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxssl.checkpoint import ledger
+from jaxssl.checkpoint.hf.directory import TASK_SCOPES, is_hf_directory
 from jaxssl.checkpoint.ledger import Entry, InitConfig, Leaf, make_ledger
 from jaxssl.checkpoint.manager import (
     CheckpointConfig,
@@ -21,12 +23,15 @@ from jaxssl.checkpoint.manager import (
 )
 from jaxssl.checkpoint.stored import (
     BASE,
+    Raw,
     Stored,
     assemble,
     check_base,
     held,
     identity,
+    named,
     read,
+    stored_hf,
     stored_run,
 )
 from jaxssl.core.errors import UserError
@@ -61,7 +66,7 @@ class Start:
         if self.base is None:
             return []
         optimizer = "the optimizer's moments too" if self.moments else "the optimizer afresh"
-        lead = f"from step {self.base['step']} of {self.base['run']}, {optimizer}:"
+        lead = f"from {named(self.base)}, {optimizer}:"
         return [lead, *ledger.table(self.entries)]
 
     def is_verbatim(self, path: str, num_layers: int) -> bool:
@@ -81,7 +86,7 @@ class Start:
         _, end = layer_range(path) or (0, num_layers if is_stacked(path) else 0)
         return end <= num_layers - self.fresh_top
 
-    @property
+    @functools.cached_property
     def _by_target(self) -> dict[str, Entry]:
         return {entry.target: entry for entry in self.entries if entry.target is not None}
 
@@ -107,19 +112,47 @@ def open_start(
     """
     if init is None or init.scratch:
         return Start()
-    manager = CheckpointManager(init.run_dir / "checkpoints", checkpoint)
     noted = _noted(Path(out))
-    path = manager.path(manager.choose(init.chosen if noted is None else noted["step"]))
-    if noted is not None:
-        check_base(noted, path)
-    stored = stored_run(init.run_dir, path, verify=checkpoint.verify)
+    path, stored = _open_stored(init, checkpoint, noted)
     tops = {name.split("/")[0] for name in stored.pieces}
-    start = plan_start(init, model, stored, [name for name in tops if name in known_heads])
+    heads = (*known_heads, *TASK_SCOPES)
+    start = plan_start(init, model, stored, [name for name in tops if name in heads])
     start = dataclasses.replace(start, base=identity(path, start.entries))
     if init.optimizer == "reset":
         return start
     _check_verbatim(start, model, path)
     return dataclasses.replace(start, moments=path)
+
+
+def _open_stored(
+    init: InitConfig, checkpoint: CheckpointConfig, noted: Mapping[str, Any] | None
+) -> tuple[Path, Stored]:
+    """What `init` names: a checkpoint or a Hugging Face directory, and the parameters in it."""
+    if is_hf_directory(init.run_dir):
+        _check_hf(init)
+        if noted is not None:
+            check_base(noted, init.run_dir)
+        return init.run_dir, stored_hf(init.run_dir)
+    manager = CheckpointManager(init.run_dir / "checkpoints", checkpoint)
+    path = manager.path(manager.choose(init.chosen if noted is None else noted["step"]))
+    if noted is not None:
+        check_base(noted, path)
+    return path, stored_run(init.run_dir, path, verify=checkpoint.verify)
+
+
+def _check_hf(init: InitConfig) -> None:
+    """Refuses to take from a Hugging Face directory what it does not have."""
+    for where, wanted, got in (
+        ("init.optimizer", "reset", init.optimizer),
+        ("init.step", "best", init.step),
+    ):
+        if got != wanted:
+            raise UserError(
+                "a Hugging Face directory has neither steps nor an optimizer's state",
+                where=where,
+                expected=wanted,
+                got=got,
+            )
 
 
 def _noted(run_dir: Path) -> Mapping[str, Any] | None:
@@ -243,14 +276,34 @@ def first_params(
         if name in needed and entry.source is not None
     }
     raw = read(start.stored, list(sources), sources)
+    ready = _taken_as_read(start, raw, leaves, model.config.num_layers)
+    made = {path: leaf for path, leaf in leaves.items() if path not in ready}
+    if not made:
+        return unflatten(ready)
+    names = {canonical(path) for path in made}
 
     def build(raw, key) -> dict[str, Any]:
         fresh = flatten(unbox(uncut(model).init(key)))  # XLA computes only what is used of it
-        whole = {name: _value(start, by_target.get(name), fresh[name], raw) for name in needed}
-        return {path: _part(path, whole[canonical(path)]) for path in leaves}
+        whole = {name: _value(start, by_target.get(name), fresh[name], raw) for name in names}
+        return {path: _part(path, whole[canonical(path)]) for path in made}
 
-    shardings = {path: leaf.sharding for path, leaf in leaves.items()}
-    return unflatten(jax.jit(build, out_shardings=shardings)(raw, key))
+    shardings = {path: leaf.sharding for path, leaf in made.items()}
+    return unflatten({**ready, **jax.jit(build, out_shardings=shardings)(raw, key)})
+
+
+def _taken_as_read(
+    start: Start, raw: Raw, leaves: Mapping[str, Any], num_layers: int
+) -> dict[str, jax.Array]:
+    """The leaves that are an array as it was read, which so is not held twice. They leave `raw`."""
+    ready = {}
+    for path, leaf in leaves.items():
+        if not start.is_verbatim(path, num_layers) or layer_range(path) is not None:
+            continue
+        pieces = start.stored.pieces[str(start._by_target[path].source)]
+        array = raw[str(pieces[0].checkpoint)][pieces[0].name]
+        if len(pieces) == 1 and array.shape == leaf.shape and array.sharding == leaf.sharding:
+            ready[path] = raw[str(pieces[0].checkpoint)].pop(pieces[0].name)
+    return ready
 
 
 def _value(

@@ -1,6 +1,7 @@
 """A Hugging Face directory as parameters of ours, read straight into their shardings."""
 
 import functools
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from jaxssl.checkpoint.hf.mapping import Architecture, Family, Pair, layers_of
 from jaxssl.checkpoint.hf.safetensors import Reader, Tensor, open_directory
 from jaxssl.checkpoint.ledger import Leaf
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
+from jaxssl.core.files import sha256
 from jaxssl.core.layer_names import is_stacked
 from jaxssl.core.names import flatten, matches
 from jaxssl.models.heads import Head, Outputs, Scope
@@ -149,6 +151,13 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 def is_hf_directory(path: Path) -> bool:
     """Whether a path is a directory with Hugging Face's `config.json`."""
     return (path / CONFIG).is_file() and not (path / "config.yaml").is_file()
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of the configuration and of all files of weights: reads them once."""
+    files = {path / CONFIG, *(tensor.file for tensor in open_directory(path).values())}
+    listed = [[file.name, sha256(file)] for file in sorted(files)]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
 def open_model(path: Path) -> HfDirectory:
