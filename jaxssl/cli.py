@@ -130,6 +130,10 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--split", default="validation", help="split of the data (%(default)s)")
     sub.add_argument("--samples", type=int, default=2000, help="of the bootstrap (%(default)s)")
     sub.add_argument("--seed", type=int, default=0, help="of the bootstrap (%(default)s)")
+    sub = verb("export", _export, "write a run as a Hugging Face directory, for transformers")
+    _add_run(sub)
+    sub.add_argument("out", help="the new directory")
+    sub.add_argument("--dtype", help="float32, float16 or bfloat16 (as the run's parameters)")
     sub = verb("report", _report, "write report.html of a run, or compare several")
     sub.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
     sub.add_argument("--out", help="file for a comparison of several runs (beside the first)")
@@ -384,6 +388,21 @@ def _fill_mask(options: argparse.Namespace) -> int:
         print(text)
         for predictions in masks:
             print(f"  {shown_candidates(predictions)}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    set_up_jax()
+    from jaxssl import exporting
+
+    name = exporting.export(
+        options.run_dir,
+        options.out,
+        step=options.step,
+        dtype=options.dtype,
+        layers=options.layers,
+    )
+    print(f"{options.out}: transformers.{name}.from_pretrained({options.out!r})")
     return 0
 
 

@@ -26,7 +26,7 @@ LAYERS = [
     {"run"},
     {"finetune_config"},
     {"trained"},
-    {"finetune", "predicting"},
+    {"finetune", "predicting", "exporting"},
     {"comparing", "baseline"},
     {"demo", "inspecting"},
     {"cli"},

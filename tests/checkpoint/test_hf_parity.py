@@ -13,6 +13,8 @@ import hf_models  # noqa: E402
 
 from jaxssl.checkpoint.hf.directory import open_model  # noqa: E402
 from jaxssl.checkpoint.hf.mapping import layers_of  # noqa: E402
+from jaxssl.checkpoint.hf.safetensors import Reader, open_file  # noqa: E402
+from jaxssl.checkpoint.hf.writing import write_directory  # noqa: E402
 from jaxssl.core.layer_names import is_stacked  # noqa: E402
 from jaxssl.core.names import flatten, unflatten  # noqa: E402
 from jaxssl.models.layers import unbox  # noqa: E402
@@ -85,6 +87,31 @@ def test_hidden_states_logits_loss_and_gradients_are_those_of_transformers(case,
             assert relative(gradient, theirs[name]) < GRADIENTS, name
         else:  # a key's bias moves no softmax
             assert np.linalg.norm(gradient) < 1e-5, name
+
+
+@pytest.mark.parametrize("case", hf_models.CASES)
+def test_what_is_written_back_has_the_same_bits_and_gives_the_same_numbers(case, root):
+    reference, model, params, found = imported(case, root)
+    out = root / f"{case} again"
+    out.mkdir()
+    flat = flatten(params)
+    heads = {head: head for head in found.heads}
+    get = lambda name: np.asarray(flat[name])
+    more = {"pad_token_id": reference.config.pad_token_id}  # not one of the family's, far above
+    name = write_directory(out, model.config, heads, get, dtype="float32", more=more)
+    assert name == type(reference).__name__
+    ours, theirs = (
+        open_file(out / "model.safetensors"),
+        open_file(root / case / "model.safetensors"),
+    )
+    assert ours.keys() | found.family.repeated.keys() >= theirs.keys() >= ours.keys()
+    reader = Reader()
+    for key, tensor in ours.items():
+        assert np.array_equal(reader.view(tensor), reader.view(theirs[key])), key
+    again = type(reference).from_pretrained(out, attn_implementation="eager").eval()
+    inputs = hf_models.torch_inputs(reference, hf_models.batch("right"))
+    with torch.no_grad():
+        assert torch.equal(again(**inputs).logits, reference(**inputs).logits)
 
 
 def their_gradients(reference, found, params):

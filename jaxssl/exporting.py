@@ -1,0 +1,221 @@
+"""`jaxssl export`: a run as a Hugging Face directory, which `transformers` and its kin load.
+
+from jaxssl import exporting
+exporting.export("runs/reuters", "reuters-hf")
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxssl.checkpoint.hf.safetensors import NAMES
+from jaxssl.checkpoint.hf.writing import SHARD_BYTES, write_directory
+from jaxssl.core.errors import UserError
+from jaxssl.core.layer_names import canonical
+from jaxssl.core.names import flatten
+from jaxssl.data.manifest import ROLES
+from jaxssl.finetune_config import FinetuneConfig
+from jaxssl.models.layers import unbox
+from jaxssl.models.model import is_causal, num_parameters
+from jaxssl.tasks.answer import Answer
+from jaxssl.tasks.classify import Classify
+from jaxssl.tasks.pooling import PoolingChoice, resolve
+from jaxssl.tasks.regress import Regress
+from jaxssl.tasks.tag import Tag
+from jaxssl.trained import TrainedModel, open_run
+
+CARD = "README.md"
+
+
+def export(
+    run_dir: str | Path,
+    out: str | Path,
+    *,
+    step: int | str = "best",
+    dtype: str | None = None,
+    layers: Sequence[str] = (),
+    shard_bytes: int = SHARD_BYTES,
+) -> str:
+    """Writes a run's model, tokenizer and model card to a new directory.
+
+    Args:
+      step: a number, "last" or "best".
+      dtype: of the weights, float32, float16 or bfloat16; None keeps the parameters'.
+      layers: hardware files and overrides over the run's configuration.
+      shard_bytes: the most that one file of weights holds.
+
+    Returns:
+      The class of `transformers` that loads it.
+
+    Raises:
+      UserError: no such run, a model that no class of `transformers` has, or `out` is there.
+    """
+    out = Path(out)
+    if out.exists():
+        raise UserError(
+            "there is something here already",
+            where=out,
+            expected="a new directory",
+            got="a directory" if out.is_dir() else "a file",
+            fix="choose another, or delete it",
+        )
+    trained = open_run(run_dir, step, layers)
+    heads, more = _heads(trained)
+    dtype = dtype or trained.config.precision.parameters
+    if dtype not in {np.dtype(known).name for known in NAMES if known.kind not in "biu"}:
+        raise UserError(
+            "no dtype of weights", where="dtype", expected="float32, float16, bfloat16", got=dtype
+        )
+    parts = _whole(trained)
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:16]}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        trained.tokenizer.save(temporary)
+        name = write_directory(
+            temporary,
+            trained.model.config,
+            heads,
+            lambda name: np.asarray(parts[name]),
+            dtype=dtype,
+            more={**_special_ids(trained), **more},
+            shard_bytes=shard_bytes,
+        )
+        if is_causal(trained.model.config):
+            _write_json(temporary / "generation_config.json", _generation(trained))
+        (temporary / CARD).write_text(_card(trained, Path(run_dir), name), encoding="utf-8")
+        os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return name
+
+
+def _whole(trained: TrainedModel) -> dict[str, jax.Array]:
+    """The parameters by canonical name, stacks in one piece."""
+    found: dict[str, list[jax.Array]] = {}
+    for path, leaf in flatten(unbox(trained.params)).items():
+        found.setdefault(canonical(path), []).append(leaf)
+    return {
+        name: parts[0] if len(parts) == 1 else jax.numpy.concatenate(parts)
+        for name, parts in found.items()
+    }
+
+
+def _heads(trained: TrainedModel) -> tuple[dict[str, str], dict[str, Any]]:
+    """{head there: its name here}, and what `config.json` says of it."""
+    config = trained.config
+    if not isinstance(config, FinetuneConfig):
+        return {head: head for head in config.objective.heads if isinstance(head, str)}, {}
+    task = config.task
+    if isinstance(task, Classify | Regress):
+        more = _check_pooling(task.pooling, trained)
+        kind = "regression"
+        if isinstance(task, Classify):
+            kind = ("single" if not task.multi_label else "multi") + "_label_classification"
+            more |= _labels(task.labels)
+        else:
+            more |= _labels(("LABEL_0",))
+        return {"row": task.name}, {**more, "problem_type": kind}
+    if isinstance(task, Tag):
+        return {"token": task.name}, _labels(task.labels)
+    if isinstance(task, Answer):
+        return {"span": task.name}, {}
+    raise UserError(
+        "transformers has no class for this task",
+        where="task.name",
+        expected="classify, regress, tag or answer",
+        got=task.name,
+    )
+
+
+def _labels(labels: Sequence[str]) -> dict[str, Any]:
+    return {
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
+
+
+def _check_pooling(choice: PoolingChoice, trained: TrainedModel) -> dict[str, Any]:
+    """Refuses a pooling that the family's class does not do; what `config.json` says of it."""
+    config = trained.model.config
+    how = resolve(choice, config)
+    if config.name == "modernbert" and how in ("cls", "mean"):
+        return {"classifier_pooling": how}
+    wanted = "last" if is_causal(config) else "cls"
+    if how != wanted:
+        raise UserError(
+            "transformers' class of this family takes something else for a whole text",
+            where="task.pooling",
+            expected=wanted,
+            got=how,
+            fix=f"fine-tune with task.pooling={wanted}",
+        )
+    return {}
+
+
+def _special_ids(trained: TrainedModel) -> dict[str, int]:
+    """Ids of special tokens, as `config.json` has them."""
+    ids = trained.tokenizer.special_ids
+    named = {f"{role}_token_id": ids.get(role) for role in ROLES if role not in ("unk", "mask")}
+    found = {name: id_ for name, id_ in named.items() if id_ is not None}
+    if trained.model.config.name == "roberta":
+        found.pop("pad_token_id", None)  # it says where positions begin
+    elif is_causal(trained.model.config):
+        found.setdefault("pad_token_id", trained.tokenizer.document_end)
+    return found
+
+
+def _generation(trained: TrainedModel) -> dict[str, Any]:
+    end = trained.tokenizer.document_end
+    return {"_from_model_config": True, "eos_token_id": end, "pad_token_id": end}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _card(trained: TrainedModel, run_dir: Path, architecture: str) -> str:
+    """The model card: what the run's files say of its training."""
+    config = trained.config
+    facts = {
+        "class": f"`{architecture}`",
+        "parameters": f"{num_parameters(unbox(trained.params)):,}",
+        "trained for": config.objective.name,
+        "steps": f"{trained.step:,}",
+        "batch": f"{config.data.batch_size} rows",
+        "optimizer": f"{config.optimizer.name}, learning rate {config.optimizer.learning_rate:g}",
+        "seed": config.train.seed,
+        "precision": config.precision.summary,
+    }
+    lines = [
+        "---",
+        "library_name: transformers",
+        "tags: [jaxssl]",
+        "---",
+        f"# {run_dir.resolve().name}",
+        "",
+        "Trained with jaxssl.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in facts.items()),
+    ]
+    scores = run_dir / "scores.json"
+    if scores.is_file():
+        splits = json.loads(scores.read_text(encoding="utf-8"))["splits"]
+        lines += ["", "| split | score | |", "|---|---|---|"]
+        lines += [
+            f"| {split} | {name} | {value:.4f} |"
+            for split, found in splits.items()
+            for name, value in found["scores"].items()
+            if "/" not in name
+        ]
+    model = json.dumps(dataclasses.asdict(config.model), default=str, indent=1)
+    return "\n".join([*lines, "", "```json", model, "```", ""])
