@@ -1,0 +1,156 @@
+"""Hugging Face directories: kinds of files, shardings, and what is refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+torch = pytest.importorskip("torch", reason="the directories are written by transformers on torch")
+
+import hf_models  # noqa: E402
+
+from jaxssl.checkpoint.hf.directory import open_model  # noqa: E402
+from jaxssl.core.errors import UserError, UserErrors  # noqa: E402
+from jaxssl.core.names import flatten  # noqa: E402
+from jaxssl.models.layers import unbox  # noqa: E402
+
+CASE = "llama, grouped"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return hf_models.save(hf_models.reference(CASE), tmp_path_factory.mktemp("hf") / "llama")
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "copy")
+
+
+def on_one_device(leaf, dtype=None):
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=here)
+
+
+def read_all(path, dtype=None):
+    found = open_model(path)
+    shapes = flatten(unbox(found.model.abstract()))
+    return {name: found.read(name, on_one_device(leaf, dtype)) for name, leaf in shapes.items()}
+
+
+def change(path, **changes):
+    file = path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_files_in_shards_are_read_as_one(saved, tmp_path):
+    hf_models.save(hf_models.reference(CASE), tmp_path / "shards", max_shard_size="20KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 3
+    whole, shards = read_all(saved), read_all(tmp_path / "shards")
+    for name, value in whole.items():
+        assert np.array_equal(value, shards[name]), name
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_half_precision_is_kept_or_widened_as_told(name, tmp_path):
+    model = hf_models.reference(CASE, head="ForCausalLM", rms_norm_eps=1e-5)
+    hf_models.save(model.to(getattr(torch, name)), tmp_path / name)
+    found = open_model(tmp_path / name)
+    assert {leaf.dtype for leaf in found.leaves().values()} == {name}
+    kept, wide = read_all(tmp_path / name, np.dtype(name)), read_all(tmp_path / name)
+    there = dict(model.named_parameters())["model.embed_tokens.weight"]
+    assert np.array_equal(wide["embeddings/tokens/embedding"], there.detach().float().numpy())
+    for key, value in kept.items():
+        assert value.dtype == np.dtype(name)
+        assert np.array_equal(np.asarray(value).astype(np.float32), wide[key]), key
+
+
+def test_each_device_gets_its_part(saved):
+    mesh = jax.make_mesh((4, 2), ("fsdp", "tensor"))
+    found, whole = open_model(saved), read_all(saved)
+    specs = {
+        "decoder/layers/attention/query/kernel": PartitionSpec(None, "fsdp", "tensor"),
+        "decoder/layers/feed_forward/down/kernel": PartitionSpec(None, "tensor", "fsdp"),
+        "embeddings/tokens/embedding": PartitionSpec(None, "fsdp"),
+        "norm/scale": PartitionSpec(),
+    }
+    for name, spec in specs.items():
+        value = whole[name]
+        wanted = jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=NamedSharding(mesh, spec))
+        parts = found.read(name, wanted)
+        assert np.array_equal(parts, value), name
+        assert parts.sharding == wanted.sharding
+
+
+def test_reading_needs_no_torch(saved):
+    code = (
+        "import sys; from pathlib import Path; from jaxssl import run;"
+        "from jaxssl.checkpoint.hf.directory import open_model;"
+        "print(len(open_model(Path(sys.argv[1])).leaves())); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, saved], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(read_all(saved))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "gpt_neox"}, "llama, mistral"),
+        ({"architectures": ["LlamaForMultipleChoice"]}, "LlamaForCausalLM"),
+        ({"intermediate_size": 48}, r"expected: \(48, 24\)"),
+        ({"num_hidden_layers": 4}, r"layers\.3\.input_layernorm\.weight"),
+        ({"hidden_act": "xielu"}, "hidden_act"),
+        ({"rope_parameters": {"rope_type": "longrope", "factor": 2.0}}, "llama3"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 0.7}}, "mscale"),
+        ({"quantization_config": {"quant_method": "awq"}}, "awq"),
+        ({"tie_word_embeddings": True}, "lm_head"),
+    ],
+)
+def test_what_is_not_built_or_does_not_fit_is_refused(changes, message, copy):
+    change(copy, **changes)
+    with pytest.raises(UserError, match=message):
+        open_model(copy).leaves()
+
+
+def test_a_tensor_that_nothing_stands_for_is_named(copy):
+    model = hf_models.reference(CASE)
+    state = {name: p.detach().clone() for name, p in model.named_parameters()}
+    state["model.layers.0.self_attn.sinks"] = torch.zeros(6)
+    from safetensors.torch import save_file
+
+    save_file(state, copy / "model.safetensors")
+    assert open_model(copy).leftovers == ("layers.0.self_attn.sinks",)
+
+
+def test_damaged_and_missing_files_are_named(copy, tmp_path):
+    file = copy / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-100])
+    with pytest.raises(UserError, match="truncated"):
+        open_model(copy)
+    file.write_bytes(b"\xff" * 64)
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        open_model(copy)
+    file.unlink()
+    (copy / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(UserError, match="save_pretrained"):
+        open_model(copy)
+    hf_models.save(hf_models.reference(CASE), tmp_path / "shards", max_shard_size="20KB")
+    next((tmp_path / "shards").glob("model-00002-*")).unlink()
+    with pytest.raises(UserError, match="model-00002"):
+        open_model(tmp_path / "shards")
+    with pytest.raises(UserError, match="no such directory"):
+        open_model(tmp_path / "nothing")
+
+
+def test_every_wrong_shape_is_told(copy):
+    change(copy, vocab_size=77, intermediate_size=48)
+    with pytest.raises(UserErrors) as raised:
+        open_model(copy).leaves()
+    assert len(raised.value.errors) == 2 + 3 * 3
