@@ -58,7 +58,7 @@ def test_commands_name_verbs_that_exist(line):
 
 
 def test_every_recipe_of_the_table_resolves_and_every_file_named_exists():
-    names = re.findall(r"`((?:pretrain|demo)/[a-z0-9-]+)`", README)
+    names = re.findall(r"`((?:pretrain|demo)/[a-z0-9-]+(?:\.\db)?)`", README)
     assert len(set(names)) >= 14
     for name in names:
         assert run.load_config([name]).out
@@ -67,14 +67,20 @@ def test_every_recipe_of_the_table_resolves_and_every_file_named_exists():
 
 
 def test_recipes_have_the_published_sizes():
-    from jaxssl.models import bert, gpt2
+    from jaxssl.models import bert, gpt2, llama, modernbert
 
-    for family, prefix in ((bert, "bert"), (gpt2, "gpt2")):
-        for size, preset in family.PRESETS.items():
-            model = run.load_config([f"pretrain/{prefix}-{size}"]).model
-            shape = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_positions")
-            for field in shape:
-                assert getattr(model, field) == getattr(preset, field), (size, field)
+    published = {
+        **{f"bert-{size}": preset for size, preset in bert.PRESETS.items()},
+        **{f"gpt2-{size}": preset for size, preset in gpt2.PRESETS.items()},
+        **{f"llama-{size}": preset for size, preset in llama.LLAMA_PRESETS.items()},
+        "modernbert-base": modernbert.PRESETS["base"],
+        "qwen3-0.6b": llama.QWEN3_PRESETS["0.6b"],
+    }
+    shape = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "num_kv_heads", "tied")
+    for name, preset in published.items():
+        model = run.load_config([f"pretrain/{name}"]).model
+        for field in shape:
+            assert getattr(model, field, None) == getattr(preset, field, None), (name, field)
 
 
 def test_bert_draws_its_random_tokens_from_the_whole_vocabulary():

