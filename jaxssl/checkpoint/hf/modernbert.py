@@ -54,7 +54,7 @@ def _read(given: Mapping[str, Any], names: frozenset[str]) -> ModernBertConfig:
     )
 
 
-def _thetas(given: Mapping[str, Any]) -> dict[str, float]:
+def _thetas(given: Mapping[str, Any]) -> dict[str, Any]:
     """Of both kinds of layers: `rope_parameters` by kind, or two fields in older files."""
     defaults = {"global": 160_000.0, "local": 10_000.0}
     found = {f"{ours}_theta": given.get(f"{ours}_rope_theta", defaults[ours]) for ours in defaults}
