@@ -1,4 +1,5 @@
-"""An argument parser that says what to do about a mistyped command; the options of predict."""
+"""An argument parser that says what to do about a mistyped command; the options of predict
+and embed."""
 
 import argparse
 import re
@@ -28,6 +29,16 @@ that is said. `--with data.batch_size=256` takes more rows at a time.
 
 example:
   jaxssl predict runs/sst2 --input reviews.jsonl --output predictions.jsonl
+"""
+
+EMBED = """
+One vector for each row, in the order of the input, a few thousand rows at a time: float32 [rows,
+width] in .npy, or a list in the column "embedding". Input is read as by `jaxssl predict`; a .txt
+has a text a line. What is longer than --max-length is cut, and that is said.
+
+example:
+  jaxssl import downloads/all-MiniLM-L6-v2 runs/minilm
+  jaxssl embed runs/minilm --input sentences.txt --output sentences.npy --normalize
 """
 
 
@@ -83,15 +94,32 @@ def _stray(words: list[str]) -> Exception:
 def add_predict(parser: argparse.ArgumentParser) -> None:
     """Adds what `jaxssl predict` takes besides a run."""
     parser.epilog = PREDICT
+    _add_files(parser, "a name that ends in .jsonl, .csv or .tsv; - is standard output, as jsonl")
+
+
+def add_embed(parser: argparse.ArgumentParser) -> None:
+    """Adds what `jaxssl embed` takes besides a run."""
+    parser.epilog = EMBED
+    _add_files(parser, "a name that ends in .npy, .jsonl, .csv or .tsv; - is standard output")
+    parser.add_argument("--text", default="text", help="the column of the texts (%(default)s)")
     parser.add_argument(
-        "--input", nargs="+", required=True, metavar="FILE", help="files to predict, or globs"
+        "--pooling",
+        choices=("mean", "cls", "last"),
+        default="mean",
+        help="the mean of all tokens, the first token or the last one (%(default)s)",
     )
+    parser.add_argument("--normalize", action="store_true", help="make vectors of length 1")
     parser.add_argument(
-        "--output",
-        required=True,
-        metavar="FILE",
-        help="a name that ends in .jsonl, .csv or .tsv; - is standard output, as jsonl",
+        "--max-length", type=int, help="most tokens of a text (512, or what the model has)"
     )
+    parser.add_argument("--batch-size", type=int, default=64, help="texts at a time (%(default)s)")
+
+
+def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
+    parser.add_argument(
+        "--input", nargs="+", required=True, metavar="FILE", help="files to read, or globs"
+    )
+    parser.add_argument("--output", required=True, metavar="FILE", help=output)
     parser.add_argument(
         "--format",
         default="auto",

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxssl.arguments import Parser, add_predict
+from jaxssl.arguments import Parser, add_embed, add_predict
 
 EPILOG = """
 A recipe is a YAML file, or the name of one that comes with jaxssl (`jaxssl config
 pretrain/bert-tiny`). Later files and a.b=c overrides win. `jaxssl VERB --help` documents every
 field with its default.
 
-exit codes: 0 done; 2 a mistake, explained; 3 the loss was not finite; 75 stopped by a signal after
-saving, run the same command again to go on; 130 interrupted.
+exit codes: 0 done; 1 verify found a difference; 2 a mistake, explained; 3 the loss was not finite;
+75 stopped by a signal after saving, run the same command again to go on; 130 interrupted.
 """
 
 
@@ -111,6 +111,9 @@ def make_parser() -> argparse.ArgumentParser:
     sub = verb("predict", _predict, "what a fine-tuned run says of each row of a file")
     _add_run(sub)
     add_predict(sub)
+    sub = verb("embed", _embed, "one vector for each text of a file")
+    _add_run(sub)
+    add_embed(sub)
     sub = verb("generate", _generate, "continue prompts with a causal model")
     _add_run(sub)
     sub.add_argument("prompts", nargs="*", default=[""], help="texts to continue (an empty one)")
@@ -130,6 +133,15 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--split", default="validation", help="split of the data (%(default)s)")
     sub.add_argument("--samples", type=int, default=2000, help="of the bootstrap (%(default)s)")
     sub.add_argument("--seed", type=int, default=0, help="of the bootstrap (%(default)s)")
+    sub = verb("import", _import, "make a run directory of a Hugging Face directory or hub model")
+    sub.add_argument("source", help="a directory with config.json and safetensors, or a hub name")
+    sub.add_argument("out", help="the new run directory")
+    sub.add_argument("--dtype", help="of the parameters: float32 or bfloat16 (as in the files)")
+    sub.add_argument(
+        "--drop", metavar="PATTERN", action="append", default=[], help="tensors to leave behind"
+    )
+    sub = verb("verify", _verify, "compare a Hugging Face model here and on torch")
+    sub.add_argument("source", help="a directory with config.json and safetensors, or a hub name")
     sub = verb("export", _export, "write a run as a Hugging Face directory, for transformers")
     _add_run(sub)
     sub.add_argument("out", help="the new directory")
@@ -350,6 +362,32 @@ def _predict(options: argparse.Namespace) -> int:
     return 0
 
 
+def _embed(options: argparse.Namespace) -> int:
+    set_up_jax()
+    from jaxssl import embedding
+    from jaxssl.parallel import hosts
+
+    rows = embedding.embed_file(
+        options.run_dir,
+        options.input,
+        options.output,
+        text=options.text,
+        format=options.format,
+        options=options.options,
+        keep_input=options.keep_input,
+        overwrite=options.overwrite,
+        pooling=options.pooling,
+        normalize=options.normalize,
+        max_length=options.max_length,
+        batch_size=options.batch_size,
+        step=options.step,
+        layers=options.layers,
+    )
+    if hosts.is_first():
+        print(f"{options.output}: {rows:,} rows", file=sys.stderr)
+    return 0
+
+
 def _once(values: dict[str, float]) -> dict[str, float]:
     """The values without the loss of the only objective, which is `loss` again."""
     parts = [name for name in values if name.startswith("loss/")]
@@ -389,6 +427,31 @@ def _fill_mask(options: argparse.Namespace) -> int:
         for predictions in masks:
             print(f"  {shown_candidates(predictions)}")
     return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    set_up_jax()
+    from jaxssl import importing
+
+    made = importing.import_model(
+        options.source, options.out, dtype=options.dtype, drop=options.drop
+    )
+    print(f"{made}: jaxssl inspect {made}")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    set_up_jax()
+    from jaxssl import verifying
+
+    differences = verifying.verify(options.source)
+    for found in differences:
+        state = "equal" if found.is_small else "DIFFERENT"
+        print(
+            f"{found.what}: {state}; relative difference {found.relative:.1e} (limit "
+            f"{verifying.LIMIT:.0e}), largest {found.largest:.1e}"
+        )
+    return 0 if all(found.is_small for found in differences) else 1
 
 
 def _export(options: argparse.Namespace) -> int:

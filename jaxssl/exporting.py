@@ -23,6 +23,7 @@ from jaxssl.core.layer_names import canonical
 from jaxssl.core.names import flatten
 from jaxssl.data.manifest import ROLES
 from jaxssl.finetune_config import FinetuneConfig
+from jaxssl.imported_config import ImportedConfig
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import is_causal, num_parameters
 from jaxssl.tasks.answer import Answer
@@ -30,7 +31,7 @@ from jaxssl.tasks.classify import Classify
 from jaxssl.tasks.pooling import PoolingChoice, resolve
 from jaxssl.tasks.regress import Regress
 from jaxssl.tasks.tag import Tag
-from jaxssl.trained import TrainedModel, open_run
+from jaxssl.trained import TrainedModel, heads_of, open_run, purpose_of
 
 CARD = "README.md"
 
@@ -112,7 +113,7 @@ def _heads(trained: TrainedModel) -> tuple[dict[str, str], dict[str, Any]]:
     """{head there: its name here}, and what `config.json` says of it."""
     config = trained.config
     if not isinstance(config, FinetuneConfig):
-        return {head: head for head in config.objective.heads if isinstance(head, str)}, {}
+        return {head: head for head in heads_of(config) if isinstance(head, str)}, {}
     task = config.task
     if isinstance(task, Classify | Regress):
         more = _check_pooling(task.pooling, trained)
@@ -184,16 +185,20 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 def _card(trained: TrainedModel, run_dir: Path, architecture: str) -> str:
     """The model card: what the run's files say of its training."""
     config = trained.config
-    facts = {
+    facts: dict[str, Any] = {
         "class": f"`{architecture}`",
         "parameters": f"{num_parameters(unbox(trained.params)):,}",
-        "trained for": config.objective.name,
-        "steps": f"{trained.step:,}",
-        "batch": f"{config.data.batch_size} rows",
-        "optimizer": f"{config.optimizer.name}, learning rate {config.optimizer.learning_rate:g}",
-        "seed": config.train.seed,
+        "trained for": purpose_of(config),
         "precision": config.precision.summary,
     }
+    if not isinstance(config, ImportedConfig):
+        optimizer = config.optimizer
+        facts |= {
+            "steps": f"{trained.step:,}",
+            "batch": f"{config.data.batch_size} rows",
+            "optimizer": f"{optimizer.name}, learning rate {optimizer.learning_rate:g}",
+            "seed": config.train.seed,
+        }
     lines = [
         "---",
         "library_name: transformers",
@@ -201,7 +206,7 @@ def _card(trained: TrainedModel, run_dir: Path, architecture: str) -> str:
         "---",
         f"# {run_dir.resolve().name}",
         "",
-        "Trained with jaxssl.",
+        "Written by jaxssl.",
         "",
         "| | |",
         "|---|---|",

@@ -95,9 +95,9 @@ def _run(path: Path, verify: bool) -> Iterator[str]:
 
     config = trained.read_run_config(path)
     manager = CheckpointManager(path / "checkpoints", config.checkpoint)
-    model = Model(config.model, config.objective.heads, config.precision)
+    model = Model(config.model, trained.heads_of(config), config.precision)
     abstract = model.abstract()
-    yield f"run {path}: {config.model.name}, {config.objective.name}"
+    yield f"run {path}: {config.model.name}, {trained.purpose_of(config)}"
     for step in manager.steps():
         yield from (f"  {line}" for line in _checkpoint(manager.path(step), verify))
     best = manager.best()

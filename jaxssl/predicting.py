@@ -29,7 +29,13 @@ from jaxssl.parallel.mesh import replicated
 from jaxssl.tasks.base import Encoded
 from jaxssl.train.evaluation import in_order, over_batches
 from jaxssl.train.step import make_predict_step
-from jaxssl.trained import TrainedModel, eval_batch_size, open_run, read_run_config
+from jaxssl.trained import (
+    TrainedModel,
+    eval_batch_size,
+    open_run,
+    purpose_of,
+    read_run_config,
+)
 
 CHUNK_ROWS = 4096
 """Rows, at least, that are read, sorted by length, predicted and written together."""
@@ -110,7 +116,7 @@ def read_finetuned(run_dir: str | Path, layers: Sequence[str] = ()) -> FinetuneC
             "this run has no task: it cannot predict",
             where=run_dir,
             expected="a run that `jaxssl finetune` made",
-            got=f"a run of {config.objective.name}",
+            got=f"a run of {purpose_of(config)}",
             fix=f"jaxssl finetune RECIPE init.from={run_dir} out=...",
         )
     check_length(config.model, config.data.max_length, "data.max_length")

@@ -29,6 +29,8 @@ from jaxssl.data.store import TokenStore, check_tokenizer, check_vocabulary
 from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
 from jaxssl.finetune_config import FinetuneConfig, read_split
 from jaxssl.generate.decode import Sampling
+from jaxssl.imported_config import ImportedConfig
+from jaxssl.models.heads import Head
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
 from jaxssl.parallel import hosts
@@ -52,7 +54,7 @@ class TrainedModel:
       step: the checkpoint's.
     """
 
-    config: RunConfig | FinetuneConfig
+    config: RunConfig | FinetuneConfig | ImportedConfig
     model: Model
     params: Params
     tokenizer: Tokenizer
@@ -80,7 +82,7 @@ def open_run(
     manager = CheckpointManager(run_dir / "checkpoints", config.checkpoint)
     chosen = hosts.first_decides(lambda: manager.choose(step))
     tokenizer = load_tokenizer(str(run_dir / "tokenizer"))
-    model = Model(config.model, config.objective.heads, config.precision)
+    model = Model(config.model, heads_of(config), config.precision)
     mesh = mesh_here(config.mesh)
     start = stored_start(run_dir, manager.path(chosen), model, config)
     with jax.set_mesh(mesh):
@@ -90,8 +92,23 @@ def open_run(
     return TrainedModel(config, model, params, tokenizer, vocabulary, mesh, chosen)
 
 
+def heads_of(config: RunConfig | FinetuneConfig | ImportedConfig) -> tuple[Head, ...]:
+    """The heads of a run's model."""
+    return config.heads if isinstance(config, ImportedConfig) else config.objective.heads
+
+
+def purpose_of(config: RunConfig | FinetuneConfig | ImportedConfig) -> str:
+    """What a run was trained to do, in a word or two."""
+    if isinstance(config, ImportedConfig):
+        return f"imported from {config.imported}"
+    return config.objective.name
+
+
 def stored_start(
-    run_dir: Path, checkpoint: Path, model: Model, config: RunConfig | FinetuneConfig
+    run_dir: Path,
+    checkpoint: Path,
+    model: Model,
+    config: RunConfig | FinetuneConfig | ImportedConfig,
 ) -> Start:
     """Where the parameters of a run lie: what it trained, and what its base holds.
 
@@ -120,7 +137,9 @@ def mesh_here(config: MeshConfig) -> Mesh:
         return make_mesh(MeshConfig())
 
 
-def read_run_config(run_dir: Path, layers: Sequence[str] = ()) -> RunConfig | FinetuneConfig:
+def read_run_config(
+    run_dir: Path, layers: Sequence[str] = ()
+) -> RunConfig | FinetuneConfig | ImportedConfig:
     """The configuration in a run directory, with `layers` on top.
 
     How the run's processes found each other is left out: it was true of its own cluster alone.
@@ -140,6 +159,7 @@ def read_run_config(run_dir: Path, layers: Sequence[str] = ()) -> RunConfig | Fi
     kept = {key: v for key, v in configuration.read_yaml(path).items() if key != "distributed"}
     files = [find_recipe(layer) for layer in layers if "=" not in layer]
     kind = FinetuneConfig if "task" in kept else RunConfig
+    kind = ImportedConfig if "imported" in kept else kind
     return configuration.load(kind, [kept, *files], [x for x in layers if "=" in x])
 
 
@@ -182,7 +202,7 @@ def evaluate_on(
     show: bool = True,
 ) -> Evaluation:
     """Loss, metrics and predictions of a trained model over data; see `evaluate_run`."""
-    config = trained.config
+    config = _trained_here(trained)
     step = make_eval_step(
         trained.model, config.objective, trained.vocabulary, seed=config.train.seed
     )
@@ -203,12 +223,25 @@ def evaluate_on(
 def eval_batch_size(trained: TrainedModel) -> int:
     """The run's batch size, rounded up to what divides over the devices there are now."""
     shards = batch_shards(trained.mesh)
-    return -(-trained.config.data.batch_size // shards) * shards
+    return -(-_trained_here(trained).data.batch_size // shards) * shards
+
+
+def _trained_here(trained: TrainedModel) -> RunConfig | FinetuneConfig:
+    """The configuration of a run that has data; a `UserError` for an imported one."""
+    if isinstance(trained.config, ImportedConfig):
+        raise UserError(
+            "an imported model has no data to be evaluated on",
+            where=trained.config.out,
+            expected="a run that was trained here",
+            got=purpose_of(trained.config),
+            fix=f"train from it: init.from={trained.config.out}",
+        )
+    return trained.config
 
 
 def _open_data(trained: TrainedModel, split: str, store: str | None) -> tuple[Data, float | None]:
     """A split of what the run was trained on, or of another store; its tokens for each byte."""
-    config = trained.config
+    config = _trained_here(trained)
     if isinstance(config, FinetuneConfig):
         if store is not None:
             raise UserError(
@@ -281,7 +314,7 @@ def _check_head(trained: TrainedModel, head: str, verb: str, other: str) -> None
             f"this run cannot {verb}",
             where="the run's objective",
             expected=f"a run trained with {head}",
-            got=trained.config.objective.name,
+            got=purpose_of(trained.config),
             fix=f"try `jaxssl {other}`",
         )
 

@@ -24,10 +24,10 @@ LAYERS = [
     {"report"},
     {"run_directory"},
     {"run"},
-    {"finetune_config"},
+    {"finetune_config", "imported_config"},
     {"trained"},
-    {"finetune", "predicting", "exporting"},
-    {"comparing", "baseline"},
+    {"finetune", "predicting", "exporting", "importing"},
+    {"comparing", "baseline", "embedding", "verifying"},
     {"demo", "inspecting"},
     {"cli"},
     {"__main__"},
@@ -37,10 +37,10 @@ LAYERS = [
 FENCES = {
     "flax": ("models/*.py",),
     "orbax": ("checkpoint/*.py",),
-    "transformers": ("data/tokenizer*.py",),
+    "transformers": ("data/tokenizer*.py", "verifying.py"),
     "pydantic": ("core/config.py",),
     "yaml": ("core/config.py",),
-    "torch": (),
+    "torch": ("verifying.py",),
 }
 
 

@@ -46,8 +46,16 @@ def check_output(path: str, inputs: Iterable[str], overwrite: bool) -> None:
         is an input.
     """
     output_format(path)
-    if path == STANDARD_OUTPUT:
-        return
+    if path != STANDARD_OUTPUT:
+        check_place(path, inputs, overwrite)
+
+
+def check_place(path: str, inputs: Iterable[str], overwrite: bool) -> None:
+    """`check_output` of a file, whatever its format.
+
+    Raises:
+      UserError: as there.
+    """
     fault, fix = _fault(Path(path), inputs, overwrite) or (None, None)
     if fault is not None:
         raise UserError(

@@ -1,0 +1,217 @@
+"""`jaxssl embed`: one vector for each text of a file, from any run.
+
+from jaxssl import embedding
+vectors = embedding.open_embedder("runs/minilm", normalize=True).embed(["eat food", "eat bread"])
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxssl.core.errors import UserError
+from jaxssl.core.files import atomic_write
+from jaxssl.core.progress import bar, silent
+from jaxssl.core.types import Batch, Params
+from jaxssl.core.widen import widen
+from jaxssl.data.encoding import Truncation, encode_rows
+from jaxssl.data.labelled import LabelledData, fixed_lengths
+from jaxssl.data.table_inputs import input_file
+from jaxssl.data.table_readers import file_paths
+from jaxssl.data.table_writers import check_output, check_place
+from jaxssl.data.tables import Note, Table, TableFile, read_chunks, say
+from jaxssl.models.model import Model, check_length, is_causal
+from jaxssl.ops.pooling import Pooling, pool
+from jaxssl.parallel import hosts
+from jaxssl.parallel.mesh import batch_shards, replicated
+from jaxssl.predicting import CHUNK_ROWS, write
+from jaxssl.tasks.base import AsRead
+from jaxssl.train.evaluation import in_order, over_batches
+from jaxssl.trained import TrainedModel, open_run
+
+NPY = ".npy"
+MAX_LENGTH = 512
+"""Tokens of a text, where no other number is asked for and the model has positions for them."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Embedder:
+    """A run that is ready to embed texts.
+
+    Attributes:
+      step: a jitted (params, batch) -> {"embedding" [B, H], ...}.
+    """
+
+    trained: TrainedModel
+    max_length: int
+    batch_size: int
+    step: Callable[[Params, Batch], dict[str, jax.Array]]
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Float32 [N, H], in the order of the texts. What is too long is cut at its end."""
+        return self.embed_counted(texts)[0]
+
+    def embed_counted(self, texts: Sequence[str]) -> tuple[np.ndarray, Truncation]:
+        """The same, and how much was cut."""
+        trained, width = self.trained, self.trained.model.config.hidden_size
+        examples, cut = encode_rows(trained.tokenizer, texts, None, self.max_length, show=False)
+        if not len(texts):
+            return np.zeros((0, width), np.float32), cut
+        data = LabelledData(examples, fixed_lengths(self.max_length), list(texts))
+        given: Any = (self.step, AsRead(), trained.params, data, trained.mesh, self.batch_size)
+        with jax.set_mesh(trained.mesh):
+            _, found = in_order(list(over_batches(*given, show=False)))
+        return found["embedding"], cut
+
+
+def open_embedder(
+    run_dir: str | Path,
+    *,
+    pooling: Pooling = "mean",
+    normalize: bool = False,
+    max_length: int | None = None,
+    batch_size: int = 64,
+    step: int | str = "best",
+    layers: Sequence[str] = (),
+) -> Embedder:
+    """Restores a run.
+
+    Args:
+      pooling: the mean of a text's tokens, the first one (`cls`), or the last one.
+      normalize: vectors of length 1.
+      max_length: of a text in tokens, special ones included; None is 512, or what the model has.
+      batch_size: texts at a time.
+      step, layers: as for `trained.open_run`.
+
+    Raises:
+      UserError: no such run; more tokens than the model has positions; the first token of a model
+        in which it has seen nothing.
+    """
+    trained = open_run(run_dir, step, layers)
+    config = trained.model.config
+    length = min(MAX_LENGTH, config.max_positions) if max_length is None else max_length
+    check_length(config, length, "--max-length")
+    if pooling == "cls" and is_causal(config):
+        raise UserError(
+            "the first token of a causal model has seen nothing of the text",
+            where="--pooling",
+            expected="last or mean",
+            got=pooling,
+        )
+    shards = batch_shards(trained.mesh)
+    return Embedder(
+        trained,
+        length,
+        -(-batch_size // shards) * shards,
+        jax.jit(
+            make_embed_step(trained.model, pooling, normalize),
+            out_shardings=replicated(trained.mesh),
+        ),
+    )
+
+
+def make_embed_step(
+    model: Model, pooling: Pooling, normalize: bool
+) -> Callable[[Params, Batch], dict[str, jax.Array]]:
+    """A function `(params, batch) -> {"embedding": float32 [B, H], ...}`."""
+
+    def step(params: Params, batch: Batch) -> dict[str, jax.Array]:
+        vectors = widen(pool(model.encode(params, batch), batch["segment_ids"], pooling))
+        if normalize:
+            norm = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+            vectors = vectors / jnp.maximum(norm, 1e-12)
+        kept = {name: batch[name] for name in ("example_id", "example_weights")}
+        return {"embedding": vectors, **kept}
+
+    return step
+
+
+# --- Files --------------------------------------------------------------------------------------
+
+
+def embed_file(
+    run_dir: str | Path,
+    inputs: Sequence[str],
+    output: str,
+    *,
+    text: str = "text",
+    format: str = "auto",
+    options: Sequence[str] = (),
+    keep_input: bool = True,
+    overwrite: bool = False,
+    note: Note = say,
+    **chosen: Any,
+) -> int:
+    """Embeds each row of files, in their order.
+
+    Args:
+      inputs, format, options, keep_input, overwrite: as for `predicting.predict`.
+      output: ends in .npy (float32 [N, H]), .jsonl, .csv or .tsv (a list in `embedding`).
+      text: the column of the texts.
+      chosen: what `open_embedder` takes.
+
+    Returns:
+      How many rows there were.
+
+    Raises:
+      UserError: a mistake in the arguments or the input; there is no output then.
+    """
+    files = [input_file(path, format, options, text) for path in inputs]
+    paths = [path for file in files for path in file_paths(file.path)]
+    is_array = output.endswith(NPY)
+    check = check_place if is_array else check_output
+    hosts.first_decides(lambda: check(output, paths, overwrite) or 0)
+    embedder = open_embedder(run_dir, **chosen)
+    progress = bar(description="embed", unit="row", enabled=hosts.is_first())
+    with progress, silent():
+        tables = _embedded(embedder, files, text, progress.update, note)
+        if is_array:
+            return _write_array(output, embedder, (vectors for _, vectors in tables))
+        rows = ((table, [{"embedding": v.tolist()} for v in vectors]) for table, vectors in tables)
+        return write(rows, output, keep_input, note)
+
+
+def _embedded(
+    embedder: Embedder,
+    files: Sequence[TableFile],
+    text: str,
+    count: Callable[[int], Any],
+    note: Note,
+) -> Iterator[tuple[Table, np.ndarray]]:
+    """Tables of some thousands of rows, and their vectors."""
+    size = -(-CHUNK_ROWS // embedder.batch_size) * embedder.batch_size
+    cut = Truncation(0, 0, 0)
+    for file in files:
+        for table in read_chunks(file, size, note):
+            vectors, more = embedder.embed_counted(table.strings(text, "--text"))
+            yield table, vectors
+            count(len(table))
+            cut += more
+    told = cut.warning(embedder.max_length, "embed")
+    if told is not None:
+        note(told)
+
+
+def _write_array(output: str, embedder: Embedder, parts: Iterator[np.ndarray]) -> int:
+    """Writes float32 [N, H] part by part: the header, whose N is known at the end, comes last."""
+    width, count = embedder.trained.model.config.hidden_size, 0
+    with atomic_write(output, "wb") as file:
+        _write_header(file, (0, width))
+        begin = file.tell()
+        for part in parts:
+            file.write(np.ascontiguousarray(part, np.float32).data)
+            count += len(part)
+        file.seek(0)
+        _write_header(file, (count, width))
+        assert file.tell() == begin, "numpy leaves room for the number of rows"
+        file.seek(0, 2)
+    return count
+
+
+def _write_header(file: Any, shape: tuple[int, int]) -> None:
+    described = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, described)

@@ -1,0 +1,144 @@
+"""`jaxssl import`: a Hugging Face directory, or a model of the hub, as a run directory at step 0.
+
+from jaxssl import importing
+importing.import_model("downloads/MiniLM", "runs/minilm")
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import jax
+
+from jaxssl.checkpoint import ledger
+from jaxssl.checkpoint.hf.directory import TASK_SCOPES, HfDirectory, open_model
+from jaxssl.checkpoint.hf.directory import fingerprint as checksum_of
+from jaxssl.checkpoint.ledger import InitConfig
+from jaxssl.checkpoint.manager import CheckpointManager
+from jaxssl.checkpoint.stored import identity, stored_hf
+from jaxssl.core.errors import UserError
+from jaxssl.core.keys import init_key
+from jaxssl.core.precision import Float, Precision
+from jaxssl.data.tokenizer import load_tokenizer
+from jaxssl.imported_config import ImportedConfig
+from jaxssl.models.model import Model
+from jaxssl.parallel.mesh import make_mesh
+from jaxssl.run import make_vocabulary
+from jaxssl.run_directory import RunLock, open_run_directory
+from jaxssl.train.state import everything, laid_out
+from jaxssl.transfer.start import Start, first_params, plan_start
+
+HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt")
+DTYPES = ("float32", "bfloat16")
+
+
+def import_model(
+    source: str | Path,
+    out: str | Path,
+    *,
+    dtype: str | None = None,
+    drop: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Makes the run directory `out`, which every verb takes that needs no data.
+
+    Args:
+      source: a directory with config.json, safetensors and a tokenizer, or a name on the hub.
+      dtype: of the parameters, float32 or bfloat16; None keeps the files' (float16 needs to be
+        told).
+      drop: patterns of tensors to leave behind, by their names in the files.
+      say: is told the ledger.
+
+    Raises:
+      UserError: what cannot be read or has no place; nothing is left then.
+    """
+    path = find_source(str(source))
+    found = open_model(path)
+    tokenizer = load_tokenizer(str(path))
+    make_vocabulary(tokenizer, found.config.vocab_size)  # refuses one that has too many pieces
+    heads = tuple(head for head in found.heads if head not in TASK_SCOPES)
+    config = ImportedConfig(
+        out=str(out),
+        imported=str(source),
+        model=found.config,
+        heads=heads,
+        precision=Precision(parameters=_dtype(found, dtype)),
+    )
+    model = Model(config.model, config.heads, config.precision)
+    start = _plan(found, model, drop)
+    with RunLock(out):
+        run_dir = open_run_directory(config, tokenizer, checksum_of(path), say)
+        for line in start.lines():
+            say(line)
+        assert start.base is not None
+        ledger.write_ledger(run_dir / ledger.FILE_NAME, start.base, start.entries)
+        _save(config, model, start, run_dir)
+    return run_dir
+
+
+def _plan(found: HfDirectory, model: Model, drop: Sequence[str]) -> Start:
+    """The ledger: every tensor and every parameter."""
+    stored = stored_hf(found.path)
+    init = InitConfig(from_=str(found.path), drop=tuple(drop), cast=True)
+    start = plan_start(init, model, stored, tuple(TASK_SCOPES), is_whole=True)
+    return dataclasses.replace(start, base=identity(found.path, start.entries))
+
+
+def _save(config: ImportedConfig, model: Model, start: Start, run_dir: Path) -> None:
+    """Reads the parameters into their places and saves them as step 0."""
+    mesh = make_mesh(config.mesh)
+    with jax.set_mesh(mesh):
+        abstract = laid_out(model.abstract(), mesh)
+        params = first_params(start, model, init_key(0), abstract, everything)
+        manager = CheckpointManager(run_dir / "checkpoints", config.checkpoint)
+        try:
+            manager.save(0, {"params": params}, {})
+            manager.wait()
+        finally:
+            manager.close()
+
+
+def _dtype(found: HfDirectory, wanted: str | None) -> Float:
+    """The dtype of the parameters: as told, or the files' own."""
+    there = {leaf.dtype for leaf in found.leaves().values()}
+    if wanted is None and len(there) == 1 and (only := there.pop()) in DTYPES:
+        return cast(Float, only)
+    if wanted not in DTYPES:
+        raise UserError(
+            "the dtype of the parameters must be told"
+            if wanted is None
+            else "parameters are kept in no such dtype",
+            where="--dtype",
+            expected=" or ".join(DTYPES),
+            got=wanted or f"files with {', '.join(sorted(there))}",
+        )
+    return cast(Float, wanted)
+
+
+def find_source(source: str) -> Path:
+    """The directory of a model: `source`, or where the hub's copy of it is.
+
+    Raises:
+      UserError: no such directory, and the hub has it not or cannot be reached.
+    """
+    path = Path(source)
+    is_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) and not source.startswith(".")
+    if path.exists() or not is_name:
+        return path
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=list(HUB_FILES)))
+    except Exception as error:  # whatever its HTTP library raises
+        message = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            "no such directory, and the hub's model of this name cannot be had",
+            where=source,
+            expected="a directory with config.json, or a model's name on the hub",
+            got=message[0],
+            fix="check the name; without a network, give the path of a directory"
+            + (" (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""),
+        ) from error

@@ -1,0 +1,128 @@
+"""`jaxssl verify`: our forward pass against that of `transformers` on torch, on a user's model.
+
+The only module that uses torch, which need not be installed for anything else.
+"""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxssl.checkpoint.hf.directory import TASK_SCOPES, HfDirectory, open_model
+from jaxssl.core.errors import UserError
+from jaxssl.core.names import flatten, unflatten
+from jaxssl.core.types import Batch
+from jaxssl.importing import find_source
+from jaxssl.models.layers import unbox
+
+ROWS, LENGTH = 2, 64
+LIMIT = 1e-4
+"""The largest relative difference, in the L2 norm, that arithmetic in another order explains."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two arrays are apart.
+
+    Attributes:
+      what: hidden states or logits.
+      relative: the L2 norm of the difference over that of torch's.
+      largest: the largest absolute difference.
+    """
+
+    what: str
+    relative: float
+    largest: float
+
+    @property
+    def is_small(self) -> bool:
+        return self.relative < LIMIT
+
+
+def verify(source: str | Path) -> list[Difference]:
+    """Compares hidden states, and the logits of a language model, in float32, on random tokens, one
+    row with padding.
+
+    Args:
+      source: a Hugging Face directory, or a model's name on the hub.
+
+    Raises:
+      UserError: torch is not installed, or the model cannot be read here.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise UserError(
+            "torch is not installed",
+            where="jaxssl verify",
+            expected="torch, to compare with",
+            got="none",
+            fix="pip install torch",
+        )
+    path = find_source(str(source))
+    found = open_model(path)
+    rows = _rows(found)
+    ours, theirs = _ours(found, rows), _theirs(found, rows)
+    real = rows["segment_ids"] > 0
+    return [_difference(what, ours[what][real], theirs[what][real]) for what in ours]
+
+
+def _rows(found: HfDirectory) -> Batch:
+    """Random tokens; the second row is half padding."""
+    length = min(LENGTH, found.config.max_positions)
+    tokens = np.random.default_rng(0).integers(5, found.config.vocab_size, (ROWS, length))
+    real = np.arange(length) < np.array([[length], [length // 2]])
+    return {
+        "tokens": np.where(real, tokens, 0).astype(np.int32),
+        "segment_ids": real.astype(np.int32),
+        "positions": np.where(real, np.arange(length), 0).astype(np.int32),
+    }
+
+
+def _ours(found: HfDirectory, rows: Batch) -> dict[str, np.ndarray]:
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    leaves = found.leaves()
+    shapes = flatten(unbox(found.model.abstract()))
+    params = unflatten(
+        {
+            name: found.read(name, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here))
+            for name, leaf in shapes.items()
+            if name in leaves
+        }
+    )
+    hidden = found.model.encode(params, rows)
+    made = {"hidden states": np.asarray(hidden)}
+    for head in ("masked_lm", "causal_lm"):
+        if head in found.heads:
+            made["logits"] = np.asarray(found.model.head(params, head, hidden))
+    return made
+
+
+def _theirs(found: HfDirectory, rows: Batch) -> dict[str, np.ndarray]:
+    import torch
+    import transformers
+
+    name = (found.given.get("architectures") or ["AutoModel"])[0]
+    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
+    model = getattr(transformers, name).from_pretrained(found.path, **options).eval()
+    inputs = {
+        "input_ids": torch.tensor(np.asarray(rows["tokens"])).long(),
+        "attention_mask": torch.tensor(np.asarray(rows["segment_ids"])).long(),
+    }
+    if found.config.name != "distilbert":  # it takes no positions: they are these
+        positions = rows["positions"] + getattr(found.config, "position_offset", 0)
+        inputs["position_ids"] = torch.tensor(np.asarray(positions)).long()
+    with torch.no_grad():
+        out = model(**inputs, output_hidden_states=True)
+    made = {"hidden states": out.hidden_states[-1].numpy()}
+    logits = getattr(out, "prediction_logits", getattr(out, "logits", None))
+    if logits is not None and not set(found.heads) & TASK_SCOPES.keys():
+        made["logits"] = logits.numpy()
+    return made
+
+
+def _difference(what: str, ours: np.ndarray, theirs: np.ndarray) -> Difference:
+    apart = ours.astype(np.float64) - theirs
+    relative = np.linalg.norm(apart) / max(float(np.linalg.norm(theirs)), 1e-30)
+    return Difference(what, float(relative), float(np.abs(apart).max()))

@@ -1,0 +1,38 @@
+"""`jaxssl verify`: says equal of every family, and different of what is."""
+
+import dataclasses
+
+import pytest
+
+pytest.importorskip("torch", reason="verify compares with torch")
+
+import hf_models  # noqa: E402
+
+from jaxssl import cli, verifying  # noqa: E402
+from jaxssl.checkpoint.hf import directory  # noqa: E402
+
+
+@pytest.mark.parametrize("case", ["bert", "roberta", "distilbert", "modernbert", "qwen3"])
+def test_the_same_model_is_equal(case, tmp_path, capsys):
+    path = hf_models.save(hf_models.reference(case), tmp_path / "model")
+    assert cli.main(["verify", str(path)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(";")[0] for line in said] == ["hidden states: equal", "logits: equal"]
+
+
+def test_a_body_alone_has_no_logits(tmp_path):
+    path = hf_models.save(hf_models.reference("llama", "Model"), tmp_path / "model")
+    assert [found.what for found in verifying.verify(path)] == ["hidden states"]
+
+
+def test_another_model_is_told(tmp_path, monkeypatch, capsys):
+    path = hf_models.save(hf_models.reference("llama"), tmp_path / "model")
+
+    def wrong(given):
+        found = directory.open_model(given)
+        config = dataclasses.replace(found.config, rotary_theta=100.0)
+        return dataclasses.replace(found, config=config)
+
+    monkeypatch.setattr(verifying, "open_model", wrong)
+    assert cli.main(["verify", str(path)]) == 1
+    assert "DIFFERENT" in capsys.readouterr().out
