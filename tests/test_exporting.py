@@ -92,6 +92,24 @@ def test_fine_tuning_starts_from_an_exported_directory_as_from_the_run(
     assert evaluated["loss"] == pytest.approx(outcomes[1]["loss"], rel=1e-6)
 
 
+def test_an_exported_classifier_goes_on_where_its_head_is_named(classifier, table, tmp_path):
+    exporting.export(classifier, tmp_path / "exported")
+    config = tuned.configured(
+        tmp_path / "exported",
+        table,
+        tmp_path / "run",
+        "train.epochs=1",
+        "task.pooling=cls",
+        "optimizer.learning_rate=0",
+        'init.rename={"row/**": "classify/**"}',
+    )
+    finetune.finetune(config, lambda text: None)
+    before, after = tuned.whole(classifier, "best"), tuned.whole(tmp_path / "run")
+    assert before.keys() == after.keys() and "classify/output/kernel" in after
+    for name, value in before.items():
+        assert np.array_equal(value, after[name]), name
+
+
 def test_a_directory_that_has_changed_is_not_the_base(exported, table, tmp_path):
     moved = tmp_path / "base"
     moved.mkdir()

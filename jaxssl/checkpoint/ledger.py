@@ -42,8 +42,9 @@ class InitConfig:
     fresh: tuple[str, ...] = ()
     """Patterns of parameters to initialise afresh. Heads that the stored model has not are."""
     resize: tuple[str, ...] = ()
-    """Patterns of embeddings that may have another number of rows: those there are in both are
-    kept, further ones start fresh."""
+    """Patterns of parameters over the vocabulary or positions (embeddings, `masked_lm/bias`, an
+    untied `causal_lm/output/kernel`) that may have another size: what there is in both is kept,
+    and what is new starts fresh."""
     fresh_top: int = 0
     """Also initialise the top k layers afresh (Zhang et al., 2020)."""
     cast: bool = False
@@ -252,12 +253,12 @@ def _restored(config: InitConfig, name: str, leaf: Leaf, origin: str, stored: Le
         detail = f"layers {depth - top} to {depth - 1} fresh" if depth and top else ""
         return Entry(action, name, origin, leaf.shape, detail, stored.dtype != leaf.dtype)
     same_width = stored.shape[1:] == leaf.shape[1:]
-    is_table = same_width and len(leaf.shape) == 2 and not is_stacked(name)
-    if is_table and any(matches(pattern, name) for pattern in config.resize):
-        rows = min(stored.shape[0], leaf.shape[0])
-        more = leaf.shape[0] - rows
-        detail = f"rows 0 to {rows - 1} kept, " + (
-            f"{more} fresh" if more else f"{stored.shape[0] - rows} left out"
+    axis = resized_axis(name, stored.shape, leaf.shape)
+    if axis is not None and any(matches(pattern, name) for pattern in config.resize):
+        kept = min(stored.shape[axis], leaf.shape[axis])
+        more = leaf.shape[axis] - kept
+        detail = f"{'columns' if axis else 'rows'} 0 to {kept - 1} kept, " + (
+            f"{more} fresh" if more else f"{stored.shape[axis] - kept} left out"
         )
         return Entry("resized", name, origin, leaf.shape, detail, stored.dtype != leaf.dtype)
     raise UserError(
@@ -267,10 +268,25 @@ def _restored(config: InitConfig, name: str, leaf: Leaf, origin: str, stored: Le
         where=f"{origin} -> {name}",
         expected=list(leaf.shape),
         got=list(stored.shape),
-        fix=f'init.resize=["{name}"] keeps the rows there are'
-        if is_table
+        fix=f'init.resize=["{name}"] keeps what there is in both'
+        if axis is not None
         else "use the model configuration it was trained with, or init.fresh for this parameter",
     )
+
+
+VOCABULARY = {"causal_lm/output/kernel": 1, "masked_lm/bias": 0}
+"""Parameters that are no tables and have an axis over the vocabulary: which it is."""
+
+
+def resized_axis(name: str, stored: tuple[int, ...], wanted: tuple[int, ...]) -> int | None:
+    """The axis along which a parameter of another shape may be resized: over the rows of a table,
+    or the vocabulary. None where it may not, or differs in another axis, too."""
+    is_table = len(wanted) == 2 and not is_stacked(name)
+    axis = VOCABULARY.get(name, 0 if is_table else None)
+    if axis is None or len(stored) != len(wanted):
+        return None
+    rest = lambda shape: shape[:axis] + shape[axis + 1 :]
+    return axis if rest(stored) == rest(wanted) else None
 
 
 def _has(names: Mapping[str, object], head: str) -> bool:

@@ -314,8 +314,11 @@ def _value(
     assert entry.target is not None
     value = assemble(start.stored, raw, entry.source).astype(fresh.dtype)
     if entry.action == "resized":
-        rows = min(value.shape[0], fresh.shape[0])
-        return jnp.concatenate([value[:rows], fresh[rows:]])
+        axis = ledger.resized_axis(entry.target, value.shape, fresh.shape)
+        assert axis is not None
+        kept = min(value.shape[axis], fresh.shape[axis])
+        cut = lambda x, start, end: jax.lax.slice_in_dim(x, start, end, axis=axis)
+        return jnp.concatenate([cut(value, 0, kept), cut(fresh, kept, None)], axis)
     if start.fresh_top and is_stacked(entry.target):
         kept = value.shape[0] - start.fresh_top
         return jnp.concatenate([value[:kept], fresh[kept:]])

@@ -1,5 +1,6 @@
 """Hugging Face directories: kinds of files, shardings, and what is refused."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -13,11 +14,17 @@ from jax.sharding import NamedSharding, PartitionSpec
 torch = pytest.importorskip("torch", reason="the directories are written by transformers on torch")
 
 import hf_models  # noqa: E402
+import tiny  # noqa: E402
 
 from jaxssl.checkpoint.hf.directory import open_model  # noqa: E402
+from jaxssl.checkpoint.ledger import InitConfig  # noqa: E402
+from jaxssl.checkpoint.stored import stored_hf  # noqa: E402
 from jaxssl.core.errors import UserError, UserErrors  # noqa: E402
 from jaxssl.core.names import flatten  # noqa: E402
 from jaxssl.models.layers import unbox  # noqa: E402
+from jaxssl.models.model import Model  # noqa: E402
+from jaxssl.train.state import everything, laid_out  # noqa: E402
+from jaxssl.transfer.start import first_params, plan_start  # noqa: E402
 
 CASE = "llama, grouped"
 
@@ -85,6 +92,24 @@ def test_each_device_gets_its_part(saved):
         parts = found.read(name, wanted)
         assert np.array_equal(parts, value), name
         assert parts.sharding == wanted.sharding
+
+
+def test_a_vocabulary_grows_and_what_was_there_is_kept(saved):
+    resized = {"embeddings/tokens/embedding": 0, "causal_lm/output/kernel": 1}
+    init = InitConfig(from_=str(saved), resize=tuple(resized))
+    config = dataclasses.replace(open_model(saved).config, vocab_size=hf_models.VOCAB + 3)
+    model, mesh = Model(config, ("causal_lm",)), tiny.mesh()
+    start = plan_start(init, model, stored_hf(saved), ())
+    with jax.set_mesh(mesh):
+        wanted = laid_out(model.abstract(), mesh)
+        params = flatten(first_params(start, model, jax.random.key(0), wanted, everything))
+    for name, value in read_all(saved).items():
+        if name not in resized:
+            assert np.array_equal(params[name], value), name
+            continue
+        old, new = np.split(params[name], [hf_models.VOCAB], axis=resized[name])
+        assert np.array_equal(old, value), name
+        assert new.shape[resized[name]] == 3 and np.std(new) > 0
 
 
 def test_reading_needs_no_torch(saved):

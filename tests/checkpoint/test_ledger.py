@@ -287,3 +287,19 @@ def test_the_file_holds_every_entry(tmp_path):
     assert content["from"] == {"run": "base", "step": 3}
     kept = [(e["action"], e["target"], e["source"]) for e in content["parameters"]]
     assert kept == lines(entries)
+
+
+def test_a_vocabulary_grows_in_heads_too_and_a_width_does_not():
+    stored = {
+        "causal_lm/output/kernel": Leaf((16, 40), "float32"),
+        "masked_lm/bias": Leaf((40,), "float32"),
+    }
+    target = {
+        "causal_lm/output/kernel": Leaf((16, 48), "float32"),
+        "masked_lm/bias": Leaf((48,), "float32"),
+    }
+    kernel, bias = ledger(target, stored, resize=("**",))
+    assert kernel.detail == "columns 0 to 39 kept, 8 fresh"
+    assert bias.detail == "rows 0 to 39 kept, 8 fresh"
+    wider = {**target, "causal_lm/output/kernel": Leaf((32, 48), "float32")}
+    refused(lambda: ledger(wider, stored, resize=("**",)), "another shape")
