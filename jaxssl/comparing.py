@@ -231,7 +231,7 @@ def _group(path: Path, split: str) -> Group:
                 "a pretraining run has no task to compare by",
                 where=run,
                 expected="runs of `jaxssl finetune`",
-                got=config.objective.name,
+                got=trained.purpose_of(config),
                 fix="jaxssl report RUN RUN compares pretraining runs",
             )
         data = read_split(config, model.tokenizer, split)

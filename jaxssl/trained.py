@@ -276,7 +276,7 @@ def generate_texts(
             trained.vocabulary,
             tuple(prompts),
             sampling,
-            getattr(trained.config.data, "sequence_length", None),
+            getattr(getattr(trained.config, "data", None), "sequence_length", None),
         )
 
 

@@ -39,7 +39,7 @@ def test_its_parameters_have_the_bits_of_the_run_and_all_are_told(base, imported
     for name, value in before.items():
         assert np.array_equal(value, after[name]), name
     ledger = json.loads((out / "ledger.json").read_text())
-    assert {entry["target"] for entry in ledger["entries"]} == before.keys()
+    assert {entry["target"] for entry in ledger["parameters"]} == before.keys()
     for part in ("embeddings", "encoder", "masked_lm", "next_sentence", "pooler"):
         assert any(f"restored  {part}" in line for line in said), part
 

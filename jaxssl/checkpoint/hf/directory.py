@@ -97,7 +97,7 @@ class HfDirectory:
         if errors:
             raise errors[0] if len(errors) == 1 else UserErrors(errors)
         for name in self.leftovers:
-            leaves[name] = Leaf(self.tensors[name].shape, self.tensors[name].dtype)
+            leaves[name] = Leaf(self.tensors[name].shape, self.tensors[name].numpy_dtype.name)
         return leaves
 
     def read(self, name: str, wanted: jax.ShapeDtypeStruct) -> jax.Array:
@@ -111,7 +111,7 @@ class HfDirectory:
         inner = shape[1:] if is_stacked(name) else shape
         shards: dict[tuple, np.ndarray] = {}
 
-        def shard(index: tuple[slice, ...]) -> np.ndarray:
+        def shard(index: Any) -> np.ndarray:
             bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape))
             if bounds not in shards:
                 shards[bounds] = made = aligned(tuple(b - a for a, b in bounds), dtype)
