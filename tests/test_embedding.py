@@ -50,7 +50,6 @@ def test_minilm_gives_the_sentence_vectors_of_transformers(tmp_path):
     importing.import_model(source, tmp_path / "minilm", say=lambda text: None)
     texts = ["eat food", "eat bread", *TEXTS]
     ours = embedding.open_embedder(tmp_path / "minilm", normalize=True).embed(texts)
-    assert ours[0] @ ours[1] == pytest.approx(0.7553, abs=5e-5)
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     model = transformers.AutoModel.from_pretrained(source).eval()
     inputs = tokenizer(texts, padding=True, return_tensors="pt")
