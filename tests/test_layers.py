@@ -16,6 +16,7 @@ PACKAGE = ROOT / "jaxssl"
 LAYERS = [
     {"core"},
     {"arguments"},
+    {"verbs"},
     {"ops", "data", "parallel", "optim", "scores"},
     {"models"},
     {"objectives", "generate", "checkpoint"},
