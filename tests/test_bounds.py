@@ -16,12 +16,13 @@ from jaxssl.data.tables import LabelledData as LabelledTables
 from jaxssl.finetune_config import FinetuneConfig, LabelledConfig
 from jaxssl.objectives.combine import Term
 from jaxssl.objectives.masked_lm import MaskedLm
+from jaxssl.ops.rotary import Yarn
 from jaxssl.run import RunConfig
 from jaxssl.transfer.freezing import UnfreezingStage
 
 SIZES = (
     *("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"),
-    *("max_positions", "type_vocab_size"),
+    "max_positions",
 )
 SEEDS = [
     (f"{name}={value}", name, "0 to 4294967295")
@@ -30,6 +31,7 @@ SEEDS = [
 ]
 CASES = [
     *((f"model.{name}=0", f"model.{name}", "at least 1") for name in SIZES),
+    ("model.type_vocab_size=-1", "model.type_vocab_size", "at least 0"),
     ("model.intermediate_size=-4", "model.intermediate_size", "at least 1"),
     ("model.norm_epsilon=0.0", "model.norm_epsilon", "above 0"),
     ("model.initializer_range=-0.02", "model.initializer_range", "above 0"),
@@ -58,6 +60,7 @@ REQUIRED = {
     TableFile: {"path": "train.csv"},
     Term: {"objective": MaskedLm()},
     UnfreezingStage: {"epoch": 1.0},
+    Yarn: {"factor": 2.0, "original_positions": 128},
 }
 ANY_NUMBER = ("Answer.null_threshold",)
 """What may be below 0."""
