@@ -49,7 +49,7 @@ class CausalLmHead(nn.Module):
     @nn.compact
     def __call__(self, hidden: jax.Array, embeddings: Embedding) -> jax.Array:
         c = self.config
-        if is_tied(c):
+        if c.around().tied:
             return embeddings.attend(hidden)
         return Projection(
             (c.vocab_size,),
@@ -60,11 +60,6 @@ class CausalLmHead(nn.Module):
             wide=True,
             name="output",
         )(hidden)
-
-
-def is_tied(config: Any) -> bool:
-    """Whether the token embedding is the language model head's projection, too."""
-    return getattr(config, "tied", True)
 
 
 class NextSentenceHead(nn.Module):
@@ -169,5 +164,5 @@ def head_parts(name: str, config: Any) -> tuple[str, ...]:
     """The parameters that a head reads, by path: a chunked loss adds up gradients of these
     alone."""
     if name == "causal_lm":
-        return ("embeddings/tokens",) if is_tied(config) else ("causal_lm",)
+        return ("embeddings/tokens",) if config.around().tied else ("causal_lm",)
     return ("embeddings/tokens", name) if name == "masked_lm" else (name,)

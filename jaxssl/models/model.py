@@ -1,7 +1,6 @@
 """A model as pure functions: what objectives, evaluation and generation call."""
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,12 +12,13 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch, Params
-from jaxssl.models.bert import Bert, BertConfig, DistilBertConfig, RobertaConfig
-from jaxssl.models.gpt2 import Gpt2, Gpt2Config
+from jaxssl.models.bert import BertConfig, DistilBertConfig, RobertaConfig
+from jaxssl.models.gpt2 import Gpt2Config
 from jaxssl.models.heads import Head, Outputs, head_name, head_parts
-from jaxssl.models.llama import Llama, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
-from jaxssl.models.modernbert import ModernBert, ModernBertConfig
+from jaxssl.models.llama import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from jaxssl.models.modernbert import ModernBertConfig
 from jaxssl.models.stack import check_segments, segment_names
+from jaxssl.models.transformer import Transformer
 
 ModelConfig = (
     BertConfig
@@ -31,17 +31,7 @@ ModelConfig = (
     | Qwen2Config
     | Qwen3Config
 )
-FAMILIES: dict[type, Callable[..., nn.Module]] = {
-    BertConfig: Bert,
-    RobertaConfig: Bert,
-    DistilBertConfig: Bert,
-    ModernBertConfig: ModernBert,
-    Gpt2Config: Gpt2,
-    LlamaConfig: Llama,
-    MistralConfig: Llama,
-    Qwen2Config: Llama,
-    Qwen3Config: Llama,
-}
+"""A new family joins here."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +51,7 @@ class Model:
     @property
     def module(self) -> nn.Module:
         """The Linen module."""
-        return FAMILIES[type(self.config)](self.config, self.heads, self.precision)
+        return Transformer(self.config, self.heads, self.precision)
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters, boxed with their logical axes (`layers.unbox` takes them off)."""
@@ -69,7 +59,7 @@ class Model:
         def touch_everything(module):
             ids = jnp.zeros((1, 2), jnp.int32)
             hidden = module.encode({"tokens": ids, "segment_ids": ids + 1, "positions": ids})
-            pooled = module.pool(hidden) if getattr(self.config, "pooler", False) else hidden[:, 0]
+            pooled = module.pool(hidden) if self.config.around().pooler else hidden[:, 0]
             for head in self.heads:
                 x = pooled if head == "next_sentence" else hidden
                 if isinstance(head, Outputs):
@@ -161,8 +151,3 @@ def check_length(
             got=sequence_length,
             fix="shorten the sequence or give the model more positions",
         )
-
-
-def is_causal(config: ModelConfig) -> bool:
-    """Whether the model is a causal decoder."""
-    return isinstance(config, Gpt2Config | LlamaConfig)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params, Vocabulary
-from jaxssl.models.model import Model, ModelConfig, is_causal
+from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Sums
 from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
 from jaxssl.parallel.axes import over_batch_shards
@@ -35,7 +35,7 @@ class CausalLm:
 
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
         """The model must not see the answer."""
-        if not is_causal(model):
+        if not model.causal:
             raise UserError(
                 "a bidirectional model sees the tokens it would have to predict",
                 where="objective.name",

@@ -11,7 +11,7 @@ from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import example_keys
 from jaxssl.core.types import Batch, Params, Vocabulary
-from jaxssl.models.model import Model, ModelConfig, is_causal
+from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Sums
 from jaxssl.objectives.masking import choose, quota_table, random_tokens
 from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
@@ -80,7 +80,7 @@ class MaskedLm:
                 got="roles " + ", ".join(vocabulary.special_ids),
                 fix="train one with `jaxssl tokenizer` (kind wordpiece), or use causal_lm",
             )
-        if is_causal(model):
+        if model.causal:
             raise UserError(
                 "a causal model cannot be trained to fill masks",
                 where="objective.name",

@@ -25,7 +25,7 @@ class NextSentence:
 
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
         """The model needs a pooler."""
-        if not getattr(model, "pooler", False):
+        if not model.around().pooler:
             raise UserError(
                 "next sentence prediction needs a pooler",
                 where="objective.name",

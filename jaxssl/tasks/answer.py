@@ -16,7 +16,7 @@ from jaxssl.core.types import Batch, Params
 from jaxssl.data.tables import Table
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.models.heads import Outputs
-from jaxssl.models.model import Model, ModelConfig, is_causal
+from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Sums
 from jaxssl.ops.label_losses import softmax_loss
 from jaxssl.ops.spans import best_spans
@@ -104,7 +104,7 @@ class Answer(AsRead):
 
     def fit_model(self, model: ModelConfig) -> ModelConfig:
         """Without a pooler: spans are of tokens."""
-        if getattr(model, "pooler", False):
+        if model.around().pooler:
             return dataclasses.replace(model, pooler=False)  # type: ignore[call-arg]
         return model
 
@@ -287,7 +287,7 @@ class Answer(AsRead):
 def _null_position(model: Model, batch: Batch) -> jax.Array:
     """[B]: the first token, or of a causal model the last one, which has seen the row."""
     length = jnp.sum(batch["segment_ids"] > 0, axis=1)
-    return jnp.maximum(length - 1, 0) if is_causal(model.config) else jnp.zeros_like(length)
+    return jnp.maximum(length - 1, 0) if model.config.causal else jnp.zeros_like(length)
 
 
 def _within(bounds: jax.Array, hidden: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params
-from jaxssl.models.model import Model, ModelConfig, is_causal
+from jaxssl.models.model import Model, ModelConfig
 from jaxssl.ops.pooling import Pooling, pool
 
 PoolingChoice = Literal["auto", "cls", "mean", "last"]
@@ -17,7 +17,7 @@ def resolve(choice: PoolingChoice, model: ModelConfig) -> Pooling:
     """The pooling that `auto` means for a family."""
     if choice != "auto":
         return choice
-    return "last" if is_causal(model) else "cls"
+    return "last" if model.causal else "cls"
 
 
 def check_pooling(choice: PoolingChoice, model: ModelConfig) -> None:
@@ -26,7 +26,7 @@ def check_pooling(choice: PoolingChoice, model: ModelConfig) -> None:
     Raises:
       UserError: says what to use.
     """
-    if is_causal(model) and choice == "cls":
+    if model.causal and choice == "cls":
         raise UserError(
             "the first token of a causal model has seen nothing of the text",
             where="task.pooling",
@@ -44,7 +44,7 @@ def without_unused_pooler(choice: PoolingChoice, model: ModelConfig) -> ModelCon
 
 def without_pooler(model: ModelConfig) -> ModelConfig:
     """The model without a pooler, if it has one."""
-    if getattr(model, "pooler", False):
+    if model.around().pooler:
         return dataclasses.replace(model, pooler=False)  # type: ignore[call-arg]
     return model
 
@@ -54,7 +54,7 @@ def pooled(
 ) -> jax.Array:
     """[B, H] of hidden states [B, T, H]; `cls` goes through the model's pooler, if it has one."""
     how = resolve(choice, model.config)
-    if how == "cls" and getattr(model.config, "pooler", False):
+    if how == "cls" and model.config.around().pooler:
         return model.pool(params, hidden)
     return pool(hidden, batch["segment_ids"], how)
 

@@ -14,7 +14,7 @@ from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.data.tables import Table
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.models.heads import Outputs
-from jaxssl.models.model import Model, ModelConfig, is_causal
+from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Sums
 from jaxssl.ops.pooling import states_at
 from jaxssl.scores import tallies
@@ -245,7 +245,7 @@ class Relate(LabelLoss):
 
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
         """Refuses causal models: at its marker they have seen nothing of the entity."""
-        if is_causal(model):
+        if model.causal:
             raise UserError(
                 "a causal model has seen nothing of an entity at the marker before it",
                 where="task.name=relate",

@@ -17,7 +17,7 @@ from jaxssl.data.tables import Table
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.data.word_windows import encode_windows
 from jaxssl.models.heads import Outputs
-from jaxssl.models.model import Model, ModelConfig, is_causal
+from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Sums
 from jaxssl.ops.label_losses import softmax_loss
 from jaxssl.scores import tallies
@@ -268,7 +268,7 @@ class Tag(AsRead):
 
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
         """Refuses the first token of a word of a causal model."""
-        if is_causal(model) and self.subword == "first":
+        if model.causal and self.subword == "first":
             raise UserError(
                 "the first token of a word has not seen the rest of it in a causal model",
                 where="task.subword",

@@ -1,0 +1,225 @@
+"""The network of every family: embeddings, a stack of equal blocks, a last norm, and heads.
+
+A family is a configuration. It says what its blocks are (`block`), what is around them (`around`)
+and what its published models put under the outputs of a task (`task_head`).
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxssl.core.bounds import check_above_zero, check_at_least
+from jaxssl.core.errors import UserError
+from jaxssl.core.precision import Precision
+from jaxssl.core.types import Batch
+from jaxssl.models.blocks import BlockConfig, Context, make_norm
+from jaxssl.models.heads import Head, Scope, TaskHead, head_name, make_head
+from jaxssl.models.layers import Embedding, Projection, dropout_rng
+from jaxssl.models.stack import Remat, Stack, check_segments
+from jaxssl.ops.activations import Activation
+from jaxssl.ops.dropout import dropout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Around:
+    """What is around a family's stack of blocks. Families derive it; users do not write it."""
+
+    position_rows: int = 0
+    """Rows of a table of learned positions; 0 where positions come in with attention."""
+    position_offset: int = 0
+    """Rows of that table before the one of the first position."""
+    type_rows: int = 0
+    """Rows of a table of token types; 0 has none."""
+    embedding_norm: bool = False
+    """A norm of the embeddings."""
+    final_norm: bool = False
+    """A norm after the last block."""
+    pooler: bool = False
+    """A dense tanh layer over the first token."""
+    tied: bool = True
+    """The token embedding is the language model head's projection, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """What the shapes of all families have in common."""
+
+    causal: ClassVar[bool] = False
+    """Whether a token sees those before it alone."""
+
+    name: str
+    """The family."""
+    vocab_size: int
+    """Rows of the token embedding; at least the tokenizer's size."""
+    hidden_size: int = 768
+    """Width of the hidden states."""
+    num_layers: int = 12
+    """Number of transformer blocks."""
+    num_heads: int = 12
+    """Attention heads; they divide the width."""
+    intermediate_size: int = 3072
+    """Width of the feed-forward layers."""
+    max_positions: int = 512
+    """Longest sequence, in tokens."""
+    activation: Activation = "gelu"
+    """Of the feed-forward layers."""
+    dropout: float = 0.0
+    """Dropout on embeddings and on each sublayer's output."""
+    attention_dropout: float = 0.0
+    """Dropout on attention weights."""
+    norm_epsilon: float = 1e-5
+    """Added to the variance (of root mean square norms: the mean square) in each norm."""
+    initializer_range: float = 0.02
+    """Scale of the normal that kernels and embeddings start from."""
+    segments: tuple[int, ...] = ()
+    """Sizes of the groups of layers that are scanned together; empty means one group of all."""
+    remat: Remat = "none"
+    """What the backward pass computes again, to save memory."""
+    unroll: bool = False
+    """Compile the layers one by one instead of a loop: slower to compile, sometimes faster to
+    run."""
+
+    def __post_init__(self):
+        sizes = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size")
+        check_at_least(1, self, *sizes, "max_positions")
+        check_above_zero(self, "norm_epsilon", "initializer_range")
+        check_rates(dropout=self.dropout, attention_dropout=self.attention_dropout)
+        check_segments(self.segments, self.num_layers)
+        self._check_heads()
+
+    def _check_heads(self) -> None:
+        if self.hidden_size % self.num_heads:
+            below = self.hidden_size - self.hidden_size % self.num_heads
+            raise UserError(
+                "the heads do not divide the width",
+                where="num_heads",
+                expected=f"a divisor of hidden_size={self.hidden_size}",
+                got=self.num_heads,
+                fix=f"use hidden_size={below or self.num_heads} or another number of heads",
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def initializer(self) -> nn.initializers.Initializer:
+        """Of kernels and embeddings."""
+        return nn.initializers.normal(self.initializer_range)
+
+    def block(self, precision: Precision) -> BlockConfig:
+        """The configuration of one block: here with norms before each sublayer."""
+        return BlockConfig(
+            hidden_size=self.hidden_size,
+            num_heads=self.num_heads,
+            intermediate_size=self.intermediate_size,
+            activation=self.activation,
+            norm="pre",
+            norm_epsilon=self.norm_epsilon,
+            causal=self.causal,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            initializer=self.initializer,
+            output_initializer=self.initializer,
+            precision=precision,
+            num_kv_heads=self.num_heads,
+            head_dim=self.head_dim,
+        )
+
+    def around(self) -> Around:
+        """What is around the blocks."""
+        raise NotImplementedError
+
+    def task_head(self, scope: Scope) -> TaskHead:
+        """What comes under the outputs of a task."""
+        raise NotImplementedError
+
+
+def check_rates(**rates: float) -> None:
+    """Refuses dropout rates outside [0, 1).
+
+    Raises:
+      UserError: names the first such rate.
+    """
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise UserError(
+                "a dropout rate is out of range",
+                where=name,
+                expected="at least 0 and below 1",
+                got=rate,
+            )
+
+
+class Embeddings(nn.Module):
+    """The sum of token embeddings and what else a family adds to them."""
+
+    config: TransformerConfig
+    precision: Precision
+
+    def setup(self):
+        c, p, around = self.config, self.precision, self.config.around()
+        table = lambda size, axis: Embedding(size, c.hidden_size, (axis, "embed"), c.initializer, p)
+        self.tokens = table(c.vocab_size, "vocab")
+        if around.position_rows:
+            self.positions = table(around.position_rows, "positions")
+        if around.type_rows:
+            self.token_types = table(around.type_rows, None)
+        if around.embedding_norm:
+            self.norm = make_norm(c.block(p))
+
+    def __call__(self, batch: Batch) -> jax.Array:
+        """Hidden states [B, T, H] of `tokens`, `positions`, optional `token_types`."""
+        around, tokens = self.config.around(), batch["tokens"]
+        x = self.tokens(tokens)
+        if around.position_rows:
+            x = x + self.positions(batch["positions"] + around.position_offset)
+        if around.type_rows:
+            types = batch.get("token_types", jnp.zeros_like(tokens))
+            x = x + self.token_types(jnp.minimum(types, around.type_rows - 1))
+        if around.embedding_norm:
+            x = self.norm(x)
+        return dropout(x, self.config.dropout, dropout_rng(self))
+
+
+class Transformer(nn.Module):
+    """The body of a family and the heads named in `heads`."""
+
+    config: TransformerConfig
+    heads: tuple[Head, ...] = ()
+    precision: Precision = Precision()
+
+    def setup(self):
+        c, p, around = self.config, self.precision, self.config.around()
+        self.embeddings = Embeddings(c, p)
+        stack = Stack(c.block(p), check_segments(c.segments, c.num_layers), c.remat, c.unroll)
+        if c.causal:
+            self.decoder = stack
+        else:
+            self.encoder = stack
+        if around.final_norm:
+            self.norm = make_norm(c.block(p))
+        if around.pooler:
+            self.pooler = Projection((c.hidden_size,), ("embed", None), c.initializer, p)
+        for head in self.heads:
+            setattr(self, head_name(head), make_head(head, c, p))
+
+    def encode(self, batch: Batch) -> jax.Array:
+        """Hidden states [B, T, H] of `tokens`, `segment_ids`, `positions`, optional
+        `token_types`."""
+        context = Context(batch["segment_ids"], batch["positions"])
+        stack = self.decoder if self.config.causal else self.encoder
+        x = stack(self.embeddings(batch), context)
+        return self.norm(x) if self.config.around().final_norm else x
+
+    def pool(self, hidden: jax.Array) -> jax.Array:
+        """The sentence vector [B, H]: a dense tanh layer over the first token."""
+        return jnp.tanh(self.pooler(hidden[:, 0]))
+
+    def head(self, name: str, x: jax.Array) -> Any:
+        """The output of one head."""
+        return getattr(self, name)(x, self.embeddings.tokens)
