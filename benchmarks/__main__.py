@@ -7,12 +7,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from benchmarks import finetuning, memory, pipeline, start, training  # noqa: E402
+from benchmarks import finetuning, interchange, memory, pipeline, start, training  # noqa: E402
 from benchmarks.machine import refuse_if_loaded  # noqa: E402
 
 BENCHMARKS = {
     "training": training.run,
     "finetuning": finetuning.run,
+    "interchange": interchange.run,
     "memory": memory.run,
     "pipeline": pipeline.run,
     "start": start.run,

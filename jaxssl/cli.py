@@ -342,7 +342,13 @@ def _import(options: argparse.Namespace) -> int:
     from jaxssl import importing
 
     made = importing.import_model(
-        options.source, options.out, dtype=options.dtype, drop=options.drop
+        options.source,
+        options.out,
+        dtype=options.dtype,
+        drop=options.drop,
+        tokens=options.token,
+        pad_vocab_to=options.pad_vocab_to,
+        layers=options.overrides,
     )
     print(f"{made}: jaxssl inspect {made}")
     return 0

@@ -24,7 +24,7 @@ from jaxssl.data.table_inputs import input_file
 from jaxssl.data.table_readers import file_paths
 from jaxssl.data.table_writers import check_output, check_place
 from jaxssl.data.tables import Note, Table, TableFile, read_chunks, say
-from jaxssl.models.model import Model, check_length, is_causal
+from jaxssl.models.model import Model, check_length
 from jaxssl.ops.pooling import Pooling, pool
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_shards, replicated
@@ -95,7 +95,7 @@ def open_embedder(
     config = trained.model.config
     length = min(MAX_LENGTH, config.max_positions) if max_length is None else max_length
     check_length(config, length, "--max-length")
-    if pooling == "cls" and is_causal(config):
+    if pooling == "cls" and config.causal:
         raise UserError(
             "the first token of a causal model has seen nothing of the text",
             where="--pooling",

@@ -19,13 +19,14 @@ import numpy as np
 from jaxssl.checkpoint.hf.safetensors import NAMES
 from jaxssl.checkpoint.hf.writing import SHARD_BYTES, write_directory
 from jaxssl.core.errors import UserError
-from jaxssl.core.layer_names import canonical
+from jaxssl.core.layer_names import canonical, layer_range
 from jaxssl.core.names import flatten
 from jaxssl.data.manifest import ROLES
-from jaxssl.finetune_config import FinetuneConfig
 from jaxssl.imported_config import ImportedConfig
+from jaxssl.imported_task import pooling
 from jaxssl.models.layers import unbox
-from jaxssl.models.model import is_causal, num_parameters
+from jaxssl.models.model import num_parameters
+from jaxssl.run import RunConfig
 from jaxssl.tasks.answer import Answer
 from jaxssl.tasks.classify import Classify
 from jaxssl.tasks.pooling import PoolingChoice, resolve
@@ -75,7 +76,6 @@ def export(
         raise UserError(
             "no dtype of weights", where="dtype", expected="float32, float16, bfloat16", got=dtype
         )
-    parts = _whole(trained)
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:16]}.tmp")
     temporary.mkdir(parents=True)
     try:
@@ -84,12 +84,12 @@ def export(
             temporary,
             trained.model.config,
             heads,
-            lambda name: np.asarray(parts[name]),
+            _parameters(trained),
             dtype=dtype,
             more={**_special_ids(trained), **more},
             shard_bytes=shard_bytes,
         )
-        if is_causal(trained.model.config):
+        if trained.model.config.causal:
             _write_json(temporary / "generation_config.json", _generation(trained))
         (temporary / CARD).write_text(_card(trained, Path(run_dir), name), encoding="utf-8")
         os.replace(temporary, out)
@@ -98,23 +98,21 @@ def export(
     return name
 
 
-def _whole(trained: TrainedModel) -> dict[str, jax.Array]:
-    """The parameters by canonical name, stacks in one piece."""
+def _parameters(trained: TrainedModel) -> dict[str, list[jax.Array]]:
+    """The parameters by canonical name, stacks in their segments."""
+    flat = flatten(unbox(trained.params))
     found: dict[str, list[jax.Array]] = {}
-    for path, leaf in flatten(unbox(trained.params)).items():
-        found.setdefault(canonical(path), []).append(leaf)
-    return {
-        name: parts[0] if len(parts) == 1 else jax.numpy.concatenate(parts)
-        for name, parts in found.items()
-    }
+    for path in sorted(flat, key=lambda path: layer_range(path) or (0, 0)):
+        found.setdefault(canonical(path), []).append(flat[path])
+    return found
 
 
 def _heads(trained: TrainedModel) -> tuple[dict[str, str], dict[str, Any]]:
     """{head there: its name here}, and what `config.json` says of it."""
     config = trained.config
-    if not isinstance(config, FinetuneConfig):
+    task = None if isinstance(config, RunConfig) else config.task
+    if task is None:
         return {head: head for head in heads_of(config) if isinstance(head, str)}, {}
-    task = config.task
     if isinstance(task, Classify | Regress):
         more = _check_pooling(task.pooling, trained)
         kind = "regression"
@@ -149,7 +147,7 @@ def _check_pooling(choice: PoolingChoice, trained: TrainedModel) -> dict[str, An
     how = resolve(choice, config)
     if config.name == "modernbert" and how in ("cls", "mean"):
         return {"classifier_pooling": how}
-    wanted = "last" if is_causal(config) else "cls"
+    wanted = pooling(config, {})
     if how != wanted:
         raise UserError(
             "transformers' class of this family takes something else for a whole text",
@@ -168,7 +166,7 @@ def _special_ids(trained: TrainedModel) -> dict[str, int]:
     found = {name: id_ for name, id_ in named.items() if id_ is not None}
     if trained.model.config.name == "roberta":
         found.pop("pad_token_id", None)  # it says where positions begin
-    elif is_causal(trained.model.config):
+    elif trained.model.config.causal:
         found.setdefault("pad_token_id", trained.tokenizer.document_end)
     return found
 

@@ -3,11 +3,16 @@
 from dataclasses import dataclass
 
 from jaxssl.checkpoint.manager import CheckpointConfig
-from jaxssl.core.bounds import check_local
+from jaxssl.core.bounds import check_at_least, check_local
+from jaxssl.core.errors import UserError
 from jaxssl.core.precision import Precision
+from jaxssl.data.table_config import TableFile
 from jaxssl.models.model import ModelConfig
+from jaxssl.objectives.causal_lm import CausalLm
+from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.parallel.hosts import DistributedConfig
 from jaxssl.parallel.mesh import MeshConfig
+from jaxssl.tasks.registry import TaskConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +27,14 @@ class ImportedConfig:
     """The network."""
     heads: tuple[str, ...] = ()
     """The language model heads that came with it."""
+    task: TaskConfig | None = None
+    """What its task's head tells, for `predict` and `evaluate`; null for a model without one."""
+    table: TableFile | None = None
+    """Labelled data for `evaluate`."""
+    max_length: int = 128
+    """Longest row, in tokens, of what is predicted or evaluated."""
+    batch_size: int = 32
+    """Rows at once."""
     precision: Precision = Precision()
     """Which dtype holds what."""
     mesh: MeshConfig = MeshConfig()
@@ -33,3 +46,24 @@ class ImportedConfig:
 
     def __post_init__(self):
         check_local(self, "out")
+        check_at_least(1, self, "max_length", "batch_size")
+
+    @property
+    def objective(self) -> TaskConfig | MaskedLm | CausalLm:
+        """What it is evaluated on: its task, or its language model's loss.
+
+        Raises:
+          UserError: it has no head.
+        """
+        if self.task is not None:
+            return self.task
+        for objective in (MaskedLm(), CausalLm()):
+            if set(objective.heads) <= set(self.heads):
+                return objective
+        raise UserError(
+            "this model has no head that could be evaluated",
+            where=self.out,
+            expected="a language model's or a task's",
+            got=", ".join(self.heads) or "the body alone",
+            fix=f"train from it: init.from={self.out}",
+        )

@@ -19,20 +19,28 @@ from jaxssl.checkpoint.hf.directory import fingerprint as checksum_of
 from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.checkpoint.stored import identity, stored_hf
+from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import init_key
+from jaxssl.core.names import flatten
 from jaxssl.core.precision import Float, Precision
 from jaxssl.data.tokenizer import load_tokenizer
+from jaxssl.data.tokenizer_loading import with_tokens
 from jaxssl.imported_config import ImportedConfig
-from jaxssl.models.model import Model
+from jaxssl.imported_task import task_of
+from jaxssl.models.layers import unbox
+from jaxssl.models.model import Model, ModelConfig
 from jaxssl.parallel.mesh import make_mesh
 from jaxssl.run import make_vocabulary
 from jaxssl.run_directory import RunLock, open_run_directory
 from jaxssl.train.state import everything, laid_out
+from jaxssl.trained import heads_of
 from jaxssl.transfer.start import Start, first_params, plan_start
 
 HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt")
 DTYPES = ("float32", "bfloat16")
+LENGTH = 512
+"""The longest row of an imported model, unless told otherwise or its positions are fewer."""
 
 
 def import_model(
@@ -41,6 +49,9 @@ def import_model(
     *,
     dtype: str | None = None,
     drop: Sequence[str] = (),
+    tokens: Sequence[str] = (),
+    pad_vocab_to: int = 1,
+    layers: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> Path:
     """Makes the run directory `out`, which every verb takes that needs no data.
@@ -50,6 +61,11 @@ def import_model(
       dtype: of the parameters, float32 or bfloat16; None keeps the files' (float16 needs to be
         told).
       drop: patterns of tensors to leave behind, by their names in the files.
+      tokens: to add to the tokenizer. Their embeddings start fresh.
+      pad_vocab_to: makes the rows of the token embedding a multiple of this (128 suits
+        accelerators).
+      layers: overrides over the new run's configuration: `model.max_positions=1024` resizes
+        learned positions, `model.unroll=true`.
       say: is told the ledger.
 
     Raises:
@@ -59,16 +75,20 @@ def import_model(
     found = open_model(path)
     tokenizer = load_tokenizer(str(path))
     make_vocabulary(tokenizer, found.config.vocab_size)  # refuses one that has too many pieces
-    heads = tuple(head for head in found.heads if head not in TASK_SCOPES)
+    if tokens:
+        tokenizer = with_tokens(tokenizer, tokens)
     config = ImportedConfig(
         out=str(out),
         imported=str(source),
-        model=found.config,
-        heads=heads,
+        model=_with_vocabulary(found.config, tokenizer.vocab_size, pad_vocab_to),
+        heads=tuple(head for head in found.heads if head not in TASK_SCOPES),
+        task=task_of(found),
+        max_length=min(LENGTH, found.config.max_positions),
         precision=Precision(parameters=_dtype(found, dtype)),
     )
-    model = Model(config.model, config.heads, config.precision)
-    start = _plan(found, model, drop)
+    config = configuration.load(ImportedConfig, [configuration.to_dict(config)], layers)
+    model = Model(config.model, heads_of(config), config.precision)
+    start = _plan(found, config, model, drop)
     with RunLock(out):
         run_dir = open_run_directory(config, tokenizer, checksum_of(path), say)
         for line in start.lines():
@@ -79,12 +99,41 @@ def import_model(
     return run_dir
 
 
-def _plan(found: HfDirectory, model: Model, drop: Sequence[str]) -> Start:
+def _with_vocabulary(model: ModelConfig, size: int, multiple: int) -> ModelConfig:
+    """The model with a row for each token, and as many more as make them a multiple."""
+    if multiple < 1:
+        raise UserError(
+            "a multiple of nothing", where="--pad-vocab-to", expected="at least 1", got=multiple
+        )
+    rows = -(-max(size, model.vocab_size) // multiple) * multiple
+    return dataclasses.replace(model, vocab_size=rows)
+
+
+def _plan(found: HfDirectory, config: ImportedConfig, model: Model, drop: Sequence[str]) -> Start:
     """The ledger: every tensor and every parameter."""
     stored = stored_hf(found.path)
-    init = InitConfig(from_=str(found.path), drop=tuple(drop), cast=True)
-    start = plan_start(init, model, stored, tuple(TASK_SCOPES), is_whole=True)
+    heads = [head for head in found.heads if head in TASK_SCOPES]
+    task = config.task.name if config.task else ""
+    init = InitConfig(
+        from_=str(found.path),
+        drop=tuple(drop),
+        rename={f"{head}/**": f"{task}/**" for head in heads},
+        resize=_resized(found.config, config.model, model),
+        cast=True,
+    )
+    start = plan_start(init, model, stored, (), is_whole=True)
     return dataclasses.replace(start, base=identity(found.path, start.entries))
+
+
+def _resized(before: ModelConfig, after: ModelConfig, model: Model) -> tuple[str, ...]:
+    """The parameters that another vocabulary or other positions make longer or shorter."""
+    over = {
+        "vocab_size": ("embeddings/tokens/embedding", "masked_lm/bias", "causal_lm/output/kernel"),
+        "max_positions": ("embeddings/positions/embedding",),
+    }
+    there = flatten(unbox(model.abstract()))
+    changed = [field for field in over if getattr(before, field) != getattr(after, field)]
+    return tuple(name for field in changed for name in over[field] if name in there)
 
 
 def _save(config: ImportedConfig, model: Model, start: Start, run_dir: Path) -> None:

@@ -23,10 +23,13 @@ from jaxssl.data.table_readers import file_paths
 from jaxssl.data.table_writers import check_output, open_output
 from jaxssl.data.tables import Note, Table, TableFile, read_chunks, say
 from jaxssl.finetune_config import FinetuneConfig, as_data
+from jaxssl.imported_config import ImportedConfig
 from jaxssl.models.model import check_length
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import replicated
+from jaxssl.run import RunConfig
 from jaxssl.tasks.base import Encoded
+from jaxssl.tasks.registry import TaskConfig
 from jaxssl.train.evaluation import in_order, over_batches
 from jaxssl.train.step import make_predict_step
 from jaxssl.trained import (
@@ -54,12 +57,14 @@ class Predictor:
     """A fine-tuned run that is ready to predict tables; labels need not be there.
 
     Attributes:
+      max_length: of a row, in tokens.
       lengths: to which rows are padded. Each is compiled once, when it is first needed.
       step: a jitted `make_predict_step`.
     """
 
     trained: TrainedModel
-    config: FinetuneConfig
+    task: TaskConfig
+    max_length: int
     lengths: np.ndarray
     step: Callable[[Params, Batch], dict[str, jax.Array]]
 
@@ -73,13 +78,12 @@ class Predictor:
 
     def encode(self, table: Table) -> Encoded:
         """The first half of `predict`, on the host."""
-        task, max_length = self.config.task, self.config.data.max_length
-        where = f"{table.places[0]} to {table.places[-1]}"
-        return task.encode(table, self.trained.tokenizer, max_length, where, labelled=False)
+        where, tokenizer = f"{table.places[0]} to {table.places[-1]}", self.trained.tokenizer
+        return self.task.encode(table, tokenizer, self.max_length, where, labelled=False)
 
     def predict_encoded(self, encoded: Encoded) -> list[Prediction]:
         """The second half, on the devices: rows of similar length together, then in order."""
-        trained, task = self.trained, self.config.task
+        trained, task = self.trained, self.task
         predictions: Mapping[str, np.ndarray] = {}
         if encoded.examples.num_rows:
             data = as_data(encoded, self.lengths)
@@ -93,25 +97,27 @@ def open_predictor(
     run_dir: str | Path, step: int | str = "best", layers: Sequence[str] = ()
 ) -> Predictor:
     """Restores a fine-tuned run; arguments and errors are those of `trained.open_run`."""
-    config = read_finetuned(run_dir, layers)
+    task, max_length = task_of(run_dir, layers)
     trained = open_run(run_dir, step, layers)
-    predict_step = make_predict_step(trained.model, config.task, trained.vocabulary)
+    predict_step = make_predict_step(trained.model, task, trained.vocabulary)
     return Predictor(
         trained=trained,
-        config=config,
-        lengths=fixed_lengths(config.data.max_length),
+        task=task,
+        max_length=max_length,
+        lengths=fixed_lengths(max_length),
         step=jax.jit(predict_step, out_shardings=replicated(trained.mesh)),
     )
 
 
-def read_finetuned(run_dir: str | Path, layers: Sequence[str] = ()) -> FinetuneConfig:
-    """The configuration of a fine-tuned run.
+def task_of(run_dir: str | Path, layers: Sequence[str] = ()) -> tuple[TaskConfig, int]:
+    """The task of a run that was fine-tuned, or imported with a task's head, and the longest row.
 
     Raises:
       UserError: it is no run, or one without a task.
     """
     config = read_run_config(Path(run_dir), layers)
-    if not isinstance(config, FinetuneConfig):
+    task = None if isinstance(config, RunConfig) else config.task
+    if isinstance(config, RunConfig) or task is None:
         raise UserError(
             "this run has no task: it cannot predict",
             where=run_dir,
@@ -119,8 +125,11 @@ def read_finetuned(run_dir: str | Path, layers: Sequence[str] = ()) -> FinetuneC
             got=f"a run of {purpose_of(config)}",
             fix=f"jaxssl finetune RECIPE init.from={run_dir} out=...",
         )
-    check_length(config.model, config.data.max_length, "data.max_length")
-    return config
+    is_imported = isinstance(config, ImportedConfig)
+    where = "max_length" if is_imported else "data.max_length"
+    max_length = config.max_length if is_imported else config.data.max_length
+    check_length(config.model, max_length, where)
+    return task, max_length
 
 
 def predictions_of(predictor: Predictor, files: Iterable[TableFile], note: Note = say) -> Predicted:
@@ -146,7 +155,7 @@ def predictions_of(predictor: Predictor, files: Iterable[TableFile], note: Note 
             note(text)
         yield table, rows
         cut += encoded.truncation or Truncation(0, 0, 0)
-    text = cut.warning(predictor.config.data.max_length, "predict")
+    text = cut.warning(predictor.max_length, "predict")
     if text is not None:
         note(text)
 
@@ -194,15 +203,18 @@ def predict(
       UserError: a mistake in the arguments or the input. The output is not there then, or as it
         was before.
     """
-    config = read_finetuned(run_dir, layers)
+    task, _ = task_of(run_dir, layers)
     given = [inputs] if isinstance(inputs, str | Path) else inputs
-    files = [input_file(str(x), format, options, config.task.text_column) for x in given]
+    files = [input_file(str(x), format, options, task.text_column) for x in given]
     paths = [path for file in files for path in file_paths(file.path)]
+    config = read_run_config(Path(run_dir), layers)
     hosts.connect(config.distributed)
     hosts.first_decides(lambda: check_output(str(output), paths, overwrite) or 0)
     is_first = hosts.is_first()
     tell = note if is_first else lambda text: None
     for file in files:
+        if not isinstance(config, FinetuneConfig):
+            continue
         unused = unused_options(config.data.tables.train, file)
         if unused is not None:
             tell(f"{unused}; give them with --set where they hold")

@@ -24,18 +24,21 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.keys import init_key
 from jaxssl.core.names import flatten
 from jaxssl.core.types import Params, Vocabulary
-from jaxssl.data.loader import Data, StoreData, open_rows
+from jaxssl.data.labelled import LabelledData, row_lengths
+from jaxssl.data.loader import Data, DataConfig, StoreData, open_rows
 from jaxssl.data.store import TokenStore, check_tokenizer, check_vocabulary
+from jaxssl.data.tables import read_table
 from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
-from jaxssl.finetune_config import FinetuneConfig, read_split
+from jaxssl.finetune_config import FinetuneConfig, as_data, read_split
 from jaxssl.generate.decode import Sampling
 from jaxssl.imported_config import ImportedConfig
 from jaxssl.models.heads import Head
 from jaxssl.models.layers import unbox
-from jaxssl.models.model import Model
+from jaxssl.models.model import Model, check_length
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import MeshConfig, batch_shards, make_mesh, replicated
 from jaxssl.run import RunConfig, find_recipe, make_vocabulary, tokens_per_byte
+from jaxssl.tasks.registry import TaskConfig
 from jaxssl.train.evaluation import Evaluation, evaluate
 from jaxssl.train.samples import continue_texts, fill_text
 from jaxssl.train.state import everything, laid_out
@@ -94,7 +97,9 @@ def open_run(
 
 def heads_of(config: RunConfig | FinetuneConfig | ImportedConfig) -> tuple[Head, ...]:
     """The heads of a run's model."""
-    return config.heads if isinstance(config, ImportedConfig) else config.objective.heads
+    if not isinstance(config, ImportedConfig):
+        return config.objective.heads
+    return (*config.heads, *(config.task.heads if config.task else ()))
 
 
 def purpose_of(config: RunConfig | FinetuneConfig | ImportedConfig) -> str:
@@ -202,14 +207,14 @@ def evaluate_on(
     show: bool = True,
 ) -> Evaluation:
     """Loss, metrics and predictions of a trained model over data; see `evaluate_run`."""
-    config = _trained_here(trained)
-    step = make_eval_step(
-        trained.model, config.objective, trained.vocabulary, seed=config.train.seed
-    )
+    config = trained.config
+    objective = config.objective
+    seed = 0 if isinstance(config, ImportedConfig) else config.train.seed
+    step = make_eval_step(trained.model, objective, trained.vocabulary, seed=seed)
     with jax.set_mesh(trained.mesh):
         return evaluate(
             jax.jit(step, out_shardings=replicated(trained.mesh)),
-            config.objective,
+            objective,
             trained.params,
             data,
             trained.mesh,
@@ -222,26 +227,16 @@ def evaluate_on(
 
 def eval_batch_size(trained: TrainedModel) -> int:
     """The run's batch size, rounded up to what divides over the devices there are now."""
-    shards = batch_shards(trained.mesh)
-    return -(-_trained_here(trained).data.batch_size // shards) * shards
-
-
-def _trained_here(trained: TrainedModel) -> RunConfig | FinetuneConfig:
-    """The configuration of a run that has data; a `UserError` for an imported one."""
-    if isinstance(trained.config, ImportedConfig):
-        raise UserError(
-            "an imported model has no data to be evaluated on",
-            where=trained.config.out,
-            expected="a run that was trained here",
-            got=purpose_of(trained.config),
-            fix=f"train from it: init.from={trained.config.out}",
-        )
-    return trained.config
+    config, shards = trained.config, batch_shards(trained.mesh)
+    size = config.batch_size if isinstance(config, ImportedConfig) else config.data.batch_size
+    return -(-size // shards) * shards
 
 
 def _open_data(trained: TrainedModel, split: str, store: str | None) -> tuple[Data, float | None]:
     """A split of what the run was trained on, or of another store; its tokens for each byte."""
-    config = _trained_here(trained)
+    config = trained.config
+    if isinstance(config, ImportedConfig) and config.task is not None:
+        return _read_table(config, config.task, trained.tokenizer), None
     if isinstance(config, FinetuneConfig):
         if store is not None:
             raise UserError(
@@ -251,11 +246,43 @@ def _open_data(trained: TrainedModel, split: str, store: str | None) -> tuple[Da
                 got=store,
             )
         return read_split(config, trained.tokenizer, split), None
-    rows = config.data if store is None else dataclasses.replace(config.data, store=store)
+    rows = _rows_config(config, store)
     opened = TokenStore.open(rows.store)
     check_tokenizer(opened, trained.tokenizer.fingerprint)
     check_vocabulary(opened, config.model.vocab_size)
     return StoreData(open_rows(rows, split, opened)), tokens_per_byte(opened, split)
+
+
+def _rows_config(config: RunConfig | ImportedConfig, store: str | None) -> DataConfig:
+    """The rows of the run's token store, or of another."""
+    if not isinstance(config, ImportedConfig):
+        return config.data if store is None else dataclasses.replace(config.data, store=store)
+    if store is None:
+        raise UserError(
+            "an imported model has no data of its own",
+            where="--store",
+            expected="a token store made with its tokenizer",
+            got="none",
+            fix=f"jaxssl prepare --tokenizer {config.out}/tokenizer ...",
+        )
+    check_length(config.model, config.max_length, "max_length")
+    return DataConfig(store=store, sequence_length=config.max_length, batch_size=config.batch_size)
+
+
+def _read_table(config: ImportedConfig, task: TaskConfig, tokenizer: Tokenizer) -> LabelledData:
+    """The labelled data that an imported model is asked to be evaluated on."""
+    if config.table is None:
+        raise UserError(
+            "an imported model has no data of its own",
+            where="table",
+            expected="labelled data",
+            got="none",
+            fix="name a file: --with table.path=FILE",
+        )
+    check_length(config.model, config.max_length, "max_length")
+    table = read_table(config.table)
+    encoded = task.encode(table, tokenizer, config.max_length, table.source)
+    return as_data(encoded, row_lengths(encoded.examples.lengths, 4))
 
 
 def generate_texts(

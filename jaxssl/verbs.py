@@ -88,6 +88,19 @@ def make_parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     sub.add_argument(
         "--drop", metavar="PATTERN", action="append", default=[], help="tensors to leave behind"
     )
+    sub.add_argument(
+        "--token", action="append", default=[], help="add a token to the vocabulary (repeatable)"
+    )
+    sub.add_argument(
+        "--pad-vocab-to",
+        metavar="N",
+        type=int,
+        default=1,
+        help="make the rows of the token embedding a multiple of N",
+    )
+    sub.add_argument(
+        "overrides", nargs="*", metavar="a.b=c", help="such as model.max_positions=1024"
+    )
     sub = verb("verify", "compare a Hugging Face model here and on torch")
     sub.add_argument("source", help="a directory with config.json and safetensors, or a hub name")
     sub = verb("export", "write a run as a Hugging Face directory, for transformers")

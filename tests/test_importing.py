@@ -1,15 +1,19 @@
 """Hugging Face directories as run directories."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import toy
 import tuned
 from safetensors.numpy import load_file, save_file
 
-from jaxssl import cli, exporting, finetune, importing, trained
+from jaxssl import cli, exporting, finetune, importing, predicting, run, trained
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
+from jaxssl.data.tokenizer import load_tokenizer
+from jaxssl.data.tokenizer_loading import with_tokens
 
 TEXTS = ["the old man sees a [MASK] near a river"]
 
@@ -74,11 +78,109 @@ def test_tensors_that_have_no_place_are_an_error_unless_they_are_dropped(exporte
     assert trained.fill_masks(tmp_path / "run", TEXTS)
 
 
+def test_a_language_model_is_evaluated_on_a_store_as_the_run_it_was(byte_store, tmp_path):
+    config = toy.configured(byte_store, tmp_path / "gpt", "gpt2", "train.steps=6")
+    run.pretrain(config, lambda text: None)
+    exporting.export(tmp_path / "gpt", tmp_path / "exported")
+    importing.import_model(tmp_path / "exported", tmp_path / "run", say=list)
+    before = trained.evaluate_run(tmp_path / "gpt")
+    sizes = ["max_length=16", "batch_size=8"]
+    after = trained.evaluate_run(tmp_path / "run", store=str(byte_store), layers=sizes)
+    assert {**after, "step": before["step"]} == before
+    with pytest.raises(UserError, match="max_length"):
+        trained.evaluate_run(tmp_path / "run", store=str(byte_store), layers=["max_length=99"])
+
+
+@pytest.fixture(scope="module")
+def classifier(base, table, tmp_path_factory):
+    """(a classifier, the run that its exported directory was imported as)."""
+    root = tmp_path_factory.mktemp("classifier")
+    config = tuned.configured(base, table, root / "run", "task.pooling=cls", "train.epochs=1")
+    finetune.finetune(config, lambda text: None)
+    exporting.export(root / "run", root / "exported")
+    return root / "run", importing.import_model(root / "exported", root / "again", say=list)
+
+
+def test_a_classifier_predicts_as_the_run_it_was(classifier, table, tmp_path):
+    said = []
+    for run_dir, name in zip(classifier, ("before.jsonl", "after.jsonl")):
+        predicting.predict(run_dir, [str(table)], str(tmp_path / name))
+        rows = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        said.append(rows)
+    assert [row["label"] for row in said[0]] == [row["label"] for row in said[1]]
+    for before, after in zip(*said, strict=True):
+        assert before["probabilities"] == pytest.approx(after["probabilities"], abs=1e-6)
+
+
+def test_a_classifier_is_evaluated_on_a_table_that_is_named(classifier, table, tmp_path):
+    predicting.predict(classifier[1], [str(table)], str(tmp_path / "said.jsonl"))
+    rows = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+    right = np.mean([row["label"] == row["input_label"] for row in rows])
+    values = trained.evaluate_run(classifier[1], layers=[f"table.path={table}"])
+    assert values["rows"] == len(rows) and values["accuracy"] == pytest.approx(right)
+    with pytest.raises(UserError, match=r"table\.path=FILE"):
+        trained.evaluate_run(classifier[1])
+
+
+def test_a_classifier_is_exported_again_with_the_same_bits(classifier, tmp_path):
+    name = exporting.export(classifier[1], tmp_path / "again")
+    assert name == "BertForSequenceClassification"
+    there, here = (
+        load_file(d / "model.safetensors")
+        for d in (classifier[0].parent / "exported", tmp_path / "again")
+    )
+    assert there.keys() == here.keys()
+    assert all(np.array_equal(there[key], here[key]) for key in there)
+
+
+def test_vocabulary_and_positions_grow_and_what_was_there_stays(exported, imported, tmp_path):
+    out = tmp_path / "run"
+    importing.import_model(
+        exported,
+        out,
+        tokens=["<sql>", "</sql>"],
+        pad_vocab_to=64,
+        layers=["model.max_positions=40"],
+        say=list,
+    )
+    before, after = tuned.whole(imported[0]), tuned.whole(out)
+    larger = trained.open_run(out)
+    size = trained.open_run(imported[0]).tokenizer.vocab_size
+    assert larger.tokenizer.vocab_size == size + 2
+    assert larger.model.config.vocab_size % 64 == 0 and larger.model.config.max_positions == 40
+    ids = larger.tokenizer.encode_batch(["the cat<sql>"])[0]
+    assert ids[-1] == size
+    resized = {"embeddings/tokens/embedding", "embeddings/positions/embedding", "masked_lm/bias"}
+    for name, value in before.items():
+        assert np.array_equal(after[name][: len(value)], value), name
+        assert (len(after[name]) > len(value)) == (name in resized), name
+    entries = json.loads((out / "ledger.json").read_text())["parameters"]
+    assert {e["target"] for e in entries if e["action"] == "resized"} == resized
+    assert trained.fill_masks(out, TEXTS)
+
+
+def test_tokens_that_are_known_and_multiples_of_nothing_are_refused(exported, tmp_path):
+    for changes in ({"tokens": ["[MASK]"]}, {"tokens": ["<a>", "<a>"]}, {"pad_vocab_to": 0}):
+        with pytest.raises(UserError, match="known already|multiple"):
+            importing.import_model(exported, tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(exported, tmp_path):
+    changed = shutil.copytree(exported, tmp_path / "changed")
+    with_tokens(load_tokenizer(exported), [f"<{i}>" for i in range(99)]).save(changed)
+    with pytest.raises(UserError, match="smaller than the tokenizer's"):
+        importing.import_model(changed, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_command_says_what_is_wrong(exported, imported, tmp_path, capsys):
     assert cli.main(["import", str(tmp_path / "none"), str(tmp_path / "run")]) == 2
     assert "no such directory" in capsys.readouterr().err
     assert cli.main(["evaluate", str(imported[0])]) == 2
-    assert "init.from=" in capsys.readouterr().err
+    assert "--store" in capsys.readouterr().err
+    assert cli.main(["predict", str(imported[0]), "--input", "x.csv", "--output", "y.csv"]) == 2
+    assert "cannot predict" in capsys.readouterr().err
     assert cli.main(["inspect", str(imported[0]), "--verify"]) == 0
     assert f"imported from {exported}" in capsys.readouterr().out
     assert cli.main(["export", str(imported[0]), str(tmp_path / "again")]) == 0

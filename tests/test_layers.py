@@ -25,7 +25,7 @@ LAYERS = [
     {"report"},
     {"run_directory"},
     {"run"},
-    {"finetune_config", "imported_config"},
+    {"finetune_config", "imported_config", "imported_task"},
     {"trained"},
     {"finetune", "predicting", "exporting", "importing"},
     {"comparing", "baseline", "embedding", "verifying"},

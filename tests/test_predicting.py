@@ -220,9 +220,7 @@ class Halves:
 
 
 def test_examples_of_several_rows_or_none_give_one_output_each(predictor):
-    whole = predictor.config.task
-    config = dataclasses.replace(predictor.config, task=Halves(whole))
-    halves = dataclasses.replace(predictor, config=config)
+    halves = dataclasses.replace(predictor, task=Halves(predictor.task))
     texts = texts_of(12, most=9)
     joined = ["|".join(texts[:2]), texts[2], "", "|".join(texts[3:12])]
     out = halves.predict(Table({"text": joined}, joined))

@@ -46,6 +46,23 @@ def load(name: str) -> Tokenizer:
     return _load_with_transformers(name)
 
 
+def with_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
+    """The tokenizer with further tokens, whose ids follow the others; each is found in a text
+    before that is cut, as it stands.
+
+    Raises:
+      UserError: it knows one of them already, or is one of SentencePiece's own.
+    """
+    if not isinstance(tokenizer, JsonTokenizer):
+        raise UserError(
+            "tokens cannot be added to this tokenizer",
+            where=tokenizer.name,
+            expected=f"a tokenizer with {JSON_FILE}",
+            got="a SentencePiece model, whose pieces are what it was trained with",
+        )
+    return tokenizer.with_tokens(tokens)
+
+
 class JsonTokenizer(Tokenizer):
     """A tokenizer of the `tokenizers` library.
 
@@ -62,7 +79,7 @@ class JsonTokenizer(Tokenizer):
         text = json.dumps(content, ensure_ascii=False, indent=1)
         self._tokenizer = tokenizers.Tokenizer.from_str(text)
         self._tokenizer.encode_special_tokens = True
-        self._json = content
+        self._json, self._config = content, dict(config)
         roles = _roles(config, self._tokenizer.token_to_id, name)
         added = self._tokenizer.get_added_tokens_decoder()
         special = {token.content: id_ for id_, token in added.items() if token.special}
@@ -77,6 +94,22 @@ class JsonTokenizer(Tokenizer):
         self._is_byte_level = '"ByteLevel"' in json.dumps(
             [content.get("pre_tokenizer"), content.get("decoder")]
         )
+
+    def with_tokens(self, tokens: Sequence[str]) -> "JsonTokenizer":
+        """See the function of this name."""
+        import tokenizers
+
+        known = [token for token in tokens if self._tokenizer.token_to_id(token) is not None]
+        if known or len(set(tokens)) < len(tokens):
+            raise UserError(
+                "a token to add is known already",
+                where=self.name,
+                expected="tokens that are not in the vocabulary, each once",
+                got=", ".join(known or tokens),
+            )
+        larger = tokenizers.Tokenizer.from_str(json.dumps(self._json))
+        larger.add_tokens([tokenizers.AddedToken(token, normalized=False) for token in tokens])
+        return JsonTokenizer(self.name, json.loads(larger.to_str()), self._config)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)

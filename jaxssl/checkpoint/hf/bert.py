@@ -180,7 +180,7 @@ BERT = Family(
         "BertForSequenceClassification": Architecture(("row",)),
         "BertForTokenClassification": Architecture(("token",)),
         "BertForQuestionAnswering": Architecture(("span",)),
-        "BertModel": Architecture(has_prefix=False),
+        "BertModel": Architecture(prefix=""),
     },
     repeated={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -209,7 +209,7 @@ ROBERTA = Family(
         "RobertaForSequenceClassification": Architecture(("row",)),
         "RobertaForTokenClassification": Architecture(("token",)),
         "RobertaForQuestionAnswering": Architecture(("span",)),
-        "RobertaModel": Architecture(has_prefix=False),
+        "RobertaModel": Architecture(prefix=""),
     },
     repeated={
         "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
@@ -240,7 +240,7 @@ DISTILBERT_FAMILY = Family(
         "DistilBertForSequenceClassification": Architecture(("row",)),
         "DistilBertForTokenClassification": Architecture(("token",)),
         "DistilBertForQuestionAnswering": Architecture(("span",)),
-        "DistilBertModel": Architecture(has_prefix=False),
+        "DistilBertModel": Architecture(prefix=""),
     },
     repeated={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
 )

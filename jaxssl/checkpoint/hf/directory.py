@@ -153,8 +153,24 @@ def is_hf_directory(path: Path) -> bool:
     return (path / CONFIG).is_file() and not (path / "config.yaml").is_file()
 
 
+State = tuple[tuple[str, int, int], ...]
+
+
+def _state(path: Path) -> State:
+    """Name, size and time of each file: while they stay, what was found holds."""
+    files = [file for file in path.glob("*") if file.suffix in (".json", ".safetensors")]
+    stats = [(file.name, file.stat()) for file in sorted(files)]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
 def fingerprint(path: Path) -> str:
     """SHA-256 of the configuration and of all files of weights: reads them once."""
+    return _fingerprint(path.absolute(), _state(path))
+
+
+@functools.lru_cache(maxsize=8)
+def _fingerprint(path: Path, state: State) -> str:
+    del state
     files = {path / CONFIG, *(tensor.file for tensor in open_directory(path).values())}
     listed = [[file.name, sha256(file)] for file in sorted(files)]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
@@ -166,13 +182,19 @@ def open_model(path: Path) -> HfDirectory:
     Raises:
       UserError: no such model here, a missing or damaged file, parameters that are not there.
     """
+    return _open_model(path.absolute(), _state(path))
+
+
+@functools.lru_cache(maxsize=8)
+def _open_model(path: Path, state: State) -> HfDirectory:
+    """A start asks several times, and tied tensors are compared value by value."""
+    del state
     given = _read_config(path)
     family = _family(path, given)
     tensors = {_new_name(name): tensor for name, tensor in open_directory(path).items()}
-    architecture = _architecture(path, given, family, tensors)
-    if architecture is None:
-        architecture = Architecture(has_prefix=any(n.startswith(family.prefix) for n in tensors))
-    tensors = {_without_prefix(name, family.prefix): tensor for name, tensor in tensors.items()}
+    architecture = _architecture(path, given, family)
+    prefix = architecture.prefix or family.prefix  # also where a body's class has none of its own
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     config = family.read_config(given, frozenset(tensors))
     pairs = {pair.ours: pair for pair in family.body(config)}
     heads = list(architecture.heads)
@@ -235,12 +257,10 @@ def _family(path: Path, given: Mapping[str, Any]) -> Family:
     return FAMILIES[model_type]
 
 
-def _architecture(
-    path: Path, given: Mapping[str, Any], family: Family, tensors: Mapping[str, Tensor]
-) -> Architecture | None:
+def _architecture(path: Path, given: Mapping[str, Any], family: Family) -> Architecture:
     names = given.get("architectures") or []
-    if not names:
-        return None
+    if not names:  # a body alone, or with heads that their own names tell
+        return Architecture()
     known = family.architectures.get(names[0])
     if known is None:
         raise UserError(
@@ -258,10 +278,6 @@ def _new_name(name: str) -> str:
         if name.endswith(f"LayerNorm{old}"):
             return name.removesuffix(old) + new
     return name
-
-
-def _without_prefix(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix)
 
 
 def _check_there(
@@ -287,7 +303,7 @@ def _repeats(path: Path, family: Family, name: str, tensors: Mapping[str, Tensor
     """Whether a tensor repeats one that is tied to it; refuses it where it differs."""
     if name not in family.repeated:
         return False
-    origin = tensors[_without_prefix(family.repeated[name], family.prefix)]
+    origin = tensors[family.repeated[name].removeprefix(family.prefix)]
     reader = Reader()
     same = np.array_equal(reader.view(tensors[name]), reader.view(origin))
     if not same:

@@ -85,7 +85,7 @@ GPT2 = Family(
         "GPT2ForSequenceClassification": Architecture(("row",)),
         "GPT2ForTokenClassification": Architecture(("token",)),
         "GPT2ForQuestionAnswering": Architecture(("span",)),
-        "GPT2Model": Architecture(has_prefix=False),
+        "GPT2Model": Architecture(prefix=""),
     },
     repeated={"lm_head.weight": "transformer.wte.weight"},
     buffers=("**h.*.attn.bias", "**h.*.attn.masked_bias"),

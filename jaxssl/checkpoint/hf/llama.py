@@ -241,6 +241,7 @@ def _causal_lm(config: LlamaConfig) -> Sequence[Pair]:
 
 
 def _family(model_type: str, name: str, read_config: Any, write_config: Any) -> Family:
+    answers = "model." if name == "Mistral" else "transformer."  # as their classes have it
     return Family(
         model_type=model_type,
         prefix="model.",
@@ -257,8 +258,8 @@ def _family(model_type: str, name: str, read_config: Any, write_config: Any) -> 
             f"{name}ForCausalLM": Architecture(("causal_lm",)),
             f"{name}ForSequenceClassification": Architecture(("row",)),
             f"{name}ForTokenClassification": Architecture(("token",)),
-            f"{name}ForQuestionAnswering": Architecture(("span",)),
-            f"{name}Model": Architecture(has_prefix=False),
+            f"{name}ForQuestionAnswering": Architecture(("span",), answers),
+            f"{name}Model": Architecture(prefix=""),
         },
         repeated={"lm_head.weight": "model.embed_tokens.weight"},
         buffers=("**layers.*.self_attn.rotary_emb.inv_freq",),

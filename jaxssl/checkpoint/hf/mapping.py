@@ -109,11 +109,11 @@ class Architecture:
 
     Attributes:
       heads: our language model heads, by name, or the kind of a task's head.
-      has_prefix: whether the body's tensors have the family's prefix there.
+      prefix: what comes before the body's tensors there; None is the family's prefix.
     """
 
     heads: tuple[str, ...] = ()
-    has_prefix: bool = True
+    prefix: str | None = None
 
 
 @dataclass(frozen=True)

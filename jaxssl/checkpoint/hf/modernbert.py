@@ -147,7 +147,7 @@ MODERNBERT = Family(
         "ModernBertForSequenceClassification": Architecture(("row",)),
         "ModernBertForTokenClassification": Architecture(("token",)),
         "ModernBertForQuestionAnswering": Architecture(("span",)),
-        "ModernBertModel": Architecture(has_prefix=False),
+        "ModernBertModel": Architecture(prefix=""),
     },
     repeated={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
 )

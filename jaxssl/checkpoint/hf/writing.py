@@ -2,10 +2,11 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxssl.checkpoint.hf.directory import CONFIG, TASK_SCOPES
@@ -16,7 +17,8 @@ from jaxssl.core.errors import UserError
 
 SHARD_BYTES = 5_000_000_000
 """The most that one file of weights holds, as in `transformers`."""
-Get = Callable[[str], np.ndarray]
+Parameters = Mapping[str, Sequence[jax.Array]]
+"""By canonical name: a stack in its segments, from the first layer to the last, all else alone."""
 
 
 def architecture_of(config: Any, heads: Sequence[str]) -> str:
@@ -42,7 +44,7 @@ def write_directory(
     out: Path,
     config: Any,
     heads: Mapping[str, str],
-    get: Get,
+    parameters: Parameters,
     *,
     dtype: str,
     more: Mapping[str, Any],
@@ -52,7 +54,7 @@ def write_directory(
 
     Args:
       heads: {the head's name on the other side, as for `architecture_of`: its name here}.
-      get: gives a parameter of ours, whole, by its canonical name.
+      parameters: ours.
       dtype: of the weights, float32, float16 or bfloat16.
       more: further fields of `config.json`.
 
@@ -69,7 +71,7 @@ def write_directory(
         **more,
     }
     pairs = _pairs(family, config, heads, architecture)
-    tensors = _Tensors(pairs, config.num_layers, get, DTYPES[NAMES[np.dtype(dtype)]])
+    tensors = _Tensors(pairs, config.num_layers, parameters, DTYPES[NAMES[np.dtype(dtype)]])
     _write_weights(out, tensors, shard_bytes)
     (out / CONFIG).write_text(json.dumps(given, indent=2) + "\n", encoding="utf-8")
     return architecture
@@ -79,7 +81,8 @@ def _pairs(
     family: Family, config: Any, heads: Mapping[str, str], architecture: str
 ) -> dict[str, list[tuple[str, Pair]]]:
     """{pattern of the tensor's name: its parts in order, (our parameter's name, pair)}."""
-    prefix = family.prefix if family.architectures[architecture].has_prefix else ""
+    prefix = family.architectures[architecture].prefix
+    prefix = family.prefix if prefix is None else prefix
     listed = [(pair.ours, prefix + pair.theirs, pair) for pair in family.body(config)]
     for there, here in heads.items():
         into = f"{here}/" if there in TASK_SCOPES else ""
@@ -97,10 +100,10 @@ class _Tensors:
         self,
         pairs: Mapping[str, list[tuple[str, Pair]]],
         num_layers: int,
-        get: Get,
+        parameters: Parameters,
         dtype: np.dtype,
     ):
-        self.dtype, self._get = dtype, get
+        self.dtype, self._parameters = dtype, parameters
         self._parts: dict[str, tuple[int | None, list[tuple[str, Pair]]]] = {}
         for theirs, group in pairs.items():
             pair = group[0][1]
@@ -109,25 +112,33 @@ class _Tensors:
                 self._parts[theirs.format(layer=layer)] = (layer, group)
 
     def names(self) -> list[str]:
-        """All names: of each layer together, so that each parameter is fetched once."""
+        """All names, in the order they are written in."""
         return list(self._parts)
 
     def shape(self, name: str) -> tuple[int, ...]:
         layer, group = self._parts[name]
         ours, pair = group[0]
-        shape = self._get(ours).shape
+        shape = self._parameters[ours][0].shape
         return pair.shape_there(shape if layer is None else shape[1:])
 
     def value(self, name: str) -> np.ndarray:
         layer, group = self._parts[name]
-        parts = []
-        for ours, pair in group:
-            value = self._get(ours)
-            parts.append(pair.give(value if layer is None else value[layer]))
+        parts = [pair.give(_fetch(self._parameters[ours], layer)) for ours, pair in group]
         axis = 1 if group[0][1].kind == "conv1d" else 0
         return (parts[0] if len(parts) == 1 else np.concatenate(parts, axis)).astype(
             self.dtype, copy=False
         )
+
+
+def _fetch(segments: Sequence[jax.Array], layer: int | None) -> np.ndarray:
+    """A parameter, or one layer of a stack: no more than that comes to the host."""
+    if layer is None:
+        return np.asarray(segments[0])
+    for segment in segments:
+        if layer < len(segment):
+            return np.asarray(segment[layer])
+        layer -= len(segment)
+    raise AssertionError("a layer that no segment has")
 
 
 def _write_weights(out: Path, tensors: _Tensors, shard_bytes: int) -> None:

@@ -1,0 +1,142 @@
+"""Heads of tasks against the classes of `transformers` that have them."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the heads are compared with torch's")
+
+import hf_models  # noqa: E402
+
+from jaxssl.checkpoint.hf.directory import TASK_SCOPES, open_model  # noqa: E402
+from jaxssl.checkpoint.hf.safetensors import Reader, open_file  # noqa: E402
+from jaxssl.checkpoint.hf.writing import write_directory  # noqa: E402
+from jaxssl.core.names import flatten, unflatten  # noqa: E402
+from jaxssl.imported_task import task_of  # noqa: E402
+from jaxssl.models.layers import unbox  # noqa: E402
+from jaxssl.tasks.answer import Answer  # noqa: E402
+from jaxssl.tasks.classify import Classify  # noqa: E402
+from jaxssl.tasks.pooling import pooled  # noqa: E402
+from jaxssl.tasks.regress import Regress  # noqa: E402
+from jaxssl.tasks.tag import Tag  # noqa: E402
+
+CLASSES = {
+    "row": "ForSequenceClassification",
+    "token": "ForTokenClassification",
+    "span": "ForQuestionAnswering",
+}
+FAMILIES = {
+    "bert": "bert",
+    "roberta": "roberta",
+    "distilbert": "distilbert",
+    "modernbert": "modernbert",
+    "modernbert, mean": "modernbert",
+    "gpt2": "gpt2",
+    "llama": "llama, grouped",
+    "mistral": "mistral, window",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+}
+LABELS = 4
+
+
+def opened(name, head, path, **changes):
+    """(torch model, what was read, our parameters)."""
+    changes = {**changes, "pad_token_id": 1 if name == "roberta" else 0}
+    if name == "modernbert, mean":
+        changes["classifier_pooling"] = "mean"
+    if head != "span":
+        changes = {"num_labels": LABELS, **changes}
+    reference = hf_models.reference(FAMILIES[name], CLASSES[head], **changes)
+    found = open_model(hf_models.save(reference, path))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    params = {
+        key: found.read(key, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here))
+        for key, leaf in flatten(unbox(found.model.abstract())).items()
+    }
+    return reference, found, unflatten(params)
+
+
+@pytest.mark.parametrize("head", CLASSES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_head_gives_the_logits_of_its_class_and_is_written_back(name, head, tmp_path):
+    reference, found, params = opened(name, head, tmp_path / "theirs")
+    assert [h for h in found.heads if h in TASK_SCOPES] == [head] and not found.leftovers
+    rows = hf_models.batch("right")
+    real = rows["segment_ids"] > 0
+    with torch.no_grad():
+        inputs = hf_models.torch_inputs(reference, rows)
+        out = reference(**inputs, output_hidden_states=True)
+    hidden, task = out.hidden_states[-1].numpy(), task_of(found)
+    if head == "row":
+        assert isinstance(task, Classify)
+        vectors = pooled(task.pooling, found.model, params, hidden, rows)
+        np.testing.assert_allclose(
+            found.model.head(params, head, vectors), out.logits, rtol=1e-5, atol=1e-5
+        )
+    else:
+        ours = found.model.head(params, head, hidden)
+        theirs = (
+            out.logits if head == "token" else torch.stack([out.start_logits, out.end_logits], -1)
+        )
+        np.testing.assert_allclose(ours[real], theirs[real], rtol=1e-5, atol=1e-5)
+
+    again = tmp_path / "again"
+    again.mkdir()
+    parameters = {key: [value] for key, value in flatten(params).items()}
+    name = write_directory(again, found.config, {head: head}, parameters, dtype="float32", more={})
+    assert name == type(reference).__name__
+    ours, theirs = (open_file(d / "model.safetensors") for d in (again, tmp_path / "theirs"))
+    reader = Reader()
+    assert ours.keys() == theirs.keys()
+    for key, tensor in ours.items():
+        assert np.array_equal(reader.view(tensor), reader.view(theirs[key])), key
+
+
+@pytest.mark.parametrize(
+    ("head", "changes", "task"),
+    [
+        ("row", {}, Classify(labels=("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"), pooling="cls")),
+        (
+            "row",
+            {
+                "id2label": {0: "b", 1: "a", 2: "d", 3: "c"},
+                "problem_type": "multi_label_classification",
+            },
+            Classify(labels=("b", "a", "d", "c"), multi_label=True, pooling="cls"),
+        ),
+        ("row", {"num_labels": 1}, Regress(pooling="cls")),
+        (
+            "token",
+            {"id2label": {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC"}},
+            Tag(labels=("O", "B-PER", "I-PER", "B-LOC")),
+        ),
+        (
+            "token",
+            {"id2label": {0: "O", 1: "B-PER", 2: "E-PER", 3: "S-PER"}},
+            Tag(labels=("O", "B-PER", "E-PER", "S-PER"), scheme="BIOES"),
+        ),
+        (
+            "token",
+            {"id2label": {0: "O", 1: "NOUN", 2: "VERB", 3: "X"}},
+            Tag(labels=("O", "NOUN", "VERB", "X"), scheme="none"),
+        ),
+        ("span", {}, Answer(nullable=False)),
+    ],
+)
+def test_a_head_is_a_task_with_the_labels_of_its_configuration(head, changes, task, tmp_path):
+    reference = hf_models.reference("bert", CLASSES[head], num_labels=2 if head == "span" else 4)
+    hf_models.save(reference, tmp_path)
+    file = tmp_path / "config.json"
+    given = json.loads(file.read_text())
+    if "num_labels" in changes:
+        from safetensors.numpy import load_file, save_file
+
+        tensors = load_file(tmp_path / "model.safetensors")
+        tensors["classifier.weight"] = tensors["classifier.weight"][:1]
+        tensors["classifier.bias"] = tensors["classifier.bias"][:1]
+        save_file(tensors, tmp_path / "model.safetensors")
+    file.write_text(json.dumps({**given, **changes}))
+    assert task_of(open_model(tmp_path)) == task

@@ -1,0 +1,59 @@
+"""Later families in whole runs: pretrained, exported, fine-tuned from what was exported."""
+
+import json
+
+import numpy as np
+import pytest
+import toy
+import tuned
+
+from jaxssl import exporting, finetune, run, trained
+from jaxssl.core import config as configuration
+
+SIZES = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 24}
+FAMILIES = {
+    "modernbert": {"local_window": 2, "global_every": 2},
+    "mistral": {"num_kv_heads": 1, "window": 6},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_is_pretrained_exported_and_fine_tuned(name, words, byte_store, table, tmp_path):
+    masked = name == "modernbert"
+    recipe = toy.recipe(
+        words if masked else byte_store, tmp_path / "run", "masked" if masked else "gpt2"
+    )
+    sizes = {**SIZES, **FAMILIES[name], "vocab_size": recipe["model"]["vocab_size"]}
+    recipe["model"] = {"name": name, "max_positions": 32, **sizes}
+    overrides = ["train.steps=6", "evaluation.every=3", "optimizer.schedule.warmup=1"]
+    config = configuration.load(run.RunConfig, [recipe], overrides)
+    losses = [row["loss"] for row in _rows(run.pretrain(config, lambda text: None), tmp_path)]
+    assert losses[-1] < losses[0] and np.isfinite(losses).all()
+
+    exporting.export(tmp_path / "run", tmp_path / "exported")
+    tuning = tuned.configured(
+        tmp_path / "exported",
+        table,
+        tmp_path / "tuned",
+        "freezing={preset: top, top: 1}",
+        "train.epochs=1",
+    )
+    assert tuning.model.name == name
+    outcome = finetune.finetune(tuning, lambda text: None)
+    evaluated = trained.evaluate_run(tmp_path / "tuned")
+    assert evaluated["loss"] == pytest.approx(outcome.validation["loss"], rel=1e-6)
+    before, after = tuned.whole(tmp_path / "run"), tuned.whole(tmp_path / "tuned")
+    stack = "encoder/layers" if masked else "decoder/layers"
+    kernel = "feed_forward/up/kernel"
+    same = [
+        np.array_equal(*pair)
+        for pair in zip(before[f"{stack}/{kernel}"], after[f"{stack}/{kernel}"])
+    ]
+    assert same == [True, False]
+    tokens = "embeddings/tokens/embedding"
+    assert np.array_equal(after[tokens], before[tokens])
+
+
+def _rows(outcome, root):
+    lines = (root / "run" / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == "validation"]
