@@ -44,6 +44,26 @@ write_directory(out, found.config, heads, parameters, dtype=dtype, more={})
 print(json.dumps(dict(read=read, write=time.perf_counter() - start, used=used, size=size)))
 """
 )
+COMMANDS = (
+    PEAK
+    + """
+import json, sys, time
+from pathlib import Path
+import jax
+from jaxssl import exporting, importing
+source, out, dtype = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+jax.block_until_ready(jax.numpy.ones(3) + 1)
+before, start = peak(), time.perf_counter()
+importing.import_model(source, out / "run", dtype=dtype, say=lambda text: None)
+read, used = time.perf_counter() - start, peak() - before
+start = time.perf_counter()
+exporting.export(out / "run", out / "exported")
+write = time.perf_counter() - start
+size = sum(file.stat().st_size for file in (out / "exported").glob("*.safetensors"))
+print(json.dumps(dict(read=read, write=write, used=used, size=size)))
+"""
+)
+"""With all that a run directory is: the ledger, checksums, a checkpoint, which is read again."""
 THEIRS = (
     PEAK
     + """
@@ -66,6 +86,9 @@ def make_llama(path: Path) -> None:
     import torch
     import transformers
 
+    from jaxssl.data.sources import Docstrings
+    from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_on_texts
+
     config = transformers.LlamaConfig(
         vocab_size=128256,
         hidden_size=2048,
@@ -84,6 +107,9 @@ def make_llama(path: Path) -> None:
         parameter.data.normal_(0, 0.02)
     model.tie_weights()
     model.save_pretrained(path)
+    texts = [word * 9 for word in dir(transformers)]
+    small = TokenizerTrainConfig(source=Docstrings(), kind="byte_bpe", vocab_size=400, out="")
+    train_on_texts(small, lambda: texts).save(path)
 
 
 def run() -> None:
@@ -97,9 +123,10 @@ def run() -> None:
 
 def compare(source: Path, scratch: Path, dtype: str) -> None:
     """One table, for weights kept or cast."""
-    found: dict[str, list[dict[str, float]]] = {"ours": [], "transformers": []}
+    programs = {"ours": OURS, "transformers": THEIRS, "import, export": COMMANDS}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in programs}
     for _ in range(ROUNDS):
-        for name, program in (("ours", OURS), ("transformers", THEIRS)):
+        for name, program in programs.items():
             found[name].append(measure(program, source, scratch / "out", dtype))
     print(f"Llama, {found['ours'][0]['size'] / 1e9:.2f} GB in {dtype}")
     print(f"{'':<14}{'read s':>9}{'write s':>9}{'peak memory / parameters':>27}")

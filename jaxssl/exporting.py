@@ -20,10 +20,13 @@ from jaxssl.checkpoint.hf.safetensors import NAMES
 from jaxssl.checkpoint.hf.writing import SHARD_BYTES, write_directory
 from jaxssl.core.errors import UserError
 from jaxssl.core.layer_names import canonical, layer_range
-from jaxssl.core.names import flatten
+from jaxssl.core.names import flatten, unflatten
 from jaxssl.data.manifest import ROLES
-from jaxssl.imported_config import ImportedConfig
+from jaxssl.data.tokenizer_export import check_written, write_tokenizer
+from jaxssl.data.tokenizer_loading import with_tokens
+from jaxssl.imported_config import GENERATION, ImportedConfig
 from jaxssl.imported_task import pooling
+from jaxssl.models.bert import RobertaConfig
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import num_parameters
 from jaxssl.run import RunConfig
@@ -35,6 +38,8 @@ from jaxssl.tasks.tag import Tag
 from jaxssl.trained import TrainedModel, heads_of, open_run, purpose_of
 
 CARD = "README.md"
+PAD = "<pad>"
+TOKENS = "embeddings/tokens/embedding"
 
 
 def export(
@@ -71,6 +76,9 @@ def export(
         )
     trained = open_run(run_dir, step, layers)
     heads, more = _heads(trained)
+    if "row" in heads and trained.model.config.causal:
+        trained = _with_padding(trained)
+    _check_roberta(trained)
     dtype = dtype or trained.config.precision.parameters
     if dtype not in {np.dtype(known).name for known in NAMES if known.kind not in "biu"}:
         raise UserError(
@@ -79,7 +87,14 @@ def export(
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:16]}.tmp")
     temporary.mkdir(parents=True)
     try:
-        trained.tokenizer.save(temporary)
+        frames = "causal_lm" not in heads and bool(heads)
+        write_tokenizer(
+            trained.tokenizer,
+            temporary,
+            frames=frames,
+            has_types=trained.model.config.around().type_rows > 1,
+            max_length=trained.model.config.max_positions,
+        )
         name = write_directory(
             temporary,
             trained.model.config,
@@ -89,13 +104,49 @@ def export(
             more={**_special_ids(trained), **more},
             shard_bytes=shard_bytes,
         )
-        if trained.model.config.causal:
-            _write_json(temporary / "generation_config.json", _generation(trained))
+        check_written(trained.tokenizer, temporary, frames=frames)
+        if "causal_lm" in heads:
+            _write_json(temporary / GENERATION, _generation(trained, Path(run_dir)))
         (temporary / CARD).write_text(_card(trained, Path(run_dir), name), encoding="utf-8")
         os.replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return name
+
+
+def _with_padding(trained: TrainedModel) -> TrainedModel:
+    """With a padding token, if there is none but the end token: causal classifiers of
+    `transformers` read the last token that is no padding, and ours is the end. It is a new row of
+    the embeddings, unless the table has one to spare."""
+    tokenizer = trained.tokenizer
+    pad = tokenizer.special_ids["pad"]
+    if pad is not None and pad not in tokenizer.frame(False)[2]:
+        return trained
+    larger = with_tokens(tokenizer, [PAD], role="pad")
+    config, params = trained.model.config, flatten(unbox(trained.params))
+    missing = larger.vocab_size - config.vocab_size
+    if missing > 0:
+        table = params[TOKENS]
+        zeros = jax.numpy.zeros((missing, table.shape[1]), table.dtype)
+        params[TOKENS] = jax.numpy.concatenate([table, zeros])
+        config = dataclasses.replace(config, vocab_size=larger.vocab_size)
+    model = dataclasses.replace(trained.model, config=config)
+    return dataclasses.replace(trained, tokenizer=larger, model=model, params=unflatten(params))
+
+
+def _check_roberta(trained: TrainedModel) -> None:
+    """RoBERTa's class counts positions from the padding token's id."""
+    config, pad = trained.model.config, trained.tokenizer.special_ids["pad"]
+    if isinstance(config, RobertaConfig) and pad != config.position_offset - 1:
+        raise UserError(
+            "transformers' class of this family counts positions from the padding token's id",
+            where="model.position_offset",
+            expected=f"{pad} + 1, one more than the tokenizer's padding token"
+            if pad is not None
+            else "a tokenizer with a padding token",
+            got=config.position_offset,
+            fix="train with that offset",
+        )
 
 
 def _parameters(trained: TrainedModel) -> dict[str, list[jax.Array]]:
@@ -147,6 +198,14 @@ def _check_pooling(choice: PoolingChoice, trained: TrainedModel) -> dict[str, An
     how = resolve(choice, config)
     if config.name == "modernbert" and how in ("cls", "mean"):
         return {"classifier_pooling": how}
+    if config.name == "bert" and how == "cls" and not config.around().pooler:
+        raise UserError(
+            "transformers' class of this family has a pooler, and this model none",
+            where="model.pooler",
+            expected="true",
+            got="false",
+            fix="fine-tune with model.pooler=true 'init.fresh=[\"pooler/**\"]'",
+        )
     wanted = pooling(config, {})
     if how != wanted:
         raise UserError(
@@ -171,9 +230,14 @@ def _special_ids(trained: TrainedModel) -> dict[str, int]:
     return found
 
 
-def _generation(trained: TrainedModel) -> dict[str, Any]:
-    end = trained.tokenizer.document_end
-    return {"_from_model_config": True, "eos_token_id": end, "pad_token_id": end}
+def _generation(trained: TrainedModel, run_dir: Path) -> dict[str, Any]:
+    """What the imported model brought, or the ids that end and pad a text."""
+    brought = run_dir / GENERATION
+    if brought.is_file():
+        return json.loads(brought.read_text(encoding="utf-8"))
+    tokenizer = trained.tokenizer
+    end, pad = tokenizer.document_end, tokenizer.special_ids["pad"]
+    return {"eos_token_id": end, "pad_token_id": end if pad is None else pad}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -14,6 +14,9 @@ from jaxssl.parallel.hosts import DistributedConfig
 from jaxssl.parallel.mesh import MeshConfig
 from jaxssl.tasks.registry import TaskConfig
 
+GENERATION = "generation_config.json"
+"""Of the imported model, kept beside the run's configuration for when it is exported again."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedConfig:

@@ -7,6 +7,7 @@ importing.import_model("downloads/MiniLM", "runs/minilm")
 import dataclasses
 import os
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
@@ -24,9 +25,9 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.keys import init_key
 from jaxssl.core.names import flatten
 from jaxssl.core.precision import Float, Precision
-from jaxssl.data.tokenizer import load_tokenizer
+from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
 from jaxssl.data.tokenizer_loading import with_tokens
-from jaxssl.imported_config import ImportedConfig
+from jaxssl.imported_config import GENERATION, ImportedConfig
 from jaxssl.imported_task import task_of
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig
@@ -38,6 +39,8 @@ from jaxssl.trained import heads_of
 from jaxssl.transfer.start import Start, first_params, plan_start
 
 HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt")
+NOT_HUB_FILES = ("consolidated*", "*/*")
+"""The same weights once more, in other formats."""
 DTYPES = ("float32", "bfloat16")
 LENGTH = 512
 """The longest row of an imported model, unless told otherwise or its positions are fewer."""
@@ -61,7 +64,8 @@ def import_model(
       dtype: of the parameters, float32 or bfloat16; None keeps the files' (float16 needs to be
         told).
       drop: patterns of tensors to leave behind, by their names in the files.
-      tokens: to add to the tokenizer. Their embeddings start fresh.
+      tokens: to add to the tokenizer. They take rows that the table has to spare, as they are in
+        the files, then new ones, which start fresh.
       pad_vocab_to: makes the rows of the token embedding a multiple of this (128 suits
         accelerators).
       layers: overrides over the new run's configuration: `model.max_positions=1024` resizes
@@ -71,10 +75,19 @@ def import_model(
     Raises:
       UserError: what cannot be read or has no place; nothing is left then.
     """
+    if Path(out).exists():
+        raise UserError(
+            "there is something here already",
+            where=out,
+            expected="a new directory",
+            got="a directory" if Path(out).is_dir() else "a file",
+            fix="choose another, or delete it",
+        )
     path = find_source(str(source))
     found = open_model(path)
     tokenizer = load_tokenizer(str(path))
-    make_vocabulary(tokenizer, found.config.vocab_size)  # refuses one that has too many pieces
+    if tokenizer.vocab_size > found.config.vocab_size and pad_vocab_to == 1:
+        raise _too_many_tokens(found, tokenizer)
     if tokens:
         tokenizer = with_tokens(tokenizer, tokens)
     config = ImportedConfig(
@@ -87,16 +100,41 @@ def import_model(
         precision=Precision(parameters=_dtype(found, dtype)),
     )
     config = configuration.load(ImportedConfig, [configuration.to_dict(config)], layers)
+    if config.out != str(out):
+        raise UserError("two places", where="out", expected=f"{out}, as given", got=config.out)
+    make_vocabulary(tokenizer, config.model.vocab_size)  # refuses one that has too many pieces
     model = Model(config.model, heads_of(config), config.precision)
     start = _plan(found, config, model, drop)
-    with RunLock(out):
-        run_dir = open_run_directory(config, tokenizer, checksum_of(path), say)
-        for line in start.lines():
-            say(line)
+    for line in start.lines():
+        say(line)
+    try:
+        _write(config, model, start, tokenizer, path)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)  # it was not there before
+        raise
+    return Path(out)
+
+
+def _write(
+    config: ImportedConfig, model: Model, start: Start, tokenizer: Tokenizer, source: Path
+) -> None:
+    with RunLock(config.out):
+        run_dir = open_run_directory(config, tokenizer, checksum_of(source), lambda text: None)
         assert start.base is not None
         ledger.write_ledger(run_dir / ledger.FILE_NAME, start.base, start.entries)
+        if (source / GENERATION).is_file():
+            shutil.copyfile(source / GENERATION, run_dir / GENERATION)
         _save(config, model, start, run_dir)
-    return run_dir
+
+
+def _too_many_tokens(found: HfDirectory, tokenizer: Tokenizer) -> UserError:
+    return UserError(
+        "the model's vocabulary is smaller than the tokenizer's",
+        where=found.path,
+        expected=f"at most {found.config.vocab_size} tokens",
+        got=f"{tokenizer.vocab_size} in tokenizer {tokenizer.name}",
+        fix="if it is the right one, give each token a row, new ones fresh: --pad-vocab-to 8",
+    )
 
 
 def _with_vocabulary(model: ModelConfig, size: int, multiple: int) -> ModelConfig:
@@ -180,7 +218,11 @@ def find_source(source: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, allow_patterns=list(HUB_FILES)))
+        return Path(
+            snapshot_download(
+                source, allow_patterns=list(HUB_FILES), ignore_patterns=list(NOT_HUB_FILES)
+            )
+        )
     except Exception as error:  # whatever its HTTP library raises
         message = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(

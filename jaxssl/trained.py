@@ -304,7 +304,15 @@ def generate_texts(
             tuple(prompts),
             sampling,
             getattr(getattr(trained.config, "data", None), "sequence_length", None),
+            _document_start(trained),
         )
+
+
+def _document_start(trained: TrainedModel) -> list[int]:
+    """What begins a document: nothing in a token store, and with models of elsewhere what their
+    tokenizer's template puts there."""
+    own = trained.tokenizer.template(False)
+    return own[0] if own is not None and isinstance(trained.config, ImportedConfig) else []
 
 
 def fill_masks(

@@ -65,7 +65,8 @@ def verify(source: str | Path) -> list[Difference]:
     rows = _rows(found)
     ours, theirs = _ours(found, rows), _theirs(found, rows)
     real = rows["segment_ids"] > 0
-    return [_difference(what, ours[what][real], theirs[what][real]) for what in ours]
+    both = [what for what in ours if what in theirs]
+    return [_difference(what, ours[what][real], theirs[what][real]) for what in both]
 
 
 def _rows(found: HfDirectory) -> Batch:

@@ -1,14 +1,20 @@
-"""Later families in whole runs: pretrained, exported, fine-tuned from what was exported."""
+"""Later families in whole runs: pretrained, exported, fine-tuned from that, exported again."""
 
 import json
 
 import numpy as np
 import pytest
-import toy
-import tuned
 
-from jaxssl import exporting, finetune, run, trained
-from jaxssl.core import config as configuration
+pytest.importorskip("torch", reason="exported classifiers are loaded with torch")
+
+import toy  # noqa: E402
+import transformers  # noqa: E402
+import tuned  # noqa: E402
+
+from jaxssl import exporting, finetune, predicting, run, trained  # noqa: E402
+from jaxssl.core import config as configuration  # noqa: E402
+
+TEXTS = ["the old man sees a bird near a river", "a dog", "my sister sees a bird at home"]
 
 SIZES = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 24}
 FAMILIES = {
@@ -37,6 +43,7 @@ def test_a_family_is_pretrained_exported_and_fine_tuned(name, words, byte_store,
         tmp_path / "tuned",
         "freezing={preset: top, top: 1}",
         "train.epochs=1",
+        "task.pooling=auto",
     )
     assert tuning.model.name == name
     outcome = finetune.finetune(tuning, lambda text: None)
@@ -52,6 +59,17 @@ def test_a_family_is_pretrained_exported_and_fine_tuned(name, words, byte_store,
     assert same == [True, False]
     tokens = "embeddings/tokens/embedding"
     assert np.array_equal(after[tokens], before[tokens])
+
+    exporting.export(tmp_path / "tuned", tmp_path / "classifier")
+    pipeline = transformers.pipeline(
+        "text-classification", model=str(tmp_path / "classifier"), top_k=None
+    )
+    (tmp_path / "texts.csv").write_text("text\n" + "\n".join(TEXTS) + "\n")
+    predicting.predict(tmp_path / "tuned", str(tmp_path / "texts.csv"), tmp_path / "said.jsonl")
+    lines = (tmp_path / "said.jsonl").read_text().splitlines()
+    for line, theirs in zip(lines, pipeline(TEXTS, batch_size=3), strict=True):
+        probabilities = {each["label"]: each["score"] for each in theirs}
+        assert json.loads(line)["probabilities"] == pytest.approx(probabilities, abs=1e-5)
 
 
 def _rows(outcome, root):

@@ -169,9 +169,27 @@ def test_tokens_that_are_known_and_multiples_of_nothing_are_refused(exported, tm
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(exported, tmp_path):
     changed = shutil.copytree(exported, tmp_path / "changed")
     with_tokens(load_tokenizer(exported), [f"<{i}>" for i in range(99)]).save(changed)
-    with pytest.raises(UserError, match="smaller than the tokenizer's"):
+    with pytest.raises(
+        UserError, match="smaller than the tokenizer's.*\n.*\n.*\n.*\n.*pad-vocab-to"
+    ):
         importing.import_model(changed, tmp_path / "run")
+    with pytest.raises(UserError, match=r"model\.vocab_size"):
+        importing.import_model(exported, tmp_path / "run", layers=["model.vocab_size=9"])
     assert not (tmp_path / "run").exists()
+    importing.import_model(changed, tmp_path / "run", pad_vocab_to=8, say=list)
+    assert trained.fill_masks(tmp_path / "run", TEXTS)
+
+
+def test_a_save_that_fails_leaves_nothing(exported, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(importing, "_save", fail)
+    with pytest.raises(OSError, match="no space"):
+        importing.import_model(exported, tmp_path / "run", say=list)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="already"):
+        importing.import_model(exported, tmp_path, say=list)
 
 
 def test_the_command_says_what_is_wrong(exported, imported, tmp_path, capsys):

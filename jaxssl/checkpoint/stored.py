@@ -151,19 +151,21 @@ Raw = dict[str, dict[str, jax.Array]]
 """{checkpoint: {array's path: array}}."""
 
 
-def read(stored: Stored, names: list[str], shardings: Mapping[str, Any]) -> Raw:
+def read(stored: Stored, names: list[str], targets: Mapping[str, Any]) -> Raw:
     """Reads the arrays that hold `names`, laid out like the parameters they are for.
 
     Args:
-      shardings: {canonical name: NamedSharding}; an array that it does not divide is whole on
-        every device.
+      targets: {canonical name: what it is for, with a NamedSharding and a dtype}. An array that the
+        sharding does not divide is whole on every device. Tensors of a Hugging Face directory come
+        in the dtype, cast as they are read; arrays of a checkpoint in their own.
     """
     wanted: dict[Path, dict[str, jax.ShapeDtypeStruct]] = {}
     for name in names:
         for piece in stored.pieces[name]:
-            sharding = _dividing(shardings[name], piece.shape)
+            target = targets[name]
+            dtype = target.dtype if is_hf_directory(piece.checkpoint) else jnp.dtype(piece.dtype)
             wanted.setdefault(piece.checkpoint, {})[piece.name] = jax.ShapeDtypeStruct(
-                piece.shape, jnp.dtype(piece.dtype), sharding=sharding
+                piece.shape, dtype, sharding=_dividing(target.sharding, piece.shape)
             )
     raw: Raw = {}
     for checkpoint, arrays in wanted.items():

@@ -46,20 +46,6 @@ class Truncation:
         )
 
 
-def frame(tokenizer: Tokenizer, pair: bool) -> tuple[list[int], list[int], list[int]]:
-    """Special tokens (before, between, after) the texts of a row.
-
-    `[CLS] a [SEP] b [SEP]` where the tokenizer has both roles; else `a <end> b <end>`, whose last
-    token has seen the whole row, as causal models need.
-    """
-    ids = tokenizer.special_ids
-    cls, sep = ids.get("cls"), ids.get("sep")
-    if cls is not None and sep is not None:
-        return [cls], [sep] if pair else [], [sep]
-    end = tokenizer.document_end
-    return [], [end] if pair else [], [end]
-
-
 def encode_rows(
     tokenizer: Tokenizer,
     first: Sequence[str],
@@ -76,7 +62,7 @@ def encode_rows(
     Raises:
       UserError: `max_length` leaves no room for text.
     """
-    before, between, after = frame(tokenizer, second is not None)
+    before, between, after = tokenizer.frame(second is not None)
     room = max_length - len(before) - len(between) - len(after)
     if room < (1 if second is None else 2):
         raise UserError(

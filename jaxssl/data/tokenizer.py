@@ -35,6 +35,8 @@ _CJK_PROBE = ("\u4f60\u597d\u3002", "\u518d\u89c1")
 
 Encoded = tuple[np.ndarray, np.ndarray]
 
+Frame = tuple[list[int], list[int], list[int]]
+
 
 class Tokenizer(ABC):
     """One tokenizer.
@@ -79,6 +81,33 @@ class Tokenizer(ABC):
         """SHA-256 of all that decides how text becomes ids. Equal after saving and loading."""
         content = json.dumps([self._content(), self.special_ids], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def frame(self, pair: bool) -> Frame:
+        """Special tokens (before, between, after) the texts of a row, as the tokenizer's own
+        template has them.
+
+        Without a template `[CLS] a [SEP] b [SEP]` where it has both roles; else `a <end> b <end>`,
+        whose last token has seen the whole row, as causal models need.
+        """
+        own = self.template(pair)
+        if own is not None:
+            return own
+        cls, sep = self.special_ids["cls"], self.special_ids["sep"]
+        if cls is not None and sep is not None:
+            return [cls], [sep] if pair else [], [sep]
+        end = self.document_end
+        return [], [end] if pair else [], [end]
+
+    def template(self, pair: bool) -> Frame | None:
+        """What its files say that comes before, between and after texts; None if they say
+        nothing."""
+        del pair
+        return None
+
+    @property
+    def mask_strips(self) -> tuple[bool, bool]:
+        """Whether the mask token takes the spaces before it, and after it, along."""
+        return False, False
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text, int32 arrays. No special token comes out of a text."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.data.manifest import ROLES
-from jaxssl.data.tokenizer import CONFIG_FILE, Encoded, Tokenizer, is_word_start
+from jaxssl.data.tokenizer import CONFIG_FILE, Encoded, Frame, Tokenizer, is_word_start
 
 JSON_FILE = "tokenizer.json"
 MODEL_FILE = "tokenizer.model"
@@ -46,9 +46,9 @@ def load(name: str) -> Tokenizer:
     return _load_with_transformers(name)
 
 
-def with_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
+def with_tokens(tokenizer: Tokenizer, tokens: Sequence[str], role: str | None = None) -> Tokenizer:
     """The tokenizer with further tokens, whose ids follow the others; each is found in a text
-    before that is cut, as it stands.
+    before that is cut, as it stands. With a `role` it is special, and is found in none.
 
     Raises:
       UserError: it knows one of them already, or is one of SentencePiece's own.
@@ -60,7 +60,7 @@ def with_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
             expected=f"a tokenizer with {JSON_FILE}",
             got="a SentencePiece model, whose pieces are what it was trained with",
         )
-    return tokenizer.with_tokens(tokens)
+    return tokenizer.with_tokens(tokens, role)
 
 
 class JsonTokenizer(Tokenizer):
@@ -95,7 +95,7 @@ class JsonTokenizer(Tokenizer):
             [content.get("pre_tokenizer"), content.get("decoder")]
         )
 
-    def with_tokens(self, tokens: Sequence[str]) -> "JsonTokenizer":
+    def with_tokens(self, tokens: Sequence[str], role: str | None) -> "JsonTokenizer":
         """See the function of this name."""
         import tokenizers
 
@@ -108,8 +108,27 @@ class JsonTokenizer(Tokenizer):
                 got=", ".join(known or tokens),
             )
         larger = tokenizers.Tokenizer.from_str(json.dumps(self._json))
-        larger.add_tokens([tokenizers.AddedToken(token, normalized=False) for token in tokens])
-        return JsonTokenizer(self.name, json.loads(larger.to_str()), self._config)
+        if role is None:
+            larger.add_tokens([tokenizers.AddedToken(token, normalized=False) for token in tokens])
+        else:
+            larger.add_special_tokens(list(tokens))
+        config = self._config if role is None else {**self._config, f"{role}_token": tokens[0]}
+        return JsonTokenizer(self.name, json.loads(larger.to_str()), config)
+
+    def template(self, pair: bool) -> Frame | None:
+        encoding = self._tokenizer.encode("a", "b" if pair else None, add_special_tokens=True)
+        owners, ids = encoding.sequence_ids, encoding.ids
+        if None not in owners or 0 not in owners or (pair and 1 not in owners):
+            return None
+        first = [i for i, owner in enumerate(owners) if owner == 0]
+        last = [i for i, owner in enumerate(owners) if owner == int(pair)]
+        between = ids[first[-1] + 1 : last[0]] if pair else []
+        return ids[: first[0]], between, ids[last[-1] + 1 :]
+
+    @property
+    def mask_strips(self) -> tuple[bool, bool]:
+        added = self._tokenizer.get_added_tokens_decoder().get(self.special_ids["mask"])
+        return (False, False) if added is None else (added.lstrip, added.rstrip)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
@@ -238,7 +257,7 @@ def config_file(config: Mapping[str, Any]) -> bytes:
     """`tokenizer_config.json` with the tokens of the roles."""
     content: dict[str, Any] = {f"{role}_token": None for role in ROLES}
     content |= {key: _token(config.get(key)) for key in content}
-    content |= {key: config[key] for key in (MODEL_KEY,) if key in config}
+    content |= {key: config[key] for key in (MODEL_KEY, "chat_template") if key in config}
     # This class reads tokenizer.json as it is; those of single models build their own from parts.
     content |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.encoding import frame
 from jaxssl.data.labelled import Examples
 from jaxssl.data.rows import pad_id
 from jaxssl.data.tokenizer import Tokenizer
@@ -68,7 +67,7 @@ def encode_windows(
     Raises:
       UserError: no room for words, a stride of more than half a row, or a word longer than a row.
     """
-    before, _, after = frame(tokenizer, pair=False)
+    before, _, after = tokenizer.frame(pair=False)
     room = max_length - len(before) - len(after)
     stride = room // 4 if stride is None else stride
     _check_room(room, max_length, stride)

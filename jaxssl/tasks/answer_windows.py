@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.progress import bar
-from jaxssl.data.encoding import BATCH, frame
+from jaxssl.data.encoding import BATCH
 from jaxssl.data.labelled import Examples
 from jaxssl.data.rows import pad_id
 from jaxssl.data.tokenizer import Tokenizer
@@ -112,7 +112,7 @@ def encode_questions(
     Raises:
       UserError: too little room in a row; a text without a token; an answer without one.
     """
-    before, between, after = (np.array(x, np.int32) for x in frame(tokenizer, pair=True))
+    before, between, after = (np.array(x, np.int32) for x in tokenizer.frame(pair=True))
     layout.check(len(before) + len(between) + len(after))
     texts = _encoded_once(tokenizer.encode_batch, [q.text for q in questions], "questions")
     contexts = _encoded_once(

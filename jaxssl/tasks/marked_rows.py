@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.progress import bar
-from jaxssl.data.encoding import BATCH, Truncation, frame, longest_first
+from jaxssl.data.encoding import BATCH, Truncation, longest_first
 from jaxssl.data.labelled import Examples
 from jaxssl.data.rows import pad_id
 from jaxssl.data.tokenizer import Tokenizer
@@ -111,7 +111,7 @@ def rows_that_fit(
       UserError: there are others and they are not to be left out, or there is no row but those
         (of a part of a table there `may_be_none`).
     """
-    before, _, after = frame(tokenizer, pair=False)
+    before, _, after = tokenizer.frame(pair=False)
     needs = tokens.needed[:, 1] - tokens.needed[:, 0] + len(before) + len(after)
     far = needs > max_length
     count, total = int(far.sum()), len(far)
@@ -151,7 +151,7 @@ def fit(
     Of a row that is too long a stretch is kept that holds both entities, with as much of the text
     before them as after, or more of one where the other is short.
     """
-    before, _, after = (np.array(x, np.int32) for x in frame(tokenizer, pair=False))
+    before, _, after = (np.array(x, np.int32) for x in tokenizer.frame(pair=False))
     lengths, needed = tokens.lengths[rows], tokens.needed[rows]
     room = max_length - len(before) - len(after) - (needed[:, 1] - needed[:, 0])
     assert (room >= 0).all()

@@ -42,6 +42,12 @@ def without_unused_pooler(choice: PoolingChoice, model: ModelConfig) -> ModelCon
     return model if is_used else without_pooler(model)
 
 
+def uses_pooler(model: ModelConfig) -> bool:
+    """Whether a row's first token goes through the pooler: there is one, and the family's
+    classifiers do not bring a layer of their own for it."""
+    return model.around().pooler and model.task_head("row").transform is None
+
+
 def without_pooler(model: ModelConfig) -> ModelConfig:
     """The model without a pooler, if it has one."""
     if model.around().pooler:
@@ -54,7 +60,7 @@ def pooled(
 ) -> jax.Array:
     """[B, H] of hidden states [B, T, H]; `cls` goes through the model's pooler, if it has one."""
     how = resolve(choice, model.config)
-    if how == "cls" and model.config.around().pooler:
+    if how == "cls" and uses_pooler(model.config):
         return model.pool(params, hidden)
     return pool(hidden, batch["segment_ids"], how)
 

@@ -140,14 +140,17 @@ def continue_texts(
     prompts: tuple[str, ...],
     sampling: Sampling,
     trained_length: int | None = None,
+    start: Sequence[int] = (),
 ) -> list[str]:
     """The text that follows each prompt; an empty prompt starts a document.
 
     Args:
+      start: tokens that each prompt begins with.
       trained_length: see `generate`.
     """
-    start = np.array([vocabulary.document_end], np.int32)
-    ids = [ids if len(ids) else start for ids in tokenizer.encode_batch(list(prompts))]
+    lead, end_only = np.array(start, np.int32), np.array([vocabulary.document_end], np.int32)
+    ids = [np.concatenate([lead, ids]) for ids in tokenizer.encode_batch(list(prompts))]
+    ids = [row if len(row) else end_only for row in ids]
     end, size = vocabulary.document_end, vocabulary.size
     new = generate(model, params, ids, sampling, end, size, trained_length)
     # Decoded with its prompt, so that spaces come out as they would in the whole text.
@@ -168,13 +171,16 @@ def mask_row(tokenizer: Tokenizer, vocabulary: Vocabulary, text: str) -> np.ndar
     """`[CLS] text [SEP]` as ids, with each mask token written in the text as the mask id."""
     mask_id = vocabulary.special_ids["mask"]
     pieces = text.split(mask_text(tokenizer, vocabulary))
-    encoded = tokenizer.encode_batch(pieces)
-    row = [vocabulary.special_ids["cls"]] if "cls" in vocabulary.special_ids else []
-    for i, ids in enumerate(encoded):
+    before_mask, after_mask = tokenizer.mask_strips
+    if before_mask:
+        pieces = [*(piece.rstrip() for piece in pieces[:-1]), pieces[-1]]
+    if after_mask:
+        pieces = [pieces[0], *(piece.lstrip() for piece in pieces[1:])]
+    row, _, after = tokenizer.frame(pair=False)
+    row = list(row)
+    for i, ids in enumerate(tokenizer.encode_batch(pieces)):
         row += ([mask_id] if i else []) + list(ids)
-    if "sep" in vocabulary.special_ids:
-        row.append(vocabulary.special_ids["sep"])
-    return np.array(row, np.int32)
+    return np.array([*row, *after], np.int32)
 
 
 def fill_text(

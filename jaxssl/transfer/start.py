@@ -71,8 +71,13 @@ class Start:
 
     def is_verbatim(self, path: str, num_layers: int) -> bool:
         """Whether the base holds this leaf of the model as it is, so that it need not be kept."""
+        is_copy = self.is_whole_copy(path, num_layers)
+        return is_copy and not self._by_target[canonical(path)].is_cast
+
+    def is_whole_copy(self, path: str, num_layers: int) -> bool:
+        """Whether this leaf of the model has all values of the base's, cast or not."""
         entry = self._by_target.get(canonical(path))
-        if entry is None or entry.action not in ("restored", "renamed") or entry.is_cast:
+        if entry is None or entry.action not in ("restored", "renamed"):
             return False
         return self._is_below_fresh(path, num_layers)
 
@@ -269,7 +274,7 @@ def first_params(
     """
     leaves = {path: leaf for path, leaf in flatten(abstract).items() if wanted(path)}
     by_target = start._by_target
-    needed = {canonical(path): leaf.sharding for path, leaf in leaves.items()}
+    needed = {canonical(path): leaf for path, leaf in leaves.items()}
     sources = {
         entry.source: needed[name]
         for name, entry in by_target.items()
@@ -297,11 +302,12 @@ def _taken_as_read(
     """The leaves that are an array as it was read, which so is not held twice. They leave `raw`."""
     ready = {}
     for path, leaf in leaves.items():
-        if not start.is_verbatim(path, num_layers) or layer_range(path) is not None:
+        if not start.is_whole_copy(path, num_layers) or layer_range(path) is not None:
             continue
         pieces = start.stored.pieces[str(start._by_target[path].source)]
         array = raw[str(pieces[0].checkpoint)][pieces[0].name]
-        if len(pieces) == 1 and array.shape == leaf.shape and array.sharding == leaf.sharding:
+        same = (array.shape, array.dtype, array.sharding)
+        if len(pieces) == 1 and same == (leaf.shape, leaf.dtype, leaf.sharding):
             ready[path] = raw[str(pieces[0].checkpoint)].pop(pieces[0].name)
     return ready
 

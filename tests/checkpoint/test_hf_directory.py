@@ -135,6 +135,10 @@ def test_reading_needs_no_torch(saved):
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 0.7}}, "mscale"),
         ({"quantization_config": {"quant_method": "awq"}}, "awq"),
         ({"tie_word_embeddings": True}, "lm_head"),
+        ({"is_causal": False}, "is_causal"),
+        ({"hidden_size": None}, "hidden_size"),
+        ({"hidden_size": "24"}, "damaged"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "a factor, for linear"),
     ],
 )
 def test_what_is_not_built_or_does_not_fit_is_refused(changes, message, copy):
@@ -172,6 +176,8 @@ def test_damaged_and_missing_files_are_named(copy, tmp_path):
         open_model(tmp_path / "shards")
     with pytest.raises(UserError, match="no such directory"):
         open_model(tmp_path / "nothing")
+    with pytest.raises(UserError, match="a file"):
+        open_model(copy / "config.json")
 
 
 def test_every_wrong_shape_is_told(copy):

@@ -13,6 +13,7 @@ import hf_models  # noqa: E402
 from jaxssl.checkpoint.hf.directory import TASK_SCOPES, open_model  # noqa: E402
 from jaxssl.checkpoint.hf.safetensors import Reader, open_file  # noqa: E402
 from jaxssl.checkpoint.hf.writing import write_directory  # noqa: E402
+from jaxssl.core.errors import UserError  # noqa: E402
 from jaxssl.core.names import flatten, unflatten  # noqa: E402
 from jaxssl.imported_task import task_of  # noqa: E402
 from jaxssl.models.layers import unbox  # noqa: E402
@@ -93,6 +94,47 @@ def test_a_head_gives_the_logits_of_its_class_and_is_written_back(name, head, tm
     assert ours.keys() == theirs.keys()
     for key, tensor in ours.items():
         assert np.array_equal(reader.view(tensor), reader.view(theirs[key])), key
+
+
+def test_roberta_classifiers_do_not_use_a_pooler_that_is_in_the_file(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    opened("roberta", "row", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    width = tensors["classifier.dense.bias"].shape[0]
+    tensors["roberta.pooler.dense.weight"] = np.ones((width, width), np.float32)
+    tensors["roberta.pooler.dense.bias"] = np.ones(width, np.float32)
+    save_file(tensors, tmp_path / "model.safetensors")
+    found = open_model(tmp_path)
+    assert found.config.around().pooler and not found.leftovers
+    hidden = np.arange(2 * 3 * width, dtype=np.float32).reshape(2, 3, width)
+    rows = {"segment_ids": np.ones((2, 3), np.int32)}
+    assert np.array_equal(pooled("cls", found.model, {}, hidden, rows), hidden[:, 0])
+
+
+def test_bert_classifiers_without_their_pooler_are_refused(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    opened("bert", "row", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    kept = {name: value for name, value in tensors.items() if "pooler" not in name}
+    save_file(kept, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"pooler\.dense\.weight"):
+        open_model(tmp_path)
+
+
+def test_older_readers_find_what_newer_ones_do(tmp_path):
+    for name in ("llama, llama3", "llama, linear", "qwen3"):
+        found = open_model(hf_models.save(hf_models.reference(name), tmp_path / name))
+        written = found.family.write_config(found.config)
+        newer = written.pop("rope_parameters")
+        assert (
+            found.family.read_config(
+                {**written, "model_type": found.family.model_type}, frozenset(found.tensors)
+            )
+            == found.config
+        )
+        assert written["rope_theta"] == newer["rope_theta"]
 
 
 @pytest.mark.parametrize(

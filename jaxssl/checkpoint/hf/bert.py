@@ -113,6 +113,8 @@ def _read_bert(given: Mapping[str, Any], names: frozenset[str]) -> BertConfig:
 
 
 def _write_bert(config: BertConfig) -> dict[str, Any]:
+    fields.check_written(config, position_offset=0)
+    _check_types(config)
     return {
         **fields.write(COMMON, config),
         **ABSOLUTE,
@@ -135,7 +137,13 @@ def _read_roberta(given: Mapping[str, Any], names: frozenset[str]) -> RobertaCon
     )
 
 
+def _check_types(config: BertConfig) -> None:
+    if not config.type_vocab_size:
+        fields.check_written(config, type_vocab_size=1)
+
+
 def _write_roberta(config: RobertaConfig) -> dict[str, Any]:
+    _check_types(config)
     return {
         **fields.write(COMMON, config),
         **ABSOLUTE,
@@ -173,6 +181,7 @@ BERT = Family(
         "token": lambda _: linear("output", "classifier"),
         "span": lambda _: linear("output", "qa_outputs"),
     },
+    pooled=("next_sentence", "row"),
     architectures={
         "BertForPreTraining": Architecture(("masked_lm", "next_sentence")),
         "BertForMaskedLM": Architecture(("masked_lm",)),

@@ -159,7 +159,7 @@ State = tuple[tuple[str, int, int], ...]
 def _state(path: Path) -> State:
     """Name, size and time of each file: while they stay, what was found holds."""
     files = [file for file in path.glob("*") if file.suffix in (".json", ".safetensors")]
-    stats = [(file.name, file.stat()) for file in sorted(files)]
+    stats = [(file.name, file.stat()) for file in sorted(files) if file.exists()]
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
@@ -195,7 +195,7 @@ def _open_model(path: Path, state: State) -> HfDirectory:
     architecture = _architecture(path, given, family)
     prefix = architecture.prefix or family.prefix  # also where a body's class has none of its own
     tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    config = family.read_config(given, frozenset(tensors))
+    config = _configuration(path, family, given, frozenset(tensors))
     pairs = {pair.ours: pair for pair in family.body(config)}
     heads = list(architecture.heads)
     for head in family.heads:
@@ -207,12 +207,28 @@ def _open_model(path: Path, state: State) -> HfDirectory:
         if is_here:
             pairs.update({_in_head(head, pair.ours): pair for pair in more})
             heads += [head] if head not in heads else []
+    if set(heads) & set(family.pooled) and not config.around().pooler:
+        raise _lacks(path, ["pooler.dense.weight"], tensors)
     _check_there(path, config, pairs, tensors)
     used = {there for pair in pairs.values() for _, there in layers_of(pair, config.num_layers)}
     left = [name for name in tensors if name not in used]
     left = [name for name in left if not any(matches(buffer, name) for buffer in family.buffers)]
     left = [name for name in left if not _repeats(path, family, name, tensors)]
     return HfDirectory(path, family, given, config, tuple(heads), tensors, pairs, tuple(left))
+
+
+def _configuration(
+    path: Path, family: Family, given: Mapping[str, Any], names: frozenset[str]
+) -> ModelConfig:
+    try:
+        return family.read_config(given, names)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise UserError(
+            "a configuration is damaged",
+            where=path / CONFIG,
+            expected="fields with the values that transformers gives them",
+            got=f"{type(error).__name__}: {error}",
+        ) from error
 
 
 def _in_head(head: str, ours: str) -> str:
@@ -227,12 +243,14 @@ def _read_config(path: Path) -> dict[str, Any]:
         if not isinstance(given, dict):
             raise ValueError(f"a {type(given).__name__}, not an object")
         return given
-    except FileNotFoundError:
+    except OSError:
         raise UserError(
             "not a Hugging Face directory",
             where=path,
             expected=f"a directory with {CONFIG} and safetensors",
-            got=f"no {CONFIG} in it" if path.is_dir() else "no such directory",
+            got=f"no {CONFIG} in it"
+            if path.is_dir()
+            else ("a file" if path.exists() else "no such directory"),
         ) from None
     except ValueError as error:
         raise UserError("a configuration is damaged", where=file, got=str(error)) from error
@@ -290,13 +308,17 @@ def _check_there(
         if there not in tensors
     ]
     if missing:
-        raise UserError(
-            "the files lack parameters of the model that config.json describes",
-            where=path,
-            expected=f"{missing[0]}" + f" and {len(missing) - 1} others" * (len(missing) > 1),
-            got=f"{len(tensors)} tensors without",
-            fix=did_you_mean(missing[0], list(tensors)),
-        )
+        raise _lacks(path, missing, tensors)
+
+
+def _lacks(path: Path, missing: Sequence[str], tensors: Mapping[str, Tensor]) -> UserError:
+    return UserError(
+        "the files lack parameters of the model that config.json describes",
+        where=path,
+        expected=f"{missing[0]}" + f" and {len(missing) - 1} others" * (len(missing) > 1),
+        got=f"{len(tensors)} tensors without",
+        fix=did_you_mean(missing[0], list(tensors)),
+    )
 
 
 def _repeats(path: Path, family: Family, name: str, tensors: Mapping[str, Tensor]) -> bool:

@@ -44,6 +44,13 @@ def read(fields: Sequence[Field], given: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for field in fields:
         value = given.get(field.theirs, field.default)
+        if value is None and field.default is not None:
+            raise UserError(
+                "a field has no value",
+                where=f"config.json, {field.theirs}",
+                expected=f"such as {field.default}",
+                got="null",
+            )
         if field.values is not None:
             if value not in field.values:
                 raise UserError(

@@ -64,6 +64,7 @@ SCALINGS: dict[str, tuple[type, Mapping[str, str]]] = {
 def _read(given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that all have."""
     kind = given["model_type"]
+    fields.expect(given, {"is_causal": True, "partial_rotary_factor": 1.0})
     given = {**DEFAULTS[kind], **given}
     values = fields.read(FIELDS, given)
     theta, scaling = _read_rotary(given, values["max_positions"])
@@ -93,7 +94,11 @@ def _read_rotary(given: Mapping[str, Any], max_positions: int) -> tuple[float, S
             got=kind,
         )
     cls, names = SCALINGS[kind]
-    unknown = parameters.keys() - names.keys() - {"rope_type", "type", "rope_theta"}
+    unknown = (
+        parameters.keys()
+        - names.keys()
+        - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+    )
     stated = {key for key in unknown if parameters[key] is not None}
     if stated:
         raise UserError(
@@ -107,6 +112,13 @@ def _read_rotary(given: Mapping[str, Any], max_positions: int) -> tuple[float, S
     }
     if "original_positions" in names.values():
         values.setdefault("original_positions", max_positions)
+    if "factor" not in values:
+        raise UserError(
+            "rotary positions are scaled by nothing",
+            where="config.json, rope_parameters",
+            expected=f"a factor, for {kind}",
+            got=dict(parameters),
+        )
     return theta, cls(**values)
 
 
@@ -123,6 +135,9 @@ def _write(config: LlamaConfig) -> dict[str, Any]:
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
         "rope_parameters": rotary,
+        # Where older readers look: they would take the defaults instead, in silence.
+        "rope_theta": config.rotary_theta,
+        "rope_scaling": rotary if config.rotary_scaling is not None else None,
     }
 
 

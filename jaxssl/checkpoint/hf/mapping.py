@@ -132,6 +132,7 @@ class Family:
       architectures: the classes of `transformers`, the first that fits is exported.
       repeated: tensors that repeat a tied one, by name, with the name of what they repeat.
       buffers: patterns of tensors that hold no parameters.
+      pooled: heads over the body's pooler, which must be there.
     """
 
     model_type: str
@@ -143,6 +144,7 @@ class Family:
     architectures: Mapping[str, Architecture]
     repeated: Mapping[str, str] = field(default_factory=dict)
     buffers: tuple[str, ...] = ()
+    pooled: tuple[str, ...] = ()
 
 
 def layers_of(pair: Pair, num_layers: int) -> Iterator[tuple[int | None, str]]:

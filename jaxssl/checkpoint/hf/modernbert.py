@@ -37,7 +37,9 @@ def _read(given: Mapping[str, Any], names: frozenset[str]) -> ModernBertConfig:
     del names
     fields.expect(given, FIXED)
     values = fields.read(FIELDS, given)
-    fields.expect(given, {"classifier_activation": given.get("hidden_activation", "gelu")})
+    activation = given.get("hidden_activation", "gelu")
+    fields.expect({"classifier_activation": "gelu", **given}, {"classifier_activation": activation})
+    fields.expect(given, {"rope_scaling": None, "partial_rotary_factor": 1.0})
     window = given.get("local_attention", 128)
     if window % 2:
         raise UserError(
@@ -71,6 +73,13 @@ def _global_every(given: Mapping[str, Any], num_layers: int) -> int:
     if types is None:
         return given.get("global_attn_every_n_layers", 3)
     is_global = [name == "full_attention" for name in types]
+    if len(is_global) != num_layers:
+        raise UserError(
+            "the kinds of layers are not as many as the layers",
+            where="config.json, layer_types",
+            expected=num_layers,
+            got=len(is_global),
+        )
     every = next((i for i in range(1, num_layers) if is_global[i]), num_layers)
     if is_global != [i % every == 0 for i in range(num_layers)]:
         raise UserError(
@@ -84,10 +93,13 @@ def _global_every(given: Mapping[str, Any], num_layers: int) -> int:
 
 def _write(config: ModernBertConfig) -> dict[str, Any]:
     types = ["sliding_attention", "full_attention"]
+    written = fields.write(FIELDS, config)
     return {
-        **fields.write(FIELDS, config),
+        **written,
         **FIXED,
-        "classifier_activation": "gelu" if config.activation == "gelu" else config.activation,
+        "classifier_activation": written["hidden_activation"],
+        "global_rope_theta": config.global_theta,  # where older readers look
+        "local_rope_theta": config.local_theta,
         "embedding_dropout": config.dropout,
         "local_attention": 2 * config.local_window,
         "global_attn_every_n_layers": config.global_every,
