@@ -180,7 +180,7 @@ def _save(config: ImportedConfig, model: Model, start: Start, run_dir: Path) -> 
     with jax.set_mesh(mesh):
         abstract = laid_out(model.abstract(), mesh)
         params = first_params(start, model, init_key(0), abstract, everything)
-        manager = CheckpointManager(run_dir / "checkpoints", config.checkpoint)
+        manager = CheckpointManager(run_dir / "checkpoints", config.checkpoint, compress=False)
         try:
             manager.save(0, {"params": params}, {})
             manager.wait()

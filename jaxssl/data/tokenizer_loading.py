@@ -127,7 +127,8 @@ class JsonTokenizer(Tokenizer):
 
     @property
     def mask_strips(self) -> tuple[bool, bool]:
-        added = self._tokenizer.get_added_tokens_decoder().get(self.special_ids["mask"])
+        mask = self.special_ids["mask"]
+        added = self._tokenizer.get_added_tokens_decoder().get(-1 if mask is None else mask)
         return (False, False) if added is None else (added.lstrip, added.rstrip)
 
     def decode(self, ids: Iterable[int]) -> str:

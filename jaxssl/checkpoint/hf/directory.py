@@ -14,6 +14,7 @@ import numpy as np
 from jaxssl.checkpoint.hf.families import FAMILIES
 from jaxssl.checkpoint.hf.mapping import Architecture, Family, Pair, layers_of
 from jaxssl.checkpoint.hf.safetensors import Reader, Tensor, open_directory
+from jaxssl.checkpoint.hf.turning import copy
 from jaxssl.checkpoint.ledger import Leaf
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
 from jaxssl.core.files import sha256
@@ -28,8 +29,6 @@ OLD_NAMES = {".gamma": ".weight", ".beta": ".bias"}
 """What norms' tensors were called in files converted from TensorFlow."""
 TASK_SCOPES: dict[str, Scope] = {"row": "row", "token": "token", "span": "token"}
 """What a task's head is called here, and what it looks at."""
-BLOCK = 4 << 20
-"""Bytes of a tensor that are turned at once: about what a core's cache holds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,22 +118,15 @@ class HfDirectory:
                     made[: pair.first_layer - bounds[0][0]] = 1  # a norm that is not there
                 for layer, tensor in pieces:
                     values = pair.take(reader.view(tensor), inner)
+                    forget = functools.partial(reader.forget, tensor)
                     if layer is None:
-                        _copy(made, values[index])
+                        copy(made, values[index], pair.num_in, forget)
                     elif bounds[0][0] <= layer < bounds[0][1]:
-                        _copy(made[layer - bounds[0][0]], values[index[1:]])
-                    reader.forget(tensor)
+                        copy(made[layer - bounds[0][0]], values[index[1:]], pair.num_in, forget)
             return shards[bounds]
 
         assert sharding is not None
         return jax.make_array_from_callback(shape, sharding, shard)
-
-
-def _copy(target: np.ndarray, values: np.ndarray) -> None:
-    """`target[:] = values`, which may be turned: in blocks that stay in the cache."""
-    rows = max(1, BLOCK // max(1, values.nbytes // max(1, len(values)))) if values.ndim else 1
-    for start in range(0, len(values), rows):
-        target[start : start + rows] = values[start : start + rows]
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

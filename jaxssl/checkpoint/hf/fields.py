@@ -59,7 +59,7 @@ def read(fields: Sequence[Field], given: Mapping[str, Any]) -> dict[str, Any]:
                     expected=" or ".join(field.values),
                     got=value,
                 )
-            value = field.values[value]
+            value = field.values[str(value)]
         found[field.ours] = value
     return found
 

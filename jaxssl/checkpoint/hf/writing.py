@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import numpy as np
 from jaxssl.checkpoint.hf.directory import CONFIG, TASK_SCOPES
 from jaxssl.checkpoint.hf.families import family_of
 from jaxssl.checkpoint.hf.mapping import Family, Pair, layers_of
-from jaxssl.checkpoint.hf.safetensors import DTYPES, INDEX, NAMES, SINGLE, write_file
+from jaxssl.checkpoint.hf.safetensors import INDEX, NAMES, SINGLE, write_file
+from jaxssl.checkpoint.hf.turning import copy
+from jaxssl.core.ahead import ahead
 from jaxssl.core.errors import UserError
 
 SHARD_BYTES = 5_000_000_000
@@ -71,7 +73,7 @@ def write_directory(
         **more,
     }
     pairs = _pairs(family, config, heads, architecture)
-    tensors = _Tensors(pairs, config.num_layers, parameters, DTYPES[NAMES[np.dtype(dtype)]])
+    tensors = _Tensors(pairs, config.num_layers, parameters, np.dtype(dtype))
     _write_weights(out, tensors, shard_bytes)
     (out / CONFIG).write_text(json.dumps(given, indent=2) + "\n", encoding="utf-8")
     return architecture
@@ -104,6 +106,7 @@ class _Tensors:
         dtype: np.dtype,
     ):
         self.dtype, self._parameters = dtype, parameters
+        self._memory = [np.empty(0, np.uint8)] * 3  # one is written while the next is made
         self._parts: dict[str, tuple[int | None, list[tuple[str, Pair]]]] = {}
         for theirs, group in pairs.items():
             pair = group[0][1]
@@ -121,22 +124,51 @@ class _Tensors:
         shape = self._parameters[ours][0].shape
         return pair.shape_there(shape if layer is None else shape[1:])
 
+    def _scratch(self, shape: tuple[int, ...]) -> np.ndarray:
+        """An array in memory that the next but one takes over."""
+        size = math.prod(shape) * self.dtype.itemsize
+        memory = self._memory.pop(0)
+        self._memory.append(memory if len(memory) >= size else np.empty(size, np.uint8))
+        return self._memory[-1][:size].view(self.dtype).reshape(shape)
+
     def value(self, name: str) -> np.ndarray:
+        """The tensor, until the next but one is asked for."""
         layer, group = self._parts[name]
-        parts = [pair.give(_fetch(self._parameters[ours], layer)) for ours, pair in group]
+        if len(group) == 1:
+            values = group[0][1].give(_fetch(self._parameters[group[0][0]], layer))
+            if values.dtype == self.dtype and values.flags.c_contiguous:
+                return values
+        made = self._scratch(self.shape(name))
         axis = 1 if group[0][1].kind == "conv1d" else 0
-        return (parts[0] if len(parts) == 1 else np.concatenate(parts, axis)).astype(
-            self.dtype, copy=False
+        for (ours, pair), place in zip(group, np.split(made, len(group), axis)):
+            values = pair.give(_fetch(self._parameters[ours], layer))
+            copy(place, values, place.ndim - 1)
+            if self.dtype == np.float16 and values.dtype != np.float16:
+                _check_finite(place, name)
+        return made
+
+
+def _check_finite(values: np.ndarray, name: str) -> None:
+    if not np.isfinite(values).all():
+        raise UserError(
+            "a weight is too large for float16",
+            where=name,
+            expected=f"at most {np.finfo(np.float16).max:g}",
+            got="infinite, after the cast",
+            fix="use bfloat16, or float32",
         )
 
 
 def _fetch(segments: Sequence[jax.Array], layer: int | None) -> np.ndarray:
-    """A parameter, or one layer of a stack: no more than that comes to the host."""
+    """A parameter, or one layer of a stack: no more than that comes to the host, unless it is
+    there already."""
     if layer is None:
         return np.asarray(segments[0])
     for segment in segments:
         if layer < len(segment):
-            return np.asarray(segment[layer])
+            (device, *others) = segment.devices()
+            is_here = device.platform == "cpu" and not others
+            return np.asarray(segment)[layer] if is_here else np.asarray(segment[layer])
         layer -= len(segment)
     raise AssertionError("a layer that no segment has")
 
@@ -158,13 +190,8 @@ def _write_weights(out: Path, tensors: _Tensors, shard_bytes: int) -> None:
         if len(files) > 1:
             file = f"model-{number:05d}-of-{len(files):05d}.safetensors"
         described = {name: (NAMES[tensors.dtype], shapes[name]) for name in names}
-        write_file(out / file, described, _values(tensors, names))
+        write_file(out / file, described, ahead(map(tensors.value, names)))
         placed.update(dict.fromkeys(names, file))
     if len(files) > 1:
         index = {"metadata": {"total_size": sum(size.values())}, "weight_map": placed}
         (out / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _values(tensors: _Tensors, names: Sequence[str]) -> Iterator[np.ndarray]:
-    for name in names:
-        yield tensors.value(name)

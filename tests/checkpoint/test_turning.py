@@ -1,0 +1,43 @@
+"""Turned and cast copies against numpy's own."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxssl.checkpoint.hf import turning
+
+DTYPES = [np.float32, np.float16, np.float64, ml_dtypes.bfloat16]
+
+
+@pytest.mark.parametrize("target", DTYPES)
+@pytest.mark.parametrize("source", DTYPES)
+@settings(max_examples=20, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 9)] * 3),
+    num_rows=st.integers(0, 3),
+    order=st.permutations(range(3)),
+    tile=st.sampled_from([(4, 3), (8, 8), (256, 512)]),
+)
+def test_any_layout_and_dtype_is_copied(target, source, shape, num_rows, order, tile):
+    values = np.random.default_rng(0).standard_normal(shape).astype(source).transpose(order)
+    made = np.zeros(values.shape, target)
+    given, turning.TILE = turning.TILE, tile
+    try:
+        turning.copy(made, values, num_rows)
+    finally:
+        turning.TILE = given
+    assert made.tobytes() == np.ascontiguousarray(values).astype(target).tobytes()
+
+
+def test_what_has_been_read_is_said_to_be_forgotten(monkeypatch):
+    monkeypatch.setattr(turning, "BLOCK", 40)
+    values, told = np.arange(30, dtype=np.float32).reshape(6, 5), []
+    turning.copy(np.zeros((6, 5), np.float32), values, 1, told.append)
+    assert told == [pytest.approx(share) for share in (2 / 6, 4 / 6, 1.0, 1.0)]
+
+
+def test_a_target_that_cannot_be_filled_is_an_error():
+    with pytest.raises(AssertionError, match="joined"):
+        turning.copy(np.zeros((4, 6, 5))[:, ::2], np.ones((4, 3, 5)), 0)
