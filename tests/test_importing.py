@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -46,6 +48,18 @@ def test_its_parameters_have_the_bits_of_the_run_and_all_are_told(base, imported
     assert {entry["target"] for entry in ledger["parameters"]} == before.keys()
     for part in ("embeddings", "encoder", "masked_lm", "next_sentence", "pooler"):
         assert any(f"restored  {part}" in line for line in said), part
+
+
+def test_to_import_and_use_a_model_needs_no_torch(exported, tmp_path):
+    code = (
+        "import sys; from jaxssl import importing, trained;"
+        "importing.import_model(sys.argv[1], sys.argv[2]);"
+        "assert trained.fill_masks(sys.argv[2], ['a [MASK]']);"
+        "assert 'torch' not in sys.modules"
+    )
+    places = [exported, tmp_path / "run"]
+    done = subprocess.run([sys.executable, "-c", code, *places], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_run_starts_from_it(imported, table, tmp_path):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxssl.core.bounds import check_above_zero, check_at_least
+from jaxssl.core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,13 @@ class Llama3:
     def __post_init__(self):
         check_at_least(1, self, "factor", "original_positions")
         check_above_zero(self, "low_frequency_factor", "high_frequency_factor")
+        if self.high_frequency_factor <= self.low_frequency_factor:
+            raise UserError(
+                "there are no frequencies between the high and the low ones",
+                where="high_frequency_factor",
+                expected=f"above low_frequency_factor={self.low_frequency_factor}",
+                got=self.high_frequency_factor,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
