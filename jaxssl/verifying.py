@@ -11,12 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxssl.checkpoint.hf.directory import TASK_SCOPES, HfDirectory, open_model
+from jaxssl.checkpoint.hf.directory import HfDirectory, open_model
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.types import Batch
+from jaxssl.imported_task import pooling as row_pooling
 from jaxssl.importing import find_source
 from jaxssl.models.layers import unbox
+from jaxssl.tasks.pooling import pooled
 
 ROWS, LENGTH = 2, 64
 LIMIT = 1e-4
@@ -43,8 +45,8 @@ class Difference:
 
 
 def verify(source: str | Path) -> list[Difference]:
-    """Compares hidden states, and the logits of a language model, in float32, on random tokens, one
-    row with padding.
+    """Compares hidden states, and the logits of a language model's or a task's head, in float32, on
+    random tokens, one row with padding.
 
     Args:
       source: a Hugging Face directory, or a model's name on the hub.
@@ -66,7 +68,8 @@ def verify(source: str | Path) -> list[Difference]:
     ours, theirs = _ours(found, rows), _theirs(found, rows)
     real = rows["segment_ids"] > 0
     both = [what for what in ours if what in theirs]
-    return [_difference(what, ours[what][real], theirs[what][real]) for what in both]
+    tokens = lambda x: x[real] if x.ndim == 3 else x  # what padding says does not matter
+    return [_difference(what, tokens(ours[what]), tokens(theirs[what])) for what in both]
 
 
 def _rows(found: HfDirectory) -> Batch:
@@ -75,7 +78,7 @@ def _rows(found: HfDirectory) -> Batch:
     tokens = np.random.default_rng(0).integers(5, found.config.vocab_size, (ROWS, length))
     real = np.arange(length) < np.array([[length], [length // 2]])
     return {
-        "tokens": np.where(real, tokens, 0).astype(np.int32),
+        "tokens": np.where(real, tokens, found.given.get("pad_token_id") or 0).astype(np.int32),
         "segment_ids": real.astype(np.int32),
         "positions": np.where(real, np.arange(length), 0).astype(np.int32),
     }
@@ -94,9 +97,14 @@ def _ours(found: HfDirectory, rows: Batch) -> dict[str, np.ndarray]:
     )
     hidden = found.model.encode(params, rows)
     made = {"hidden states": np.asarray(hidden)}
-    for head in ("masked_lm", "causal_lm"):
-        if head in found.heads:
-            made["logits"] = np.asarray(found.model.head(params, head, hidden))
+    for head in found.heads:
+        if head != "next_sentence":
+            x = hidden
+            if head == "row":
+                x = pooled(
+                    row_pooling(found.config, found.given), found.model, params, hidden, rows
+                )
+            made["logits"] = np.asarray(found.model.head(params, head, x))
     return made
 
 
@@ -107,6 +115,8 @@ def _theirs(found: HfDirectory, rows: Batch) -> dict[str, np.ndarray]:
     name = (found.given.get("architectures") or ["AutoModel"])[0]
     options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
     model = getattr(transformers, name).from_pretrained(found.path, **options).eval()
+    if model.config.pad_token_id is None:  # classifiers of causal models want one
+        model.config.pad_token_id = 0
     inputs = {
         "input_ids": torch.tensor(np.asarray(rows["tokens"])).long(),
         "attention_mask": torch.tensor(np.asarray(rows["segment_ids"])).long(),
@@ -118,7 +128,9 @@ def _theirs(found: HfDirectory, rows: Batch) -> dict[str, np.ndarray]:
         out = model(**inputs, output_hidden_states=True)
     made = {"hidden states": out.hidden_states[-1].numpy()}
     logits = getattr(out, "prediction_logits", getattr(out, "logits", None))
-    if logits is not None and not set(found.heads) & TASK_SCOPES.keys():
+    if "span" in found.heads:
+        logits = torch.stack([out.start_logits, out.end_logits], -1)
+    if logits is not None:
         made["logits"] = logits.numpy()
     return made
 

@@ -1,6 +1,7 @@
 """Later families in whole runs: pretrained, exported, fine-tuned from that, exported again."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import toy  # noqa: E402
 import transformers  # noqa: E402
 import tuned  # noqa: E402
 
-from jaxssl import exporting, finetune, predicting, run, trained  # noqa: E402
+from jaxssl import exporting, finetune, predicting, run  # noqa: E402
 from jaxssl.core import config as configuration  # noqa: E402
 
 TEXTS = ["the old man sees a bird near a river", "a dog", "my sister sees a bird at home"]
@@ -31,9 +32,15 @@ def test_a_family_is_pretrained_exported_and_fine_tuned(name, words, byte_store,
     )
     sizes = {**SIZES, **FAMILIES[name], "vocab_size": recipe["model"]["vocab_size"]}
     recipe["model"] = {"name": name, "max_positions": 32, **sizes}
-    overrides = ["train.steps=6", "evaluation.every=3", "optimizer.schedule.warmup=1"]
+    overrides = [
+        "train.steps=6",
+        "evaluation.split=null",
+        "logging.every=1",
+        "optimizer.schedule.warmup=1",
+    ]
     config = configuration.load(run.RunConfig, [recipe], overrides)
-    losses = [row["loss"] for row in _rows(run.pretrain(config, lambda text: None), tmp_path)]
+    run.pretrain(config, lambda text: None)
+    losses = [row["loss"] for row in toy.rows_of(tmp_path / "run", "train")]
     assert losses[-1] < losses[0] and np.isfinite(losses).all()
 
     exporting.export(tmp_path / "run", tmp_path / "exported")
@@ -46,9 +53,7 @@ def test_a_family_is_pretrained_exported_and_fine_tuned(name, words, byte_store,
         "task.pooling=auto",
     )
     assert tuning.model.name == name
-    outcome = finetune.finetune(tuning, lambda text: None)
-    evaluated = trained.evaluate_run(tmp_path / "tuned")
-    assert evaluated["loss"] == pytest.approx(outcome.validation["loss"], rel=1e-6)
+    finetune.finetune(tuning, lambda text: None)
     before, after = tuned.whole(tmp_path / "run"), tuned.whole(tmp_path / "tuned")
     stack = "encoder/layers" if masked else "decoder/layers"
     kernel = "feed_forward/up/kernel"
@@ -61,7 +66,7 @@ def test_a_family_is_pretrained_exported_and_fine_tuned(name, words, byte_store,
     assert np.array_equal(after[tokens], before[tokens])
 
     exporting.export(tmp_path / "tuned", tmp_path / "classifier")
-    pipeline = transformers.pipeline(
+    pipeline: Any = transformers.pipeline(
         "text-classification", model=str(tmp_path / "classifier"), top_k=None
     )
     (tmp_path / "texts.csv").write_text("text\n" + "\n".join(TEXTS) + "\n")
@@ -70,8 +75,3 @@ def test_a_family_is_pretrained_exported_and_fine_tuned(name, words, byte_store,
     for line, theirs in zip(lines, pipeline(TEXTS, batch_size=3), strict=True):
         probabilities = {each["label"]: each["score"] for each in theirs}
         assert json.loads(line)["probabilities"] == pytest.approx(probabilities, abs=1e-5)
-
-
-def _rows(outcome, root):
-    lines = (root / "run" / "metrics.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, lines) if row["kind"] == "validation"]

@@ -12,9 +12,18 @@ from jaxssl import cli, verifying  # noqa: E402
 from jaxssl.checkpoint.hf import directory  # noqa: E402
 
 
-@pytest.mark.parametrize("case", ["bert", "roberta", "distilbert", "modernbert", "qwen3"])
-def test_the_same_model_is_equal(case, tmp_path, capsys):
-    path = hf_models.save(hf_models.reference(case), tmp_path / "model")
+@pytest.mark.parametrize(
+    ("case", "head"),
+    [
+        ("bert", ""),
+        ("roberta", "ForSequenceClassification"),
+        ("distilbert", "ForQuestionAnswering"),
+        ("modernbert", ""),
+        ("qwen3", "ForSequenceClassification"),
+    ],
+)
+def test_the_same_model_is_equal(case, head, tmp_path, capsys):
+    path = hf_models.save(hf_models.reference(case, head), tmp_path / "model")
     assert cli.main(["verify", str(path)]) == 0
     said = capsys.readouterr().out.splitlines()
     assert [line.split(";")[0] for line in said] == ["hidden states: equal", "logits: equal"]

@@ -16,6 +16,8 @@ from jaxssl.data.tokenizer import CONFIG_FILE, Encoded, Frame, Tokenizer, is_wor
 
 JSON_FILE = "tokenizer.json"
 MODEL_FILE = "tokenizer.model"
+CHAT_FILE = "chat_template.jinja"
+"""How a conversation is written; kept for those who load an export."""
 MODEL_KEY = "sentencepiece_model"
 """Key of the configuration that says: encode with this SentencePiece model, not tokenizer.json."""
 _MODEL_NAMES = (MODEL_FILE, "spiece.model", "sentencepiece.bpe.model", "spm.model")
@@ -270,6 +272,8 @@ def _load_directory(path: Path) -> Tokenizer:
         files = {f.name: f.read_bytes() for f in [path / JSON_FILE] if f.is_file()}
         return SentencePieceTokenizer(path.name, (path / model).read_bytes(), config, files)
     roles = {**_read_json(path / "special_tokens_map.json"), **config}
+    if (path / CHAT_FILE).is_file():
+        roles["chat_template"] = (path / CHAT_FILE).read_text(encoding="utf-8")
     states_roles = any(roles.get(f"{role}_token") for role in ROLES)
     if states_roles and (path / JSON_FILE).is_file():
         return JsonTokenizer(path.name, _read_json(path / JSON_FILE), roles)

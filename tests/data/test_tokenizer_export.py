@@ -92,3 +92,16 @@ def test_a_template_of_the_files_frames_rows_here(family, tmp_path):
         before, between, after = loaded.frame(len(texts) == 2)
         middle = [*ids[0], *between, *ids[1]] if len(ids) == 2 else ids[0]
         assert theirs(*texts)["input_ids"] == [*before, *middle, *after]
+
+
+def test_a_chat_template_comes_along(tmp_path):
+    ours = toy.train_toy_tokenizer("byte_bpe", 400)
+    ours.save(tmp_path / "in")
+    template = "{% for m in messages %}{{ m.content }}!{% endfor %}"
+    (tmp_path / "in" / "chat_template.jinja").write_text(template)
+    out = write(
+        load_tokenizer(tmp_path / "in"), tmp_path / "out", "llama", frames=False, has_types=False
+    )
+    theirs = transformers.AutoTokenizer.from_pretrained(out)
+    said = [{"role": "user", "content": "the cat"}]
+    assert theirs.apply_chat_template(said, tokenize=False) == "the cat!"
