@@ -244,6 +244,14 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def _data_of(config: Any) -> str:
+    """What a run was trained on."""
+    if isinstance(config, RunConfig):
+        return config.data.store
+    train = config.data.tables.train
+    return getattr(train, "path", None) or train.dataset
+
+
 def _card(trained: TrainedModel, run_dir: Path, architecture: str) -> str:
     """The model card: what the run's files say of its training."""
     config = trained.config
@@ -256,6 +264,8 @@ def _card(trained: TrainedModel, run_dir: Path, architecture: str) -> str:
     if not isinstance(config, ImportedConfig):
         optimizer = config.optimizer
         facts |= {
+            "data": _data_of(config),
+            **({"started from": config.init.from_} if config.init else {}),
             "steps": f"{trained.step:,}",
             "batch": f"{config.data.batch_size} rows",
             "optimizer": f"{optimizer.name}, learning rate {optimizer.learning_rate:g}",

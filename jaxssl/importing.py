@@ -17,6 +17,7 @@ import jax
 from jaxssl.checkpoint import ledger
 from jaxssl.checkpoint.hf.directory import TASK_SCOPES, HfDirectory, open_model
 from jaxssl.checkpoint.hf.directory import fingerprint as checksum_of
+from jaxssl.checkpoint.hf.safetensors import CONVERT, SINGLE
 from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.checkpoint.stored import identity, stored_hf
@@ -218,7 +219,7 @@ def find_source(source: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
+        path = Path(
             snapshot_download(
                 source, allow_patterns=list(HUB_FILES), ignore_patterns=list(NOT_HUB_FILES)
             )
@@ -233,3 +234,25 @@ def find_source(source: str) -> Path:
             fix="check the name; without a network, give the path of a directory"
             + (" (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""),
         ) from error
+    if not any(path.glob("*.safetensors")):
+        _refuse_pickled(source)
+    return path
+
+
+def _refuse_pickled(source: str) -> None:
+    """Says so where the hub's model has its weights in pickled files alone, which were not
+    fetched."""
+    from huggingface_hub import list_repo_files
+
+    try:
+        pickled = [name for name in list_repo_files(source) if name.endswith(".bin")]
+    except Exception:  # no network: what is here is opened, and told to lack its weights
+        return
+    if pickled:
+        raise UserError(
+            "there are no safetensors in this model of the hub",
+            where=source,
+            expected=SINGLE,
+            got=", ".join(pickled[:4]),
+            fix=CONVERT,
+        )

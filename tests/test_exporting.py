@@ -65,6 +65,18 @@ def test_the_exported_tokenizer_makes_the_same_tokens(base, exported):
         assert theirs.encode(text) == [cls, *ids.tolist(), sep]
 
 
+def test_the_card_tells_what_the_model_was_made_of(base, table, classifier, tmp_path):
+    exporting.export(classifier, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    accuracy = json.loads((classifier / "scores.json").read_text())["splits"]["validation"]
+    for line in (
+        f"| data | {table} |",
+        f"| started from | {base} |",
+        f"| validation | accuracy | {accuracy['scores']['accuracy']:.4f} |",
+    ):
+        assert line in card
+
+
 def test_a_pipeline_of_transformers_says_what_predict_says(classifier, tmp_path):
     out = tmp_path / "exported"
     assert exporting.export(classifier, out) == "BertForSequenceClassification"

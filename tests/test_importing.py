@@ -206,6 +206,22 @@ def test_a_save_that_fails_leaves_nothing(exported, tmp_path, monkeypatch):
         importing.import_model(exported, tmp_path, say=list)
 
 
+def test_a_model_of_the_hub_with_pickled_weights_alone_is_told_how_to_be_converted(
+    tmp_path, monkeypatch
+):
+    fetched = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *a, **b: fetched.append(b) or str(tmp_path)
+    )
+    names = ["config.json", "pytorch_model.bin"]
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: names)
+    with pytest.raises(UserError, match="save_pretrained"):
+        importing.find_source("someone/old")
+    assert "*.bin" not in fetched[0]["allow_patterns"]
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert importing.find_source("someone/old") == tmp_path
+
+
 def test_the_command_says_what_is_wrong(exported, imported, tmp_path, capsys):
     assert cli.main(["import", str(tmp_path / "none"), str(tmp_path / "run")]) == 2
     assert "no such directory" in capsys.readouterr().err

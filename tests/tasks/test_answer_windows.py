@@ -7,7 +7,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.encoding import frame
 from jaxssl.data.sources import Docstrings
 from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_on_texts
 from jaxssl.tasks.answer_questions import Gold, Question
@@ -98,7 +97,7 @@ def test_a_row_is_the_question_and_a_window_in_the_frame_of_pairs(kind):
     layout = Layout(40, max_question=4, overlap=6)
     asked, cut = encode_questions([question], tokenizer, layout)
     examples, references = join_rows(asked, tokenizer)
-    before, between, after = frame(tokenizer, pair=True)
+    before, between, after = tokenizer.frame(pair=True)
     text, whole = (row.tolist() for row in tokenizer.encode_batch([question.text, context]))
     assert cut == 1 and len(text) > 4 and len(references) == examples.num_rows >= 3
     seen, begin = [], 0

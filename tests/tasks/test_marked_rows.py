@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from relations import KINDS, tokenizer
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.encoding import frame
 from jaxssl.tasks.entities import Pair
 from jaxssl.tasks.marked_rows import MarkedTokens, fit, rows_that_fit, tokenise
 from jaxssl.tasks.markers import mark, opening
@@ -143,7 +142,7 @@ def stretches(left, needed, right, room):
 )
 def test_the_stretch_kept_holds_both_entities_and_most_around_them(rows, max_length):
     t = tokenizer("wordpiece")
-    head, _, tail = frame(t, pair=False)
+    head, _, tail = t.frame(pair=False)
     ids = [np.arange(100, 100 + sum(row)) for row in rows]  # a token says where it was
     needed = np.array([(left, left + size) for left, size, _ in rows])
     openings = np.stack([needed[:, 1] - 2, needed[:, 0]], axis=1)  # the object comes first

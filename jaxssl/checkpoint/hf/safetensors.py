@@ -33,6 +33,11 @@ DTYPES: dict[str, np.dtype] = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+CONVERT = (
+    "pickled weights are not read, since a pickle can run any code; convert them where torch is "
+    "installed: AutoModel.from_pretrained(SOURCE).save_pretrained(OUT), with the class that "
+    "config.json's architectures name"
+)
 MAX_HEADER = 100 << 20
 PIECE = 8 << 20
 """Bytes that are written at once."""
@@ -86,11 +91,7 @@ def open_directory(directory: Path) -> dict[str, Tensor]:
         where=directory,
         expected=f"{SINGLE}, or {INDEX} and the files it lists",
         got=", ".join(others[:4]) or "neither",
-        fix="pickled weights are not read, since a pickle can run any code; convert them where "
-        "torch is installed: AutoModel.from_pretrained(DIR).save_pretrained(OUT), with the class "
-        "that config.json's architectures name"
-        if is_pickle
-        else None,
+        fix=CONVERT if is_pickle else None,
     )
 
 
