@@ -46,6 +46,8 @@ from jaxssl.train.step import make_eval_step
 from jaxssl.transfer.start import Start, first_params, plan_start
 
 SAMPLING = Sampling()
+VERB_HEADS = {"generate": "causal_lm", "fill-mask": "masked_lm"}
+"""The head that a verb asks."""
 
 
 @dataclass(frozen=True)
@@ -294,7 +296,7 @@ def generate_texts(
 ) -> list[str]:
     """What a causal run writes after each prompt; an empty prompt starts a document."""
     trained = open_run(run_dir, step, layers)
-    _check_head(trained, "causal_lm", "generate", "fill-mask")
+    _check_head(trained, "generate")
     with jax.set_mesh(trained.mesh):
         return continue_texts(
             trained.model,
@@ -324,7 +326,7 @@ def fill_masks(
 ) -> list[list[list[dict[str, Any]]]]:
     """For each text, for each mask in it, the likeliest tokens: `{"token", "probability"}`."""
     trained = open_run(run_dir, step, layers)
-    _check_head(trained, "masked_lm", "fill-mask", "generate")
+    _check_head(trained, "fill-mask")
     mask = trained.tokenizer.token(trained.vocabulary.special_ids["mask"]) or "[MASK]"
     for text in texts:
         if mask not in text:
@@ -343,14 +345,15 @@ def fill_masks(
         ]
 
 
-def _check_head(trained: TrainedModel, head: str, verb: str, other: str) -> None:
-    if head not in trained.model.heads:
+def _check_head(trained: TrainedModel, verb: str) -> None:
+    able = [other for other, head in VERB_HEADS.items() if head in trained.model.heads]
+    if verb not in able:
         raise UserError(
             f"this run cannot {verb}",
             where="the run's objective",
-            expected=f"a run trained with {head}",
+            expected=f"a run trained with {VERB_HEADS[verb]}",
             got=purpose_of(trained.config),
-            fix=f"try `jaxssl {other}`",
+            fix=f"try `jaxssl {(*able, 'embed')[0]}`",
         )
 
 

@@ -222,6 +222,11 @@ def test_a_model_of_the_hub_with_pickled_weights_alone_is_told_how_to_be_convert
     assert importing.find_source("someone/old") == tmp_path
 
 
+def test_a_model_without_a_language_model_head_is_sent_to_embed(classifier):
+    with pytest.raises(UserError, match="jaxssl embed"):
+        trained.fill_masks(classifier[1], TEXTS)
+
+
 def test_the_command_says_what_is_wrong(exported, imported, tmp_path, capsys):
     assert cli.main(["import", str(tmp_path / "none"), str(tmp_path / "run")]) == 2
     assert "no such directory" in capsys.readouterr().err

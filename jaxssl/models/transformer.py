@@ -4,6 +4,7 @@ A family is a configuration. It says what its blocks are (`block`), what is arou
 and what its published models put under the outputs of a task (`task_head`).
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -44,7 +45,7 @@ class Around:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
+class TransformerConfig(ABC):
     """What the shapes of all families have in common."""
 
     causal: ClassVar[bool] = False
@@ -130,13 +131,13 @@ class TransformerConfig:
             head_dim=self.head_dim,
         )
 
+    @abstractmethod
     def around(self) -> Around:
         """What is around the blocks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def task_head(self, scope: Scope) -> TaskHead:
         """What comes under the outputs of a task."""
-        raise NotImplementedError
 
 
 def check_rates(**rates: float) -> None:
