@@ -358,7 +358,7 @@ def _verify(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl import verifying
 
-    differences = verifying.verify(options.source)
+    differences = verifying.verify(options.source, length=options.length)
     for found in differences:
         state = "equal" if found.is_small else "DIFFERENT"
         print(

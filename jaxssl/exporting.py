@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,15 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.layer_names import canonical, layer_range
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.data.manifest import ROLES
-from jaxssl.data.tokenizer_export import check_written, write_tokenizer
+from jaxssl.data.tokenizer_export import check_written
 from jaxssl.data.tokenizer_loading import with_tokens
+from jaxssl.exportable import HfClass, hf_class, write_tokenizer_for
 from jaxssl.imported_config import GENERATION, ImportedConfig
-from jaxssl.imported_task import pooling
-from jaxssl.models.bert import RobertaConfig
+from jaxssl.models.heads import head_name
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import num_parameters
 from jaxssl.run import RunConfig
-from jaxssl.tasks.answer import Answer
-from jaxssl.tasks.classify import Classify
-from jaxssl.tasks.pooling import PoolingChoice, resolve
-from jaxssl.tasks.regress import Regress
-from jaxssl.tasks.tag import Tag
-from jaxssl.trained import TrainedModel, heads_of, open_run, purpose_of
+from jaxssl.trained import TrainedModel, open_run, purpose_of
 
 CARD = "README.md"
 PAD = "<pad>"
@@ -50,6 +45,7 @@ def export(
     dtype: str | None = None,
     layers: Sequence[str] = (),
     shard_bytes: int = SHARD_BYTES,
+    say: Callable[[str], None] = print,
 ) -> str:
     """Writes a run's model, tokenizer and model card to a new directory.
 
@@ -58,6 +54,7 @@ def export(
       dtype: of the weights, float32, float16 or bfloat16; None keeps the parameters'.
       layers: hardware files and overrides over the run's configuration.
       shard_bytes: the most that one file of weights holds.
+      say: is told of heads that are left out.
 
     Returns:
       The class of `transformers` that loads it.
@@ -75,10 +72,12 @@ def export(
             fix="choose another, or delete it",
         )
     trained = open_run(run_dir, step, layers)
-    heads, more = _heads(trained)
-    if "row" in heads and trained.model.config.causal:
+    found = _class_of(trained)
+    for head in trained.model.heads:
+        if head_name(head) not in found.heads.values():
+            say(f"left out: {head_name(head)}, which {found.name} does not have")
+    if "row" in found.heads and trained.model.config.causal:
         trained = _with_padding(trained)
-    _check_roberta(trained)
     dtype = dtype or trained.config.precision.parameters
     if dtype not in {np.dtype(known).name for known in NAMES if known.kind not in "biu"}:
         raise UserError(
@@ -87,31 +86,30 @@ def export(
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:16]}.tmp")
     temporary.mkdir(parents=True)
     try:
-        frames = "causal_lm" not in heads and bool(heads)
-        write_tokenizer(
-            trained.tokenizer,
-            temporary,
-            frames=frames,
-            has_types=trained.model.config.around().type_rows > 1,
-            max_length=trained.model.config.max_positions,
-        )
-        name = write_directory(
+        write_tokenizer_for(found, trained.model.config, trained.tokenizer, temporary)
+        write_directory(
             temporary,
             trained.model.config,
-            heads,
+            found.heads,
             _parameters(trained),
             dtype=dtype,
-            more={**_special_ids(trained), **more},
+            more={**_special_ids(trained), **found.fields},
             shard_bytes=shard_bytes,
         )
-        check_written(trained.tokenizer, temporary, frames=frames)
-        if "causal_lm" in heads:
+        check_written(trained.tokenizer, temporary, frames=found.frames)
+        if "causal_lm" in found.heads:
             _write_json(temporary / GENERATION, _generation(trained, Path(run_dir)))
-        (temporary / CARD).write_text(_card(trained, Path(run_dir), name), encoding="utf-8")
+        (temporary / CARD).write_text(_card(trained, Path(run_dir), found.name), encoding="utf-8")
         os.replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return name
+    return found.name
+
+
+def _class_of(trained: TrainedModel) -> HfClass:
+    config = trained.config
+    task = None if isinstance(config, RunConfig) else config.task
+    return hf_class(trained.model.config, trained.model.heads, task, trained.tokenizer)
 
 
 def _with_padding(trained: TrainedModel) -> TrainedModel:
@@ -134,21 +132,6 @@ def _with_padding(trained: TrainedModel) -> TrainedModel:
     return dataclasses.replace(trained, tokenizer=larger, model=model, params=unflatten(params))
 
 
-def _check_roberta(trained: TrainedModel) -> None:
-    """RoBERTa's class counts positions from the padding token's id."""
-    config, pad = trained.model.config, trained.tokenizer.special_ids["pad"]
-    if isinstance(config, RobertaConfig) and pad != config.position_offset - 1:
-        raise UserError(
-            "transformers' class of this family counts positions from the padding token's id",
-            where="model.position_offset",
-            expected=f"{pad} + 1, one more than the tokenizer's padding token"
-            if pad is not None
-            else "a tokenizer with a padding token",
-            got=config.position_offset,
-            fix="train with that offset",
-        )
-
-
 def _parameters(trained: TrainedModel) -> dict[str, list[jax.Array]]:
     """The parameters by canonical name, stacks in their segments."""
     flat = flatten(unbox(trained.params))
@@ -156,66 +139,6 @@ def _parameters(trained: TrainedModel) -> dict[str, list[jax.Array]]:
     for path in sorted(flat, key=lambda path: layer_range(path) or (0, 0)):
         found.setdefault(canonical(path), []).append(flat[path])
     return found
-
-
-def _heads(trained: TrainedModel) -> tuple[dict[str, str], dict[str, Any]]:
-    """{head there: its name here}, and what `config.json` says of it."""
-    config = trained.config
-    task = None if isinstance(config, RunConfig) else config.task
-    if task is None:
-        return {head: head for head in heads_of(config) if isinstance(head, str)}, {}
-    if isinstance(task, Classify | Regress):
-        more = _check_pooling(task.pooling, trained)
-        kind = "regression"
-        if isinstance(task, Classify):
-            kind = ("single" if not task.multi_label else "multi") + "_label_classification"
-            more |= _labels(task.labels)
-        else:
-            more |= _labels(("LABEL_0",))
-        return {"row": task.name}, {**more, "problem_type": kind}
-    if isinstance(task, Tag):
-        return {"token": task.name}, _labels(task.labels)
-    if isinstance(task, Answer):
-        return {"span": task.name}, {}
-    raise UserError(
-        "transformers has no class for this task",
-        where="task.name",
-        expected="classify, regress, tag or answer",
-        got=task.name,
-    )
-
-
-def _labels(labels: Sequence[str]) -> dict[str, Any]:
-    return {
-        "id2label": {str(i): label for i, label in enumerate(labels)},
-        "label2id": {label: i for i, label in enumerate(labels)},
-    }
-
-
-def _check_pooling(choice: PoolingChoice, trained: TrainedModel) -> dict[str, Any]:
-    """Refuses a pooling that the family's class does not do; what `config.json` says of it."""
-    config = trained.model.config
-    how = resolve(choice, config)
-    if config.name == "modernbert" and how in ("cls", "mean"):
-        return {"classifier_pooling": how}
-    if config.name == "bert" and how == "cls" and not config.around().pooler:
-        raise UserError(
-            "transformers' class of this family has a pooler, and this model none",
-            where="model.pooler",
-            expected="true",
-            got="false",
-            fix="fine-tune with model.pooler=true 'init.fresh=[\"pooler/**\"]'",
-        )
-    wanted = pooling(config, {})
-    if how != wanted:
-        raise UserError(
-            "transformers' class of this family takes something else for a whole text",
-            where="task.pooling",
-            expected=wanted,
-            got=how,
-            fix=f"fine-tune with task.pooling={wanted}",
-        )
-    return {}
 
 
 def _special_ids(trained: TrainedModel) -> dict[str, int]:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxssl import trained
+from jaxssl import exportable, trained
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.names import flatten
@@ -326,6 +326,7 @@ def describe(config: FinetuneConfig, prepared: Prepared, cost: Receipt) -> list[
         *parts.start.lines(),
         f"task {config.task.name}: {config.task.summary}; "
         f"{jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
+        *exportable.notes(config.model, parts.model.heads, config.task, parts.tokenizer),
         f"{config.precision.summary}; attention: xla",
         f"data: {parts.train_data.num_rows:,} examples, rows of "
         f"{', '.join(map(str, prepared.lengths))} tokens",

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxssl import exportable
 from jaxssl.checkpoint.hf.directory import is_hf_directory, open_model
 from jaxssl.checkpoint.ledger import InitConfig, split_checkpoint
 from jaxssl.checkpoint.manager import CheckpointConfig
@@ -353,6 +354,7 @@ def describe(config: RunConfig, parts: Parts) -> list[str]:
         *parts.start.lines(),
         f"{config.model.name}: {num_parameters(abstract):,} parameters, objective "
         f"{config.objective.name}, {jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
+        *exportable.notes(config.model, parts.model.heads, None, parts.tokenizer),
         f"{config.precision.summary}; attention: xla",
         f"data: {rows.num_rows:,} rows of {data.sequence_length} tokens, {per_epoch:,} steps an "
         f"epoch ({left_over(parts, config)} left over), {steps:,} steps = "

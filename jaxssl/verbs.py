@@ -103,6 +103,9 @@ def make_parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     )
     sub = verb("verify", "compare a Hugging Face model here and on torch")
     sub.add_argument("source", help="a directory with config.json and safetensors, or a hub name")
+    sub.add_argument(
+        "--length", type=int, help="of the rows that are compared, in tokens (192, if it has them)"
+    )
     sub = verb("export", "write a run as a Hugging Face directory, for transformers")
     _add_run(sub)
     sub.add_argument("out", help="the new directory")

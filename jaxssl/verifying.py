@@ -4,6 +4,7 @@ The only module that uses torch, which need not be installed for anything else.
 """
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ import numpy as np
 from jaxssl.checkpoint.hf.directory import HfDirectory, open_model
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten, unflatten
+from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
 from jaxssl.imported_task import pooling as row_pooling
 from jaxssl.importing import find_source
 from jaxssl.models.layers import unbox
+from jaxssl.models.model import check_length
 from jaxssl.tasks.pooling import pooled
 
-ROWS, LENGTH = 2, 64
+ROWS, LENGTH = 2, 192
+"""Longer than the windows of ModernBERT, which are of 64 tokens on each side."""
 LIMIT = 1e-4
 """The largest relative difference, in the L2 norm, that arithmetic in another order explains."""
 
@@ -44,12 +48,16 @@ class Difference:
         return self.relative < LIMIT
 
 
-def verify(source: str | Path) -> list[Difference]:
+def verify(
+    source: str | Path, *, length: int | None = None, say: Callable[[str], None] = print
+) -> list[Difference]:
     """Compares hidden states, and the logits of a language model's or a task's head, in float32, on
     random tokens, one row with padding.
 
     Args:
       source: a Hugging Face directory, or a model's name on the hub.
+      length: of the rows, in tokens; None is 192, or as many as the model has positions for.
+      say: is told of windows that are wider than the rows, and so are not compared.
 
     Raises:
       UserError: torch is not installed, or the model cannot be read here.
@@ -64,7 +72,8 @@ def verify(source: str | Path) -> list[Difference]:
         )
     path = find_source(str(source))
     found = open_model(path)
-    rows = _rows(found)
+    rows = _rows(found, length)
+    _tell_windows(found, rows["tokens"].shape[1], say)
     ours, theirs = _ours(found, rows), _theirs(found, rows)
     real = rows["segment_ids"] > 0
     both = [what for what in ours if what in theirs]
@@ -72,9 +81,12 @@ def verify(source: str | Path) -> list[Difference]:
     return [_difference(what, tokens(ours[what]), tokens(theirs[what])) for what in both]
 
 
-def _rows(found: HfDirectory) -> Batch:
+def _rows(found: HfDirectory, length: int | None) -> Batch:
     """Random tokens; the second row is half padding."""
-    length = min(LENGTH, found.config.max_positions)
+    length = min(LENGTH, found.config.max_positions) if length is None else length
+    if length < 2:
+        raise UserError("rows without padding", where="--length", expected="at least 2", got=length)
+    check_length(found.config, length, "--length")
     tokens = np.random.default_rng(0).integers(5, found.config.vocab_size, (ROWS, length))
     real = np.arange(length) < np.array([[length], [length // 2]])
     return {
@@ -82,6 +94,16 @@ def _rows(found: HfDirectory) -> Batch:
         "segment_ids": real.astype(np.int32),
         "positions": np.where(real, np.arange(length), 0).astype(np.int32),
     }
+
+
+def _tell_windows(found: HfDirectory, length: int, say: Callable[[str], None]) -> None:
+    widths = [kind.window for kind in found.config.block(Precision()).kinds if kind.window]
+    widest = max(widths, default=0)
+    if widest >= length:
+        say(
+            f"note: layers with a window see {widest} tokens besides their own, and the rows have "
+            f"{length}: the window was not compared (--length {widest + length} does)"
+        )
 
 
 def _ours(found: HfDirectory, rows: Batch) -> dict[str, np.ndarray]:
@@ -98,13 +120,14 @@ def _ours(found: HfDirectory, rows: Batch) -> dict[str, np.ndarray]:
     hidden = found.model.encode(params, rows)
     made = {"hidden states": np.asarray(hidden)}
     for head in found.heads:
-        if head != "next_sentence":
-            x = hidden
-            if head == "row":
-                x = pooled(
-                    row_pooling(found.config, found.given), found.model, params, hidden, rows
-                )
-            made["logits"] = np.asarray(found.model.head(params, head, x))
+        x = hidden
+        if head == "next_sentence":
+            x = found.model.pool(params, hidden)
+        elif head == "row":
+            how = row_pooling(found.config, found.given)
+            x = pooled(how, found.model, params, hidden, rows)
+        name = "next sentence's logits" if head == "next_sentence" else "logits"
+        made[name] = np.asarray(found.model.head(params, head, x))
     return made
 
 
@@ -130,9 +153,10 @@ def _theirs(found: HfDirectory, rows: Batch) -> dict[str, np.ndarray]:
     logits = getattr(out, "prediction_logits", getattr(out, "logits", None))
     if "span" in found.heads:
         logits = torch.stack([out.start_logits, out.end_logits], -1)
-    if logits is not None:
-        made["logits"] = logits.numpy()
-    return made
+    named = {"logits": logits, "next sentence's logits": out.get("seq_relationship_logits")}
+    if found.heads == ("next_sentence",):
+        named = {"next sentence's logits": logits}
+    return made | {what: x.numpy() for what, x in named.items() if x is not None}
 
 
 def _difference(what: str, ours: np.ndarray, theirs: np.ndarray) -> Difference:

@@ -139,8 +139,10 @@ def test_a_directory_that_has_changed_is_not_the_base(exported, table, tmp_path)
 
 
 def test_what_no_class_of_transformers_does_is_refused_and_leaves_nothing(base, table, tmp_path):
+    said = []
     config = tuned.configured(base, table, tmp_path / "run", "train.epochs=1")
-    finetune.finetune(config, lambda text: None)  # the mean of all tokens
+    finetune.finetune(config, said.append)  # the mean of all tokens
+    assert sum("it will not export" in line for line in said) == 1
     with pytest.raises(UserError, match=r"task\.pooling=cls"):
         exporting.export(tmp_path / "run", tmp_path / "out")
     with pytest.raises(UserError, match="already"):

@@ -16,6 +16,8 @@ from jaxssl.checkpoint.hf import directory  # noqa: E402
     ("case", "head"),
     [
         ("bert", ""),
+        ("bert", "ForPreTraining"),
+        ("bert", "ForNextSentencePrediction"),
         ("roberta", "ForSequenceClassification"),
         ("distilbert", "ForQuestionAnswering"),
         ("modernbert", ""),
@@ -26,12 +28,25 @@ def test_the_same_model_is_equal(case, head, tmp_path, capsys):
     path = hf_models.save(hf_models.reference(case, head), tmp_path / "model")
     assert cli.main(["verify", str(path)]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert [line.split(";")[0] for line in said] == ["hidden states: equal", "logits: equal"]
+    sentences = "next sentence's logits"
+    logits = {"ForPreTraining": ["logits", sentences], "ForNextSentencePrediction": [sentences]}
+    compared = ["hidden states", *logits.get(head, ["logits"])]
+    assert [line.split(";")[0] for line in said] == [f"{what}: equal" for what in compared]
 
 
 def test_a_body_alone_has_no_logits(tmp_path):
     path = hf_models.save(hf_models.reference("llama", "Model"), tmp_path / "model")
     assert [found.what for found in verifying.verify(path)] == ["hidden states"]
+
+
+def test_a_window_that_the_rows_do_not_reach_is_told(tmp_path, capsys):
+    path = hf_models.save(hf_models.reference("mistral, window"), tmp_path / "model")
+    assert cli.main(["verify", str(path), "--length", "4"]) == 0
+    assert "the window was not compared" in capsys.readouterr().out
+    assert cli.main(["verify", str(path)]) == 0
+    assert "window" not in capsys.readouterr().out
+    assert cli.main(["verify", str(path), "--length", "99"]) == 2
+    assert "at most model.max_positions=32" in capsys.readouterr().err
 
 
 def test_another_model_is_told(tmp_path, monkeypatch, capsys):

@@ -54,9 +54,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Stored:
-    """Parameters by canonical name, and where their pieces lie."""
+    """Parameters by canonical name, where their pieces lie, and what there is to say of them."""
 
     pieces: Mapping[str, tuple[Piece, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def leaves(self) -> dict[str, Leaf]:
         """Each parameter as a whole."""
@@ -140,11 +141,11 @@ def stored_hf(path: Path) -> Stored:
     Raises:
       UserError: no such model here, or not whole.
     """
-    pieces = {}
-    for name, leaf in open_model(path).leaves().items():
+    pieces, found = {}, open_model(path)
+    for name, leaf in found.leaves().items():
         end = leaf.shape[0] if is_stacked(name) else None
         pieces[name] = (Piece(path, name, 0, end, 0, leaf.shape, leaf.dtype),)
-    return Stored(pieces)
+    return Stored(pieces, tuple(found.notes()))
 
 
 Raw = dict[str, dict[str, jax.Array]]

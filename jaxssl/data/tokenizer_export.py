@@ -10,6 +10,7 @@ from jaxssl.data.sentencepiece_export import SAMPLES, tokenizer_json
 from jaxssl.data.tokenizer import CONFIG_FILE, Tokenizer
 from jaxssl.data.tokenizer_loading import JSON_FILE, MODEL_FILE
 
+UNLIMITED = 1 << 30
 PAIR = ("Is it 3.14?", "Yes, in 2026.")
 
 
@@ -88,6 +89,7 @@ def check_written(tokenizer: Tokenizer, directory: Path, *, frames: bool) -> Non
     import transformers
 
     loaded: Any = transformers.AutoTokenizer.from_pretrained(directory)
+    loaded.model_max_length = UNLIMITED  # or it warns of samples longer than the model's rows
     for text in SAMPLES:
         (ids,) = tokenizer.encode_batch([text])
         before, _, after = tokenizer.frame(False) if frames else ([], [], [])

@@ -67,7 +67,7 @@ class Start:
             return []
         optimizer = "the optimizer's moments too" if self.moments else "the optimizer afresh"
         lead = f"from {named(self.base)}, {optimizer}:"
-        return [lead, *ledger.table(self.entries)]
+        return [lead, *ledger.table(self.entries), *self.stored.notes]
 
     def is_verbatim(self, path: str, num_layers: int) -> bool:
         """Whether the base holds this leaf of the model as it is, so that it need not be kept."""

@@ -134,6 +134,15 @@ def test_what_is_not_built_or_does_not_fit_is_refused(changes, message, copy):
         open_model(copy).leaves()
 
 
+def test_fields_that_count_for_nothing_are_told(copy, tmp_path):
+    assert open_model(copy).notes() == []
+    change(copy, auto_map={"AutoModel": "modeling_own.Own"})
+    assert ["auto_map" in line for line in open_model(copy).notes()] == [True]
+    gpt2 = hf_models.save(hf_models.reference("gpt2", embd_pdrop=0.3), tmp_path / "gpt2")
+    assert "embd_pdrop 0.3 is taken for resid_pdrop, which is 0.0" in open_model(gpt2).notes()[0]
+    assert stored_hf(gpt2).notes == tuple(open_model(gpt2).notes())
+
+
 def test_a_tensor_that_nothing_stands_for_is_named(copy):
     model = hf_models.reference(CASE)
     state = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -152,6 +161,11 @@ def test_damaged_and_missing_files_are_named(copy, tmp_path):
         open_model(copy)
     file.write_bytes(b"\xff" * 64)
     with pytest.raises(UserError, match="not a whole safetensors file"):
+        open_model(copy)
+    header = {"x": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(UserError, match="tensor x: ValueError"):
         open_model(copy)
     file.unlink()
     (copy / "pytorch_model.bin").write_bytes(b"")

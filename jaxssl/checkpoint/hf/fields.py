@@ -98,11 +98,16 @@ def check_written(config: Any, **wanted: Any) -> None:
     Raises:
       UserError: names the first such field.
     """
-    for name, value in wanted.items():
-        if getattr(config, name) != value:
+    check_one_of(config, **{name: (value,) for name, value in wanted.items()})
+
+
+def check_one_of(config: Any, **wanted: Sequence[Any]) -> None:
+    """As `check_written`, of fields that may have several values."""
+    for name, values in wanted.items():
+        if getattr(config, name) not in values:
             raise UserError(
                 "Hugging Face's class of this family has no such model",
                 where=f"model.{name}",
-                expected=value,
+                expected=" or ".join(map(str, values)),
                 got=getattr(config, name),
             )

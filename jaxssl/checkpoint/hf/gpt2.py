@@ -88,5 +88,6 @@ GPT2 = Family(
         "GPT2Model": Architecture(prefix=""),
     },
     repeated={"lm_head.weight": "transformer.wte.weight"},
+    read_as={"embd_pdrop": "resid_pdrop"},
     buffers=("**h.*.attn.bias", "**h.*.attn.masked_bias"),
 )

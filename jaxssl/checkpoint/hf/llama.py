@@ -150,8 +150,7 @@ def _read_llama(given: Mapping[str, Any], names: frozenset[str]) -> LlamaConfig:
 
 def _write_llama(config: LlamaConfig) -> dict[str, Any]:
     fields.check_written(config, window=None, qk_norm=False)
-    if config.attention_bias == "qkv":
-        fields.check_written(config, attention_bias="none or all")
+    fields.check_one_of(config, attention_bias=("none", "all"))
     return {
         **_write(config),
         "attention_bias": config.attention_bias == "all",
@@ -219,8 +218,7 @@ def _read_qwen3(given: Mapping[str, Any], names: frozenset[str]) -> Qwen3Config:
 
 def _write_qwen3(config: Qwen3Config) -> dict[str, Any]:
     fields.check_written(config, qk_norm=True, feed_forward_bias=False)
-    if config.attention_bias == "qkv":
-        fields.check_written(config, attention_bias="none or all")
+    fields.check_one_of(config, attention_bias=("none", "all"))
     return {
         **_write(config),
         **_write_window(config),
@@ -277,6 +275,7 @@ def _family(model_type: str, name: str, read_config: Any, write_config: Any) -> 
             f"{name}Model": Architecture(prefix=""),
         },
         repeated={"lm_head.weight": "model.embed_tokens.weight"},
+        replaces_tokenizers=name == "Qwen2",
         buffers=("**layers.*.self_attn.rotary_emb.inv_freq",),
     )
 

@@ -132,6 +132,9 @@ class Family:
       architectures: the classes of `transformers`, the first that fits is exported.
       repeated: tensors that repeat a tied one, by name, with the name of what they repeat.
       buffers: patterns of tensors that hold no parameters.
+      read_as: fields of `config.json` that have no counterpart of their own here, with the field
+        that stands for them.
+      replaces_tokenizers: `transformers` makes the family's own tokenizer of any vocabulary.
       pooled: heads over the body's pooler, which must be there.
     """
 
@@ -144,6 +147,8 @@ class Family:
     architectures: Mapping[str, Architecture]
     repeated: Mapping[str, str] = field(default_factory=dict)
     buffers: tuple[str, ...] = ()
+    read_as: Mapping[str, str] = field(default_factory=dict)
+    replaces_tokenizers: bool = False
     pooled: tuple[str, ...] = ()
 
 

@@ -161,5 +161,6 @@ MODERNBERT = Family(
         "ModernBertForQuestionAnswering": Architecture(("span",)),
         "ModernBertModel": Architecture(prefix=""),
     },
+    read_as={"embedding_dropout": "mlp_dropout"},
     repeated={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
 )

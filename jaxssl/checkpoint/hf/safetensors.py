@@ -147,6 +147,8 @@ def open_file(path: Path) -> dict[str, Tensor]:
             start, end = entry["data_offsets"]
             shape = tuple(int(n) for n in entry["shape"])
             tensor = Tensor(path, str(entry["dtype"]), shape, begin + start, begin + end)
+            if min(start, end - start, *shape) < 0:
+                raise ValueError(f"bytes {start} to {end}, shape {shape}")
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(path, f"tensor {name}: {type(error).__name__}: {error}") from error
         if tensor.dtype in DTYPES and end - start != math.prod(shape) * tensor.numpy_dtype.itemsize:

@@ -1,0 +1,162 @@
+"""Which class of `transformers` a run's model is, if any: asked when it begins and at export."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jaxssl.checkpoint.hf.directory import CONFIG
+from jaxssl.checkpoint.hf.families import family_of
+from jaxssl.checkpoint.hf.writing import architecture_of
+from jaxssl.core.errors import UserError
+from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.data.tokenizer_export import check_written, write_tokenizer
+from jaxssl.imported_task import pooling
+from jaxssl.models.bert import RobertaConfig
+from jaxssl.models.heads import Head
+from jaxssl.models.model import ModelConfig
+from jaxssl.tasks.answer import Answer
+from jaxssl.tasks.classify import Classify
+from jaxssl.tasks.pooling import PoolingChoice, resolve
+from jaxssl.tasks.registry import TaskConfig
+from jaxssl.tasks.regress import Regress
+from jaxssl.tasks.tag import Tag
+
+
+@dataclass(frozen=True)
+class HfClass:
+    """A class of `transformers`.
+
+    Attributes:
+      name: of the class.
+      heads: {a head's name there: its name here}.
+      fields: what `config.json` says of them.
+      frames: whether its texts come with the special tokens of rows.
+    """
+
+    name: str
+    heads: Mapping[str, str]
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> bool:
+        return "causal_lm" not in self.heads and bool(self.heads)
+
+
+def hf_class(
+    model: ModelConfig, heads: Sequence[Head], task: TaskConfig | None, tokenizer: Tokenizer
+) -> HfClass:
+    """The class for a body with these heads. That of a task has no language model's beside it.
+
+    Raises:
+      UserError: there is none; says what would have one.
+    """
+    found, fields = {head: head for head in heads if isinstance(head, str)}, {}
+    if task is not None:
+        kind, fields = _of_task(task, model)
+        found = {kind: task.name}
+    name = architecture_of(model, list(found))
+    family_of(model).write_config(model)  # refuses what the family does not have
+    _check_positions(model, tokenizer)
+    return HfClass(name, found, fields)
+
+
+def notes(
+    model: ModelConfig, heads: Sequence[Head], task: TaskConfig | None, tokenizer: Tokenizer
+) -> list[str]:
+    """A line for a run that begins and will not export: to know it at its end is too late."""
+    try:
+        found = hf_class(model, heads, task, tokenizer)
+        if family_of(model).replaces_tokenizers:
+            with tempfile.TemporaryDirectory() as directory:
+                config = {"model_type": family_of(model).model_type}
+                (Path(directory) / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+                write_tokenizer_for(found, model, tokenizer, Path(directory))
+                check_written(tokenizer, Path(directory), frames=found.frames)
+    except UserError as error:
+        fix = f" ({error.fix})" if error.fix else ""
+        return [f"note: it will not export to transformers: {error.what}, {error.where}{fix}"]
+    return []
+
+
+def write_tokenizer_for(
+    found: HfClass, model: ModelConfig, tokenizer: Tokenizer, directory: Path
+) -> None:
+    """Writes the tokenizer's files as a class and a model need them."""
+    write_tokenizer(
+        tokenizer,
+        directory,
+        frames=found.frames,
+        has_types=model.around().type_rows > 1,
+        max_length=model.max_positions,
+    )
+
+
+def _of_task(task: TaskConfig, model: ModelConfig) -> tuple[str, dict[str, Any]]:
+    """A task's head there, and what `config.json` says of it."""
+    if isinstance(task, Classify | Regress):
+        fields = _check_pooling(task.pooling, model)
+        kind, labels = "regression", ("LABEL_0",)
+        if isinstance(task, Classify):
+            kind = ("multi" if task.multi_label else "single") + "_label_classification"
+            labels = task.labels
+        return "row", {**fields, **_labels(labels), "problem_type": kind}
+    if isinstance(task, Tag):
+        return "token", _labels(task.labels)
+    if isinstance(task, Answer):
+        return "span", {}
+    raise UserError(
+        "transformers has no class for this task",
+        where="task.name",
+        expected="classify, regress, tag or answer",
+        got=task.name,
+    )
+
+
+def _labels(labels: Sequence[str]) -> dict[str, Any]:
+    return {
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
+
+
+def _check_pooling(choice: PoolingChoice, config: ModelConfig) -> dict[str, Any]:
+    """Refuses a pooling that the family's class does not do; what `config.json` says of it."""
+    how = resolve(choice, config)
+    if config.name == "modernbert" and how in ("cls", "mean"):
+        return {"classifier_pooling": how}
+    if config.name == "bert" and how == "cls" and not config.around().pooler:
+        raise UserError(
+            "transformers' class of this family has a pooler, and this model none",
+            where="model.pooler",
+            expected="true",
+            got="false",
+            fix="fine-tune with model.pooler=true 'init.fresh=[\"pooler/**\"]'",
+        )
+    wanted = pooling(config, {})
+    if how != wanted:
+        raise UserError(
+            "transformers' class of this family takes something else for a whole text",
+            where="task.pooling",
+            expected=wanted,
+            got=how,
+            fix=f"fine-tune with task.pooling={wanted}",
+        )
+    return {}
+
+
+def _check_positions(config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """RoBERTa's class counts positions from the padding token's id."""
+    pad = tokenizer.special_ids["pad"]
+    if isinstance(config, RobertaConfig) and pad != config.position_offset - 1:
+        raise UserError(
+            "transformers' class of this family counts positions from the padding token's id",
+            where="model.position_offset",
+            expected=f"{pad} + 1, one more than the tokenizer's padding token"
+            if pad is not None
+            else "a tokenizer with a padding token",
+            got=config.position_offset,
+            fix="train with that offset",
+        )
