@@ -19,6 +19,21 @@ GENERATION = "generation_config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImportedData:
+    """What is predicted or evaluated, and how it is batched."""
+
+    table: TableFile | None = None
+    """Labelled data for `evaluate`."""
+    max_length: int = 128
+    """Longest row, in tokens."""
+    batch_size: int = 32
+    """Rows at once."""
+
+    def __post_init__(self):
+        check_at_least(1, self, "max_length", "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImportedConfig:
     """What `jaxssl import` made: a model and its tokenizer, at step 0, without data."""
 
@@ -32,12 +47,8 @@ class ImportedConfig:
     """The language model heads that came with it."""
     task: TaskConfig | None = None
     """What its task's head tells, for `predict` and `evaluate`; null for a model without one."""
-    table: TableFile | None = None
-    """Labelled data for `evaluate`."""
-    max_length: int = 128
-    """Longest row, in tokens, of what is predicted or evaluated."""
-    batch_size: int = 32
-    """Rows at once."""
+    data: ImportedData = ImportedData()
+    """What it is used on."""
     precision: Precision = Precision()
     """Which dtype holds what."""
     mesh: MeshConfig = MeshConfig()
@@ -49,7 +60,6 @@ class ImportedConfig:
 
     def __post_init__(self):
         check_local(self, "out")
-        check_at_least(1, self, "max_length", "batch_size")
 
     @property
     def objective(self) -> TaskConfig | MaskedLm | CausalLm:

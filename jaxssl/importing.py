@@ -28,7 +28,7 @@ from jaxssl.core.names import flatten
 from jaxssl.core.precision import Float, Precision
 from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
 from jaxssl.data.tokenizer_loading import with_tokens
-from jaxssl.imported_config import GENERATION, ImportedConfig
+from jaxssl.imported_config import GENERATION, ImportedConfig, ImportedData
 from jaxssl.imported_task import task_of
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig
@@ -97,7 +97,7 @@ def import_model(
         model=_with_vocabulary(found.config, tokenizer.vocab_size, pad_vocab_to),
         heads=tuple(head for head in found.heads if head not in TASK_SCOPES),
         task=task_of(found),
-        max_length=min(LENGTH, found.config.max_positions),
+        data=ImportedData(max_length=min(LENGTH, found.config.max_positions)),
         precision=Precision(parameters=_dtype(found, dtype)),
     )
     config = configuration.load(ImportedConfig, [configuration.to_dict(config)], layers)

@@ -23,7 +23,6 @@ from jaxssl.data.table_readers import file_paths
 from jaxssl.data.table_writers import check_output, open_output
 from jaxssl.data.tables import Note, Table, TableFile, read_chunks, say
 from jaxssl.finetune_config import FinetuneConfig, as_data
-from jaxssl.imported_config import ImportedConfig
 from jaxssl.models.model import check_length
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import replicated
@@ -97,7 +96,7 @@ def open_predictor(
     run_dir: str | Path, step: int | str = "best", layers: Sequence[str] = ()
 ) -> Predictor:
     """Restores a fine-tuned run; arguments and errors are those of `trained.open_run`."""
-    task, max_length = task_of(run_dir, layers)
+    task, max_length = task_of_run(run_dir, layers)
     trained = open_run(run_dir, step, layers)
     predict_step = make_predict_step(trained.model, task, trained.vocabulary)
     return Predictor(
@@ -109,7 +108,7 @@ def open_predictor(
     )
 
 
-def task_of(run_dir: str | Path, layers: Sequence[str] = ()) -> tuple[TaskConfig, int]:
+def task_of_run(run_dir: str | Path, layers: Sequence[str] = ()) -> tuple[TaskConfig, int]:
     """The task of a run that was fine-tuned, or imported with a task's head, and the longest row.
 
     Raises:
@@ -125,11 +124,8 @@ def task_of(run_dir: str | Path, layers: Sequence[str] = ()) -> tuple[TaskConfig
             got=f"a run of {purpose_of(config)}",
             fix=f"jaxssl finetune RECIPE init.from={run_dir} out=...",
         )
-    is_imported = isinstance(config, ImportedConfig)
-    where = "max_length" if is_imported else "data.max_length"
-    max_length = config.max_length if is_imported else config.data.max_length
-    check_length(config.model, max_length, where)
-    return task, max_length
+    check_length(config.model, config.data.max_length, "data.max_length")
+    return task, config.data.max_length
 
 
 def predictions_of(predictor: Predictor, files: Iterable[TableFile], note: Note = say) -> Predicted:
@@ -203,7 +199,7 @@ def predict(
       UserError: a mistake in the arguments or the input. The output is not there then, or as it
         was before.
     """
-    task, _ = task_of(run_dir, layers)
+    task, _ = task_of_run(run_dir, layers)
     given = [inputs] if isinstance(inputs, str | Path) else inputs
     files = [input_file(str(x), format, options, task.text_column) for x in given]
     paths = [path for file in files for path in file_paths(file.path)]

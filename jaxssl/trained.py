@@ -229,8 +229,7 @@ def evaluate_on(
 
 def eval_batch_size(trained: TrainedModel) -> int:
     """The run's batch size, rounded up to what divides over the devices there are now."""
-    config, shards = trained.config, batch_shards(trained.mesh)
-    size = config.batch_size if isinstance(config, ImportedConfig) else config.data.batch_size
+    size, shards = trained.config.data.batch_size, batch_shards(trained.mesh)
     return -(-size // shards) * shards
 
 
@@ -267,23 +266,25 @@ def _rows_config(config: RunConfig | ImportedConfig, store: str | None) -> DataC
             got="none",
             fix=f"jaxssl prepare --tokenizer {config.out}/tokenizer ...",
         )
-    check_length(config.model, config.max_length, "max_length")
-    return DataConfig(store=store, sequence_length=config.max_length, batch_size=config.batch_size)
+    data = config.data
+    check_length(config.model, data.max_length, "data.max_length")
+    return DataConfig(store=store, sequence_length=data.max_length, batch_size=data.batch_size)
 
 
 def _read_table(config: ImportedConfig, task: TaskConfig, tokenizer: Tokenizer) -> LabelledData:
     """The labelled data that an imported model is asked to be evaluated on."""
-    if config.table is None:
+    data = config.data
+    if data.table is None:
         raise UserError(
             "an imported model has no data of its own",
-            where="table",
+            where="data.table",
             expected="labelled data",
             got="none",
-            fix="name a file: --with table.path=FILE",
+            fix="name a file: --with data.table.path=FILE",
         )
-    check_length(config.model, config.max_length, "max_length")
-    table = read_table(config.table)
-    encoded = task.encode(table, tokenizer, config.max_length, table.source)
+    check_length(config.model, data.max_length, "data.max_length")
+    table = read_table(data.table)
+    encoded = task.encode(table, tokenizer, data.max_length, table.source)
     return as_data(encoded, row_lengths(encoded.examples.lengths, 4))
 
 

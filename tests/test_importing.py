@@ -130,7 +130,7 @@ def test_a_classifier_is_evaluated_on_a_table_that_is_named(classifier, table, t
     predicting.predict(classifier[1], [str(table)], str(tmp_path / "said.jsonl"))
     rows = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
     right = np.mean([row["label"] == row["input_label"] for row in rows])
-    values = trained.evaluate_run(classifier[1], layers=[f"table.path={table}"])
+    values = trained.evaluate_run(classifier[1], layers=[f"data.table.path={table}"])
     assert values["rows"] == len(rows) and values["accuracy"] == pytest.approx(right)
     with pytest.raises(UserError, match=r"table\.path=FILE"):
         trained.evaluate_run(classifier[1])

@@ -27,9 +27,6 @@ def parameter(
     return cast(jax.Array, module.param(name, named, shape, precision.parameters))
 
 
-"""Boxes what an initializer returns with the logical names of its axes."""
-
-
 def dropout_rng(module: nn.Module) -> jax.Array | None:
     """A dropout key for this place in the model, or None in evaluation."""
     return module.make_rng("dropout") if module.has_rng("dropout") else None

@@ -26,6 +26,7 @@ from jaxssl.tasks.answer_questions import read_answers, read_questions
 from jaxssl.tasks.answer_spans import answered, join_windows
 from jaxssl.tasks.answer_windows import Layout, Window, encode_questions, join_rows
 from jaxssl.tasks.base import AsRead, Encoded
+from jaxssl.tasks.pooling import without_pooler
 
 HEAD = "answer"
 NEVER = -1e9
@@ -104,9 +105,7 @@ class Answer(AsRead):
 
     def fit_model(self, model: ModelConfig) -> ModelConfig:
         """Without a pooler: spans are of tokens."""
-        if model.around().pooler:
-            return dataclasses.replace(model, pooler=False)  # type: ignore[call-arg]
-        return model
+        return without_pooler(model)
 
     def learn_labels(self, train: Table) -> "Answer":
         """Finds out whether questions may have no answer, where that is not given."""
