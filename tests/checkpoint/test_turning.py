@@ -15,19 +15,20 @@ DTYPES = [np.float32, np.float16, np.float64, ml_dtypes.bfloat16]
 @pytest.mark.parametrize("source", DTYPES)
 @settings(max_examples=20, deadline=None)
 @given(
-    shape=st.tuples(*[st.integers(1, 9)] * 3),
+    shape=st.tuples(*[st.integers(1, 19)] * 3),
     num_rows=st.integers(0, 3),
     order=st.permutations(range(3)),
-    tile=st.sampled_from([(4, 3), (8, 8), (256, 512)]),
+    pieces=st.sampled_from([((4, 3), 1), ((8, 8), 1), ((2, 9), 2), ((256, 2048), 16)]),
 )
-def test_any_layout_and_dtype_is_copied(target, source, shape, num_rows, order, tile):
+def test_any_layout_and_dtype_is_copied(target, source, shape, num_rows, order, pieces):
     values = np.random.default_rng(0).standard_normal(shape).astype(source).transpose(order)
     made = np.zeros(values.shape, target)
-    given, turning.TILE = turning.TILE, tile
+    given = turning.BAND, turning.TILE
+    turning.BAND, turning.TILE = pieces
     try:
         turning.copy(made, values, num_rows)
     finally:
-        turning.TILE = given
+        turning.BAND, turning.TILE = given
     assert made.tobytes() == np.ascontiguousarray(values).astype(target).tobytes()
 
 
