@@ -23,15 +23,6 @@ def exported(base, tmp_path_factory):
     return out
 
 
-@pytest.fixture(scope="module")
-def classifier(base, table, tmp_path_factory):
-    """Fine-tuned with the pooler, as `BertForSequenceClassification` has one; one epoch."""
-    out = tmp_path_factory.mktemp("classifier") / "run"
-    config = tuned.configured(base, table, out, "task.pooling=cls", "train.epochs=2")
-    finetune.finetune(config, lambda text: None)
-    return out
-
-
 def test_transformers_loads_a_pretrained_run_and_gives_its_logits(base, exported):
     ours = trained.open_run(base)
     theirs = transformers.AutoModelForPreTraining.from_pretrained(exported).eval()

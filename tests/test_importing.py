@@ -98,26 +98,24 @@ def test_a_language_model_is_evaluated_on_a_store_as_the_run_it_was(byte_store, 
     exporting.export(tmp_path / "gpt", tmp_path / "exported")
     importing.import_model(tmp_path / "exported", tmp_path / "run", say=list)
     before = trained.evaluate_run(tmp_path / "gpt")
-    sizes = ["max_length=16", "batch_size=8"]
+    sizes = ["data.max_length=16", "data.batch_size=8"]
     after = trained.evaluate_run(tmp_path / "run", store=str(byte_store), layers=sizes)
     assert {**after, "step": before["step"]} == before
     with pytest.raises(UserError, match="max_length"):
-        trained.evaluate_run(tmp_path / "run", store=str(byte_store), layers=["max_length=99"])
+        trained.evaluate_run(tmp_path / "run", store=str(byte_store), layers=["data.max_length=99"])
 
 
 @pytest.fixture(scope="module")
-def classifier(base, table, tmp_path_factory):
-    """(a classifier, the run that its exported directory was imported as)."""
-    root = tmp_path_factory.mktemp("classifier")
-    config = tuned.configured(base, table, root / "run", "task.pooling=cls", "train.epochs=1")
-    finetune.finetune(config, lambda text: None)
-    exporting.export(root / "run", root / "exported")
-    return root / "run", importing.import_model(root / "exported", root / "again", say=list)
+def again(classifier, tmp_path_factory):
+    """The run that the exported classifier was imported as."""
+    root = tmp_path_factory.mktemp("again")
+    exporting.export(classifier, root / "exported")
+    return importing.import_model(root / "exported", root / "run", say=list)
 
 
-def test_a_classifier_predicts_as_the_run_it_was(classifier, table, tmp_path):
+def test_a_classifier_predicts_as_the_run_it_was(classifier, again, table, tmp_path):
     said = []
-    for run_dir, name in zip(classifier, ("before.jsonl", "after.jsonl")):
+    for run_dir, name in zip((classifier, again), ("before.jsonl", "after.jsonl")):
         predicting.predict(run_dir, [str(table)], str(tmp_path / name))
         rows = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
         said.append(rows)
@@ -126,22 +124,21 @@ def test_a_classifier_predicts_as_the_run_it_was(classifier, table, tmp_path):
         assert before["probabilities"] == pytest.approx(after["probabilities"], abs=1e-6)
 
 
-def test_a_classifier_is_evaluated_on_a_table_that_is_named(classifier, table, tmp_path):
-    predicting.predict(classifier[1], [str(table)], str(tmp_path / "said.jsonl"))
+def test_a_classifier_is_evaluated_on_a_table_that_is_named(again, table, tmp_path):
+    predicting.predict(again, [str(table)], str(tmp_path / "said.jsonl"))
     rows = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
     right = np.mean([row["label"] == row["input_label"] for row in rows])
-    values = trained.evaluate_run(classifier[1], layers=[f"data.table.path={table}"])
+    values = trained.evaluate_run(again, layers=[f"data.table.path={table}"])
     assert values["rows"] == len(rows) and values["accuracy"] == pytest.approx(right)
     with pytest.raises(UserError, match=r"table\.path=FILE"):
-        trained.evaluate_run(classifier[1])
+        trained.evaluate_run(again)
 
 
-def test_a_classifier_is_exported_again_with_the_same_bits(classifier, tmp_path):
-    name = exporting.export(classifier[1], tmp_path / "again")
+def test_a_classifier_is_exported_again_with_the_same_bits(again, tmp_path):
+    name = exporting.export(again, tmp_path / "again")
     assert name == "BertForSequenceClassification"
     there, here = (
-        load_file(d / "model.safetensors")
-        for d in (classifier[0].parent / "exported", tmp_path / "again")
+        load_file(d / "model.safetensors") for d in (again.parent / "exported", tmp_path / "again")
     )
     assert there.keys() == here.keys()
     assert all(np.array_equal(there[key], here[key]) for key in there)
@@ -222,9 +219,9 @@ def test_a_model_of_the_hub_with_pickled_weights_alone_is_told_how_to_be_convert
     assert importing.find_source("someone/old") == tmp_path
 
 
-def test_a_model_without_a_language_model_head_is_sent_to_embed(classifier):
+def test_a_model_without_a_language_model_head_is_sent_to_embed(again):
     with pytest.raises(UserError, match="jaxssl embed"):
-        trained.fill_masks(classifier[1], TEXTS)
+        trained.fill_masks(again, TEXTS)
 
 
 def test_the_command_says_what_is_wrong(exported, imported, tmp_path, capsys):

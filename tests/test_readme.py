@@ -23,11 +23,10 @@ def test_the_loop_of_the_readme_trains(byte_store, capsys):
     assert code is not None
     lines = code.group(1)
     assert len([line for line in lines.splitlines() if line.strip()]) <= 30
-    lines = lines.replace("demo/store-gpt", str(byte_store)).replace("range(100)", "range(30)")
-    with toy.well_compiled():
-        exec(compile(lines, "README.md", "exec"), {})
+    lines = lines.replace("demo/store-gpt", str(byte_store)).replace("range(100)", "range(15)")
+    exec(compile(lines, "README.md", "exec"), {})
     losses = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
-    assert len(losses) == 30 and sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert len(losses) == 15 and sum(losses[-3:]) < 0.8 * sum(losses[:3])
 
 
 def test_the_functions_of_the_readme_take_what_they_are_given(monkeypatch):

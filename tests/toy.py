@@ -1,10 +1,12 @@
 """A toy corpus, its tokenizers and token stores, and runs of a few seconds over them."""
 
 import contextlib
+import fcntl
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,20 @@ def write_store(path: Path, tokenizer: Tokenizer, counts: dict[str, int]) -> Pat
     }
     write_manifest(path / "manifest.json", content)
     return path
+
+
+def shared(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Path:
+    """A directory that one worker makes and all use; the others wait for it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # the workers'
+    place, done = root / name, root / f"{name}.done"
+    with open(root / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            make(place)
+            done.touch()
+    return place
 
 
 @pytest.fixture(scope="session")

@@ -28,15 +28,28 @@ def write_table(path, count, seed=0):
 @pytest.fixture(scope="session")
 def base(words, tmp_path_factory):
     """A BERT of two layers after four steps."""
-    out = tmp_path_factory.mktemp("finetune") / "base"
     overrides = ("train.steps=4", "optimizer.schedule.warmup=1", "evaluation.every=0")
-    run.pretrain(toy.configured(words, out, "bert", *overrides), lambda text: None)
-    return out
+
+    def make(out):
+        run.pretrain(toy.configured(words, out, "bert", *overrides), lambda text: None)
+
+    return toy.shared(tmp_path_factory, "base", make)
+
+
+@pytest.fixture(scope="session")
+def classifier(base, table, tmp_path_factory):
+    """Fine-tuned with the pooler, as `BertForSequenceClassification` has one; two epochs."""
+    overrides = ("task.pooling=cls", "train.epochs=2")
+
+    def make(out):
+        finetune.finetune(configured(base, table, out, *overrides), lambda text: None)
+
+    return toy.shared(tmp_path_factory, "classifier", make)
 
 
 @pytest.fixture(scope="session")
 def table(tmp_path_factory):
-    return write_table(tmp_path_factory.mktemp("tables") / "train.csv", 90)
+    return toy.shared(tmp_path_factory, "train.csv", lambda path: write_table(path, 90))
 
 
 def configured(base, table, out, *overrides):

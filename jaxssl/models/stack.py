@@ -64,6 +64,7 @@ class Stack(nn.Module):
                 in_axes=(nn.broadcast, 0),  # pyright: ignore[reportArgumentType]
                 metadata_params={nn.PARTITION_NAME: "layers"},
                 unroll=length if self.unroll else 1,
+                check_constancy_invariants=False,  # it costs a trace more: half of all tracing
             )
             numbers = layer_numbers(self.config, start, start + length)
             x, _ = layers(self.config, name=name)(x, context, numbers)

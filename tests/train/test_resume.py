@@ -14,7 +14,7 @@ import toy
 STEPS, SAVE_EVERY = 120, 10
 OVERRIDES = {
     "train": {"steps": STEPS},
-    "evaluation": {"every": 30},
+    "evaluation": {"every": 60},
     "checkpoint": {"every": SAVE_EVERY, "keep_last": 2},
     "logging": {"every": 5, "tensorboard": False, "progress": False},
 }
