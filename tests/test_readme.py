@@ -9,7 +9,6 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-import toy
 
 from jaxssl import cli, run
 from jaxssl.optim.schedules import make_schedule
