@@ -10,9 +10,10 @@ from typing import Any
 from jaxssl.checkpoint.hf.directory import CONFIG
 from jaxssl.checkpoint.hf.families import family_of
 from jaxssl.checkpoint.hf.writing import architecture_of
-from jaxssl.core.errors import UserError
+from jaxssl.core.errors import UserError, UserErrors
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.data.tokenizer_export import check_written, write_tokenizer
+from jaxssl.data.tokenizer_loading import with_tokens
 from jaxssl.imported_task import pooling
 from jaxssl.models.bert import RobertaConfig
 from jaxssl.models.heads import Head
@@ -23,6 +24,8 @@ from jaxssl.tasks.pooling import PoolingChoice, resolve
 from jaxssl.tasks.registry import TaskConfig
 from jaxssl.tasks.regress import Regress
 from jaxssl.tasks.tag import Tag
+
+PAD = "<pad>"
 
 
 @dataclass(frozen=True)
@@ -69,16 +72,49 @@ def notes(
     """A line for a run that begins and will not export: to know it at its end is too late."""
     try:
         found = hf_class(model, heads, task, tokenizer)
-        if family_of(model).replaces_tokenizers:
-            with tempfile.TemporaryDirectory() as directory:
-                config = {"model_type": family_of(model).model_type}
-                (Path(directory) / CONFIG).write_text(json.dumps(config), encoding="utf-8")
-                write_tokenizer_for(found, model, tokenizer, Path(directory))
-                check_written(tokenizer, Path(directory), frames=found.frames)
+        _try_tokenizer(found, model, with_padding(found, model, tokenizer))
+    except UserErrors as several:
+        return [_told(several.errors[0])]
     except UserError as error:
-        fix = f" ({error.fix})" if error.fix else ""
-        return [f"note: it will not export to transformers: {error.what}, {error.where}{fix}"]
+        return [_told(error)]
+    except Exception as error:  # a run does not end because a note cannot be made
+        found = f"{type(error).__name__}: {error}"
+        return [f"note: whether it will export to transformers could not be found out: {found}"]
     return []
+
+
+def _try_tokenizer(found: HfClass, model: ModelConfig, tokenizer: Tokenizer) -> None:
+    family = family_of(model)
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        write_tokenizer_for(found, model, tokenizer, directory)
+        if family.replaces_tokenizers:  # only then is it worth the seconds that transformers takes
+            text = json.dumps({"model_type": family.model_type})
+            (directory / CONFIG).write_text(text, encoding="utf-8")
+            check_written(tokenizer, directory, frames=found.frames)
+
+
+def _told(error: UserError) -> str:
+    more = f" ({error.fix})" if error.fix else ""
+    return (
+        f"note: it will not export to transformers: {error.what}: {error.where} is {error.got}, "
+        f"expected {error.expected}{more}"
+    )
+
+
+def with_padding(found: HfClass, model: ModelConfig, tokenizer: Tokenizer) -> Tokenizer:
+    """With a padding token, if a causal classifier has none but the end token: those of
+    `transformers` read the last token that is no padding, and ours is the end.
+
+    Raises:
+      UserError: the tokenizer takes none.
+    """
+    pad = tokenizer.special_ids["pad"]
+    if "row" not in found.heads or not model.causal:
+        return tokenizer
+    if pad is not None and pad not in tokenizer.frame(False)[2]:
+        return tokenizer
+    return with_tokens(tokenizer, [PAD], role="pad")
 
 
 def write_tokenizer_for(

@@ -23,8 +23,7 @@ from jaxssl.core.layer_names import canonical, layer_range
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.data.manifest import ROLES
 from jaxssl.data.tokenizer_export import check_written
-from jaxssl.data.tokenizer_loading import with_tokens
-from jaxssl.exportable import HfClass, hf_class, write_tokenizer_for
+from jaxssl.exportable import HfClass, hf_class, with_padding, write_tokenizer_for
 from jaxssl.imported_config import GENERATION, ImportedConfig
 from jaxssl.models.heads import head_name
 from jaxssl.models.layers import unbox
@@ -33,7 +32,6 @@ from jaxssl.run import RunConfig
 from jaxssl.trained import TrainedModel, open_run, purpose_of
 
 CARD = "README.md"
-PAD = "<pad>"
 TOKENS = "embeddings/tokens/embedding"
 
 
@@ -76,8 +74,7 @@ def export(
     for head in trained.model.heads:
         if head_name(head) not in found.heads.values():
             say(f"left out: {head_name(head)}, which {found.name} does not have")
-    if "row" in found.heads and trained.model.config.causal:
-        trained = _with_padding(trained)
+    trained = _with_padding(trained, found)
     dtype = dtype or trained.config.precision.parameters
     if dtype not in {np.dtype(known).name for known in NAMES if known.kind not in "biu"}:
         raise UserError(
@@ -112,16 +109,11 @@ def _class_of(trained: TrainedModel) -> HfClass:
     return hf_class(trained.model.config, trained.model.heads, task, trained.tokenizer)
 
 
-def _with_padding(trained: TrainedModel) -> TrainedModel:
-    """With a padding token, if there is none but the end token: causal classifiers of
-    `transformers` read the last token that is no padding, and ours is the end. It is a new row of
-    the embeddings, unless the table has one to spare."""
-    tokenizer = trained.tokenizer
-    pad = tokenizer.special_ids["pad"]
-    if pad is not None and pad not in tokenizer.frame(False)[2]:
-        return trained
-    larger = with_tokens(tokenizer, [PAD], role="pad")
+def _with_padding(trained: TrainedModel, found: HfClass) -> TrainedModel:
+    """With the padding token that the class may need: it is a new row of the embeddings, unless the
+    table has one to spare."""
     config, params = trained.model.config, flatten(unbox(trained.params))
+    larger = with_padding(found, config, trained.tokenizer)
     missing = larger.vocab_size - config.vocab_size
     if missing > 0:
         table = params[TOKENS]

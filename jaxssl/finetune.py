@@ -252,7 +252,7 @@ def finetune(config: FinetuneConfig, say=print) -> Outcome:
         if first:
             receipt.write_receipt(run_dir, cost)
             write_start(run_dir, parts.start, keeps_base=True)
-        for line in describe(config, prepared, cost):
+        for line in describe(config, prepared, cost) if first else ():
             tell(line)
         outcome = fit(parts, settings, run_dir, tell, phases)
         tell(_frozen_line(outcome))

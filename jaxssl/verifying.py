@@ -99,11 +99,14 @@ def _rows(found: HfDirectory, length: int | None) -> Batch:
 def _tell_windows(found: HfDirectory, length: int, say: Callable[[str], None]) -> None:
     widths = [kind.window for kind in found.config.block(Precision()).kinds if kind.window]
     widest = max(widths, default=0)
-    if widest >= length:
-        say(
-            f"note: layers with a window see {widest} tokens besides their own, and the rows have "
-            f"{length}: the window was not compared (--length {widest + length} does)"
-        )
+    if widest < length - 1:
+        return
+    longer = min(2 * widest, found.config.max_positions)
+    fix = f" (--length {longer} does)" if longer > widest + 1 else ""
+    say(
+        f"note: a window of attention is {widest} tokens wide on a side, as far as rows of "
+        f"{length} tokens go: it was not compared{fix}"
+    )
 
 
 def _ours(found: HfDirectory, rows: Batch) -> dict[str, np.ndarray]:

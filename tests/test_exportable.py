@@ -7,6 +7,7 @@ import toy
 
 from jaxssl import exportable
 from jaxssl.core.errors import UserError
+from jaxssl.data.tokenizer_loading import SentencePieceTokenizer
 from jaxssl.models.bert import BertConfig, RobertaConfig
 from jaxssl.models.gpt2 import Gpt2Config
 from jaxssl.models.llama import LlamaConfig, Qwen2Config, Qwen3Config
@@ -58,6 +59,28 @@ def test_what_no_class_has_is_told_in_a_line(model, task, told, tokenizer):
     heads = task.heads if task else ("causal_lm" if model.causal else "masked_lm",)
     (line,) = exportable.notes(model, heads, task, tokenizer)
     assert line.startswith("note: it will not export to transformers") and told in line
+    assert "None" not in line.replace("=None", "")
     if told != "other tokens":  # that is found when the tokenizer is written
         with pytest.raises(UserError):
             exportable.hf_class(model, heads, task, tokenizer)
+
+
+def test_a_tokenizer_that_takes_no_padding_token_is_told():
+    ours = toy.train_toy_tokenizer("sentencepiece_bpe", 120)
+    pieces = SentencePieceTokenizer("sp", ours.files["tokenizer.model"])
+    pieces.special_ids = {**pieces.special_ids, "pad": None}  # as Llama's model has none
+    model, task = (
+        Gpt2Config(**SIZES, max_positions=32),
+        dataclasses.replace(CLASSES, pooling="last"),
+    )
+    (line,) = exportable.notes(model, task.heads, task, pieces)
+    assert "tokens cannot be added to this tokenizer" in line
+
+
+def test_a_note_that_cannot_be_made_ends_no_run(tokenizer, monkeypatch):
+    def full(*_, **__):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(exportable.tempfile, "TemporaryDirectory", full)
+    (line,) = exportable.notes(BERT, ("masked_lm",), None, tokenizer)
+    assert "could not be found out: OSError: no space left" in line

@@ -42,7 +42,11 @@ def test_a_body_alone_has_no_logits(tmp_path):
 def test_a_window_that_the_rows_do_not_reach_is_told(tmp_path, capsys):
     path = hf_models.save(hf_models.reference("mistral, window"), tmp_path / "model")
     assert cli.main(["verify", str(path), "--length", "4"]) == 0
-    assert "the window was not compared" in capsys.readouterr().out
+    assert "it was not compared (--length 8 does)" in capsys.readouterr().out
+    assert cli.main(["verify", str(path), "--length", "5"]) == 0  # a token sees four before it
+    assert "it was not compared" in capsys.readouterr().out
+    assert cli.main(["verify", str(path), "--length", "6"]) == 0
+    assert "window" not in capsys.readouterr().out
     assert cli.main(["verify", str(path)]) == 0
     assert "window" not in capsys.readouterr().out
     assert cli.main(["verify", str(path), "--length", "99"]) == 2

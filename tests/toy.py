@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -79,6 +80,7 @@ def shared(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Path:
     with open(root / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
+            shutil.rmtree(place, ignore_errors=True)  # of a worker that failed
             make(place)
             done.touch()
     return place

@@ -11,6 +11,11 @@ from jaxssl.data.tokenizer import CONFIG_FILE, Tokenizer
 from jaxssl.data.tokenizer_loading import JSON_FILE, MODEL_FILE
 
 UNLIMITED = 1 << 30
+DIVIDED = (
+    "in 2026, 1,234,567 of 90210 and 3e-05\r\n\r\n    return x[10]  # 100%!?",
+    "IT'S WE'LL they'd 'tis l'a rock'n'roll https://a.b/c?d=e&f=1 e-mail@x.org $9.99",
+)
+"""Where families cut words otherwise: digits, upper-case contractions, lines, punctuation."""
 PAIR = ("Is it 3.14?", "Yes, in 2026.")
 
 
@@ -90,7 +95,7 @@ def check_written(tokenizer: Tokenizer, directory: Path, *, frames: bool) -> Non
 
     loaded: Any = transformers.AutoTokenizer.from_pretrained(directory)
     loaded.model_max_length = UNLIMITED  # or it warns of samples longer than the model's rows
-    for text in SAMPLES:
+    for text in (*SAMPLES, *DIVIDED):
         (ids,) = tokenizer.encode_batch([text])
         before, _, after = tokenizer.frame(False) if frames else ([], [], [])
         _check(

@@ -6,9 +6,11 @@ import pytest
 import toy
 
 from jaxssl.core.errors import UserError
+from jaxssl.data.sources import Docstrings
 from jaxssl.data.tokenizer import load_tokenizer
 from jaxssl.data.tokenizer_export import check_written, write_tokenizer
 from jaxssl.data.tokenizer_loading import SentencePieceTokenizer
+from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_on_texts
 
 transformers = pytest.importorskip("transformers")
 PAIR = ("the cat sees a dog", "a bird")
@@ -62,6 +64,16 @@ def test_a_family_whose_class_makes_another_tokenizer_is_refused(tmp_path):
     out = write(ours, tmp_path / "out", "qwen2", frames=True, has_types=False)
     with pytest.raises(UserError, match="other tokens"):
         check_written(ours, out, frames=True)
+
+
+def test_a_family_that_cuts_numbers_otherwise_is_refused(tmp_path):
+    config = TokenizerTrainConfig(source=Docstrings(), out="years", kind="byte_bpe", vocab_size=265)
+    ours = train_on_texts(config, lambda: ["in 2026 and 2027, not in 2020. " * 50])
+    out = write(ours, tmp_path / "gpt2", "gpt2", frames=False, has_types=False)
+    check_written(ours, out, frames=False)
+    out = write(ours, tmp_path / "qwen2", "qwen2", frames=False, has_types=False)
+    with pytest.raises(UserError, match="in 2026, 1,234,567"):
+        check_written(ours, out, frames=False)
 
 
 @pytest.mark.parametrize("family", ["roberta", "llama"])

@@ -65,12 +65,12 @@ class HfDirectory:
         return found.pop() if len(found) == 1 else np.dtype(np.float32)
 
     def notes(self) -> list[str]:
-        """What of `config.json` counts for nothing here, in words: none of it changes an output."""
+        """What of `config.json` counts for nothing here, in words."""
         told = []
         for there, here in self.family.read_as.items():
             value, instead = self.given.get(there), self.given.get(here)
             if None not in (value, instead) and value != instead:
-                told.append(f"{there} {value} is taken for {here}, which is {instead}")
+                told.append(f"{there}={value} is not used, {here}={instead} stands for both")
         if self.given.get("auto_map"):
             told.append("code of its own (auto_map) is not run")
         return [f"note: {self.path.name}/{CONFIG}: {text}" for text in told]

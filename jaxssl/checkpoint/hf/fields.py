@@ -108,6 +108,6 @@ def check_one_of(config: Any, **wanted: Sequence[Any]) -> None:
             raise UserError(
                 "Hugging Face's class of this family has no such model",
                 where=f"model.{name}",
-                expected=" or ".join(map(str, values)),
+                expected=" or ".join("null" if x is None else str(x) for x in values),
                 got=getattr(config, name),
             )

@@ -2,9 +2,10 @@
 
 Kernels lie the other way round in Hugging Face's files. numpy turns a matrix element by element,
 0.23 GB/s in bfloat16; in tiles that stay in the cache, eight bytes at a time and on all cores it is
-1.7 GB/s (two cores).
+1.6 GB/s in bfloat16 and 2.3 in float32 (two cores).
 """
 
+import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -51,16 +52,19 @@ def _turn(target: np.ndarray, source: np.ndarray) -> None:
     """`source`, whose columns are contiguous, band by band."""
     height, width = BAND
 
-    def bands(tops: Sequence[int]) -> None:
+    def turn(places: Sequence[tuple[int, int]]) -> None:
         scratch = [np.empty(height * width * target.itemsize, np.uint8) for _ in range(2)]
-        for top in tops:
-            for left in range(0, source.shape[1], width):
-                columns = source[top : top + height, left : left + width].T
-                _turn_band(target[top : top + height, left : left + width], columns, scratch)
+        for top, left in places:
+            columns = source[top : top + height, left : left + width].T
+            _turn_band(target[top : top + height, left : left + width], columns, scratch)
 
-    tops, workers = range(0, len(source), height), os.cpu_count() or 1
+    tops, lefts = (range(0, size, step) for size, step in zip(source.shape, BAND))
+    places = list(itertools.product(tops, lefts))
+    workers = min(os.cpu_count() or 1, len(places))
+    if workers < 2:
+        return turn(places)
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(bands, (tops[worker::workers] for worker in range(workers))))
+        list(pool.map(turn, (places[worker::workers] for worker in range(workers))))
 
 
 def _turn_band(target: np.ndarray, columns: np.ndarray, scratch: Sequence[np.ndarray]) -> None:
@@ -116,4 +120,5 @@ def assign(target: np.ndarray, values: np.ndarray) -> None:
         wide[...] = _bits(values)
         wide <<= 16  # bfloat16 is the upper half of the same number
     else:
-        target[...] = values
+        with np.errstate(over="ignore"):  # who casts to float16 looks for infinities
+            target[...] = values

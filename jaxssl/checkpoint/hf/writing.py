@@ -144,12 +144,12 @@ class _Tensors:
             values = pair.give(_fetch(self._parameters[ours], layer))
             copy(place, values, place.ndim - 1)
             if self.dtype == np.float16 and values.dtype != np.float16:
-                _check_finite(place, name)
+                _check_small(values, place, name)
         return made
 
 
-def _check_finite(values: np.ndarray, name: str) -> None:
-    if not np.isfinite(values).all():
+def _check_small(values: np.ndarray, cast: np.ndarray, name: str) -> None:
+    if (np.isinf(cast) & np.isfinite(values)).any():
         raise UserError(
             "a weight is too large for float16",
             where=name,
