@@ -5,7 +5,8 @@ import argparse
 import re
 import shlex
 import sys
-from typing import NoReturn
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
 PREDICT = """
 Any number of rows is read, predicted and written a few thousand at a time, in the order of the
@@ -43,19 +44,38 @@ example:
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells a mistake as `UserError` does, and exits with 2."""
+    """Tells a mistake as `UserError` does, and exits with 2. Options are written out, and words
+    may come before or after them."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **{"allow_abbrev": False, **options})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, extras = super().parse_known_args(args, namespace)
+        if self._subparsers is not None:
+            return found, extras
+        many = [each for each in self._actions if not each.option_strings and each.nargs == "*"]
+        words = [word for word in extras if not word.startswith("-")]
+        if many and words:  # argparse took none of them where an option came first
+            before = getattr(found, many[0].dest)
+            kept = [] if before is None or before == many[0].default else before
+            setattr(found, many[0].dest, [*kept, *words])
+            extras = [word for word in extras if word.startswith("-")]
+        if extras:
+            self._tell(_stray(extras, self._option_string_actions))
+        return found, extras
 
     def error(self, message: str) -> NoReturn:
         from jaxssl.core.errors import UserError
 
         unknown = re.search(r"argument VERB: invalid choice: '(.*?)' \(choose from (.*)\)", message)
-        stray = message.partition("unrecognized arguments: ")[2]
         if unknown:
             mistake = _unknown_verb(unknown[1], re.findall(r"[\w-]+", unknown[2]))
-        elif stray:
-            mistake = _stray(stray.split())
         else:
             mistake = UserError(message, where=self.prog, fix=f"{self.prog} --help")
+        self._tell(mistake)
+
+    def _tell(self, mistake: Exception) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(2, f"error: {mistake}\n")
 
@@ -72,16 +92,19 @@ def _unknown_verb(word: str, verbs: list[str]) -> Exception:
     )
 
 
-def _stray(words: list[str]) -> Exception:
-    from jaxssl.core.errors import UserError
+def _stray(words: list[str], options: Iterable[str]) -> Exception:
+    from jaxssl.core.errors import UserError, did_you_mean
 
     first = words[0]
     fix = "put a text with spaces between quotes; see jaxssl VERB --help for what there is"
-    if first.startswith("--") and "." in first.partition("=")[0]:
+    near = did_you_mean(first.partition("=")[0], options) if first.startswith("--") else None
+    if near is not None:
+        fix = near
+    elif first.startswith("--") and "." in first.partition("=")[0]:
         override = first.lstrip("-") if "=" in first else f"{first.lstrip('-')}=..."
         fix = f"write {shlex.quote(override)}, without dashes"
         fix += " (after --with for a run that is there: evaluate, predict, generate, fill-mask)"
-    elif "=" in first and not first.startswith("-"):
+    elif "=" in first and not first.startswith("-") and "--with" in options:
         fix = f"a change of a run's configuration comes after --with: --with {shlex.quote(first)}"
     return UserError(
         "an argument that this verb does not take",

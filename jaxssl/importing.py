@@ -14,6 +14,7 @@ from typing import cast
 
 import jax
 
+from jaxssl import exportable
 from jaxssl.checkpoint import ledger
 from jaxssl.checkpoint.hf.directory import TASK_SCOPES, HfDirectory, open_model
 from jaxssl.checkpoint.hf.directory import fingerprint as checksum_of
@@ -43,6 +44,8 @@ HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt")
 NOT_HUB_FILES = ("consolidated*", "*/*")
 """The same weights once more, in other formats."""
 DTYPES = ("float32", "bfloat16")
+LEAST_SHARE = 0.5
+"""Of the vocabulary's rows that have a token. What is padded has nearly all."""
 LENGTH = 512
 """The longest row of an imported model, unless told otherwise or its positions are fewer."""
 
@@ -87,8 +90,7 @@ def import_model(
     path = find_source(str(source))
     found = open_model(path)
     tokenizer = load_tokenizer(str(path))
-    if tokenizer.vocab_size > found.config.vocab_size and pad_vocab_to == 1:
-        raise _too_many_tokens(found, tokenizer)
+    _check_tokens(found, tokenizer, pad_vocab_to)
     if tokens:
         tokenizer = with_tokens(tokenizer, tokens)
     config = ImportedConfig(
@@ -107,6 +109,11 @@ def import_model(
     model = Model(config.model, heads_of(config), config.precision)
     start = _plan(found, config, model, drop)
     for line in start.lines():
+        say(line)
+    spare = config.model.vocab_size - tokenizer.vocab_size
+    if spare:
+        say(f"{spare:,} of {config.model.vocab_size:,} rows of the vocabulary have no token")
+    for line in exportable.notes(config.model, model.heads, config.task, tokenizer):
         say(line)
     try:
         _write(config, model, start, tokenizer, path)
@@ -128,14 +135,25 @@ def _write(
         _save(config, model, start, run_dir)
 
 
-def _too_many_tokens(found: HfDirectory, tokenizer: Tokenizer) -> UserError:
-    return UserError(
-        "the model's vocabulary is smaller than the tokenizer's",
-        where=found.path,
-        expected=f"at most {found.config.vocab_size} tokens",
-        got=f"{tokenizer.vocab_size} in tokenizer {tokenizer.name}",
-        fix="if it is the right one, give each token a row, new ones fresh: --pad-vocab-to 8",
-    )
+def _check_tokens(found: HfDirectory, tokenizer: Tokenizer, pad_vocab_to: int) -> None:
+    """Refuses a tokenizer that cannot be the model's, by its size."""
+    rows, tokens = found.config.vocab_size, tokenizer.vocab_size
+    if tokens > rows and pad_vocab_to == 1:
+        raise UserError(
+            "the model's vocabulary is smaller than the tokenizer's",
+            where=found.path,
+            expected=f"at most {rows} tokens",
+            got=f"{tokens} in tokenizer {tokenizer.name}",
+            fix="if it is the right one, give each token a row, new ones fresh: --pad-vocab-to 8",
+        )
+    if tokens < rows * LEAST_SHARE:
+        raise UserError(
+            "the tokenizer has far fewer tokens than the model has rows for",
+            where=found.path,
+            expected=f"about {rows:,} tokens",
+            got=f"{tokens:,} in tokenizer {tokenizer.name}",
+            fix="put the tokenizer that the model was trained with beside its weights",
+        )
 
 
 def _with_vocabulary(model: ModelConfig, size: int, multiple: int) -> ModelConfig:

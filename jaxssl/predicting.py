@@ -121,7 +121,7 @@ def task_of_run(run_dir: str | Path, layers: Sequence[str] = ()) -> tuple[TaskCo
             "this run has no task: it cannot predict",
             where=run_dir,
             expected="a run that `jaxssl finetune` made",
-            got=f"a run of {purpose_of(config)}",
+            got=purpose_of(config),
             fix=f"jaxssl finetune RECIPE init.from={run_dir} out=...",
         )
     check_length(config.model, config.data.max_length, "data.max_length")

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jaxssl.checkpoint.hf.directory import is_hf_directory
 from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.checkpoint.stored import stored_run
@@ -107,7 +108,8 @@ def heads_of(config: RunConfig | FinetuneConfig | ImportedConfig) -> tuple[Head,
 def purpose_of(config: RunConfig | FinetuneConfig | ImportedConfig) -> str:
     """What a run was trained to do, in a word or two."""
     if isinstance(config, ImportedConfig):
-        return f"imported from {config.imported}"
+        heads = [*config.heads, *([config.task.name] if config.task else [])]
+        return f"imported from {config.imported}, with {', '.join(heads) or 'no head'}"
     return config.objective.name
 
 
@@ -159,9 +161,11 @@ def read_run_config(
         raise UserError(
             "not a run directory",
             where=run_dir,
-            expected="a directory with config.yaml, as `jaxssl pretrain` makes",
+            expected="a directory with config.yaml, as pretrain, finetune and import make",
             got="no such directory" if not run_dir.is_dir() else "no config.yaml in it",
-            fix="give the directory that `out` named when the run was trained",
+            fix=f"jaxssl import {run_dir} NEW_DIRECTORY"
+            if is_hf_directory(run_dir)
+            else "give the directory that `out` named when the run was trained",
         )
     kept = {key: v for key, v in configuration.read_yaml(path).items() if key != "distributed"}
     files = [find_recipe(layer) for layer in layers if "=" not in layer]
@@ -264,7 +268,7 @@ def _rows_config(config: RunConfig | ImportedConfig, store: str | None) -> DataC
             where="--store",
             expected="a token store made with its tokenizer",
             got="none",
-            fix=f"jaxssl prepare --tokenizer {config.out}/tokenizer ...",
+            fix=f"jaxssl prepare tokenizer={config.out}/tokenizer source=... out=STORE",
         )
     data = config.data
     check_length(config.model, data.max_length, "data.max_length")

@@ -368,3 +368,32 @@ def test_a_base_that_is_no_run_is_told_on_the_command_line(verb, tmp_path, capsy
     layers = [verb, "pretrain/bert-tiny", f"init.from={tmp_path / 'nowhere'}"]
     assert cli.main(layers) == 2
     assert "not a run to start from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "where", "found"),
+    [
+        (["generate", "run", "--tokens", "5", "The film", "A"], "prompts", ["The film", "A"]),
+        (["generate", "run", "one", "--tokens", "5", "two"], "prompts", ["one", "two"]),
+        (["generate", "run", "--tokens", "5"], "prompts", [""]),
+        (["import", "hf", "out", "--dtype", "bfloat16", "a.b=c"], "overrides", ["a.b=c"]),
+        (["finetune", "recipe", "--seeds", "2", "a.b=c"], "layers", ["recipe", "a.b=c"]),
+    ],
+)
+def test_words_may_come_before_or_after_options(given, where, found):
+    assert getattr(cli.make_parser().parse_args(given), where) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "fix"),
+    [
+        (["embed", "run", "--input", "a", "--output", "b", "--normalise"], "'--normalize'"),
+        (["import", "hf", "out", "--dtpe", "bfloat16"], "'--dtype'"),
+        (["import", "hf", "out", "--pad-vocab", "128"], "'--pad-vocab-to'"),
+    ],
+)
+def test_a_mistyped_option_gets_its_name(given, fix, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.make_parser().parse_args(given)
+    assert ended.value.code == 2
+    assert f"did you mean {fix}?" in capsys.readouterr().err

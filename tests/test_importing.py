@@ -191,6 +191,31 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(exported, tmp_pa
     assert trained.fill_masks(tmp_path / "run", TEXTS)
 
 
+def test_a_tokenizer_that_is_not_there_or_not_the_models_is_refused(exported, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "bare").mkdir(exist_ok=True)
+        shutil.copyfile(exported / name, tmp_path / "bare" / name)
+    with pytest.raises(UserError, match="a tokenizer cannot be loaded"):
+        importing.import_model(tmp_path / "bare", tmp_path / "run", say=print)
+    toy.train_toy_tokenizer("byte_bpe", 400).save(tmp_path / "bare")
+    content = json.loads((tmp_path / "bare" / "config.json").read_text())
+    assert content["vocab_size"] < 400
+    few = {"model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1}, "unk_token": "[UNK]"}}
+    (tmp_path / "bare" / "tokenizer.json").write_text(json.dumps(few))
+    (tmp_path / "bare" / "tokenizer_config.json").write_text('{"unk_token": "[UNK]"}')
+    with pytest.raises(UserError, match=r"(?s)far fewer tokens.*got:      2 in"):
+        importing.import_model(tmp_path / "bare", tmp_path / "run", say=print)
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_without_a_token_and_what_will_not_export_are_told(exported, tmp_path):
+    said = []
+    changes = {"pad_vocab_to": 64, "layers": ["model.max_positions=40"]}
+    importing.import_model(exported, tmp_path / "run", say=said.append, **changes)
+    assert any("rows of the vocabulary have no token" in line for line in said)
+    assert not any("will not export" in line for line in said)
+
+
 def test_a_save_that_fails_leaves_nothing(exported, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("no space left on device")

@@ -21,6 +21,7 @@ CHAT_FILE = "chat_template.jinja"
 MODEL_KEY = "sentencepiece_model"
 """Key of the configuration that says: encode with this SentencePiece model, not tokenizer.json."""
 _MODEL_NAMES = (MODEL_FILE, "spiece.model", "sentencepiece.bpe.model", "spm.model")
+_VOCABULARIES = ("vocab.txt", "vocab.json", "tekken.json")
 _WORD_MARK = "\u2581"
 
 
@@ -101,6 +102,13 @@ class JsonTokenizer(Tokenizer):
         """See the function of this name."""
         import tokenizers
 
+        if blank := [token for token in tokens if not token.strip()]:
+            raise UserError(
+                "a token to add is blank",
+                where=self.name,
+                expected="tokens with something to see",
+                got=repr(blank[0]),
+            )
         known = [token for token in tokens if self._tokenizer.token_to_id(token) is not None]
         if known or len(set(tokens)) < len(tokens):
             raise UserError(
@@ -282,6 +290,9 @@ def _load_directory(path: Path) -> Tokenizer:
         return SentencePieceTokenizer(
             path.name, models[0].read_bytes(), roles if states_roles else None
         )
+    if not any((path / name).is_file() for name in (JSON_FILE, *_VOCABULARIES, *_MODEL_NAMES)):
+        found = "a directory without any of them"  # transformers would make an empty one, unasked
+        raise _unreadable(str(path), found)
     return _load_with_transformers(str(path), path.name)
 
 

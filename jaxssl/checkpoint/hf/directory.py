@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,6 +213,7 @@ def _open_model(path: Path, state: State) -> HfDirectory:
             heads += [head] if head not in heads else []
     if set(heads) & set(family.pooled) and not config.around().pooler:
         raise _lacks(path, ["pooler.dense.weight"], tensors)
+    _check_layers(path, config, pairs, tensors)
     _check_there(path, config, pairs, tensors)
     used = {there for pair in pairs.values() for _, there in layers_of(pair, config.num_layers)}
     left = [name for name in tensors if name not in used]
@@ -225,6 +227,8 @@ def _configuration(
 ) -> ModelConfig:
     try:
         return family.read_config(given, names)
+    except UserError:
+        raise
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise UserError(
             "a configuration is damaged",
@@ -299,6 +303,24 @@ def _new_name(name: str) -> str:
         if name.endswith(f"LayerNorm{old}"):
             return name.removesuffix(old) + new
     return name
+
+
+def _check_layers(
+    path: Path, config: ModelConfig, pairs: Mapping[str, Pair], tensors: Mapping[str, Tensor]
+) -> None:
+    """Counts the layers in the files: a tensor too many or too few of each would not tell why."""
+    stacked = (pair.theirs.split("{layer}") for pair in pairs.values() if "{layer}" in pair.theirs)
+    numbered = {re.escape(before) + r"(\d+)" + re.escape(after) for before, after in stacked}
+    found = [re.fullmatch("|".join(numbered), name) for name in tensors]
+    layers = {int(next(filter(None, match.groups()))) for match in found if match}
+    count = max(layers, default=-1) + 1
+    if count and count != config.num_layers:
+        raise UserError(
+            "the files have another number of layers than config.json says",
+            where=path,
+            expected=f"{config.num_layers}, as in {CONFIG}",
+            got=f"{count} in the files",
+        )
 
 
 def _check_there(
