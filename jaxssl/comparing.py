@@ -228,11 +228,11 @@ def _group(path: Path, split: str) -> Group:
         config = model.config
         if not isinstance(config, FinetuneConfig):
             raise UserError(
-                "a pretraining run has no task to compare by",
+                "a run that was not fine-tuned here has no data to compare on",
                 where=run,
                 expected="runs of `jaxssl finetune`",
                 got=trained.purpose_of(config),
-                fix="jaxssl report RUN RUN compares pretraining runs",
+                fix="jaxssl report RUN RUN compares pretraining runs, jaxssl evaluate scores a model",
             )
         data = read_split(config, model.tokenizer, split)
         made = trained.evaluate_on(model, data)

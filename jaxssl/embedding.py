@@ -5,6 +5,7 @@ vectors = embedding.open_embedder("runs/minilm", normalize=True).embed(["eat foo
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def embed_file(
     files = [input_file(path, format, options, text) for path in inputs]
     paths = [path for file in files for path in file_paths(file.path)]
     is_array = output.endswith(NPY)
-    check = check_place if is_array else check_output
+    check = check_place if is_array else functools.partial(check_output, also=f"{NPY}, ")
     hosts.first_decides(lambda: check(output, paths, overwrite) or 0)
     embedder = open_embedder(run_dir, **chosen)
     progress = bar(description="embed", unit="row", enabled=hosts.is_first())

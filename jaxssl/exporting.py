@@ -174,7 +174,7 @@ def _card(trained: TrainedModel, run_dir: Path, architecture: str) -> str:
         "class": f"`{architecture}`",
         "parameters": f"{num_parameters(unbox(trained.params)):,}",
         "trained for": purpose_of(config),
-        "precision": config.precision.summary,
+        "precision": config.precision.summary.removeprefix("precision: "),
     }
     if not isinstance(config, ImportedConfig):
         optimizer = config.optimizer

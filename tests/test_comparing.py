@@ -94,7 +94,7 @@ def test_a_transferred_model_that_is_worse_is_called_negative_transfer():
 def test_what_cannot_be_compared_is_refused(seeds, scratch, base, table, tmp_path):
     with pytest.raises(UserError, match="nothing to compare with"):
         comparing.compare([scratch])
-    with pytest.raises(UserError, match="a pretraining run has no task"):
+    with pytest.raises(UserError, match="was not fine-tuned here"):
         comparing.compare([scratch, base])
     with pytest.raises(UserError, match="at least 2"):
         comparing.run_seeds(tuned.configured(base, table, tmp_path / "x", *HEAD), 1)

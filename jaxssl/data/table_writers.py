@@ -21,31 +21,36 @@ FORMATS = {"": "jsonl", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".
 Row = Mapping[str, Any]
 
 
-def output_format(path: str) -> str:
-    """The format that a name stands for; "-" is jsonl. A `UserError` if it stands for none."""
+def output_format(path: str, also: str = "") -> str:
+    """The format that a name stands for; "-" is jsonl. A `UserError` if it stands for none.
+
+    Args:
+      also: endings that the verb writes besides, for the message.
+    """
     suffix = "" if path == STANDARD_OUTPUT else Path(path).suffix.lower()
     if suffix not in FORMATS:
         raise UserError(
             "an output of a format that is not written",
             where=path,
-            expected="a name that ends in .jsonl, .csv or .tsv, or - for standard output",
+            expected=f"a name that ends in {also}.jsonl, .csv or .tsv, or - for standard output",
             got=suffix,
         )
     return FORMATS[suffix]
 
 
-def check_output(path: str, inputs: Iterable[str], overwrite: bool) -> None:
+def check_output(path: str, inputs: Iterable[str], overwrite: bool, also: str = "") -> None:
     """Refuses a place where the output would be lost, or would lose something.
 
     Args:
       inputs: files that are read meanwhile.
       overwrite: it may replace a file.
+      also: see `output_format`.
 
     Raises:
       UserError: the directory is missing or may not be written to, there is a file already, or it
         is an input.
     """
-    output_format(path)
+    output_format(path, also)
     if path != STANDARD_OUTPUT:
         check_place(path, inputs, overwrite)
 
