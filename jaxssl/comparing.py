@@ -232,7 +232,7 @@ def _group(path: Path, split: str) -> Group:
                 where=run,
                 expected="runs of `jaxssl finetune`",
                 got=trained.purpose_of(config),
-                fix="jaxssl report RUN RUN compares pretraining runs, jaxssl evaluate scores a model",
+                fix="jaxssl report RUN RUN compares pretraining runs; jaxssl evaluate scores one",
             )
         data = read_split(config, model.tokenizer, split)
         made = trained.evaluate_on(model, data)
