@@ -37,27 +37,37 @@ def _classifier(trained: Any, features: bool = False) -> Any:
     from jaxssl.models.layers import unbox
     from jaxssl.models.model import Model
     from jaxssl.optim.adamw import AdamW, make_optimizer
+    from jaxssl.parallel.mesh import MeshConfig, make_mesh
     from jaxssl.tasks.classify import Classify
+    from jaxssl.train.program import Program, Stream
     from jaxssl.train.state import first_state
-    from jaxssl.train.step import make_train_step
+    from jaxssl.train.step import Constants, make_train_step
 
     task = Classify(labels=tuple(map(str, range(LABELS))), pooling="mean")
     shape = dict(vocab_size=VOCABULARY, hidden_size=WIDTH, num_layers=LAYERS, num_heads=HEADS)
     shape |= dict(intermediate_size=4 * WIDTH, max_positions=LENGTH)
     config = BertConfig(**shape, pooler=False, unroll=True, segments=(LAYERS // 2,) * 2)  # type: ignore[arg-type]
     model = Model(config, task.heads)
-    optimizer, _ = make_optimizer(AdamW(), 1000, 1)
-    params, frozen = split(unbox(jax.jit(model.init)(jax.random.key(0))), trained)
-    state = jax.jit(lambda params: first_state(params, {}, optimizer, False))(params)
-    step = jax.jit(make_train_step(model, task, optimizer, _vocabulary(), seed=0), donate_argnums=0)
+    optimizer, schedule = make_optimizer(AdamW(), 1000, 1)
     batch = _rows(1 if features else LENGTH)
     if features:
         batch["features"] = jnp.ones((ROWS, 1, WIDTH), jnp.float32)
-    batch = jax.device_put(batch)
+    program = Program(
+        model=model,
+        streams=(Stream.of(task, batch),),
+        optimizer=optimizer,
+        schedule=schedule,
+        vocabulary=_vocabulary(),
+        mesh=make_mesh(MeshConfig()),
+    )
+    params, frozen = split(unbox(jax.jit(model.init)(jax.random.key(0))), trained)
+    state = jax.jit(lambda params: first_state(params, {}, optimizer, False))(params)
+    step = jax.jit(make_train_step(program, ("",)), donate_argnums=0)
+    batches, constants = {"": jax.device_put(batch)}, Constants(frozen=frozen)
     held = {"state": state}
 
     def call() -> None:
-        held["state"], _ = step(held["state"], batch, frozen)
+        held["state"], _ = step(held["state"], batches, constants)
         jax.block_until_ready(held["state"])
 
     return call
@@ -163,7 +173,8 @@ def against_trainer(scratch: Path) -> None:
 
 def _ours(scratch: Path, tables: Path, tokenizer: str, seed: int) -> tuple[float, float]:
     """Examples a second in the last epoch, and the test accuracy."""
-    from jaxssl import finetune
+    from jaxssl.run.config import FINETUNE, load_config
+    from jaxssl.run.train import train_run
     from jaxssl.train.sinks import read_metrics
 
     shape = f"{{name: bert, vocab_size: 4096, hidden_size: {WIDTH}, num_layers: {LAYERS}, "
@@ -185,8 +196,8 @@ def _ours(scratch: Path, tables: Path, tokenizer: str, seed: int) -> tuple[float
         "evaluation.every=0",
         "logging={progress: false, tensorboard: false, every: 1}",
     ]
-    config = finetune.load_config(["finetune/library"], overrides)
-    outcome = finetune.finetune(config, lambda text: None)
+    config = load_config(["finetune/library"], overrides, FINETUNE)
+    outcome = train_run(config, lambda text: None)
     rows = [row for row in read_metrics(Path(config.out)) if row["kind"] == "train"]
     assert outcome.step == len(rows)
     last_epoch = rows[-len(rows) // EPOCHS :]

@@ -8,22 +8,17 @@ from benchmarks import peers
 def compiled_temporaries(name: str, chunk: int) -> int:
     """Bytes of temporaries of the compiled training step with `chunk` positions of logits at
     once."""
-    import dataclasses
-
     import jax
 
-    from jaxssl.train.state import make_init
-    from jaxssl.train.step import make_train_step
+    from jaxssl.train.phase import Phases
 
     work = peers.WORK[name]
-    model, objective, optimizer, vocabulary = peers.parts(work)
-    model = dataclasses.replace(model, config=dataclasses.replace(model.config, unroll=False))
-    objective = dataclasses.replace(objective, chunk=chunk)
-    step = make_train_step(model, objective, optimizer, vocabulary, seed=0)
-    import flax.linen as nn
-
-    state = nn.unbox(jax.eval_shape(make_init(model, optimizer), jax.random.key(0)))
-    compiled: Any = jax.jit(step, donate_argnums=0).lower(state, peers.make_batch(work)).compile()
+    program = peers.make_program(work, unroll=False, chunk=chunk)
+    with jax.set_mesh(program.mesh):
+        phase = Phases(program).at(0)
+        batches = {"": peers.make_batch(work)}
+        lowered = phase.step(("",)).lower(phase.abstract, batches, phase.constants)
+        compiled: Any = lowered.compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 

@@ -33,12 +33,16 @@ def make_batch(work: Work) -> dict[str, np.ndarray]:
         "epoch": np.zeros(work.rows, np.int32),
     }
     if work.name == "masked":
-        batch["next_sentence"] = np.zeros(work.rows, np.int32)
+        batch["token_types"] = np.zeros(shape, np.int32)
     return batch
 
 
-def parts(work: Work) -> tuple[Any, Any, Any, Any]:
-    """Our model, objective, optimizer and vocabulary for this work."""
+def make_program(work: Work, *, unroll: bool = True, chunk: int = 128) -> Any:
+    """Our training program for this work, on all devices.
+
+    Args:
+      chunk: positions of logits at once.
+    """
     from jaxssl.core.types import Vocabulary
     from jaxssl.models.bert import BertConfig
     from jaxssl.models.gpt2 import Gpt2Config
@@ -46,6 +50,8 @@ def parts(work: Work) -> tuple[Any, Any, Any, Any]:
     from jaxssl.objectives.causal_lm import CausalLm
     from jaxssl.objectives.masked_lm import MaskedLm
     from jaxssl.optim.adamw import AdamW, make_optimizer
+    from jaxssl.parallel.mesh import MeshConfig, make_mesh
+    from jaxssl.train.program import Program, Stream
 
     shape = dict(
         vocab_size=VOCABULARY,
@@ -56,12 +62,12 @@ def parts(work: Work) -> tuple[Any, Any, Any, Any]:
         max_positions=POSITIONS,
         dropout=DROPOUT,
         attention_dropout=DROPOUT,
-        unroll=True,
+        unroll=unroll,
     )
     masked = work.name == "masked"
-    objective: Any = MaskedLm(rate=RATE) if masked else CausalLm()
+    objective: Any = MaskedLm(rate=RATE, chunk=chunk) if masked else CausalLm(chunk=chunk)
     config = BertConfig(**shape, activation="gelu") if masked else Gpt2Config(**shape)  # type: ignore[arg-type]
-    optimizer, _ = make_optimizer(AdamW(learning_rate=LEARNING_RATE), 1000, 1)
+    optimizer, schedule = make_optimizer(AdamW(learning_rate=LEARNING_RATE), 1000, 1)
     special = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
     vocabulary = Vocabulary(
         size=VOCABULARY,
@@ -69,7 +75,14 @@ def parts(work: Work) -> tuple[Any, Any, Any, Any]:
         document_end=3,
         word_starts=np.ones(VOCABULARY, bool),
     )
-    return Model(config, objective.heads), objective, optimizer, vocabulary
+    return Program(
+        model=Model(config, objective.heads),
+        streams=(Stream.of(objective, make_batch(work)),),
+        optimizer=optimizer,
+        schedule=schedule,
+        vocabulary=vocabulary,
+        mesh=make_mesh(MeshConfig()),
+    )
 
 
 class Ours:
@@ -78,24 +91,20 @@ class Ours:
     def __init__(self, work: Work):
         import jax
 
-        from jaxssl.parallel.mesh import MeshConfig, batch_sharding, make_mesh
-        from jaxssl.train.state import abstract_state, born_sharded, make_init
-        from jaxssl.train.step import make_train_step
+        from jaxssl.parallel.mesh import batch_sharding
+        from jaxssl.train.phase import Phases, born
 
-        model, objective, optimizer, vocabulary = parts(work)
-        self.mesh = make_mesh(MeshConfig())
-        step = make_train_step(model, objective, optimizer, vocabulary, seed=0)
-        self._step, self._block = jax.jit(step, donate_argnums=0), jax.block_until_ready
-        init = make_init(model, optimizer)
+        program = make_program(work)
+        self.mesh, self._set_mesh, self._block = program.mesh, jax.set_mesh, jax.block_until_ready
         with jax.set_mesh(self.mesh):
-            abstract = abstract_state(init, self.mesh)
-            self.state = born_sharded(init, jax.random.key(0), abstract)
-            self.batch = jax.device_put(make_batch(work), batch_sharding(self.mesh))
-            self._set_mesh = jax.set_mesh
+            phase = Phases(program).at(0)
+            self.state, self._constants = born(phase), phase.constants
+            self._step = phase.step(("",))
+            self.batches = {"": jax.device_put(make_batch(work), batch_sharding(self.mesh))}
 
     def __call__(self) -> float:
         with self._set_mesh(self.mesh):
-            self.state, metrics = self._step(self.state, self.batch)
+            self.state, metrics = self._step(self.state, self.batches, self._constants)
             self._block(self.state)
         return float(metrics["loss"])
 

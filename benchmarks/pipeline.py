@@ -109,7 +109,8 @@ def _synthetic_store(path: Path) -> Path:
 
 def _load(store: Path) -> None:
     """Tokens per second of the loader on this process's cores, and its share of a training step."""
-    from jaxssl.data.loader import DataConfig, load
+    from jaxssl.data.config import StoreConfig
+    from jaxssl.data.loader import load
     from jaxssl.data.pairs import Pairs
     from jaxssl.data.rows import Windows
 
@@ -118,7 +119,7 @@ def _load(store: Path) -> None:
         (Windows(), 128, 20e6),
         (Pairs(), 128, 2e6),
     ):
-        config = DataConfig(
+        config = StoreConfig(
             store=str(store), rows=rows, sequence_length=length, batch_size=256, prefetch=0
         )
         with load(config) as loader:
@@ -141,7 +142,7 @@ def _load(store: Path) -> None:
     for _ in range(5):
         step()
     seconds = (time.perf_counter() - start) / 5
-    config = DataConfig(
+    config = StoreConfig(
         store=str(store),
         rows=Pairs(),
         sequence_length=work.length,

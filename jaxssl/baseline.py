@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 
 from jaxssl.core.errors import UserError
-from jaxssl.finetune_config import FinetuneConfig, read_labelled
+from jaxssl.run.config import RunConfig
+from jaxssl.run.feeds import read_tables
 from jaxssl.tasks.classify import Classify
 
 
-def bag_of_words(config: FinetuneConfig) -> dict[str, dict[str, float]]:
+def bag_of_words(config: RunConfig) -> dict[str, dict[str, float]]:
     """Scores of TF-IDF over words and pairs of words with logistic regression (scikit-learn), by
     split; fitted on the training split of a recipe's data.
 
@@ -20,15 +21,17 @@ def bag_of_words(config: FinetuneConfig) -> dict[str, dict[str, float]]:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    if not isinstance(config.task, Classify) or config.task.multi_label:
+    stream = config.labelled
+    task = stream.objective if stream else None
+    if stream is None or not isinstance(task, Classify) or task.multi_label:
         raise UserError(
             "there is no bag-of-words baseline for this task",
             where="task",
             expected="classify, with one label a row",
-            got=config.task.name,
+            got=config.purpose if task is None else task.name,
         )
-    tables = read_labelled(config)
-    task = config.task.learn_labels(tables["train"])
+    tables = read_tables(stream)
+    task = task.learn_labels(tables["train"])
     texts = {name: _texts(task, table) for name, table in tables.items()}
     labels = {name: task.label_numbers(table) for name, table in tables.items()}
     model = make_pipeline(

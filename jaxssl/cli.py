@@ -4,7 +4,7 @@ import argparse
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,37 +108,56 @@ def _split_layers(layers: Sequence[str]) -> tuple[list[str], list[str]]:
 def _load(cls: type, options: argparse.Namespace) -> Any:
     """A configuration of `cls`, or None after printing its documentation."""
     from jaxssl.core import config as configuration
-    from jaxssl.core.errors import UserError, UserErrors
-    from jaxssl.run import RunConfig, find_recipe, load_config
+    from jaxssl.run.config import find_recipe
 
     if options.help:
         _document(cls, options)
         return None
     recipes, overrides = _split_layers(options.layers)
+    return configuration.load(cls, [find_recipe(recipe) for recipe in recipes], overrides)
+
+
+def _load_run(options: argparse.Namespace, defaults: Mapping[str, Any]) -> Any:
+    """The configuration of a run, or None after printing its documentation.
+
+    Args:
+      defaults: what the verb begins with.
+    """
+    from jaxssl.core import config as configuration
+    from jaxssl.core.errors import UserError, UserErrors
+    from jaxssl.run.config import RunConfig, load_config
+
+    if options.help:
+        _document(RunConfig, options, defaults)
+        return None
+    recipes, overrides = _split_layers(options.layers)
     try:
-        if cls is RunConfig:
-            return load_config(recipes, overrides)
-        return configuration.load(cls, [find_recipe(recipe) for recipe in recipes], overrides)
+        return load_config(recipes, overrides, defaults)
     except UserError as error:
         told = error.errors if isinstance(error, UserErrors) else [error]
-        is_run = options.verb in ("pretrain", "config")
-        if recipes or not is_run or all(e.what != configuration.MISSING for e in told):
+        if recipes or all(e.what != configuration.MISSING for e in told):
             raise
         raise UserError(
             "no recipe was named",
             where="command line",
             expected="a recipe, then changes of it (a.b=c)",
             got=" ".join(overrides) or "nothing",
-            fix=f"name a recipe, such as pretrain/bert-tiny: jaxssl {options.verb} "
-            f"pretrain/bert-tiny {' '.join(overrides)}".rstrip(),
+            fix=f"name a recipe, such as {_example(options)}: jaxssl {options.verb} "
+            f"{_example(options)} {' '.join(overrides)}".rstrip(),
         ) from error
 
 
-def _document(cls: type, options: argparse.Namespace) -> None:
+def _example(options: argparse.Namespace) -> str:
+    return "finetune/sst2" if options.verb in ("finetune", "baseline") else "pretrain/bert-tiny"
+
+
+def _document(
+    cls: type, options: argparse.Namespace, defaults: Mapping[str, Any] | None = None
+) -> None:
     from jaxssl.core import config as configuration
 
     print(f"usage: jaxssl {options.verb} recipe.yaml [more.yaml ...] [a.b=c ...]\n")
-    print("\n".join(configuration.document(cls)))
+    print("\n".join(configuration.document(cls, defaults)))
 
 
 def _tokenizer(options: argparse.Namespace) -> int:
@@ -162,54 +181,55 @@ def _prepare(options: argparse.Namespace) -> int:
 
 def _pretrain(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl import run
+    from jaxssl.run.config import PRETRAIN
 
-    config = _load(run.RunConfig, options)
-    return 0 if config is None else _train(run.pretrain, config)
+    config = _load_run(options, PRETRAIN)
+    return 0 if config is None else _train_run(config)
 
 
 def _finetune(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl import finetune
+    from jaxssl.run.config import FINETUNE
 
-    if options.help:
-        _document(finetune.FinetuneConfig, options)
+    config = _load_run(options, FINETUNE)
+    if config is None:
         print(
             "\n--seeds N: train N runs in out/seed-0, out/seed-1, ... and tell mean and deviation"
         )
         return 0
-    config = finetune.load_config(*_split_layers(options.layers))
     if options.seeds is None:
-        return _train(finetune.finetune, config)
+        return _train_run(config)
     from jaxssl import comparing
     from jaxssl.train.stopping import EXIT_STOPPED
 
     results = comparing.run_seeds(config, options.seeds)
     if results is None:
         return EXIT_STOPPED
-    print("\n".join(["", *comparing.seeds_table(results, config.task.metric)]))
+    metric = config.labelled.objective.metric
+    print("\n".join(["", *comparing.seeds_table(results, metric)]))
     return 0
 
 
 def _baseline(options: argparse.Namespace) -> int:
-    from jaxssl import baseline, finetune
+    from jaxssl import baseline
+    from jaxssl.run.config import FINETUNE
 
-    if options.help:
-        _document(finetune.FinetuneConfig, options)
+    config = _load_run(options, FINETUNE)
+    if config is None:
         return 0
-    config = finetune.load_config(*_split_layers(options.layers))
     for split, scores in baseline.bag_of_words(config).items():
         for name, value in scores.items():
             print(f"bag of words, {split} {name}: {value:.4f}")
     return 0
 
 
-def _train(run: Callable[[Any], Any], config: Any) -> int:
-    """Runs a training and prints its last validation; the exit code."""
+def _train_run(config: Any) -> int:
+    """Trains a run and prints its last validation; the exit code."""
+    from jaxssl.run.train import train_run
     from jaxssl.train.stopping import EXIT_NOT_FINITE, EXIT_STOPPED, NotFinite
 
     try:
-        outcome = run(config)
+        outcome = train_run(config)
     except NotFinite as error:
         print(f"stopped: {error}", file=sys.stderr)
         return EXIT_NOT_FINITE
@@ -220,9 +240,9 @@ def _train(run: Callable[[Any], Any], config: Any) -> int:
 
 def _config(options: argparse.Namespace) -> int:
     from jaxssl.core.config import to_yaml
-    from jaxssl.run import RunConfig
+    from jaxssl.run.config import PRETRAIN
 
-    config = _load(RunConfig, options)
+    config = _load_run(options, PRETRAIN)
     if config is not None:
         print(to_yaml(config), end="")
     return 0
@@ -230,15 +250,16 @@ def _config(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl import trained
     from jaxssl.parallel import hosts
+    from jaxssl.run.open import evaluate_run
 
-    values = trained.evaluate_run(
+    values = evaluate_run(
         options.run_dir,
         split=options.split,
         step=options.step,
         store=options.store,
         batches=options.batches,
+        stream=options.stream,
         layers=options.layers,
     )
     if hosts.is_first():
@@ -305,9 +326,9 @@ def _once(values: dict[str, float]) -> dict[str, float]:
 
 def _generate(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl import trained
     from jaxssl.generate.decode import Sampling
     from jaxssl.generate.shown import shown_sample
+    from jaxssl.run.open import generate_texts
 
     sampling = Sampling(
         max_new_tokens=options.tokens,
@@ -317,19 +338,17 @@ def _generate(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     prompts = options.prompts or [""]
-    texts = trained.generate_texts(options.run_dir, prompts, sampling, options.step, options.layers)
+    texts = generate_texts(options.run_dir, prompts, sampling, options.step, options.layers)
     print("\n\n".join(shown_sample(*both) for both in zip(prompts, texts)))
     return 0
 
 
 def _fill_mask(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl import trained
     from jaxssl.generate.shown import shown_candidates
+    from jaxssl.run.open import fill_masks
 
-    filled = trained.fill_masks(
-        options.run_dir, options.texts, options.top, options.step, options.layers
-    )
+    filled = fill_masks(options.run_dir, options.texts, options.top, options.step, options.layers)
     for text, masks in zip(options.texts, filled):
         print(text)
         for predictions in masks:
@@ -371,7 +390,19 @@ def _verify(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl import exporting
+    from jaxssl.core.errors import UserError
 
+    if options.check:
+        name = exporting.check(options.run_dir, options.layers)
+        print(f"{options.run_dir}: it exports as transformers.{name}")
+        return 0
+    if options.out is None:
+        raise UserError(
+            "no place to export to",
+            where="jaxssl export RUN OUT",
+            expected="a new directory, or --check",
+            got="none",
+        )
     name = exporting.export(
         options.run_dir,
         options.out,

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxssl import trained
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
-from jaxssl.finetune import SCORES, finetune
-from jaxssl.finetune_config import FinetuneConfig, read_split
 from jaxssl.parallel import hosts
+from jaxssl.run.config import RunConfig
+from jaxssl.run.feeds import open_split
+from jaxssl.run.open import evaluate_on, open_run
+from jaxssl.run.train import SCORES, train_run
 from jaxssl.scores.bootstrap import bootstrap_difference
-from jaxssl.tasks.registry import TaskConfig
+from jaxssl.tasks.base import Task
 from jaxssl.train.stopping import NotFinite
 
 SEEDS = "seeds.json"
@@ -32,21 +33,21 @@ class SeedResult:
 
     Attributes:
       score: the task's metric at the best checkpoint; None if the loss was not finite.
-      blind: what guessing without looking at the text scores.
+      baseline: what guessing without looking at the text scores.
     """
 
     seed: int
     run: str
     score: float | None
-    blind: float
+    baseline: float
 
     @property
     def is_collapsed(self) -> bool:
         """Whether it learnt nothing: no better than a blind guess."""
-        return self.score is None or not self.score > self.blind  # nan: the same value for all
+        return self.score is None or not self.score > self.baseline  # nan: the same value for all
 
 
-def run_seeds(config: FinetuneConfig, count: int, say=print) -> list[SeedResult] | None:
+def run_seeds(config: RunConfig, count: int, say=print) -> list[SeedResult] | None:
     """Trains `count` runs in `config.out`/seed-N, with seeds from `train.seed` on, and writes
     `seeds.json`. The seed decides heads, dropout and the order of examples; held-out rows stay.
 
@@ -58,12 +59,13 @@ def run_seeds(config: FinetuneConfig, count: int, say=print) -> list[SeedResult]
     """
     if count < 2:
         raise UserError("too few seeds", where="--seeds", expected="at least 2", got=count)
-    if config.evaluation.split is None:
+    stream = config.labelled
+    if stream is None or stream.validation is None:
         raise UserError(
             "seeds are compared by their validation",
-            where="evaluation.split",
-            expected="the name of a split",
-            got="null",
+            where="objective, evaluation.split",
+            expected="a task, and the name of a split",
+            got=None if stream is None else stream.validation,
         )
     out, results = Path(config.out), []
     for seed in range(config.train.seed, config.train.seed + count):
@@ -75,30 +77,31 @@ def run_seeds(config: FinetuneConfig, count: int, say=print) -> list[SeedResult]
     if hosts.is_first():
         with atomic_write(out / SEEDS) as file:
             rows = [dataclasses.asdict(result) for result in results]
-            json.dump({"metric": config.task.metric, "runs": rows}, file, indent=1)
+            json.dump({"metric": stream.objective.metric, "runs": rows}, file, indent=1)
     return results
 
 
-def _run_seed(config: FinetuneConfig, seed: int, run_dir: Path, say: Any) -> SeedResult | None:
+def _run_seed(config: RunConfig, seed: int, run_dir: Path, say: Any) -> SeedResult | None:
     one = dataclasses.replace(
         config,
         out=str(run_dir),
         train=dataclasses.replace(config.train, seed=seed),
-        data=dataclasses.replace(config.data, seed=seed),
-    )
+    ).with_data_seed(seed)
     try:
-        outcome = finetune(one, say)
+        outcome = train_run(one, say)
     except NotFinite as error:
         say(f"seed {seed}: {error}")
         return SeedResult(seed, run_dir.name, None, 0.0)
     if outcome.stopped_by is not None:
         return None
     scores = json.loads((run_dir / SCORES).read_text(encoding="utf-8"))
-    split = scores["splits"][config.evaluation.split]
-    metric = scores["metric"]
-    blind = split["blind"][metric]
-    blind = blind if blind is not None and math.isfinite(blind) else 0.0
-    return SeedResult(seed, run_dir.name, split["scores"][metric], blind)
+    stream = config.labelled
+    assert stream is not None
+    split = next(x for key, x in scores["splits"].items() if key.endswith(stream.validation))
+    metric = stream.objective.metric
+    baseline = split["baseline"][metric]
+    baseline = baseline if baseline is not None and math.isfinite(baseline) else 0.0
+    return SeedResult(seed, run_dir.name, split["scores"][metric], baseline)
 
 
 def seeds_table(results: Sequence[SeedResult], metric: str) -> list[str]:
@@ -134,7 +137,7 @@ class Group:
     """
 
     name: str
-    task: TaskConfig
+    task: Task
     is_fresh: bool
     seeds: tuple[int, ...]
     tallies: np.ndarray
@@ -222,31 +225,30 @@ def _group(path: Path, split: str) -> Group:
         listed = json.loads((path / SEEDS).read_text(encoding="utf-8"))["runs"]
         runs = [path / run["run"] for run in listed if run["score"] is not None]
         without = tuple(run["seed"] for run in listed if run["score"] is None)
-    tallies, seeds, examples, config = [], [], None, None
+    tallies, seeds, examples, task, is_fresh = [], [], None, None, False
     for run in runs:
-        model = trained.open_run(run, "best")
-        config = model.config
-        if not isinstance(config, FinetuneConfig):
+        model = open_run(run, "best")
+        stream = model.config.labelled
+        if stream is None or model.config.imported is not None:
             raise UserError(
                 "a run that was not fine-tuned here has no data to compare on",
                 where=run,
                 expected="runs of `jaxssl finetune`",
-                got=trained.purpose_of(config),
+                got=model.config.purpose,
                 fix="jaxssl report RUN RUN compares pretraining runs; jaxssl evaluate scores one",
             )
-        data = read_split(config, model.tokenizer, split)
-        made = trained.evaluate_on(model, data)
+        task, is_fresh = stream.objective.tasks[0], model.config.is_fresh
+        data, _ = open_split(stream, split, model.config.model, model.tokenizer)
+        made = evaluate_on(model, data, task, stream.data.batch_size)
         examples = data.references(made.rows)
-        tallies.append(config.task.tallies(made.predictions, examples))
-        seeds.append(config.train.seed)
-    if config is None:
+        tallies.append(task.tallies(made.predictions, examples))
+        seeds.append(model.config.train.seed)
+    if task is None:
         raise UserError(
             "none of the seeds has a score", where=path, expected="a run that ended", got="none"
         )
-    assert isinstance(config, FinetuneConfig)
     name = path.name or str(path)
-    scored = (tuple(seeds), np.stack(tallies), examples)
-    return Group(name, config.task, config.is_fresh, *scored, without)
+    return Group(name, task, is_fresh, tuple(seeds), np.stack(tallies), examples, without)
 
 
 def _check_same(first: Group, group: Group, split: str) -> None:

@@ -45,10 +45,11 @@ SHORT = Scale(
 
 def demo(out: Path, *, short: bool = False) -> int:
     """Runs everything in `out`, or goes on where an earlier demo stopped; returns the exit code."""
-    from jaxssl import run
     from jaxssl.data.docstrings import as_jsonl
     from jaxssl.data.sources import Docstrings
     from jaxssl.report import summary_table, write_comparison
+    from jaxssl.run.config import load_config
+    from jaxssl.run.train import train_run
     from jaxssl.train.stopping import EXIT_STOPPED
 
     started, scale = time.time(), SHORT if short else FULL
@@ -62,7 +63,7 @@ def demo(out: Path, *, short: bool = False) -> int:
     for name, kind, overrides in models:
         print(f"\n== {name}: tokenizer, token store, pretraining", flush=True)
         store = make_store(out, name, kind, scale.vocab_size, source)
-        config = run.load_config(
+        config = load_config(
             [f"demo/{name}"],
             [
                 f"out={out / name}",
@@ -71,7 +72,7 @@ def demo(out: Path, *, short: bool = False) -> int:
                 *overrides,
             ],
         )
-        outcome = run.pretrain(config)
+        outcome = train_run(config)
         if outcome.stopped_by:
             return EXIT_STOPPED
         runs.append(out / name)
@@ -143,8 +144,10 @@ WAYS = {
 def fine_tune(out: Path, scale: Scale) -> list[str] | None:
     """Trains the demo's BERT to tell libraries apart, in all `WAYS`; the table of what came out, or
     None where a signal stopped it."""
-    from jaxssl import baseline, finetune
+    from jaxssl import baseline
     from jaxssl.data.libraries import write_libraries
+    from jaxssl.run.config import FINETUNE, load_config
+    from jaxssl.run.train import train_run
 
     tables = out / "libraries"
     if not tables.is_dir():
@@ -158,9 +161,9 @@ def fine_tune(out: Path, scale: Scale) -> list[str] | None:
             for split in ("train", "validation", "test")
         ]
         overrides += [*changes, *scale.library]
-        config = finetune.load_config(["finetune/library"], overrides)
+        config = load_config(["finetune/library"], overrides, FINETUNE)
         started = time.time()
-        if finetune.finetune(config).stopped_by:
+        if train_run(config).stopped_by:
             return None
         rows.append((name, *_scored(Path(config.out)), time.time() - started))
     assert config is not None

@@ -20,7 +20,7 @@ from jaxssl.core.progress import bar, silent
 from jaxssl.core.types import Batch, Params
 from jaxssl.core.widen import widen
 from jaxssl.data.encoding import Truncation, encode_rows
-from jaxssl.data.labelled import LabelledData, fixed_lengths
+from jaxssl.data.labelled import ExampleData, fixed_lengths
 from jaxssl.data.table_inputs import input_file
 from jaxssl.data.table_readers import file_paths
 from jaxssl.data.table_writers import check_output, check_place
@@ -30,9 +30,8 @@ from jaxssl.ops.pooling import Pooling, pool
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_shards, replicated
 from jaxssl.predicting import CHUNK_ROWS, write
-from jaxssl.tasks.base import AsRead
+from jaxssl.run.open import TrainedModel, open_run
 from jaxssl.train.evaluation import in_order, over_batches
-from jaxssl.trained import TrainedModel, open_run
 
 NPY = ".npy"
 MAX_LENGTH = 512
@@ -62,8 +61,8 @@ class Embedder:
         examples, cut = encode_rows(trained.tokenizer, texts, None, self.max_length, show=False)
         if not len(texts):
             return np.zeros((0, width), np.float32), cut
-        data = LabelledData(examples, fixed_lengths(self.max_length), list(texts))
-        given: Any = (self.step, AsRead(), trained.params, data, trained.mesh, self.batch_size)
+        data = ExampleData(examples, fixed_lengths(self.max_length), list(texts))
+        given: Any = (self.step, trained.params, data, trained.mesh, self.batch_size)
         with jax.set_mesh(trained.mesh):
             _, found = in_order(list(over_batches(*given, show=False)))
         return found["embedding"], cut

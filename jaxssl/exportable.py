@@ -1,4 +1,4 @@
-"""Which class of `transformers` a run's model is, if any: asked when it begins and at export."""
+"""Which class of `transformers` a run's model is, if any."""
 
 import json
 import tempfile
@@ -10,18 +10,18 @@ from typing import Any
 from jaxssl.checkpoint.hf.directory import CONFIG
 from jaxssl.checkpoint.hf.families import family_of
 from jaxssl.checkpoint.hf.writing import architecture_of
-from jaxssl.core.errors import UserError, UserErrors
+from jaxssl.core.errors import UserError
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.data.tokenizer_export import check_written, write_tokenizer
 from jaxssl.data.tokenizer_loading import with_tokens
 from jaxssl.imported_task import pooling
 from jaxssl.models.bert import RobertaConfig
-from jaxssl.models.heads import Head
+from jaxssl.models.heads import HEADS, Head
 from jaxssl.models.model import ModelConfig
 from jaxssl.tasks.answer import Answer
+from jaxssl.tasks.base import Task
 from jaxssl.tasks.classify import Classify
 from jaxssl.tasks.pooling import PoolingChoice, resolve
-from jaxssl.tasks.registry import TaskConfig
 from jaxssl.tasks.regress import Regress
 from jaxssl.tasks.tag import Tag
 
@@ -49,14 +49,14 @@ class HfClass:
 
 
 def hf_class(
-    model: ModelConfig, heads: Sequence[Head], task: TaskConfig | None, tokenizer: Tokenizer
+    model: ModelConfig, heads: Sequence[Head], task: Task | None, tokenizer: Tokenizer
 ) -> HfClass:
     """The class for a body with these heads. That of a task has no language model's beside it.
 
     Raises:
       UserError: there is none; says what would have one.
     """
-    found, fields = {head: head for head in heads if isinstance(head, str)}, {}
+    found, fields = {head.name: head.name for head in heads if head.name in HEADS}, {}
     if task is not None:
         kind, fields = _of_task(task, model)
         found = {kind: task.name}
@@ -66,40 +66,24 @@ def hf_class(
     return HfClass(name, found, fields)
 
 
-def notes(
-    model: ModelConfig, heads: Sequence[Head], task: TaskConfig | None, tokenizer: Tokenizer
-) -> list[str]:
-    """A line for a run that begins and will not export: to know it at its end is too late."""
-    try:
-        found = hf_class(model, heads, task, tokenizer)
-        _try_tokenizer(found, model, with_padding(found, model, tokenizer))
-    except UserErrors as several:
-        return [_told(several.errors[0])]
-    except UserError as error:
-        return [_told(error)]
-    except Exception as error:  # a run does not end because a note cannot be made
-        found = f"{type(error).__name__}: {error}"
-        return [f"note: whether it will export to transformers could not be found out: {found}"]
-    return []
+def check_exportable(
+    model: ModelConfig, heads: Sequence[Head], task: Task | None, tokenizer: Tokenizer
+) -> HfClass:
+    """The class that a run's model is, after a look that its tokenizer can be written for it.
 
-
-def _try_tokenizer(found: HfClass, model: ModelConfig, tokenizer: Tokenizer) -> None:
-    family = family_of(model)
+    Raises:
+      UserError: there is none, or `transformers` would read the tokenizer as another.
+    """
+    found = hf_class(model, heads, task, tokenizer)
+    larger, family = with_padding(found, model, tokenizer), family_of(model)
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        write_tokenizer_for(found, model, tokenizer, directory)
+        write_tokenizer_for(found, model, larger, directory)
         if family.replaces_tokenizers:  # only then is it worth the seconds that transformers takes
             text = json.dumps({"model_type": family.model_type})
             (directory / CONFIG).write_text(text, encoding="utf-8")
-            check_written(tokenizer, directory, frames=found.frames)
-
-
-def _told(error: UserError) -> str:
-    more = f" ({error.fix})" if error.fix else ""
-    return (
-        f"note: it will not export to transformers: {error.what}: {error.where} is {error.got}, "
-        f"expected {error.expected}{more}"
-    )
+            check_written(larger, directory, frames=found.frames)
+    return found
 
 
 def with_padding(found: HfClass, model: ModelConfig, tokenizer: Tokenizer) -> Tokenizer:
@@ -130,7 +114,7 @@ def write_tokenizer_for(
     )
 
 
-def _of_task(task: TaskConfig, model: ModelConfig) -> tuple[str, dict[str, Any]]:
+def _of_task(task: Task, model: ModelConfig) -> tuple[str, dict[str, Any]]:
     """A task's head there, and what `config.json` says of it."""
     if isinstance(task, Classify | Regress):
         fields = _check_pooling(task.pooling, model)

@@ -22,14 +22,20 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.layer_names import canonical, layer_range
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.data.manifest import ROLES
+from jaxssl.data.tokenizer import load_tokenizer
 from jaxssl.data.tokenizer_export import check_written
-from jaxssl.exportable import HfClass, hf_class, with_padding, write_tokenizer_for
-from jaxssl.imported_config import GENERATION, ImportedConfig
-from jaxssl.models.heads import head_name
+from jaxssl.exportable import (
+    HfClass,
+    check_exportable,
+    hf_class,
+    with_padding,
+    write_tokenizer_for,
+)
+from jaxssl.imported_task import GENERATION
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import num_parameters
-from jaxssl.run import RunConfig
-from jaxssl.trained import TrainedModel, open_run, purpose_of
+from jaxssl.run.config import read_config
+from jaxssl.run.open import TrainedModel, open_run
 
 CARD = "README.md"
 TOKENS = "embeddings/tokens/embedding"
@@ -72,8 +78,8 @@ def export(
     trained = open_run(run_dir, step, layers)
     found = _class_of(trained)
     for head in trained.model.heads:
-        if head_name(head) not in found.heads.values():
-            say(f"left out: {head_name(head)}, which {found.name} does not have")
+        if head.name not in found.heads.values():
+            say(f"left out: {head.name}, which {found.name} does not have")
     trained = _with_padding(trained, found)
     dtype = dtype or trained.config.precision.parameters
     if dtype not in {np.dtype(known).name for known in NAMES if known.kind not in "biu"}:
@@ -103,9 +109,20 @@ def export(
     return found.name
 
 
+def check(run_dir: str | Path, layers: Sequence[str] = ()) -> str:
+    """The class of `transformers` that a run will be exported as; it need not have saved anything.
+
+    Raises:
+      UserError: there is none; says what would have one.
+    """
+    config = read_config(Path(run_dir), layers)
+    tokenizer = load_tokenizer(str(Path(run_dir) / "tokenizer"))
+    task = next(iter(config.tasks.values()), None)
+    return check_exportable(config.model, config.heads, task, tokenizer).name
+
+
 def _class_of(trained: TrainedModel) -> HfClass:
-    config = trained.config
-    task = None if isinstance(config, RunConfig) else config.task
+    task = next(iter(trained.config.tasks.values()), None)
     return hf_class(trained.model.config, trained.model.heads, task, trained.tokenizer)
 
 
@@ -159,30 +176,22 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _data_of(config: Any) -> str:
-    """What a run was trained on."""
-    if isinstance(config, RunConfig):
-        return config.data.store
-    train = config.data.tables.train
-    return getattr(train, "path", None) or train.dataset
-
-
 def _card(trained: TrainedModel, run_dir: Path, architecture: str) -> str:
     """The model card: what the run's files say of its training."""
     config = trained.config
     facts: dict[str, Any] = {
         "class": f"`{architecture}`",
         "parameters": f"{num_parameters(unbox(trained.params)):,}",
-        "trained for": purpose_of(config),
+        "trained for": config.purpose,
         "precision": config.precision.summary.removeprefix("precision: "),
     }
-    if not isinstance(config, ImportedConfig):
-        optimizer = config.optimizer
+    if config.imported is None:
+        optimizer, streams = config.optimizer, config.all_streams.values()
         facts |= {
-            "data": _data_of(config),
+            "data": ", ".join(stream.data.source for stream in streams),
             **({"started from": config.init.from_} if config.init else {}),
             "steps": f"{trained.step:,}",
-            "batch": f"{config.data.batch_size} rows",
+            "batch": " and ".join(f"{stream.data.batch_size} rows" for stream in streams),
             "optimizer": f"{optimizer.name}, learning rate {optimizer.learning_rate:g}",
             "seed": config.train.seed,
         }

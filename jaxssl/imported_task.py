@@ -5,14 +5,17 @@ from typing import Any
 from jaxssl.checkpoint.hf.directory import HfDirectory
 from jaxssl.models.model import ModelConfig
 from jaxssl.tasks.answer import Answer
+from jaxssl.tasks.base import Task
 from jaxssl.tasks.classify import Classify
 from jaxssl.tasks.pooling import PoolingChoice
-from jaxssl.tasks.registry import TaskConfig
 from jaxssl.tasks.regress import Regress
 from jaxssl.tasks.tag import Tag
 
+GENERATION = "generation_config.json"
+"""Of the imported model, kept beside the run's configuration for when it is exported again."""
 
-def task_of(found: HfDirectory) -> TaskConfig | None:
+
+def task_of(found: HfDirectory) -> Task | None:
     """The task whose head a directory has, or None.
 
     What its training data called things is not there: columns have their usual names.

@@ -14,30 +14,29 @@ from typing import cast
 
 import jax
 
-from jaxssl import exportable
 from jaxssl.checkpoint import ledger
 from jaxssl.checkpoint.hf.directory import TASK_SCOPES, HfDirectory, open_model
 from jaxssl.checkpoint.hf.directory import fingerprint as checksum_of
 from jaxssl.checkpoint.hf.safetensors import CONVERT, SINGLE
 from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
-from jaxssl.checkpoint.stored import identity, stored_hf
+from jaxssl.checkpoint.stored import HfHolder, identity, stored_hf
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import init_key
 from jaxssl.core.names import flatten
 from jaxssl.core.precision import Float, Precision
+from jaxssl.data.config import ImportedData
 from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
 from jaxssl.data.tokenizer_loading import with_tokens
-from jaxssl.imported_config import GENERATION, ImportedConfig, ImportedData
-from jaxssl.imported_task import task_of
+from jaxssl.imported_task import GENERATION, task_of
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.parallel.mesh import make_mesh
-from jaxssl.run import make_vocabulary
-from jaxssl.run_directory import RunLock, open_run_directory
+from jaxssl.run.build import make_vocabulary
+from jaxssl.run.config import Imported, RunConfig, imported_objective, upgraded
+from jaxssl.run.directory import RunLock, open_run_directory
 from jaxssl.train.state import everything, laid_out
-from jaxssl.trained import heads_of
 from jaxssl.transfer.start import Start, first_params, plan_start
 
 HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt")
@@ -93,28 +92,30 @@ def import_model(
     _check_tokens(found, tokenizer, pad_vocab_to)
     if tokens:
         tokenizer = with_tokens(tokenizer, tokens)
-    config = ImportedConfig(
+    heads = tuple(head for head in found.heads if head not in TASK_SCOPES)
+    task = task_of(found)
+    config = RunConfig(
         out=str(out),
-        imported=str(source),
+        imported=Imported(source=str(source), heads=heads),
         model=_with_vocabulary(found.config, tokenizer.vocab_size, pad_vocab_to),
-        heads=tuple(head for head in found.heads if head not in TASK_SCOPES),
-        task=task_of(found),
+        objective=task,
         data=ImportedData(max_length=min(LENGTH, found.config.max_positions)),
         precision=Precision(parameters=_dtype(found, dtype)),
     )
-    config = configuration.load(ImportedConfig, [configuration.to_dict(config)], layers)
+    given = configuration.to_dict(config)
+    given["objective"] = given["objective"] or imported_objective(heads)
+    changes = upgraded(configuration.combine([], layers))
+    config = configuration.load(RunConfig, [given, changes])
     if config.out != str(out):
         raise UserError("two places", where="out", expected=f"{out}, as given", got=config.out)
     make_vocabulary(tokenizer, config.model.vocab_size)  # refuses one that has too many pieces
-    model = Model(config.model, heads_of(config), config.precision)
+    model = Model(config.model, config.heads, config.precision)
     start = _plan(found, config, model, drop)
     for line in start.lines():
         say(line)
     spare = config.model.vocab_size - tokenizer.vocab_size
     if spare:
         say(f"{spare:,} of {config.model.vocab_size:,} rows of the vocabulary have no token")
-    for line in exportable.notes(config.model, model.heads, config.task, tokenizer):
-        say(line)
     try:
         _write(config, model, start, tokenizer, path)
     except BaseException:
@@ -124,7 +125,7 @@ def import_model(
 
 
 def _write(
-    config: ImportedConfig, model: Model, start: Start, tokenizer: Tokenizer, source: Path
+    config: RunConfig, model: Model, start: Start, tokenizer: Tokenizer, source: Path
 ) -> None:
     with RunLock(config.out):
         run_dir = open_run_directory(config, tokenizer, checksum_of(source), lambda text: None)
@@ -166,11 +167,11 @@ def _with_vocabulary(model: ModelConfig, size: int, multiple: int) -> ModelConfi
     return dataclasses.replace(model, vocab_size=rows)
 
 
-def _plan(found: HfDirectory, config: ImportedConfig, model: Model, drop: Sequence[str]) -> Start:
+def _plan(found: HfDirectory, config: RunConfig, model: Model, drop: Sequence[str]) -> Start:
     """The ledger: every tensor and every parameter."""
     stored = stored_hf(found.path)
     heads = [head for head in found.heads if head in TASK_SCOPES]
-    task = config.task.name if config.task else ""
+    task = next((task.name for task in config.tasks.values()), "")
     init = InitConfig(
         from_=str(found.path),
         drop=tuple(drop),
@@ -179,7 +180,7 @@ def _plan(found: HfDirectory, config: ImportedConfig, model: Model, drop: Sequen
         cast=True,
     )
     start = plan_start(init, model, stored, (), is_whole=True)
-    return dataclasses.replace(start, base=identity(found.path, start.entries))
+    return dataclasses.replace(start, base=identity(HfHolder(found.path), start.entries))
 
 
 def _resized(before: ModelConfig, after: ModelConfig, model: Model) -> tuple[str, ...]:
@@ -193,7 +194,7 @@ def _resized(before: ModelConfig, after: ModelConfig, model: Model) -> tuple[str
     return tuple(name for field in changed for name in over[field] if name in there)
 
 
-def _save(config: ImportedConfig, model: Model, start: Start, run_dir: Path) -> None:
+def _save(config: RunConfig, model: Model, start: Start, run_dir: Path) -> None:
     """Reads the parameters into their places and saves them as step 0."""
     mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh):

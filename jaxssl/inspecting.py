@@ -88,16 +88,17 @@ def _checkpoint(path: Path, verify: bool) -> Iterator[str]:
 
 
 def _run(path: Path, verify: bool) -> Iterator[str]:
-    from jaxssl import trained
     from jaxssl.checkpoint.manager import CheckpointManager
     from jaxssl.models.model import Model, num_parameters
+    from jaxssl.run.config import read_config
+    from jaxssl.run.open import shapes_of
     from jaxssl.train.sinks import read_metrics
 
-    config = trained.read_run_config(path)
+    config = read_config(path)
     manager = CheckpointManager(path / "checkpoints", config.checkpoint)
-    model = Model(config.model, trained.heads_of(config), config.precision)
+    model = Model(config.model, config.heads, config.precision)
     abstract = model.abstract()
-    yield f"run {path}: {config.model.name}, {trained.purpose_of(config)}"
+    yield f"run {path}: {config.model.name}, {config.purpose}"
     for step in manager.steps():
         yield from (f"  {line}" for line in _checkpoint(manager.path(step), verify))
     best = manager.best()
@@ -107,5 +108,5 @@ def _run(path: Path, verify: bool) -> Iterator[str]:
     if rows:
         yield f"  last validation: {json.dumps(rows[-1])}"
     yield f"  parameters: {num_parameters(abstract):,}"
-    for name, (shape, dtype) in trained.shapes_of(abstract).items():
+    for name, (shape, dtype) in shapes_of(abstract).items():
         yield f"    {name:<50} {dtype} {list(shape)}"

@@ -18,26 +18,19 @@ from jaxssl.core.progress import bar, silent
 from jaxssl.core.types import Batch, Params
 from jaxssl.data.encoding import Truncation
 from jaxssl.data.labelled import fixed_lengths
-from jaxssl.data.table_inputs import input_file, unused_options
+from jaxssl.data.table_inputs import input_file
 from jaxssl.data.table_readers import file_paths
 from jaxssl.data.table_writers import check_output, open_output
 from jaxssl.data.tables import Note, Table, TableFile, read_chunks, say
-from jaxssl.finetune_config import FinetuneConfig, as_data
 from jaxssl.models.model import check_length
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import replicated
-from jaxssl.run import RunConfig
-from jaxssl.tasks.base import Encoded
-from jaxssl.tasks.registry import TaskConfig
+from jaxssl.run.config import StreamConfig, read_config
+from jaxssl.run.feeds import as_data
+from jaxssl.run.open import TrainedModel, fitting_size, open_run
+from jaxssl.tasks.base import Encoded, Task
 from jaxssl.train.evaluation import in_order, over_batches
 from jaxssl.train.step import make_predict_step
-from jaxssl.trained import (
-    TrainedModel,
-    eval_batch_size,
-    open_run,
-    purpose_of,
-    read_run_config,
-)
 
 CHUNK_ROWS = 4096
 """Rows, at least, that are read, sorted by length, predicted and written together."""
@@ -62,8 +55,9 @@ class Predictor:
     """
 
     trained: TrainedModel
-    task: TaskConfig
+    task: Task
     max_length: int
+    batch_size: int
     lengths: np.ndarray
     step: Callable[[Params, Batch], dict[str, jax.Array]]
 
@@ -86,7 +80,7 @@ class Predictor:
         predictions: Mapping[str, np.ndarray] = {}
         if encoded.examples.num_rows:
             data = as_data(encoded, self.lengths)
-            given = (self.step, task, trained.params, data, trained.mesh, eval_batch_size(trained))
+            given = (self.step, trained.params, data, trained.mesh, self.batch_size)
             with jax.set_mesh(trained.mesh):
                 _, predictions = in_order(list(over_batches(*given, show=False)))
         return task.outputs(predictions, encoded.references)
@@ -96,36 +90,38 @@ def open_predictor(
     run_dir: str | Path, step: int | str = "best", layers: Sequence[str] = ()
 ) -> Predictor:
     """Restores a fine-tuned run; arguments and errors are those of `trained.open_run`."""
-    task, max_length = task_of_run(run_dir, layers)
+    stream = labelled_stream(run_dir, layers)
+    task, (max_length, _) = stream.objective.tasks[0], stream.data.longest
     trained = open_run(run_dir, step, layers)
     predict_step = make_predict_step(trained.model, task, trained.vocabulary)
     return Predictor(
         trained=trained,
         task=task,
         max_length=max_length,
+        batch_size=fitting_size(trained, stream.data.batch_size),
         lengths=fixed_lengths(max_length),
         step=jax.jit(predict_step, out_shardings=replicated(trained.mesh)),
     )
 
 
-def task_of_run(run_dir: str | Path, layers: Sequence[str] = ()) -> tuple[TaskConfig, int]:
-    """The task of a run that was fine-tuned, or imported with a task's head, and the longest row.
+def labelled_stream(run_dir: str | Path, layers: Sequence[str] = ()) -> StreamConfig:
+    """The data and the task of a run that was fine-tuned, or imported with a task's head.
 
     Raises:
       UserError: it is no run, or one without a task.
     """
-    config = read_run_config(Path(run_dir), layers)
-    task = None if isinstance(config, RunConfig) else config.task
-    if isinstance(config, RunConfig) or task is None:
+    config = read_config(Path(run_dir), layers)
+    stream = config.labelled
+    if stream is None:
         raise UserError(
             "this run has no task: it cannot predict",
             where=run_dir,
             expected="a run that `jaxssl finetune` made",
-            got=purpose_of(config),
+            got=config.purpose,
             fix=f"jaxssl finetune RECIPE init.from={run_dir} out=...",
         )
-    check_length(config.model, config.data.max_length, "data.max_length")
-    return task, config.data.max_length
+    check_length(config.model, *stream.data.longest)
+    return stream
 
 
 def predictions_of(predictor: Predictor, files: Iterable[TableFile], note: Note = say) -> Predicted:
@@ -139,7 +135,7 @@ def predictions_of(predictor: Predictor, files: Iterable[TableFile], note: Note 
     Raises:
       UserError: what cannot be read or used, when the reader gets there.
     """
-    size = eval_batch_size(predictor.trained)
+    size = predictor.batch_size
     chunk = -(-CHUNK_ROWS // size) * size  # so that few batches hold padding
     tables = (table for file in files for table in read_chunks(file, chunk, note))
     cut = Truncation(0, 0, 0)
@@ -199,19 +195,18 @@ def predict(
       UserError: a mistake in the arguments or the input. The output is not there then, or as it
         was before.
     """
-    task, _ = task_of_run(run_dir, layers)
+    stream = labelled_stream(run_dir, layers)
     given = [inputs] if isinstance(inputs, str | Path) else inputs
-    files = [input_file(str(x), format, options, task.text_column) for x in given]
+    files = [
+        input_file(str(x), format, options, stream.objective.tasks[0].text_column) for x in given
+    ]
     paths = [path for file in files for path in file_paths(file.path)]
-    config = read_run_config(Path(run_dir), layers)
-    hosts.connect(config.distributed)
+    hosts.connect(read_config(Path(run_dir), layers).distributed)
     hosts.first_decides(lambda: check_output(str(output), paths, overwrite) or 0)
     is_first = hosts.is_first()
     tell = note if is_first else lambda text: None
     for file in files:
-        if not isinstance(config, FinetuneConfig):
-            continue
-        unused = unused_options(config.data.tables.train, file)
+        unused = stream.data.unused_options(file)
         if unused is not None:
             tell(f"{unused}; give them with --set where they hold")
     tables = predictions_of(open_predictor(run_dir, step, layers), files, tell)

@@ -124,7 +124,7 @@ def _ours(found: HfDirectory, rows: Batch) -> dict[str, np.ndarray]:
     made = {"hidden states": np.asarray(hidden)}
     for head in found.heads:
         x = hidden
-        if head == "next_sentence":
+        if found.model.head_named(head).input == "row":
             x = found.model.pool(params, hidden)
         elif head == "row":
             how = row_pooling(found.config, found.given)

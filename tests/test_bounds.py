@@ -10,14 +10,14 @@ import toy
 from jaxssl import cli
 from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.core.errors import UserError
-from jaxssl.data.loader import DataConfig
+from jaxssl.core.registry import members
+from jaxssl.data.config import StoreConfig, TablesConfig
 from jaxssl.data.table_config import TableFile
-from jaxssl.data.tables import LabelledData as LabelledTables
-from jaxssl.finetune_config import FinetuneConfig, LabelledConfig
+from jaxssl.data.tables import TableSplits
 from jaxssl.objectives.combine import Term
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.ops.rotary import Yarn
-from jaxssl.run import RunConfig
+from jaxssl.run.config import RunConfig
 from jaxssl.transfer.freezing import UnfreezingStage
 
 SIZES = (
@@ -51,12 +51,12 @@ CASES = [
     *SEEDS,
 ]
 TABLE = TableFile(path="train.csv")
-TABLES = LabelledTables(train=TABLE)
+TABLES = TableSplits(train=TABLE)
 REQUIRED = {
-    DataConfig: {"store": "here"},
+    StoreConfig: {"store": "here"},
     InitConfig: {"from_": "runs/base"},
-    LabelledConfig: {"tables": TABLES},
-    LabelledTables: {"train": TABLE},
+    TablesConfig: {"tables": TABLES},
+    TableSplits: {"train": TABLE},
     TableFile: {"path": "train.csv"},
     Term: {"objective": MaskedLm()},
     UnfreezingStage: {"epoch": 1.0},
@@ -79,12 +79,15 @@ def test_a_number_out_of_range_is_told_with_its_bounds(override, where, expected
     assert f"where:    {where}\n" in err and expected in err and "got:" in err, err
 
 
-def dataclasses_of(annotation) -> set[type]:
-    """The dataclasses that a field's type names, and those of their fields."""
-    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
-        hints = typing.get_type_hints(annotation).values()
-        return {annotation}.union(*map(dataclasses_of, hints))
-    return set().union(*map(dataclasses_of, typing.get_args(annotation)))
+def dataclasses_of(annotation, found: set[type]) -> set[type]:
+    """`found` with the dataclasses that a field's type names, and those of their fields."""
+    inside = members(annotation) or typing.get_args(annotation)
+    if not inside and dataclasses.is_dataclass(annotation) and annotation not in found:
+        found.add(annotation)
+        inside = typing.get_type_hints(annotation).values()
+    for each in inside:
+        dataclasses_of(each, found)
+    return found
 
 
 INTEGERS = (int, int | None)
@@ -98,9 +101,7 @@ def numbers(cls) -> list[str]:
 
 NUMBERS = [
     pytest.param(cls, name, id=f"{cls.__name__}.{name}")
-    for cls in sorted(
-        dataclasses_of(RunConfig) | dataclasses_of(FinetuneConfig), key=lambda cls: cls.__name__
-    )
+    for cls in sorted(dataclasses_of(RunConfig, set()), key=lambda cls: cls.__name__)
     for name in numbers(cls)
     if cls.__name__ not in CHECKED_LATER and f"{cls.__name__}.{name}" not in ANY_NUMBER
 ]

@@ -15,7 +15,9 @@ from jaxssl import cli
 from jaxssl.core import config as configuration
 from jaxssl.data.prepare import PrepareConfig
 from jaxssl.data.tokenizer_training import TokenizerTrainConfig
-from jaxssl.run import RunConfig
+from jaxssl.run.build import build
+from jaxssl.run.config import RunConfig, load_config
+from jaxssl.run.train import describe, find_receipt
 
 VERBS = (
     *("tokenizer", "prepare", "pretrain", "config"),
@@ -141,10 +143,9 @@ def test_config_prints_what_loads_to_an_equal_configuration(recipe, capsys, tmp_
     monkeypatch.chdir(tmp_path)
     text = told(capsys, "config", f"pretrain/{recipe}", "out=runs/x", "data.store=s")
     (tmp_path / "printed.yaml").write_text(text)
-    from jaxssl import run
 
-    loaded = configuration.load(RunConfig, [tmp_path / "printed.yaml"])
-    assert loaded == run.load_config([f"pretrain/{recipe}"], ["out=runs/x", "data.store=s"])
+    loaded = load_config([tmp_path / "printed.yaml"])
+    assert loaded == load_config([f"pretrain/{recipe}"], ["out=runs/x", "data.store=s"])
     assert loaded.out == "runs/x"
 
 
@@ -164,7 +165,7 @@ def test_later_layers_and_overrides_win(words, tmp_path, capsys):
         "data.rows.name=windows",
         "objective.name=masked_lm",
     )
-    config = configuration.load(RunConfig, [configuration.parse_yaml(printed, "printed")])
+    config = load_config([configuration.parse_yaml(printed, "printed")])
     assert (config.data.batch_size, config.mesh.fsdp, config.train.steps) == (64, 4, 1000)
     assert config.optimizer.learning_rate == 3e-4
     assert config.samples.prompts == ("a", "b c")
@@ -208,10 +209,11 @@ def runs(words, byte_store, tmp_path_factory):
     ],
 )
 def test_a_run_says_that_nothing_is_saved_or_validated_before_its_end(words, overrides, warnings):
-    from jaxssl import run
 
     config = toy.configured(words, Path("run"), "masked", *overrides)
-    said = [x for x in run.describe(config, run.build(config)) if x.startswith("warning")]
+    built = build(config)
+    said = describe(built, find_receipt(built, Path("run")))
+    said = [x for x in said if x.startswith("warning")]
     assert len(said) == len(warnings)
     assert all(part in line for part, line in zip(warnings, said))
 
@@ -289,10 +291,10 @@ def test_inspect_shows_runs_stores_and_checkpoints(runs, words, capsys):
 def test_a_loss_that_is_not_finite_ends_with_its_own_code(words, tmp_path, capsys, monkeypatch):
     from jaxssl.train.stopping import NotFinite
 
-    def pretrain(config):
+    def pretrain_run(config):
         raise NotFinite("step 8 was not finite")
 
-    monkeypatch.setattr("jaxssl.run.pretrain", pretrain)
+    monkeypatch.setattr("jaxssl.run.train.train_run", pretrain_run)
     content = toy.recipe(words, tmp_path / "run", "masked")
     arguments = ["pretrain", str(toy.write_recipe(tmp_path / "r.json", content))]
     assert cli.main(arguments) == 3

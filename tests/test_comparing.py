@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tuned
 
-from jaxssl import comparing, finetune
+from jaxssl import comparing
 from jaxssl.comparing import Difference, SeedResult
 from jaxssl.core.errors import UserError
+from jaxssl.run.train import train_run
 from jaxssl.tasks import answer_windows, tag_windows
 from jaxssl.tasks.answer import Answer
 from jaxssl.tasks.answer_questions import Question
@@ -32,7 +33,7 @@ def seeds(base, table, tmp_path_factory):
 def scratch(base, table, tmp_path_factory):
     out = tmp_path_factory.mktemp("scratch") / "scratch"
     changes = (*HEAD, "init.scratch=true")
-    finetune.finetune(tuned.configured(base, table, out, *changes), lambda text: None)
+    train_run(tuned.configured(base, table, out, *changes), lambda text: None)
     return out
 
 

@@ -8,8 +8,10 @@ import pytest
 import toy
 import tuned
 
-from jaxssl import run
 from jaxssl.core.errors import UserError
+from jaxssl.run.build import build
+from jaxssl.run.config import load_config
+from jaxssl.run.train import train_run
 
 BASE_STEPS = 4
 STILL = (
@@ -24,7 +26,7 @@ def configured(words, base, out, *overrides):
     recipe = toy.recipe(words, out)
     del recipe["model"]
     path = toy.write_recipe(out.parent / f"{out.name}.json", recipe)
-    return run.load_config([path], (f"init.from={base}", *STILL, *overrides))
+    return load_config([path], (f"init.from={base}", *STILL, *overrides))
 
 
 def counts(run_dir, step):
@@ -43,7 +45,7 @@ def moved_on(base, words, tmp_path_factory):
     for way in ("reset", "restore"):
         config = configured(words, base, folder / way, f"init.optimizer={way}")
         said: list[str] = []
-        run.pretrain(config, said.append)
+        train_run(config, said.append)
         made[way] = folder / way, said
     return made
 
@@ -76,34 +78,34 @@ def test_a_checkpoint_is_named_by_its_path(base, words, tmp_path):
     path = base / "checkpoints" / str(BASE_STEPS)
     config = configured(words, path, tmp_path / "run")
     assert (config.init.run_dir, config.init.chosen) == (base, BASE_STEPS)
-    assert run.build(config).start.base["step"] == BASE_STEPS
+    assert build(config).work.program.start.base["step"] == BASE_STEPS
     with pytest.raises(UserError, match="two checkpoints are named"):
         configured(words, path, tmp_path / "run", "init.step=2")
     with pytest.raises(UserError, match=r"(?s)no such checkpoint.*one of 4.*3"):
-        run.build(configured(words, base / "checkpoints" / "3", tmp_path / "run"))
+        build(configured(words, base / "checkpoints" / "3", tmp_path / "run"))
 
 
 def test_another_tokenizer_is_refused(base, byte_store, tmp_path):
     config = configured(byte_store, base, tmp_path / "run", "objective={name: masked_lm, slots: 8}")
     with pytest.raises(UserError, match=r"(?s)another tokenizer.*prepare the text with"):
-        run.build(config)
+        build(config)
 
 
 def test_moments_of_other_parameters_or_another_optimizer_are_refused(base, words, tmp_path):
     restore = "init.optimizer=restore"
     fresh = configured(words, base, tmp_path / "a", restore, "init.fresh_top=1")
     with pytest.raises(UserError, match=r"(?s)does not fit the parameters.*layers"):
-        run.build(fresh)
+        build(fresh)
     other = configured(words, base, tmp_path / "b", restore, "optimizer.clip_norm=null")
     with pytest.raises(UserError, match="another optimizer"):
-        run.pretrain(other, lambda text: None)
+        train_run(other, lambda text: None)
     assert not list(Path(other.out).glob("checkpoints/*/manifest.json"))
 
 
 def test_other_objectives_leave_heads_behind_and_say_so(base, words, tmp_path):
     changes = ("objective={name: masked_lm, slots: 8}", "model.pooler=false")
     config = configured(words, base, tmp_path / "run", *changes)
-    actions = {e.source: e.action for e in run.build(config).start.entries if e.source}
+    actions = {e.source: e.action for e in build(config).work.program.start.entries if e.source}
     assert {n.split("/")[0] for n, a in actions.items() if a == "dropped"} == {
         "next_sentence",
         "pooler",

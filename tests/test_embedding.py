@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxssl import cli, embedding, importing, trained
+from jaxssl import cli, embedding, importing
+from jaxssl.run.open import open_run
 
 TEXTS = ["the old man sees a bird near a river", "a dog", "my sister sees a bird in the garden"]
 
@@ -15,7 +16,7 @@ TEXTS = ["the old man sees a bird near a river", "a dog", "my sister sees a bird
 def test_a_text_has_the_same_vector_alone_and_among_others(base):
     embedder = embedding.open_embedder(base, batch_size=2)
     together = embedder.embed(TEXTS)
-    assert together.shape == (3, trained.open_run(base).model.config.hidden_size)
+    assert together.shape == (3, open_run(base).model.config.hidden_size)
     for text, vector in zip(TEXTS, together):
         np.testing.assert_allclose(embedder.embed([text])[0], vector, rtol=1e-5, atol=1e-6)
     assert embedder.embed([]).shape == (0, together.shape[1])

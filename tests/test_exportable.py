@@ -1,4 +1,4 @@
-"""What will not export is told when a run begins."""
+"""What will not export is told without exporting it."""
 
 import dataclasses
 
@@ -10,6 +10,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.data.tokenizer_loading import SentencePieceTokenizer
 from jaxssl.models.bert import BertConfig, RobertaConfig
 from jaxssl.models.gpt2 import Gpt2Config
+from jaxssl.models.heads import CAUSAL_LM, MASKED_LM, NEXT_SENTENCE
 from jaxssl.models.llama import LlamaConfig, Qwen2Config, Qwen3Config
 from jaxssl.models.modernbert import ModernBertConfig
 from jaxssl.tasks.classify import Classify
@@ -30,16 +31,16 @@ def tokenizer():
 @pytest.mark.parametrize(
     ("model", "heads", "name"),
     [
-        (BERT, ("masked_lm",), "BertForMaskedLM"),
-        (BERT, ("masked_lm", "next_sentence"), "BertForPreTraining"),
-        (ModernBertConfig(**SIZES, max_positions=32), ("masked_lm",), "ModernBertForMaskedLM"),
-        (Gpt2Config(**SIZES, max_positions=32), ("causal_lm",), "GPT2LMHeadModel"),
-        (Qwen3Config(**GROUPED, max_positions=32), ("causal_lm",), "Qwen3ForCausalLM"),
+        (BERT, (MASKED_LM,), "BertForMaskedLM"),
+        (BERT, (MASKED_LM, NEXT_SENTENCE), "BertForPreTraining"),
+        (ModernBertConfig(**SIZES, max_positions=32), (MASKED_LM,), "ModernBertForMaskedLM"),
+        (Gpt2Config(**SIZES, max_positions=32), (CAUSAL_LM,), "GPT2LMHeadModel"),
+        (Qwen3Config(**GROUPED, max_positions=32), (CAUSAL_LM,), "Qwen3ForCausalLM"),
     ],
 )
 def test_language_models_have_their_classes_and_nothing_is_told(model, heads, name, tokenizer):
     assert exportable.hf_class(model, heads, None, tokenizer).name == name
-    assert exportable.notes(model, heads, None, tokenizer) == []
+    assert exportable.check_exportable(model, heads, None, tokenizer).name == name
 
 
 @pytest.mark.parametrize(
@@ -55,11 +56,11 @@ def test_language_models_have_their_classes_and_nothing_is_told(model, heads, na
         (Qwen2Config(**GROUPED, max_positions=32), None, "other tokens"),
     ],
 )
-def test_what_no_class_has_is_told_in_a_line(model, task, told, tokenizer):
-    heads = task.heads if task else ("causal_lm" if model.causal else "masked_lm",)
-    (line,) = exportable.notes(model, heads, task, tokenizer)
-    assert line.startswith("note: it will not export to transformers") and told in line
-    assert "None" not in line.replace("=None", "")
+def test_what_no_class_has_is_refused_with_what_would_have_one(model, task, told, tokenizer):
+    heads = task.heads if task else (CAUSAL_LM if model.causal else MASKED_LM,)
+    with pytest.raises(UserError) as error:
+        exportable.check_exportable(model, heads, task, tokenizer)
+    assert told in str(error.value)
     if told != "other tokens":  # that is found when the tokenizer is written
         with pytest.raises(UserError):
             exportable.hf_class(model, heads, task, tokenizer)
@@ -73,14 +74,5 @@ def test_a_tokenizer_that_takes_no_padding_token_is_told():
         Gpt2Config(**SIZES, max_positions=32),
         dataclasses.replace(CLASSES, pooling="last"),
     )
-    (line,) = exportable.notes(model, task.heads, task, pieces)
-    assert "tokens cannot be added to this tokenizer" in line
-
-
-def test_a_note_that_cannot_be_made_ends_no_run(tokenizer, monkeypatch):
-    def full(*_, **__):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(exportable.tempfile, "TemporaryDirectory", full)
-    (line,) = exportable.notes(BERT, ("masked_lm",), None, tokenizer)
-    assert "could not be found out: OSError: no space left" in line
+    with pytest.raises(UserError, match="tokens cannot be added to this tokenizer"):
+        exportable.check_exportable(model, task.heads, task, pieces)

@@ -17,8 +17,7 @@ import toy  # noqa: E402
 import transformers  # noqa: E402
 import tuned  # noqa: E402
 
-from jaxssl import exporting, finetune, predicting, run  # noqa: E402
-from jaxssl.core import config as configuration  # noqa: E402
+from jaxssl import exporting, predicting  # noqa: E402
 from jaxssl.core.errors import UserError  # noqa: E402
 from jaxssl.core.names import flatten  # noqa: E402
 from jaxssl.data.tables import Table  # noqa: E402
@@ -30,6 +29,9 @@ from jaxssl.models.model import Model  # noqa: E402
 from jaxssl.models.modernbert import ModernBertConfig  # noqa: E402
 from jaxssl.objectives.causal_lm import CausalLm  # noqa: E402
 from jaxssl.objectives.masked_lm import MaskedLm  # noqa: E402
+from jaxssl.run.build import fitted, make_vocabulary  # noqa: E402
+from jaxssl.run.config import load_config  # noqa: E402
+from jaxssl.run.train import train_run  # noqa: E402
 from jaxssl.tasks.answer import Answer  # noqa: E402
 from jaxssl.tasks.classify import Classify  # noqa: E402
 from jaxssl.tasks.regress import Regress  # noqa: E402
@@ -60,8 +62,8 @@ def test_a_family_is_pretrained_exported_and_fine_tuned(name, words, byte_store,
         "logging.every=1",
         "optimizer.schedule.warmup=1",
     ]
-    config = configuration.load(run.RunConfig, [recipe], overrides)
-    run.pretrain(config, lambda text: None)
+    config = load_config([recipe], overrides)
+    train_run(config, lambda text: None)
     losses = [row["loss"] for row in toy.rows_of(tmp_path / "run", "train")]
     assert losses[-1] < losses[0] and np.isfinite(losses).all()
 
@@ -75,7 +77,7 @@ def test_a_family_is_pretrained_exported_and_fine_tuned(name, words, byte_store,
         "task.pooling=auto",
     )
     assert tuning.model.name == name
-    finetune.finetune(tuning, lambda text: None)
+    train_run(tuning, lambda text: None)
     before, after = tuned.whole(tmp_path / "run"), tuned.whole(tmp_path / "tuned")
     stack = "encoder/layers" if masked else "decoder/layers"
     kernel = "feed_forward/up/kernel"
@@ -153,7 +155,7 @@ TASKS = (
 @pytest.mark.parametrize("family", WHOLE)
 def test_every_family_takes_every_task_and_all_its_parameters_count(family, task):
     tokenizer = relations.tokenizer("wordpiece")
-    vocabulary = run.make_vocabulary(tokenizer, 320)
+    vocabulary = make_vocabulary(tokenizer, 320)
     sizes = {**SIZES, "vocab_size": 320, "max_positions": 32}
     config = WHOLE[family](**sizes, **({"num_kv_heads": 1} if family in GROUPED else {}))
     if task is None:
@@ -162,7 +164,7 @@ def test_every_family_takes_every_task_and_all_its_parameters_count(family, task
         batch = tiny.rows([[range(6, 30)]] * 4, length=32)
     else:
         objective, batch = labelled(task, tokenizer)
-        config = objective.fit_model(config)
+        config = fitted(config, [objective])
     if config.causal and objective.name == "relate":
         with pytest.raises(UserError, match="seen nothing"):
             objective.check(config, vocabulary)
@@ -170,7 +172,7 @@ def test_every_family_takes_every_task_and_all_its_parameters_count(family, task
     model = Model(config, objective.heads)
     objective.check(config, vocabulary)
     params = unbox(model.abstract())
-    batch = objective.corrupt({**batch, "epoch": np.zeros(4, np.int32)}, 0, vocabulary)
+    batch = tiny.corrupted(objective, {**batch, "epoch": np.zeros(4, np.int32)}, 0, vocabulary)
     loss = lambda params: make_loss(model, objective)(params, batch, jax.random.key(0))[0]
     jaxpr = jax.make_jaxpr(loss)(params).jaxpr
     _, used = partial_eval.dce_jaxpr(jaxpr, [True])

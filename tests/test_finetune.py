@@ -11,10 +11,13 @@ import pytest
 import toy
 import tuned
 
-from jaxssl import finetune, run, trained
 from jaxssl.checkpoint.manager import CheckpointManager, stored_arrays
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
+from jaxssl.run.build import build
+from jaxssl.run.config import FINETUNE, load_config
+from jaxssl.run.open import evaluate_run, open_run
+from jaxssl.run.train import train_run
 from jaxssl.train import metrics
 
 
@@ -23,7 +26,7 @@ def top(base, table, tmp_path_factory):
     """Fine-tuned: the last layer and the head; what was said."""
     out, said = tmp_path_factory.mktemp("top") / "run", []
     config = tuned.configured(base, table, out, "freezing.preset=top", "freezing.top=1")
-    return out, finetune.finetune(config, said.append), said
+    return out, train_run(config, said.append), said
 
 
 def test_frozen_parameters_are_bit_identical_and_the_others_moved(base, top):
@@ -51,7 +54,7 @@ def test_a_checkpoint_holds_what_was_trained_and_nothing_frozen(top):
 def test_it_learns_and_evaluates_to_the_numbers_of_its_validation(top):
     out, outcome, said = top
     assert outcome.validation["accuracy"] >= 0.9
-    values = trained.evaluate_run(out, step="best")
+    values = evaluate_run(out, step="best")
     for name, value in outcome.validation.items():
         assert values[name] == pytest.approx(value, rel=1e-5), name
     assert any("restored  encoder" in line for line in said)
@@ -75,7 +78,7 @@ def test_started_again_from_a_checkpoint_it_ends_with_the_same_bits(base, table,
         shutil.rmtree(manager.path(step))
     said = []
     config = tuned.configured(base, table, out, "freezing.preset=top", "freezing.top=1")
-    finetune.finetune(config, said.append)
+    train_run(config, said.append)
     assert f"resuming at step {kept}" in said and manager.steps()[-1] == later[-1] > kept
     first, second = tuned.whole(top[0]), tuned.whole(out)
     for name in first:
@@ -88,7 +91,7 @@ def test_another_base_is_refused(base, top, tmp_path):
     path = moved / "checkpoints" / "4" / "manifest.json"
     path.write_text(path.read_text() + " ")
     with pytest.raises(UserError, match="not the base that the run was trained on"):
-        trained.open_run(top[0], layers=[f"init.from={moved}"])
+        open_run(top[0], layers=[f"init.from={moved}"])
 
 
 def test_a_damaged_base_is_refused(base, top, tmp_path):
@@ -101,7 +104,7 @@ def test_a_damaged_base_is_refused(base, top, tmp_path):
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
     with pytest.raises(UserError, match="checksum|altered|damaged"):
-        trained.open_run(top[0], layers=[f"init.from={moved}"])
+        open_run(top[0], layers=[f"init.from={moved}"])
 
 
 def test_the_base_is_found_where_it_was_from_any_directory(top, tmp_path):
@@ -110,12 +113,12 @@ def test_the_base_is_found_where_it_was_from_any_directory(top, tmp_path):
     config = json.loads(json.dumps(configuration.read_yaml(run_dir / "config.yaml")))
     config["init"]["from"] = "runs/base"  # as it was given, in another directory
     (run_dir / "config.yaml").write_text(json.dumps(config))
-    assert trained.open_run(run_dir).step == trained.open_run(top[0]).step
+    assert open_run(run_dir).step == open_run(top[0]).step
 
 
 def test_a_base_may_be_named_relative_to_the_directory(base, top, monkeypatch):
     monkeypatch.chdir(base.parent)
-    assert trained.open_run(top[0], layers=[f"init.from={base.name}"]).step
+    assert open_run(top[0], layers=[f"init.from={base.name}"]).step
 
 
 def test_a_run_that_saved_something_starts_from_the_same_checkpoint_again(
@@ -126,19 +129,19 @@ def test_a_run_that_saved_something_starts_from_the_same_checkpoint_again(
     shutil.copytree(top[0], out)
     config = tuned.configured(moved, table, out, "init.step=last")
     shutil.copytree(moved / "checkpoints" / "4", moved / "checkpoints" / "8")
-    assert finetune.build(config).parts.start.base["step"] == 4
+    assert build(config).work.program.start.base["step"] == 4
     another = dataclasses.replace(config, out=str(tmp_path / "another"))
-    assert finetune.build(another).parts.start.base["step"] == 8
+    assert build(another).work.program.start.base["step"] == 8
     manifest = moved / "checkpoints" / "4" / "manifest.json"
     manifest.write_text(manifest.read_text() + " ")
     with pytest.raises(UserError, match="not the base that the run was trained on"):
-        finetune.build(config)
+        build(config)
 
 
 def test_a_deeper_model_is_refused_with_every_parameter(base, table, tmp_path):
     config = tuned.configured(base, table, tmp_path / "run", "model.num_layers=3")
     with pytest.raises(Exception, match="another number of layers") as raised:
-        finetune.build(config)
+        build(config)
     assert "[2, 16, 2, 8]" in str(raised.value) and "[3, 16, 2, 8]" in str(raised.value)
     assert not (tmp_path / "run").exists()
 
@@ -160,10 +163,10 @@ def test_a_deeper_model_is_refused_with_every_parameter(base, table, tmp_path):
 def test_mistakes_are_told_before_anything_is_written(base, table, tmp_path, overrides, message):
     config = tuned.configured(base, table, tmp_path / "run", *overrides)
     if message is None:
-        assert finetune.build(config).parts.start.entries
+        assert build(config).work.program.start.entries
         return
     with pytest.raises(UserError, match=message):
-        finetune.build(config)
+        build(config)
     assert not (tmp_path / "run").exists()
 
 
@@ -171,7 +174,7 @@ def test_rows_that_cannot_be_used_are_told_with_their_place(base, tmp_path):
     path = tmp_path / "bad.csv"
     path.write_text("text,label\na dog,animal\n  ,person\n")
     with pytest.raises(UserError, match=r"(?s)a text is empty.*bad.csv:3"):
-        finetune.build(
+        build(
             tuned.configured(
                 base,
                 path,
@@ -182,7 +185,7 @@ def test_rows_that_cannot_be_used_are_told_with_their_place(base, tmp_path):
         )
     path.write_text("text,label\na dog,animal\na cat,animal\n")
     with pytest.raises(UserError, match="nothing to tell apart"):
-        finetune.build(
+        build(
             tuned.configured(
                 base,
                 path,
@@ -195,7 +198,7 @@ def test_rows_that_cannot_be_used_are_told_with_their_place(base, tmp_path):
 
 def test_scores_do_not_depend_on_the_number_of_devices(top):
     values = [
-        trained.evaluate_run(top[0], step="last", layers=[f"mesh.data={n}", f"mesh.fsdp={8 // n}"])
+        evaluate_run(top[0], step="last", layers=[f"mesh.data={n}", f"mesh.fsdp={8 // n}"])
         for n in (1, 8)
     ]
     assert jax.device_count() == 8
@@ -214,10 +217,10 @@ def test_a_number_is_learnt_of_pairs_of_texts(base, tmp_path, monkeypatch):
     path.write_text("\n".join(lines) + "\n")
     task = "task={name: regress, text: a, pair: b, label: likeness, pooling: mean, clip: [0, 1]}"
     config = tuned.configured(base, path, tmp_path / "run", task, "evaluation.best_by=spearman")
-    outcome = finetune.finetune(config, lambda text: None)
+    outcome = train_run(config, lambda text: None)
     assert outcome.validation["pearson"] > 0.9
     assert outcome.validation["loss"] == pytest.approx(outcome.validation["mse/regress"], rel=1e-5)
-    assert trained.evaluate_run(config.out)["pearson"] > 0.9
+    assert evaluate_run(config.out)["pearson"] > 0.9
     rows = toy.rows_of(Path(config.out), "train")
     assert rows and all(0 < row["mfu"] < 1 for row in rows)
 
@@ -229,8 +232,8 @@ RECIPES = sorted(
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_loads_over_the_model_of_a_base(recipe, base):
-    config = finetune.load_config([f"finetune/{recipe}"], [f"init.from={base}"])
-    assert config.model == run.load_config([base / "config.yaml"]).model
+    config = load_config([f"finetune/{recipe}"], [f"init.from={base}"], FINETUNE)
+    assert config.model == load_config([base / "config.yaml"]).model
     assert config.train.epochs and config.evaluation.every_epochs
     text = (Path(__file__).parent.parent / "configs" / "finetune" / f"{recipe}.yaml").read_text()
     header = [line.split(":")[0] for line in text.splitlines() if line.startswith("#")]

@@ -6,8 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from jaxssl import finetune, finetune_config, predicting, trained
+from jaxssl import predicting
 from jaxssl.core.errors import UserError
+from jaxssl.run.build import build
+from jaxssl.run.config import FINETUNE, load_config
+from jaxssl.run.feeds import read_split
+from jaxssl.run.open import evaluate_run, open_run
+from jaxssl.run.train import train_run
 from jaxssl.scores.spans import entity_scores
 from jaxssl.train.evaluation import in_order
 from jaxssl.train.step import make_eval_step
@@ -74,13 +79,13 @@ def configured(words, folder, out, *overrides):
     }
     path = out.parent / f"{out.name}.json"
     path.write_text(json.dumps(recipe))
-    return finetune.load_config([path], overrides)
+    return load_config([path], overrides, FINETUNE)
 
 
 @pytest.fixture(scope="module")
 def tagger(words, folder, tmp_path_factory):
     out, said = tmp_path_factory.mktemp("tagger") / "run", []
-    outcome = finetune.finetune(configured(words, folder, out), said.append)
+    outcome = train_run(configured(words, folder, out), said.append)
     return out, outcome, said
 
 
@@ -94,9 +99,9 @@ def test_a_tagger_learns_with_long_sentences_in_windows(tagger):
 
 
 def test_scores_are_those_of_the_outputs_against_the_file(tagger, folder):
-    opened = trained.open_run(tagger[0], "last")
-    task = opened.config.task
-    data = finetune_config.read_split(opened.config, opened.tokenizer, "test")
+    opened = open_run(tagger[0], "last")
+    task = opened.config.objective
+    data = read_split(opened.config.labelled, opened.tokenizer, "test")
     step = jax.jit(make_eval_step(opened.model, task, opened.vocabulary, seed=0))
     with jax.set_mesh(opened.mesh):
         batches = data.eval_batches(8, np.arange(8))
@@ -108,7 +113,7 @@ def test_scores_are_those_of_the_outputs_against_the_file(tagger, folder):
     assert data.num_rows > len(in_file)
     gold = [[tag for _, tag in sentence] for sentence in in_file]
     expected = entity_scores([row["tags"] for row in outputs], gold, "IOB1", "conlleval")
-    values = trained.evaluate_run(tagger[0], split="test", step="last")
+    values = evaluate_run(tagger[0], split="test", step="last")
     for name in ("precision", "recall", "f1", "accuracy"):
         assert values[name] == expected[name], name
     assert values["f1"] > 0.9 and values["rows"] == data.num_rows
@@ -127,7 +132,7 @@ def test_predict_writes_the_tags_that_are_scored_for_each_sentence(
     gold = [[tag for _, tag in sentence] for sentence in in_file]
     assert [row["input_tags"] for row in rows] == gold
     assert [row["words"] for row in rows] == [[word for word, _ in s] for s in in_file]
-    values = trained.evaluate_run(tagger[0], split="test", step="last")
+    values = evaluate_run(tagger[0], split="test", step="last")
     scores = entity_scores([row["tags"] for row in rows], gold, "IOB1", "conlleval")
     assert scores["f1"] == values["f1"] and scores["accuracy"] == values["accuracy"]
     (tmp_path / "t.txt").write_text("".join(" ".join(row["words"]) + "\n" for row in rows))
@@ -138,7 +143,7 @@ def test_predict_writes_the_tags_that_are_scored_for_each_sentence(
 
 def test_scores_do_not_depend_on_the_number_of_devices(tagger):
     layers = [[f"mesh.data={n}", f"mesh.fsdp={8 // n}"] for n in (1, 8)]
-    one, eight = (trained.evaluate_run(tagger[0], step="last", layers=x) for x in layers)
+    one, eight = (evaluate_run(tagger[0], step="last", layers=x) for x in layers)
     assert one.keys() == eight.keys()
     for name, value in one.items():
         assert eight[name] == pytest.approx(value, rel=1e-5), name
@@ -150,7 +155,7 @@ def test_other_labels_are_other_data(words, folder, tmp_path):
     checksums = []
     for swapped in (text, text.replace("-PER", "-X").replace("-ANI", "-PER").replace("-X", "-ANI")):
         (tmp_path / "train.conll").write_text(swapped)
-        prepared = finetune.build(configured(words, tmp_path, tmp_path / "run"))
+        prepared = build(configured(words, tmp_path, tmp_path / "run"))
         checksums.append(prepared.data)
     assert checksums[0] != checksums[1]
 
@@ -167,5 +172,5 @@ def test_other_labels_are_other_data(words, folder, tmp_path):
 def test_mistakes_are_told_before_anything_is_written(words, folder, tmp_path, overrides, message):
     with pytest.raises(UserError, match=message):
         config = configured(words, folder, tmp_path / "run", *overrides)
-        finetune.build(config)
+        build(config)
     assert not (tmp_path / "run").exists()

@@ -11,11 +11,13 @@ import toy
 import tuned
 from safetensors.numpy import load_file, save_file
 
-from jaxssl import cli, exporting, finetune, importing, predicting, run, trained
+from jaxssl import cli, exporting, importing, predicting
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
 from jaxssl.data.tokenizer import load_tokenizer
 from jaxssl.data.tokenizer_loading import with_tokens
+from jaxssl.run.open import evaluate_run, fill_masks, open_run
+from jaxssl.run.train import train_run
 
 TEXTS = ["the old man sees a [MASK] near a river"]
 
@@ -35,7 +37,7 @@ def imported(exported, tmp_path_factory):
 
 
 def test_it_fills_masks_as_the_run_it_was_exported_from(base, imported):
-    assert trained.fill_masks(imported[0], TEXTS) == trained.fill_masks(base, TEXTS)
+    assert fill_masks(imported[0], TEXTS) == fill_masks(base, TEXTS)
 
 
 def test_its_parameters_have_the_bits_of_the_run_and_all_are_told(base, imported):
@@ -52,9 +54,9 @@ def test_its_parameters_have_the_bits_of_the_run_and_all_are_told(base, imported
 
 def test_to_import_and_use_a_model_needs_no_torch(exported, tmp_path):
     code = (
-        "import sys; from jaxssl import importing, trained;"
+        "import sys; from jaxssl import fill_masks, importing;"
         "importing.import_model(sys.argv[1], sys.argv[2]);"
-        "assert trained.fill_masks(sys.argv[2], ['a [MASK]']);"
+        "assert fill_masks(sys.argv[2], ['a [MASK]']);"
         "assert 'torch' not in sys.modules"
     )
     places = [exported, tmp_path / "run"]
@@ -64,13 +66,13 @@ def test_to_import_and_use_a_model_needs_no_torch(exported, tmp_path):
 
 def test_a_run_starts_from_it(imported, table, tmp_path):
     config = tuned.configured(imported[0], table, tmp_path / "run", "train.epochs=1")
-    assert "accuracy" in finetune.finetune(config, lambda text: None).validation
+    assert "accuracy" in train_run(config, lambda text: None).validation
 
 
 def test_parameters_take_the_dtype_that_is_told(exported, imported, tmp_path):
     out = importing.import_model(exported, tmp_path / "run", dtype="bfloat16", say=print)
     wide = tuned.whole(imported[0])
-    for name, value in flatten(trained.open_run(out).params).items():
+    for name, value in flatten(open_run(out).params).items():
         assert str(value.dtype) == "bfloat16"
         np.testing.assert_allclose(np.asarray(value, np.float32), wide[name], rtol=2**-8)
     with pytest.raises(UserError, match="float32 or bfloat16"):
@@ -89,20 +91,20 @@ def test_tensors_that_have_no_place_are_an_error_unless_they_are_dropped(exporte
         importing.import_model(changed, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     importing.import_model(changed, tmp_path / "run", drop=["adapter"])
-    assert trained.fill_masks(tmp_path / "run", TEXTS)
+    assert fill_masks(tmp_path / "run", TEXTS)
 
 
 def test_a_language_model_is_evaluated_on_a_store_as_the_run_it_was(byte_store, tmp_path):
     config = toy.configured(byte_store, tmp_path / "gpt", "gpt2", "train.steps=6")
-    run.pretrain(config, lambda text: None)
+    train_run(config, lambda text: None)
     exporting.export(tmp_path / "gpt", tmp_path / "exported")
     importing.import_model(tmp_path / "exported", tmp_path / "run", say=list)
-    before = trained.evaluate_run(tmp_path / "gpt")
+    before = evaluate_run(tmp_path / "gpt")
     sizes = ["data.max_length=16", "data.batch_size=8"]
-    after = trained.evaluate_run(tmp_path / "run", store=str(byte_store), layers=sizes)
+    after = evaluate_run(tmp_path / "run", store=str(byte_store), layers=sizes)
     assert {**after, "step": before["step"]} == before
     with pytest.raises(UserError, match="max_length"):
-        trained.evaluate_run(tmp_path / "run", store=str(byte_store), layers=["data.max_length=99"])
+        evaluate_run(tmp_path / "run", store=str(byte_store), layers=["data.max_length=99"])
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +130,10 @@ def test_a_classifier_is_evaluated_on_a_table_that_is_named(again, table, tmp_pa
     predicting.predict(again, [str(table)], str(tmp_path / "said.jsonl"))
     rows = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
     right = np.mean([row["label"] == row["input_label"] for row in rows])
-    values = trained.evaluate_run(again, layers=[f"data.table.path={table}"])
+    values = evaluate_run(again, layers=[f"data.table.path={table}"])
     assert values["rows"] == len(rows) and values["accuracy"] == pytest.approx(right)
     with pytest.raises(UserError, match=r"table\.path=FILE"):
-        trained.evaluate_run(again)
+        evaluate_run(again)
 
 
 def test_a_classifier_is_exported_again_with_the_same_bits(again, tmp_path):
@@ -155,8 +157,8 @@ def test_vocabulary_and_positions_grow_and_what_was_there_stays(exported, import
         say=list,
     )
     before, after = tuned.whole(imported[0]), tuned.whole(out)
-    larger = trained.open_run(out)
-    size = trained.open_run(imported[0]).tokenizer.vocab_size
+    larger = open_run(out)
+    size = open_run(imported[0]).tokenizer.vocab_size
     assert larger.tokenizer.vocab_size == size + 2
     assert larger.model.config.vocab_size % 64 == 0 and larger.model.config.max_positions == 40
     ids = larger.tokenizer.encode_batch(["the cat<sql>"])[0]
@@ -167,7 +169,7 @@ def test_vocabulary_and_positions_grow_and_what_was_there_stays(exported, import
         assert (len(after[name]) > len(value)) == (name in resized), name
     entries = json.loads((out / "ledger.json").read_text())["parameters"]
     assert {e["target"] for e in entries if e["action"] == "resized"} == resized
-    assert trained.fill_masks(out, TEXTS)
+    assert fill_masks(out, TEXTS)
 
 
 def test_tokens_that_are_known_and_multiples_of_nothing_are_refused(exported, tmp_path):
@@ -188,7 +190,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(exported, tmp_pa
         importing.import_model(exported, tmp_path / "run", layers=["model.vocab_size=9"])
     assert not (tmp_path / "run").exists()
     importing.import_model(changed, tmp_path / "run", pad_vocab_to=8, say=list)
-    assert trained.fill_masks(tmp_path / "run", TEXTS)
+    assert fill_masks(tmp_path / "run", TEXTS)
 
 
 def test_a_tokenizer_that_is_not_there_or_not_the_models_is_refused(exported, tmp_path):
@@ -208,12 +210,11 @@ def test_a_tokenizer_that_is_not_there_or_not_the_models_is_refused(exported, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_rows_without_a_token_and_what_will_not_export_are_told(exported, tmp_path):
+def test_rows_without_a_token_are_told(exported, tmp_path):
     said = []
     changes = {"pad_vocab_to": 64, "layers": ["model.max_positions=40"]}
     importing.import_model(exported, tmp_path / "run", say=said.append, **changes)
     assert any("rows of the vocabulary have no token" in line for line in said)
-    assert not any("will not export" in line for line in said)
 
 
 def test_a_save_that_fails_leaves_nothing(exported, tmp_path, monkeypatch):
@@ -246,7 +247,7 @@ def test_a_model_of_the_hub_with_pickled_weights_alone_is_told_how_to_be_convert
 
 def test_a_model_without_a_language_model_head_is_sent_to_embed(again):
     with pytest.raises(UserError, match="jaxssl embed"):
-        trained.fill_masks(again, TEXTS)
+        fill_masks(again, TEXTS)
 
 
 def test_the_command_says_what_is_wrong(exported, imported, tmp_path, capsys):

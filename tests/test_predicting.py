@@ -13,9 +13,11 @@ import pytest
 import toy
 import tuned
 
-from jaxssl import cli, finetune, predicting, trained
+from jaxssl import cli, predicting
 from jaxssl.core.errors import UserError
 from jaxssl.data.tables import Table, TableFile, read_table
+from jaxssl.run.open import open_run
+from jaxssl.run.train import train_run
 from jaxssl.tasks.answer import Answer
 from jaxssl.tasks.base import Encoded
 from jaxssl.tasks.classify import Classify
@@ -31,7 +33,7 @@ WORDS = "the cat sees a bird in the garden near my old sister at home".split()
 def run(base, table, tmp_path_factory):
     """Fine-tuned to tell animals from people, for nine steps."""
     out = tmp_path_factory.mktemp("predicting") / "run"
-    finetune.finetune(tuned.configured(base, table, out, "train.epochs=1"), lambda text: None)
+    train_run(tuned.configured(base, table, out, "train.epochs=1"), lambda text: None)
     return out
 
 
@@ -86,7 +88,7 @@ def predict(run, given, output, **options):
 
 def shares_alone(run, texts):
     """Probabilities of each text by a forward pass of its own, without padding to speak of."""
-    opened = trained.open_run(run)
+    opened = open_run(run)
     ids = opened.tokenizer.special_ids
     kernel = opened.params["classify"]["output"]
 

@@ -10,8 +10,10 @@ from unittest import mock
 
 import pytest
 
-from jaxssl import cli, run
+import jaxssl
+from jaxssl import cli
 from jaxssl.optim.schedules import make_schedule
+from jaxssl.run.config import load_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -29,18 +31,12 @@ def test_the_loop_of_the_readme_trains(byte_store, capsys):
 
 
 def test_the_functions_of_the_readme_take_what_they_are_given(monkeypatch):
-    from jaxssl import trained
-
     called = []
-    for module, names in (
-        (run, ["pretrain"]),
-        (trained, ["open_run", "evaluate_run", "fill_masks", "generate_texts"]),
-    ):
-        for name in names:
-            fake = mock.create_autospec(
-                getattr(module, name), side_effect=lambda *_, _name=name, **__: called.append(_name)
-            )
-            monkeypatch.setattr(module, name, fake)
+    for name in ("train_run", "open_run", "evaluate_run", "fill_masks", "generate_texts"):
+        fake = mock.create_autospec(
+            getattr(jaxssl, name), side_effect=lambda *_, _name=name, **__: called.append(_name)
+        )
+        monkeypatch.setattr(jaxssl, name, fake)
     code = re.findall(r"```python\n(.*?)```", README, re.S)[1]
     exec(compile(code, "README.md", "exec"), {})
     assert len(called) == 6 and len(set(called)) == 5
@@ -59,7 +55,7 @@ def test_every_recipe_of_the_table_resolves_and_every_file_named_exists():
     names = re.findall(r"`((?:pretrain|demo)/[a-z0-9-]+(?:\.\db)?)`", README)
     assert len(set(names)) >= 14
     for name in names:
-        assert run.load_config([name]).out
+        assert load_config([name]).out
     for path in re.findall(r"`(jaxssl/[a-z_/0-9]+\.py)`", README):
         assert (ROOT / path).is_file(), path
 
@@ -76,7 +72,7 @@ def test_recipes_have_the_published_sizes():
     }
     shape = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "num_kv_heads", "tied")
     for name, preset in published.items():
-        model = run.load_config([f"pretrain/{name}"]).model
+        model = load_config([f"pretrain/{name}"]).model
         for field in shape:
             assert getattr(model, field, None) == getattr(preset, field, None), (name, field)
 
@@ -84,13 +80,13 @@ def test_recipes_have_the_published_sizes():
 def test_bert_draws_its_random_tokens_from_the_whole_vocabulary():
     """As google-research/bert does: special tokens too."""
     for path in (ROOT / "configs" / "pretrain").glob("bert-*.yaml"):
-        masked, _ = run.load_config([path]).objective.terms
+        masked, _ = load_config([path]).objective.terms
         assert masked.objective.random_from_specials, path
 
 
 def test_the_demos_models_have_no_position_that_is_never_trained():
     for name in ("bert", "gpt"):
-        config = run.load_config([f"demo/{name}"])
+        config = load_config([f"demo/{name}"])
         assert config.model.max_positions == config.data.sequence_length
 
 
@@ -123,7 +119,7 @@ PRETRAIN = re.findall(r"^(?:JAX_\w+=\w+ )*jaxssl pretrain ((?:.*\\\n)*.*)$", REA
 def test_runs_of_the_readme_are_configurations_that_hold_together(arguments):
     assert len(PRETRAIN) >= 3
     words = shlex.split(arguments.replace("\\\n", " "))
-    config = run.load_config(
+    config = load_config(
         [word for word in words if "=" not in word], [word for word in words if "=" in word]
     )
     assert config.model.vocab_size == 4096  # of the tokenizer above

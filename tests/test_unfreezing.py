@@ -14,10 +14,12 @@ import pytest
 import toy
 import tuned
 
-from jaxssl import finetune, trained
 from jaxssl.checkpoint.manager import CheckpointManager, stored_arrays
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
+from jaxssl.run.build import build
+from jaxssl.run.open import open_run
+from jaxssl.run.train import train_run
 from jaxssl.train import encode_once
 
 OVERRIDES = (
@@ -38,7 +40,7 @@ PER_EPOCH = 5  # 72 examples in batches of 16
 def staged(base, table, tmp_path_factory):
     out, said = tmp_path_factory.mktemp("staged") / "run", []
     config = tuned.configured(base, table, out, *OVERRIDES)
-    return config, finetune.finetune(config, said.append), said
+    return config, train_run(config, said.append), said
 
 
 def arrays(config, step):
@@ -96,7 +98,7 @@ def test_resumed_at_a_boundary_and_inside_a_stage_it_ends_with_the_same_bits(
             shutil.rmtree(manager.path(later))
     said = []
     again = tuned.configured(base, table, out, *OVERRIDES)
-    finetune.finetune(again, said.append)
+    train_run(again, said.append)
     assert f"resuming at step {step}" in said
     toy.assert_same_arrays(toy.restored(out, outcome.step), arrays(config, outcome.step))
 
@@ -106,7 +108,7 @@ def test_later_use_takes_the_average(staged):
     state = arrays(config, outcome.step)
     path = lambda part: f"['{part}']['classify']['output']['kernel']"
     assert not np.array_equal(state[path("ema")], state[path("params")])
-    params = flatten(trained.open_run(config.out, "last").params)
+    params = flatten(open_run(config.out, "last").params)
     assert np.array_equal(params["classify/output/kernel"], state[path("ema")])
 
 
@@ -117,7 +119,7 @@ def test_encoding_once_learns_the_same_as_encoding_each_epoch(base, table, tmp_p
         out, said = tmp_path / cache, []
         changes = ("freezing.preset=head", f"freezing.cache={cache}", "train.epochs=3")
         changes += ("model.dropout=0", "model.attention_dropout=0", "task.dropout=0")
-        outcome = finetune.finetune(tuned.configured(base, table, out, *changes), said.append)
+        outcome = train_run(tuned.configured(base, table, out, *changes), said.append)
         features = [line for line in said if "encoded once" in line]
         assert bool(features) == (cache == "true")
         if features:  # one state of 16 numbers for each of 72 rows
@@ -138,8 +140,8 @@ def test_encoding_once_learns_the_same_as_encoding_each_epoch(base, table, tmp_p
 
 
 def test_features_that_would_not_fit_are_refused_with_their_size(base, table, tmp_path):
-    parts = finetune.build(tuned.configured(base, table, tmp_path / "run", *HEAD)).parts
-    assert encode_once.planned_bytes(parts) == (72 + 18) * 16 * 4
+    work = build(tuned.configured(base, table, tmp_path / "run", *HEAD)).work
+    assert encode_once.planned_bytes(work.program, work.feeds.first) == (72 + 18) * 16 * 4
     with pytest.raises(UserError, match=r"(?s)do not fit.*1,000,000,000,000,000.*cache=false"):
         encode_once.check_memory(10**15)
 
@@ -159,20 +161,20 @@ def test_features_that_would_not_fit_are_refused_with_their_size(base, table, tm
 )
 def test_schedules_that_make_no_sense_are_refused(base, table, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
-        finetune.build(tuned.configured(base, table, tmp_path / "run", *changes))
+        build(tuned.configured(base, table, tmp_path / "run", *changes))
 
 
 def test_gradual_unfreezing_adds_a_layer_at_a_time_and_the_embeddings_last(base, table, tmp_path):
     changes = ("freezing.preset=head", "freezing.gradual=2")
-    parts = finetune.build(tuned.configured(base, table, tmp_path / "run", *changes)).parts
-    assert [stage.first_step for stage in parts.stages] == [0, 18, 36, 54]
-    leaves = flatten(parts.model.abstract())
+    program = build(tuned.configured(base, table, tmp_path / "run", *changes)).work.program
+    assert [stage.first_step for stage in program.stages] == [0, 18, 36, 54]
+    leaves = flatten(program.model.abstract())
     trained_parts = [
         {"/".join(path.split("/")[:2]) for path in leaves if stage.is_trained(path)}
-        for stage in parts.stages
+        for stage in program.stages
     ]
     first, second, third, last = trained_parts
     assert first == {"classify/output"}
     assert second - first == {"encoder/layers[1:2]"} and third - second == {"encoder/layers[0:1]"}
     assert all(name.startswith("embeddings") for name in last - third) and last > third
-    assert len(jax.tree.leaves(parts.model.abstract())) == len(leaves)
+    assert len(jax.tree.leaves(program.model.abstract())) == len(leaves)

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+import optax
 
 from jaxssl.core.names import flatten
 from jaxssl.core.precision import Precision
@@ -12,7 +13,9 @@ from jaxssl.models.bert import BertConfig
 from jaxssl.models.gpt2 import Gpt2Config
 from jaxssl.models.layers import is_boxed, unbox
 from jaxssl.models.model import Model
-from jaxssl.parallel.mesh import MeshConfig, make_mesh
+from jaxssl.parallel.mesh import MeshConfig, batch_sharding, make_mesh
+from jaxssl.train.phase import Phases, born
+from jaxssl.train.program import Program, Stream
 
 VOCAB = 40
 SPECIALS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
@@ -103,6 +106,39 @@ def mesh(data=1, fsdp=1, tensor=1):
         axis_types=(jax.sharding.AxisType.Auto,) * 3,
         devices=jax.devices()[:count],
     )
+
+
+def corrupted(objective, batch, seed=0, vocabulary=WORDS) -> dict:
+    """The batch with what the objective adds to it and changes in it."""
+    return {**batch, **objective.corrupt(batch, seed, vocabulary)}
+
+
+def program(model, objective, optimizer, batch, *, over=None, **changes) -> Program:
+    """A program of one stream, on one device unless told otherwise."""
+    given = {
+        "model": model,
+        "streams": (Stream.of(objective, batch),),
+        "optimizer": optimizer,
+        "schedule": optax.constant_schedule(0.0),
+        "vocabulary": WORDS,
+        "mesh": over or mesh(),
+    }
+    return Program(**{**given, **changes})
+
+
+def begun(made: Program):
+    """(the phase, the first state) of a program."""
+    with jax.set_mesh(made.mesh):
+        phase = Phases(made).at(0)
+        return phase, born(phase)
+
+
+def take(phase, state, batch):
+    """(the state, the metrics) after one step of the only stream."""
+    with jax.set_mesh(phase.program.mesh):
+        rows = jax.device_put(batch, batch_sharding(phase.program.mesh))
+        state, out = phase.step(("",))(state, {"": rows}, phase.constants)
+    return state, {**out, **out["streams"][""], "loss": out["loss"]}
 
 
 def relative_l2(got, want) -> dict[str, float]:

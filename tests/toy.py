@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 import jaxssl
-from jaxssl.core import config as configuration
 from jaxssl.data.manifest import split_record, token_dtype, write_manifest
 from jaxssl.data.sources import Docstrings
 from jaxssl.data.store import ShardWriter
@@ -155,9 +154,9 @@ def recipe_of(kind: str, store: Path, out: Path, vocab_size: int) -> dict:
 
 def configured(store: Path, out: Path, kind: str = "bert", *overrides: str):
     """The validated configuration of `recipe` with overrides."""
-    from jaxssl.run import RunConfig
+    from jaxssl.run.config import load_config
 
-    return configuration.load(RunConfig, [recipe(store, out, kind)], overrides)
+    return load_config([recipe(store, out, kind)], overrides)
 
 
 def write_recipe(path: Path, content: dict) -> Path:

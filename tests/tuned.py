@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import toy
 
-from jaxssl import finetune, run, trained
 from jaxssl.core.names import flatten
+from jaxssl.run.config import FINETUNE, load_config
+from jaxssl.run.open import open_run
+from jaxssl.run.train import train_run
 
 LABELS = ("animal", "person")
 
@@ -31,7 +33,7 @@ def base(words, tmp_path_factory):
     overrides = ("train.steps=4", "optimizer.schedule.warmup=1", "evaluation.every=0")
 
     def make(out):
-        run.pretrain(toy.configured(words, out, "bert", *overrides), lambda text: None)
+        train_run(toy.configured(words, out, "bert", *overrides), lambda text: None)
 
     return toy.shared(tmp_path_factory, "base", make)
 
@@ -42,7 +44,7 @@ def classifier(base, table, tmp_path_factory):
     overrides = ("task.pooling=cls", "train.epochs=2")
 
     def make(out):
-        finetune.finetune(configured(base, table, out, *overrides), lambda text: None)
+        train_run(configured(base, table, out, *overrides), lambda text: None)
 
     return toy.shared(tmp_path_factory, "classifier", make)
 
@@ -70,10 +72,10 @@ def configured(base, table, out, *overrides):
     }
     path = out.parent / f"{out.name}.json"
     path.write_text(json.dumps(recipe))
-    return finetune.load_config([path], overrides)
+    return load_config([path], overrides, FINETUNE)
 
 
 def whole(run_dir, step="last"):
     """All parameters of a run by name, as numpy arrays."""
-    params = trained.open_run(run_dir, step).params
+    params = open_run(run_dir, step).params
     return {name: np.asarray(x) for name, x in flatten(params).items()}

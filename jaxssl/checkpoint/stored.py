@@ -6,6 +6,7 @@ known by its checksum: another run's checkpoint, or a Hugging Face directory.
 
 import dataclasses
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.checkpoint import manifest
-from jaxssl.checkpoint.hf.directory import fingerprint, is_hf_directory, open_model
+from jaxssl.checkpoint.hf.directory import CONFIG, fingerprint, open_model
 from jaxssl.checkpoint.ledger import Entry, Leaf
 from jaxssl.checkpoint.manager import read_arrays, stored_arrays
 from jaxssl.core.errors import UserError
@@ -34,7 +35,7 @@ class Piece:
     """Some layers, or all, of a parameter, in an array of a checkpoint.
 
     Attributes:
-      checkpoint: the step's directory, or Hugging Face's.
+      holder: what holds the array.
       name: the array's path among its parameters.
       start: the first layer it is taken for.
       end: the layer after the last; None for an array that is no stack.
@@ -43,7 +44,7 @@ class Piece:
       dtype: of the array.
     """
 
-    checkpoint: Path
+    holder: "Holder"
     name: str
     start: int
     end: int | None
@@ -72,14 +73,14 @@ class Stored:
 
 def stored_params(checkpoint: Path, base: Stored | None = None) -> Stored:
     """The parameters in the directory of a step, over those of its base."""
-    pieces = dict(base.pieces) if base else {}
+    pieces, holder = dict(base.pieces) if base else {}, StepHolder(checkpoint)
     for path, (_, leaf) in held(checkpoint).items():
         name, shape, dtype = canonical(path), tuple(leaf.shape), str(jnp.dtype(leaf.dtype))
         if not is_stacked(path):
-            pieces[name] = (Piece(checkpoint, path, 0, None, 0, shape, dtype),)
+            pieces[name] = (Piece(holder, path, 0, None, 0, shape, dtype),)
             continue
         start, end = layer_range(path) or (0, shape[0])
-        new = Piece(checkpoint, path, start, end, 0, shape, dtype)
+        new = Piece(holder, path, start, end, 0, shape, dtype)
         pieces[name] = _overlaid(pieces.get(name, ()), new)
     return Stored(pieces)
 
@@ -123,11 +124,12 @@ def stored_run(
     if noted is None:
         return stored_params(checkpoint)
     where = (base_run or Path(noted["run"])).absolute()  # Orbax reads no other paths
-    base = where if noted["step"] is None else where / "checkpoints" / str(noted["step"])
-    check_base(noted, base)
     if noted["step"] is None:
-        pieces = stored_hf(base).pieces
+        check_base(noted, HfHolder(where))
+        pieces = stored_hf(where).pieces
     else:
+        base = where / "checkpoints" / str(noted["step"])
+        check_base(noted, StepHolder(base))
         if verify:
             manifest.verify(base)
         pieces = stored_run(where, base, verify=verify).pieces
@@ -141,15 +143,15 @@ def stored_hf(path: Path) -> Stored:
     Raises:
       UserError: no such model here, or not whole.
     """
-    pieces, found = {}, open_model(path)
+    pieces, found, holder = {}, open_model(path), HfHolder(path)
     for name, leaf in found.leaves().items():
         end = leaf.shape[0] if is_stacked(name) else None
-        pieces[name] = (Piece(path, name, 0, end, 0, leaf.shape, leaf.dtype),)
+        pieces[name] = (Piece(holder, name, 0, end, 0, leaf.shape, leaf.dtype),)
     return Stored(pieces, tuple(found.notes()))
 
 
 Raw = dict[str, dict[str, jax.Array]]
-"""{checkpoint: {array's path: array}}."""
+"""{path of a holder: {array's path: array}}."""
 
 
 def read(stored: Stored, names: list[str], targets: Mapping[str, Any]) -> Raw:
@@ -160,31 +162,16 @@ def read(stored: Stored, names: list[str], targets: Mapping[str, Any]) -> Raw:
         sharding does not divide is whole on every device. Tensors of a Hugging Face directory come
         in the dtype, cast as they are read; arrays of a checkpoint in their own.
     """
-    wanted: dict[Path, dict[str, jax.ShapeDtypeStruct]] = {}
+    wanted: dict[Holder, dict[str, jax.ShapeDtypeStruct]] = {}
     for name in names:
         for piece in stored.pieces[name]:
             target = targets[name]
-            dtype = target.dtype if is_hf_directory(piece.checkpoint) else jnp.dtype(piece.dtype)
-            wanted.setdefault(piece.checkpoint, {})[piece.name] = jax.ShapeDtypeStruct(
-                piece.shape, dtype, sharding=_dividing(target.sharding, piece.shape)
+            wanted.setdefault(piece.holder, {})[piece.name] = jax.ShapeDtypeStruct(
+                piece.shape,
+                piece.holder.read_dtype(piece.dtype, target.dtype),
+                sharding=_dividing(target.sharding, piece.shape),
             )
-    raw: Raw = {}
-    for checkpoint, arrays in wanted.items():
-        raw[str(checkpoint)] = _read_one(checkpoint, arrays)
-    return raw
-
-
-def _read_one(checkpoint: Path, arrays: Mapping[str, Any]) -> dict[str, jax.Array]:
-    if is_hf_directory(checkpoint):
-        directory = open_model(checkpoint)
-        return {name: directory.read(name, array) for name, array in arrays.items()}
-    there, nested = held(checkpoint), {}
-    for part in PARTS:
-        chosen = {path: array for path, array in arrays.items() if there[path][0] == part}
-        if chosen:
-            nested[part] = unflatten(chosen)
-    restored = read_arrays(checkpoint, nested)
-    return {path: x for part in restored.values() for path, x in flatten(part).items()}
+    return {str(holder.path): holder.read(arrays) for holder, arrays in wanted.items()}
 
 
 def _dividing(sharding: Any, shape: tuple[int, ...]) -> Any:
@@ -199,24 +186,111 @@ def assemble(stored: Stored, raw: Mapping[str, Mapping[str, jax.Array]], name: s
     """A parameter as a whole, of its pieces. May be traced."""
     parts = []
     for piece in stored.pieces[name]:
-        array = raw[str(piece.checkpoint)][piece.name]
+        array = raw[str(piece.holder.path)][piece.name]
         if piece.end is None:
             return array
         parts.append(array[piece.offset : piece.offset + piece.end - piece.start])
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
 
+# --- What holds arrays ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Holder(ABC):
+    """A directory that parameters lie in."""
+
+    path: Path
+
+    @abstractmethod
+    def read(self, arrays: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """Arrays by name, in the shapes, dtypes and shardings that are asked for."""
+
+    @abstractmethod
+    def read_dtype(self, stored: str, wanted: Any) -> Any:
+        """The dtype that an array is read in."""
+
+    @abstractmethod
+    def checksum(self) -> str | None:
+        """Of all that it holds; None where nothing is there."""
+
+    @property
+    @abstractmethod
+    def run(self) -> Path:
+        """What `init.from` would name it by."""
+
+    @property
+    def step(self) -> int | None:
+        """The step, of a run's checkpoint."""
+        return None
+
+    @property
+    def has_averages(self) -> bool:
+        """Whether averages stand in the place of what was trained."""
+        return False
+
+
+@dataclass(frozen=True)
+class StepHolder(Holder):
+    """The directory of a run's step."""
+
+    def read(self, arrays: Mapping[str, Any]) -> dict[str, jax.Array]:
+        there, nested = held(self.path), {}
+        for part in PARTS:
+            chosen = {path: array for path, array in arrays.items() if there[path][0] == part}
+            if chosen:
+                nested[part] = unflatten(chosen)
+        restored = read_arrays(self.path, nested)
+        return {path: x for part in restored.values() for path, x in flatten(part).items()}
+
+    def read_dtype(self, stored: str, wanted: Any) -> Any:
+        return jnp.dtype(stored)
+
+    def checksum(self) -> str | None:
+        path = self.path / manifest.MANIFEST
+        return sha256(path) if path.is_file() else None
+
+    @property
+    def run(self) -> Path:
+        return self.path.parent.parent
+
+    @property
+    def step(self) -> int | None:
+        return int(self.path.name)
+
+    @property
+    def has_averages(self) -> bool:
+        return any(part == "ema" for part, _ in held(self.path).values())
+
+
+@dataclass(frozen=True)
+class HfHolder(Holder):
+    """A Hugging Face directory, whose tensors are cast as they are read."""
+
+    def read(self, arrays: Mapping[str, Any]) -> dict[str, jax.Array]:
+        directory = open_model(self.path)
+        return {name: directory.read(name, array) for name, array in arrays.items()}
+
+    def read_dtype(self, stored: str, wanted: Any) -> Any:
+        return wanted
+
+    def checksum(self) -> str | None:
+        return fingerprint(self.path) if (self.path / CONFIG).is_file() else None
+
+    @property
+    def run(self) -> Path:
+        return self.path
+
+
 # --- The base -----------------------------------------------------------------------------------
 
 
-def identity(checkpoint: Path, entries: Sequence[Entry]) -> dict[str, Any]:
-    """What a run notes of the checkpoint (or Hugging Face directory) it starts from, and which of
-    its parameters it takes."""
-    is_hf = is_hf_directory(checkpoint)
+def identity(holder: Holder, entries: Sequence[Entry]) -> dict[str, Any]:
+    """What a run notes of where it starts from, and which of the parameters there it takes."""
     return {
-        "run": str((checkpoint if is_hf else checkpoint.parent.parent).absolute()),
-        "step": None if is_hf else int(checkpoint.name),
-        "manifest": _checksum(checkpoint),
+        "run": str(holder.run.absolute()),
+        "step": holder.step,
+        "manifest": holder.checksum(),
         "names": {
             entry.target: entry.source
             for entry in entries
@@ -243,29 +317,21 @@ def read_base(run_dir: Path) -> dict[str, Any] | None:
         ) from error
 
 
-def check_base(noted: Mapping[str, Any], checkpoint: Path) -> None:
-    """Refuses a checkpoint that is not the one a run was started from.
+def check_base(noted: Mapping[str, Any], holder: Holder) -> None:
+    """Refuses parameters that are not those a run was started with.
 
     Raises:
-      UserError: says which one is wanted.
+      UserError: says which are wanted.
     """
-    found = _checksum(checkpoint)
+    found = holder.checksum()
     if found != noted["manifest"]:
         raise UserError(
             "this is not the base that the run was trained on",
-            where=checkpoint,
+            where=holder.path,
             expected=f"{named(noted)}, with checksum {noted['manifest'][:16]}...",
             got="no such checkpoint" if found is None else f"checksum {found[:16]}...",
             fix="say where the base is now: --with init.from=RUN",
         )
-
-
-def _checksum(checkpoint: Path) -> str | None:
-    """Of a checkpoint's manifest, or of all files of a Hugging Face directory; None for neither."""
-    if is_hf_directory(checkpoint):
-        return fingerprint(checkpoint)
-    path = checkpoint / "manifest.json"
-    return sha256(path) if path.is_file() else None
 
 
 def named(noted: Mapping[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """Configuration: YAML layers and `a.b=c` overrides in, one validated frozen dataclass out.
 
 A component's configuration is a frozen dataclass beside the component. A field may be a leaf
-(checked by pydantic, strictly), another dataclass, or a union of dataclasses told apart by their
-`name` field. Every error of a configuration is reported at once.
+(checked by pydantic, strictly), another dataclass, or one of several told apart by their `name`: a
+union, or a base class with those registered under it (`core.registry`). Every error of a
+configuration is reported at once.
 """
 
 import ast
@@ -10,6 +11,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import operator
 import re
 import textwrap
 import types
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
+from jaxssl.core.registry import choice_name, members
 
 T = TypeVar("T")
 MISSING = "a required key is missing"
@@ -170,10 +173,13 @@ def build(cls: type[T], data: Mapping) -> T:
 
 
 def _build(annotation: Any, data: Any, path: str, errors: list[UserError]) -> Any:
-    members = _members(annotation)
-    choices = [member for member in members if dataclasses.is_dataclass(member)]
-    if choices and not (data is None and types.NoneType in members):
+    kinds = _members(annotation)
+    choices = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+    leaves = [kind for kind in kinds if kind not in choices]
+    if choices and not _is_leaf(data, leaves):
         return _build_choice(choices, data, path, errors)
+    if choices:
+        return _build_leaf(functools.reduce(operator.or_, leaves), data, path, errors)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (dict, Mapping, typing.get_origin(Mapping[str, int])) and isinstance(
         data, Mapping
@@ -183,6 +189,14 @@ def _build(annotation: Any, data: Any, path: str, errors: list[UserError]) -> An
     if origin is tuple and isinstance(data, list) and arguments[-1] is Ellipsis:
         return tuple(_build(arguments[0], v, f"{path}[{i}]", errors) for i, v in enumerate(data))
     return _build_leaf(annotation, data, path, errors)
+
+
+def _is_leaf(data: Any, leaves: list) -> bool:
+    """Whether a value is meant for what a field may be besides dataclasses: null, or a number."""
+    if data is None:
+        return types.NoneType in leaves
+    is_structure = isinstance(data, Mapping) or dataclasses.is_dataclass(data)
+    return not is_structure and any(leaf is not types.NoneType for leaf in leaves)
 
 
 def _build_choice(choices: list, data: Any, path: str, errors: list[UserError]) -> Any:
@@ -230,7 +244,8 @@ def _build_dataclass(cls: type, data: Mapping, path: str, errors: list[UserError
     values = {}
     for name, field in fields.items():
         if name in data:
-            values[field.name] = _build(hints[field.name], data[name], _join(path, name), errors)
+            given = _with_default_name(field, data[name])
+            values[field.name] = _build(hints[field.name], given, _join(path, name), errors)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             errors.append(_missing(hints[field.name], _join(path, name)))
     if len(errors) > before:
@@ -245,6 +260,14 @@ def _build_dataclass(cls: type, data: Mapping, path: str, errors: list[UserError
             )
         )
         return None
+
+
+def _with_default_name(field: dataclasses.Field, data: Any) -> Any:
+    """`data` with the name of the field's default where it has none: it changes that one."""
+    name = choice_name(type(field.default))
+    if isinstance(data, Mapping) and name is not None and "name" not in data:
+        return {"name": name, **data}
+    return data
 
 
 def _missing(annotation: Any, where: str) -> UserError:
@@ -307,8 +330,10 @@ def _how_to_write(annotation: Any, data: Any, path: str) -> str | None:
 
 
 def _members(annotation: Any) -> tuple:
+    """What a value may be: the members of a union, registered classes in place of their base."""
     is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    return typing.get_args(annotation) if is_union else (annotation,)
+    alternatives = typing.get_args(annotation) if is_union else (annotation,)
+    return tuple(member for each in alternatives for member in members(each) or (each,))
 
 
 def _join(path: str, key: object) -> str:
@@ -318,14 +343,6 @@ def _join(path: str, key: object) -> str:
 def key_of(field: dataclasses.Field) -> str:
     """A field's key in files: its name, or `from` for `from_`, which Python keeps for itself."""
     return field.name.removesuffix("_")
-
-
-def choice_name(cls: type) -> str | None:
-    """The value of `name` that selects the dataclass `cls` in a union, or None."""
-    for field in dataclasses.fields(cls):
-        if field.name == "name" and isinstance(field.default, str):
-            return field.default
-    return None
 
 
 # --- Printing -------------------------------------------------------------------------------
@@ -353,9 +370,9 @@ def type_name(annotation: Any) -> str:
     """A type as a user would write it."""
     if typing.get_origin(annotation) is typing.Literal:
         return " | ".join(repr(value) for value in typing.get_args(annotation))
-    members = _members(annotation)
-    if len(members) > 1:
-        return " | ".join(type_name(member) for member in members)
+    kinds = _members(annotation)
+    if len(kinds) > 1:
+        return " | ".join(type_name(kind) for kind in kinds)
     if annotation is types.NoneType:
         return "null"
     if typing.get_origin(annotation) is not None:
@@ -379,47 +396,66 @@ def field_docs(cls: type) -> dict[str, str]:
     return docs
 
 
-def document(cls: type) -> Iterator[str]:
-    """Lines that document every field of `cls`, with type and default, for `--help`."""
-    return _document(cls, 0, set())
+def document(cls: type, defaults: Mapping[str, Any] | None = None) -> Iterator[str]:
+    """Lines that document every field of `cls`, with type and default, for `--help`.
+
+    Args:
+      defaults: a layer below all others, whose values are the defaults where it has any.
+    """
+    return _document(cls, defaults or {}, 0, set())
 
 
-def _document(cls: type, indent: int, seen: set[type]) -> Iterator[str]:
+def _document(cls: type, defaults: Mapping, indent: int, seen: set[type]) -> Iterator[str]:
     pad, hints, docs = "  " * indent, typing.get_type_hints(cls), field_docs(cls)
     seen.add(cls)
     for field in dataclasses.fields(cls):
-        annotation = hints[field.name]
-        is_tuple = typing.get_origin(annotation) is tuple
-        members = _members(typing.get_args(annotation)[0] if is_tuple else annotation)
-        choices = [typing.cast(type, m) for m in members if dataclasses.is_dataclass(m)]
+        given = defaults.get(key_of(field), dataclasses.MISSING)
+        item, several = _item(hints[field.name])
+        kinds = _members(item)
+        choices = [typing.cast(type, kind) for kind in kinds if dataclasses.is_dataclass(kind)]
         if not choices:
-            yield f"{pad}{key_of(field)}: {type_name(annotation)}{_default(field)}"
+            yield f"{pad}{key_of(field)}: {type_name(item)}{_default(field, given)}"
         else:
-            yield f"{pad}{key_of(field)}:{' (a list)' if is_tuple else ''}{_chosen(field, members)}"
+            yield f"{pad}{key_of(field)}:{several}{_chosen(field, kinds, given)}"
         yield from _wrapped(docs.get(field.name, ""), indent + 2)
         for choice in choices:
             if len(choices) > 1:
                 known = " (described above)" if choice in seen else ""
                 yield f"{pad}  --- {field.name}.name={choice_name(choice)}{known}"
             if choice not in seen:
-                yield from _document(choice, indent + 1, seen)
+                below = given if isinstance(given, Mapping) else {}
+                is_it = below.get("name", choice_name(choice)) == choice_name(choice)
+                yield from _document(choice, below if is_it else {}, indent + 1, seen)
 
 
-def _chosen(field: dataclasses.Field, members: tuple) -> str:
+def _item(annotation: Any) -> tuple[Any, str]:
+    """What a list or a mapping holds, and a word for which of them it is; else `annotation`."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is tuple and any(map(dataclasses.is_dataclass, _members(arguments[0]))):
+        return arguments[0], " (a list)"
+    if origin is dict and any(map(dataclasses.is_dataclass, _members(arguments[1]))):
+        return arguments[1], " (by name)"
+    return annotation, ""
+
+
+def _chosen(field: dataclasses.Field, kinds: tuple, given: Any) -> str:
     """What a field of dataclasses is when it is not given."""
-    optional = " (or null)" if types.NoneType in members else ""
+    optional = " (or null)" if types.NoneType in kinds else ""
+    if isinstance(given, Mapping) and "name" in given:
+        return f"{optional} = {given['name']}"
     if field.default is dataclasses.MISSING or field.default is None or field.default == ():
-        return optional + _default(field)
+        return optional + _default(field, dataclasses.MISSING)
     name = choice_name(type(field.default))
-    return f"{optional} = {name}" if name and len(members) > 1 else optional
+    return f"{optional} = {name}" if name and len(kinds) > 1 else optional
 
 
-def _default(field: dataclasses.Field) -> str:
-    if field.default is not dataclasses.MISSING:
-        return f" = {json.dumps(to_dict(field.default), default=str)}"
-    if field.default_factory is not dataclasses.MISSING:
-        return f" = {json.dumps(to_dict(field.default_factory()), default=str)}"
-    return "  (required)"
+def _default(field: dataclasses.Field, given: Any) -> str:
+    value = field.default if given is dataclasses.MISSING else given
+    if value is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    if value is dataclasses.MISSING:
+        return "  (required)"
+    return f" = {json.dumps(to_dict(value), default=str)}"
 
 
 def _wrapped(text: str, indent: int) -> Iterator[str]:

@@ -27,6 +27,14 @@ def stream(seed: int, purpose: int) -> jax.Array:
     return jax.random.fold_in(seed_key(seed), purpose)
 
 
+def numbered_seed(seed: int, number: int) -> int:
+    """The seed of one of several that corrupt a batch apart, so that two do not draw alike.
+
+    The first keeps the run's; numbers count by the golden ratio, as in Weyl's sequence.
+    """
+    return (seed + number * 0x9E3779B9) % 2**32
+
+
 def init_key(seed: int) -> jax.Array:
     """The key that fresh parameters are drawn from."""
     return stream(seed, INIT)

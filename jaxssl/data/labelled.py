@@ -174,7 +174,7 @@ class LabelledBatches:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LabelledData:
+class ExampleData:
     """Examples as something that a run trains or validates on."""
 
     examples: Examples
@@ -186,10 +186,8 @@ class LabelledData:
     """Lengths that batches are planned by, where they are not those of the rows."""
 
     def references(self, chosen: np.ndarray) -> Any:
-        """The answers of the examples at `chosen`."""
-        if isinstance(self.answers, np.ndarray):
-            return self.answers[chosen]
-        return [self.answers[i] for i in chosen]
+        """The answers of the examples at `chosen`; of several tasks, by their names."""
+        return _at(self.answers, chosen)
 
     @property
     def num_rows(self) -> int:
@@ -216,3 +214,9 @@ class LabelledData:
             longest = int(self.examples.lengths[chosen[0]])
             length = int(self.edges[np.searchsorted(self.edges, longest)])
             yield self.examples.rows(chosen[places], length, 0)
+
+
+def _at(answers: Any, chosen: np.ndarray) -> Any:
+    if isinstance(answers, Mapping):
+        return {name: _at(part, chosen) for name, part in answers.items()}
+    return answers[chosen] if isinstance(answers, np.ndarray) else [answers[i] for i in chosen]

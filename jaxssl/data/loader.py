@@ -10,46 +10,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxssl.core.bounds import check_at_least, check_local, check_seed
 from jaxssl.core.errors import UserError
+from jaxssl.data.config import StoreConfig
 from jaxssl.data.order import permute
 from jaxssl.data.packing import Packed
-from jaxssl.data.pairs import Pairs
-from jaxssl.data.rows import Batch, RowSource, Windows
+from jaxssl.data.rows import Batch, RowSource
 from jaxssl.data.store import TokenStore
 
-Rows = Windows | Packed | Pairs
 ENDLESS = 1 << 62
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """What a run reads: a token store, how it is cut into rows, and how many a step."""
-
-    store: str
-    """Directory of the token store (made by `jaxssl prepare`)."""
-    verify: bool = False
-    """Compare every file of the store with its checksum at the start: reads all of it. Without,
-    sizes are compared, and ids that the vocabulary does not have are refused as they are read."""
-    rows: Rows = Windows()
-    """How the store is cut into rows: windows, packed or pairs."""
-    sequence_length: int = 128
-    """Length of a row, in tokens."""
-    batch_size: int = 32
-    """Rows a step, over all hosts and devices."""
-    seed: int = 0
-    """Of the order of the rows, and of what sentence pairs draw; 0 to 2**32 - 1."""
-    prefetch: int = 4
-    """Batches that are read ahead, in one thread; 0 reads each when it is asked for."""
-
-    def __post_init__(self):
-        check_at_least(1, self, "sequence_length", "batch_size")
-        check_at_least(0, self, "prefetch")
-        check_seed(self)
-        check_local(self, "store")
-
-
-def open_rows(config: DataConfig, split: str, store: TokenStore | None = None) -> RowSource:
+def open_rows(config: StoreConfig, split: str, store: TokenStore | None = None) -> RowSource:
     """Opens the rows of a split as `config` cuts them (`store`: the open store, if there is one).
 
     Raises:
@@ -61,7 +32,7 @@ def open_rows(config: DataConfig, split: str, store: TokenStore | None = None) -
     )
 
 
-def make_plans(config: DataConfig, store: TokenStore, splits: Iterable[str]) -> None:
+def make_plans(config: StoreConfig, store: TokenStore, splits: Iterable[str]) -> None:
     """Makes the pack plans that `config` needs and `prepare` did not; call it from one process."""
     for name in splits:
         if isinstance(config.rows, Packed):
@@ -69,7 +40,7 @@ def make_plans(config: DataConfig, store: TokenStore, splits: Iterable[str]) -> 
 
 
 def load(
-    config: DataConfig,
+    config: StoreConfig,
     split: str = "train",
     *,
     start_step: int = 0,

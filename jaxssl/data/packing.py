@@ -214,6 +214,8 @@ def _check_length(length: int) -> None:
 class PackedRows:
     """Rows of a split's pack plan; `fill` is the share of their places that hold a token."""
 
+    tokens_left_over = 0
+
     def __init__(self, split: Split, sequence_length: int, pad_id: int = 0):
         self.split, self.sequence_length, self.pad_id = split, sequence_length, pad_id
         self._plan = _read_plan(split, sequence_length)

@@ -77,6 +77,8 @@ class Pairs:
 class PairRows:
     """Row i is `[CLS] A [SEP] B [SEP]` with A starting at sentence i (see the module)."""
 
+    tokens_left_over = 0
+
     def __init__(
         self,
         config: Pairs,

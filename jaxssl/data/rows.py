@@ -18,6 +18,8 @@ class RowSource(Protocol):
     num_rows: int
     sequence_length: int
     pad_id: int
+    tokens_left_over: int
+    """At the split's end, in no row."""
 
     def rows(self, indices: np.ndarray, epoch: int) -> Batch:
         """The rows at `indices` ([B] int64 in [0, num_rows)) as they are in `epoch`.

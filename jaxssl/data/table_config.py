@@ -42,6 +42,7 @@ class TableFile:
     """A file of labelled data."""
 
     name: Literal["file"] = "file"
+    """A file, or several."""
     path: str
     """The file, or a glob of several with the same columns; .gz, .bz2, .xz and .zst are
     unpacked."""
@@ -93,6 +94,11 @@ class TableFile:
             )
         _check_names(self)
         _check_encoding(self.encoding)
+
+    @property
+    def source(self) -> str:
+        """Where it lies."""
+        return self.path
 
     @property
     def kind(self) -> str:
@@ -168,6 +174,7 @@ class TableHub:
     """One split of a data set of the Hugging Face hub, or of a local folder of one."""
 
     name: Literal["hub"] = "hub"
+    """A data set of the hub."""
     dataset: str
     """Name on the hub ("owner/name"), or a folder that `datasets.load_dataset` reads."""
     config: str | None = None
@@ -180,9 +187,14 @@ class TableHub:
     """Keep the numbers of class labels; else they become the classes' names, and -1, which hub
     data sets use for a label withheld, becomes null."""
 
+    @property
+    def source(self) -> str:
+        """Its name on the hub."""
+        return self.dataset
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabelledData:
+class TableSplits:
     """Labelled data in splits: each given, or held out from `train` by seed."""
 
     train: TableFile | TableHub

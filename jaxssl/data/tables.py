@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from jaxssl.core import progress
 from jaxssl.core.errors import UserError, did_you_mean
-from jaxssl.data.table_config import LabelledData, TableFile, TableHub
+from jaxssl.data.table_config import TableFile, TableHub, TableSplits
 
 Note = Callable[[str], None]
 T = TypeVar("T")
@@ -169,7 +169,7 @@ def read_chunks(config: TableFile, rows: int, note: Note = say) -> Iterator[Tabl
 
 
 def read_splits(
-    config: LabelledData,
+    config: TableSplits,
     label_column: str | None,
     note: Note = say,
     *,

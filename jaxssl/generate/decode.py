@@ -123,7 +123,7 @@ def _decode(model, sampling, num_tokens, params, tokens, lengths, key, stop):
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
 
     def choose(key, last):
-        logits = model.head(params, "causal_lm", last)
+        logits = model.head(params, model.head_for("continue"), last)
         return sample(
             key,
             logits[..., :num_tokens],

@@ -68,7 +68,7 @@ def _top(model, top, known, params, tokens, segments, at):
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
     batch = {"tokens": tokens, "segment_ids": segments, "positions": positions}
     hidden = model.encode(params, batch)[at[:, 0], at[:, 1]]
-    logits = model.head(params, "masked_lm", hidden)[:, :known].astype(jnp.float32)
+    logits = model.head(params, model.head_for("fill"), hidden)[:, :known].astype(jnp.float32)
     values, ids = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), top)
     whole = lambda x: constrain(x, (None, None))  # every process reads it
     return whole(ids), whole(values)

@@ -1,5 +1,9 @@
-"""Heads on top of a body. Objectives name the heads they need."""
+"""Heads on top of a body. Objectives say which they need.
 
+A new language model head is a module and a line in `HEADS`; a task's head is a `LabelHead`.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +17,39 @@ from jaxssl.models.blocks import make_norm
 from jaxssl.models.layers import Embedding, Projection, dropout_rng, parameter
 from jaxssl.ops.activations import ACTIVATIONS, Activation
 from jaxssl.ops.dropout import dropout
+
+Input = Literal["token", "row"]
+"""What a head is given: hidden states of tokens [..., H], or what stands for a row [B, H]."""
+
+
+Use = Literal["continue", "fill"]
+"""What a language model's head is asked for: to continue a text, or to fill masks in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head(ABC):
+    """A head of a model: what it is called, and how it is made. Hashable; part of a `Model`."""
+
+    name: str
+    """Of the head and of its parameters."""
+    input: Input = "token"
+    """What it is given."""
+    num_inputs: int = 1
+    """How many hidden states, side by side, come in."""
+    use: Use | None = None
+    """What it is asked for, of a language model."""
+
+    def reads(self, config: Any) -> tuple[str, ...]:
+        """The parameters that it reads, each by its path or the beginning of it."""
+        return (self.name,)
+
+    def products(self, config: Any) -> int:
+        """Multiply-adds at each position, as MFU counts them; 0 for next to nothing."""
+        return 0
+
+    @abstractmethod
+    def make(self, config: Any, precision: Precision) -> nn.Module:
+        """Its module, called with what comes in and the token embedding."""
 
 
 class MaskedLmHead(nn.Module):
@@ -77,6 +114,40 @@ class NextSentenceHead(nn.Module):
         return output(pooled)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LanguageHead(Head):
+    """A head whose module is made of the model's configuration alone."""
+
+    module: Callable[[Any, Precision], nn.Module]
+    table: Literal["beside", "instead", "never"] = "never"
+    """Whether it reads the token embedding: beside its own parameters, in their place where the
+    family ties it, or never."""
+
+    def reads(self, config: Any) -> tuple[str, ...]:
+        """The token embedding, its own parameters, or both."""
+        if self.table == "instead":
+            return (TOKENS,) if config.around().tied else (self.name,)
+        return (TOKENS, self.name) if self.table == "beside" else (self.name,)
+
+    def products(self, config: Any) -> int:
+        """Those with the vocabulary, and of a masked language model's transform."""
+        transform = config.hidden_size**2 if self.table == "beside" else 0
+        return transform + config.hidden_size * config.vocab_size if self.use else 0
+
+    def make(self, config: Any, precision: Precision) -> nn.Module:
+        """The module."""
+        return self.module(config, precision)
+
+
+TOKENS = "embeddings/tokens"
+"""The path of the token embedding."""
+MASKED_LM = LanguageHead(name="masked_lm", use="fill", module=MaskedLmHead, table="beside")
+CAUSAL_LM = LanguageHead(name="causal_lm", use="continue", module=CausalLmHead, table="instead")
+NEXT_SENTENCE = LanguageHead(name="next_sentence", input="row", module=NextSentenceHead)
+HEADS = {head.name: head for head in (MASKED_LM, CAUSAL_LM, NEXT_SENTENCE)}
+"""The heads that models of elsewhere may bring along, by name."""
+
+
 Scope = Literal["row", "token", "other"]
 """What a task's head looks at: what stands for a whole row, each token, or something of its own."""
 
@@ -96,21 +167,21 @@ class TaskHead:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outputs:
-    """A head of a task: scores for each of `size` labels. Hashable; part of a `Model`."""
+class LabelHead(Head):
+    """A head of a task: scores for each of `size` labels."""
 
-    name: str
-    """The task it belongs to, and where its parameters are."""
     size: int
     """How many numbers it puts out."""
     scope: Scope = "other"
     """Which of the family's own layers come before the output."""
-    inputs: int = 1
-    """How many hidden states, side by side, come in."""
     dropout: float = 0.0
     """Of what comes in, and after the transform."""
     transform: Activation | Literal["tanh"] | None = None
     """A dense layer with this activation before the output, where the family has none."""
+
+    def make(self, config: Any, precision: Precision) -> nn.Module:
+        """Dropout, what the family puts under it, and the outputs."""
+        return OutputHead(config, precision, self)
 
 
 class OutputHead(nn.Module):
@@ -118,7 +189,7 @@ class OutputHead(nn.Module):
 
     config: Any
     precision: Precision
-    outputs: Outputs
+    outputs: LabelHead
 
     @nn.compact
     def __call__(self, x: jax.Array, embeddings: Embedding) -> jax.Array:
@@ -135,34 +206,3 @@ class OutputHead(nn.Module):
             x = jnp.tanh(x) if transform == "tanh" else ACTIVATIONS[transform](x)
             x = drop(make_norm(c.block(p), "norm")(x) if family.norm else x)
         return into(o.size, "output", family.output_bias, True)(x)
-
-
-Head = str | Outputs
-"""A head of a language model by name, or a task's."""
-
-
-def head_name(head: Head) -> str:
-    """The name of a head and of its parameters."""
-    return head if isinstance(head, str) else head.name
-
-
-def make_head(head: Head, config: Any, precision: Precision) -> nn.Module:
-    """The module of a head."""
-    if isinstance(head, str):
-        return HEADS[head](config, precision)
-    return OutputHead(config, precision, head)
-
-
-HEADS: dict[str, Callable[..., nn.Module]] = {
-    "masked_lm": MaskedLmHead,
-    "causal_lm": CausalLmHead,
-    "next_sentence": NextSentenceHead,
-}
-
-
-def head_parts(name: str, config: Any) -> tuple[str, ...]:
-    """The parameters that a head reads, by path: a chunked loss adds up gradients of these
-    alone."""
-    if name == "causal_lm":
-        return ("embeddings/tokens",) if config.around().tied else ("causal_lm",)
-    return ("embeddings/tokens", name) if name == "masked_lm" else (name,)

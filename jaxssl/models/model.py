@@ -14,7 +14,7 @@ from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch, Params
 from jaxssl.models.bert import BertConfig, DistilBertConfig, RobertaConfig
 from jaxssl.models.gpt2 import Gpt2Config
-from jaxssl.models.heads import Head, Outputs, head_name, head_parts
+from jaxssl.models.heads import Head, Use
 from jaxssl.models.llama import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from jaxssl.models.modernbert import ModernBertConfig
 from jaxssl.models.stack import check_segments, segment_names
@@ -40,7 +40,7 @@ class Model:
 
     Attributes:
       config: the family's configuration.
-      heads: names of the heads it carries.
+      heads: those it carries.
       precision: the dtypes it computes in.
     """
 
@@ -53,6 +53,24 @@ class Model:
         """The Linen module."""
         return Transformer(self.config, self.heads, self.precision)
 
+    def head_named(self, name: str) -> Head:
+        """One of its heads."""
+        return next(head for head in self.heads if head.name == name)
+
+    def can(self, use: Use) -> bool:
+        """Whether it has a head to `continue` texts, or to `fill` masks in them."""
+        return any(head.use == use for head in self.heads)
+
+    def head_for(self, use: Use) -> str:
+        """The name of the head that does so."""
+        return next(head.name for head in self.heads if head.use == use)
+
+    @property
+    def body_parts(self) -> tuple[str, ...]:
+        """Top-level names of parameters that are no head's. The pooler counts as one: what another
+        model's pooler learnt may be left behind as its heads are."""
+        return ("embeddings", "encoder", "decoder", "norm")
+
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters, boxed with their logical axes (`layers.unbox` takes them off)."""
 
@@ -61,10 +79,8 @@ class Model:
             hidden = module.encode({"tokens": ids, "segment_ids": ids + 1, "positions": ids})
             pooled = module.pool(hidden) if self.config.around().pooler else hidden[:, 0]
             for head in self.heads:
-                x = pooled if head == "next_sentence" else hidden
-                if isinstance(head, Outputs):
-                    x = jnp.concatenate([hidden] * head.inputs, axis=-1)
-                module.head(head_name(head), x)
+                x = pooled if head.input == "row" else hidden
+                module.head(head.name, jnp.concatenate([x] * head.num_inputs, axis=-1))
 
         return self.module.init(key, method=touch_everything)["params"]
 
@@ -105,7 +121,7 @@ class Model:
 
     def head_params(self, params: Params, name: str) -> Params:
         """The parameters that a head reads, as a tree that `head` accepts."""
-        parts = head_parts(name, self.config)
+        parts = self.head_named(name).reads(self.config)
         flat = flatten(params)
         inside = lambda path: any(path == part or path.startswith(part + "/") for part in parts)
         return unflatten({path: leaf for path, leaf in flat.items() if inside(path)})

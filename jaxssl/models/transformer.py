@@ -17,7 +17,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
 from jaxssl.models.blocks import BlockConfig, Context, make_norm
-from jaxssl.models.heads import Head, Scope, TaskHead, head_name, make_head
+from jaxssl.models.heads import Head, Scope, TaskHead
 from jaxssl.models.layers import Embedding, Projection, dropout_rng
 from jaxssl.models.stack import Remat, Stack, check_segments
 from jaxssl.ops.activations import Activation
@@ -207,7 +207,7 @@ class Transformer(nn.Module):
         if around.pooler:
             self.pooler = Projection((c.hidden_size,), ("embed", None), c.initializer, p)
         for head in self.heads:
-            setattr(self, head_name(head), make_head(head, c, p))
+            setattr(self, head.name, head.make(c, p))
 
     def encode(self, batch: Batch) -> jax.Array:
         """Hidden states [B, T, H] of `tokens`, `segment_ids`, `positions`, optional

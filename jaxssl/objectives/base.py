@@ -1,18 +1,27 @@
-"""The contract of an objective.
+"""The contract of an objective: what is minimised, as pure functions of a batch.
 
 A step corrupts its batch once (`corrupt`), counts what the losses will be divided by (`weights`),
-encodes each microbatch and adds up sums (`sums`). The loss is `sum_n coefficient_n * sum_n /
-weight_n`, divided by weights of the whole global batch, so that neither microbatches nor devices
-change it.
+runs the model on each microbatch (`forward`) and adds up sums (`sums`). The loss is
+`sum_n factor_n * sum_n / weight_n`, divided by weights of the whole global batch, so that neither
+microbatches nor devices change it.
 """
 
-from typing import Any, NamedTuple, Protocol
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from jaxssl.core.ramp import Factor, factor_at
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.models.heads import Head
 from jaxssl.models.model import Model, ModelConfig
+
+Outputs = Mapping[str, jax.Array]
+"""What `forward` makes of a microbatch; `hidden` [B, T, H] unless an objective has its own."""
 
 
 class Sums(NamedTuple):
@@ -20,59 +29,168 @@ class Sums(NamedTuple):
 
     Attributes:
       losses: {loss name: summed loss}; differentiated.
-      metrics: {metric name: (sum, weight)}; added up and divided at the very end.
+      metrics: {metric name: (sum, weight)}, numbers or arrays; added up and divided at the very
+        end. `nll/NAME` is shown as the loss of that name.
     """
 
     losses: dict[str, jax.Array]
     metrics: dict[str, tuple[jax.Array, jax.Array]]
 
 
-class Objective(Protocol):
-    """A frozen dataclass with these pure functions; `jax.jit` may trace all but `check_*`."""
+LOWER_IS_BETTER = frozenset(
+    ("loss", "nll", "perplexity", "bits_per_byte", "mse", "mae", "rmse", "hamming_loss")
+)
+"""The numbers of an evaluation of which less is better, by what comes before a "/"; of all others
+more is."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One loss of an objective.
+
+    Attributes:
+      factor: in the total; one that moves does so over steps.
+      per_token: whether it is in nats per token, so that perplexity and bits per byte can be made
+        of it.
+      shown: its name for people; empty is its name without underscores.
+      sees_both_sides: whether each token is guessed from both of its sides: such nats do not
+        compare with those of a causal model.
+    """
+
+    factor: Factor = 1.0
+    per_token: bool = False
+    shown: str = ""
+    sees_both_sides: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(ABC):
+    """A frozen dataclass whose fields are its configuration, with these pure functions.
+
+    `jax.jit` may trace all but `check` and `check_rows`. Only `name`, `heads`, `weights` and `sums`
+    must be given; the rest has the meaning that most objectives need.
+    """
+
+    name: str
+    """What recipes call it."""
+
+    @property
+    def losses(self) -> Mapping[str, Loss]:
+        """By name; one of the objective's own name."""
+        return {self.name: Loss()}
 
     @property
     def heads(self) -> tuple[Head, ...]:
         """The model heads it needs."""
-        ...
+        return ()
 
     @property
-    def coefficients(self) -> dict[str, float]:
-        """{loss name: its factor in the total}."""
-        ...
+    def named_tasks(self) -> Mapping[str, Any]:
+        """Those with labels, it or its terms, by their names in a batch; see `tasks.base.Task`."""
+        return {}
 
-    def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
+    @property
+    def tasks(self) -> tuple[Any, ...]:
+        """The same without names."""
+        return tuple(self.named_tasks.values())
+
+    @property
+    def metric(self) -> str:
+        """The score of a validation that chooses the best checkpoint."""
+        return "loss"
+
+    @property
+    def own_forward(self) -> bool:
+        """Whether `forward` is another than the base's: what another term computes does not do."""
+        return type(self).forward is not Objective.forward
+
+    def sees_corrupted(self, training: bool) -> bool:
+        """Whether, as a term of a combination that changes no inputs itself, it reads those that
+        another term has changed; else it reads the batch as it is."""
+        return False
+
+    def learn_labels(self, train: Any) -> "Objective":
+        """The objective with what it needs to know of the table `train` filled in."""
+        return self
+
+    def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:  # noqa: B027
         """Refuses a model or tokenizer that it cannot train. Raises UserError."""
-        ...
 
-    def check_rows(self, rows: Batch) -> None:
+    def check_rows(self, rows: Batch) -> None:  # noqa: B027
         """Refuses numpy rows that would not fit its static shapes. Raises UserError."""
-        ...
+
+    def keeps_pooler(self, model: ModelConfig) -> bool:
+        """Whether a pooler that the model has stays; one that stays and is not read is told."""
+        return True
 
     def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
-        """The batch with its inputs changed and its targets added; each row by its own key."""
-        ...
+        """The entries that it adds to the batch or changes in it, each row by its own key."""
+        return {}
 
+    @abstractmethod
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
-        """{loss name: what its sum over this corrupted batch is divided by}."""
-        ...
+        """{loss name: what its sum over this corrupted batch is divided by}: of the batch alone."""
 
+    def tokens(self, batch: Batch) -> jax.Array:
+        """How many tokens of the batch, as it was read, count as trained on."""
+        return jnp.sum(batch["segment_ids"] > 0)
+
+    def forward(
+        self, model: Model, params: Params, batch: Batch, key: jax.Array | None
+    ) -> dict[str, Any]:
+        """What `sums` and `predict` need of the model, over one corrupted microbatch.
+
+        Args:
+          key: for dropout; None in evaluation.
+        """
+        return {"hidden": model.encode(params, batch, key)}
+
+    @abstractmethod
     def sums(
         self,
         model: Model,
         params: Params,
-        hidden: jax.Array,
+        outputs: Outputs,
         batch: Batch,
         key: jax.Array | None = None,
     ) -> Sums:
-        """Sums over one microbatch, from hidden states [B, T, H]; `key` is for dropout in a head,
-        None in evaluation."""
-        ...
+        """Sums over one corrupted microbatch; `key` is for dropout in a head, None in
+        evaluation."""
+
+    def finish(self, metric: str, total: Any, weight: Any) -> dict[str, float]:
+        """The numbers that people read of a metric's sum and weight, on the host, once."""
+        value = float(total) / float(weight) if weight else math.nan
+        return {metric.replace("nll/", "loss/"): value}
+
+    def is_lower_better(self, number: str) -> bool:
+        """Whether less is better of a number of its validation."""
+        return number.split("/")[0] in LOWER_IS_BETTER
+
+    def predict(
+        self, model: Model, params: Params, outputs: Outputs, batch: Batch
+    ) -> dict[str, jax.Array]:
+        """Arrays [B, ...] of one batch, in evaluation; none where nothing is predicted."""
+        return {}
+
+    def details(self, predictions: Mapping[str, Any], references: Any) -> dict[str, Any]:
+        """Tables for the report of a split's predictions; see `tasks.base.Task`."""
+        return {}
+
+    def baseline_scores(self, train: Any, references: Any) -> dict[str, float]:
+        """The scores of predictions that look at no text."""
+        return {}
+
+    def scores(self, predictions: Mapping[str, Any], references: Any) -> dict[str, float]:
+        """Numbers over a whole split's predictions, on the host."""
+        return {}
 
 
-def total_loss(objective: Objective, losses: dict, weights: dict) -> jax.Array:
-    """The number that is minimised; a loss without any weight counts as zero."""
+def total_loss(
+    objective: Objective, losses: Mapping, weights: Mapping, step: jax.Array | int = 0
+) -> jax.Array:
+    """The number that is minimised at a step; a loss without any weight counts as zero."""
     terms = [
-        factor * losses[name] / jax.numpy.maximum(weights[name], 1e-9)
-        for name, factor in objective.coefficients.items()
+        factor_at(loss.factor, step, jnp.interp) * losses[name] / jnp.maximum(weights[name], 1e-9)
+        for name, loss in objective.losses.items()
     ]
     return sum(terms[1:], terms[0])

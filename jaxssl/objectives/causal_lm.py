@@ -1,5 +1,6 @@
 """Causal language modelling: each token from those before it in its document."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,14 +10,15 @@ import jax.numpy as jnp
 from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params, Vocabulary
+from jaxssl.models.heads import CAUSAL_LM, Head
 from jaxssl.models.model import Model, ModelConfig
-from jaxssl.objectives.base import Sums
+from jaxssl.objectives.base import Loss, Objective, Outputs, Sums
 from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
 from jaxssl.parallel.axes import over_batch_shards
 
 
 @dataclass(frozen=True, kw_only=True)
-class CausalLm:
+class CausalLm(Objective):
     """Predict the next token. The first token of a document has no predictor and no loss."""
 
     name: Literal["causal_lm"] = "causal_lm"
@@ -30,8 +32,15 @@ class CausalLm:
         check_at_least(1, self, "chunk")
         check_at_least(0, self, "z_loss")
 
-    heads = ("causal_lm",)
-    coefficients = {"causal_lm": 1.0}
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The token embedding, or a projection."""
+        return (CAUSAL_LM,)
+
+    @property
+    def losses(self) -> Mapping[str, Loss]:
+        """Nats for each token that has a predictor."""
+        return {"causal_lm": Loss(per_token=True, shown="causal LM")}
 
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
         """The model must not see the answer."""
@@ -60,7 +69,6 @@ class CausalLm:
         segments = batch["segment_ids"]
         same = (segments > 0) & (following(segments) == segments)
         return {
-            **batch,
             "next_tokens": following(batch["tokens"]),
             "next_weights": same.astype(jnp.float32),
         }
@@ -73,11 +81,12 @@ class CausalLm:
         self,
         model: Model,
         params: Params,
-        hidden: jax.Array,
+        outputs: Outputs,
         batch: Batch,
         key: jax.Array | None = None,
     ) -> Sums:
         """Cross entropy in chunks of the sequence: [B, T, V] logits never exist."""
+        hidden = outputs["hidden"]
         count = max(1, hidden.shape[1] // self.chunk)
         constants = (batch["next_tokens"], batch["next_weights"])
 

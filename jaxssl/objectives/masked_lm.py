@@ -1,5 +1,6 @@
 """Masked language modelling (Devlin et al., 2018), with the mask drawn anew for each epoch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,15 +12,16 @@ from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import example_keys
 from jaxssl.core.types import Batch, Params, Vocabulary
+from jaxssl.models.heads import MASKED_LM, Head
 from jaxssl.models.model import Model, ModelConfig
-from jaxssl.objectives.base import Sums
+from jaxssl.objectives.base import Loss, Objective, Outputs, Sums
 from jaxssl.objectives.masking import choose, quota_table, random_tokens
 from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
 from jaxssl.parallel.axes import over_batch_shards
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedLm:
+class MaskedLm(Objective):
     """Guess the tokens that were masked.
 
     Vocabulary work is done only where a label is: the hidden states of the chosen positions are
@@ -67,8 +69,15 @@ class MaskedLm:
                 got=(self.mask_share, self.random_share),
             )
 
-    heads = ("masked_lm",)
-    coefficients = {"masked_lm": 1.0}
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """A transform over the token embedding."""
+        return (MASKED_LM,)
+
+    @property
+    def losses(self) -> Mapping[str, Loss]:
+        """Nats for each guessed token."""
+        return {"masked_lm": Loss(per_token=True, shown="masked LM", sees_both_sides=True)}
 
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
         """The tokenizer needs a mask token and the model must see both sides."""
@@ -94,7 +103,7 @@ class MaskedLm:
             return self.slots
         length = batch["tokens"].shape[1]
         single = max(1, round(length * self.rate))
-        if "next_sentence" in batch:
+        if "token_types" in batch:  # rows of one document each
             return min(single, self.max_predictions or single)
         return min(length, single + 32)
 
@@ -115,7 +124,8 @@ class MaskedLm:
             )
 
     def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
-        """Adds `mask_positions`, `mask_labels` int32 [B, P], `mask_weights` float32 [B, P]."""
+        """Changes `tokens`; adds `mask_positions`, `mask_labels` int32 [B, P], and `mask_weights`
+        float32 [B, P]."""
         reserved = vocabulary.reserved
         replaceable = () if self.random_from_specials else reserved
         slots = self.num_slots(batch)
@@ -149,7 +159,6 @@ class MaskedLm:
             keys, batch["tokens"], batch["segment_ids"]
         )
         return {
-            **batch,
             "tokens": tokens,
             "mask_positions": positions,
             "mask_labels": labels,
@@ -164,7 +173,7 @@ class MaskedLm:
         self,
         model: Model,
         params: Params,
-        hidden: jax.Array,
+        outputs: Outputs,
         batch: Batch,
         key: jax.Array | None = None,
     ) -> Sums:
@@ -174,7 +183,7 @@ class MaskedLm:
         short = -slots % count  # made up with slots without weight, so that chunks are equal
         filled = lambda x: jnp.pad(x, ((0, 0), (0, short))) if short else x
         positions = filled(batch["mask_positions"])
-        at = jnp.take_along_axis(hidden, positions[..., None], axis=1)
+        at = jnp.take_along_axis(outputs["hidden"], positions[..., None], axis=1)
         constants = (filled(batch["mask_labels"]), filled(batch["mask_weights"]))
 
         def one(params, hidden, constants):

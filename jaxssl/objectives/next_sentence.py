@@ -1,27 +1,40 @@
 """Next sentence prediction (Devlin et al., 2018): was the second sentence a random one?"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params, Vocabulary
+from jaxssl.models.heads import NEXT_SENTENCE, Head
 from jaxssl.models.model import Model, ModelConfig
-from jaxssl.objectives.base import Sums
+from jaxssl.objectives.base import Loss, Objective, Outputs, Sums
 from jaxssl.ops.losses import cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
-class NextSentence:
+class NextSentence(Objective):
     """Tell a random second sentence from the next one. Needs rows of sentence pairs."""
 
     name: Literal["next_sentence"] = "next_sentence"
     """The objective."""
 
-    heads = ("next_sentence",)
-    coefficients = {"next_sentence": 1.0}
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """Two logits over the pooled first token."""
+        return (NEXT_SENTENCE,)
+
+    def sees_corrupted(self, training: bool) -> bool:
+        """As BERT, whose pairs are masked."""
+        return True
+
+    @property
+    def losses(self) -> Mapping[str, Loss]:
+        """Nats for each pair."""
+        return {"next_sentence": Loss(shown="next sentence")}
 
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
         """The model needs a pooler."""
@@ -43,10 +56,6 @@ class NextSentence:
                 got="rows without a next_sentence label",
             )
 
-    def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
-        """Nothing to change: the pairs carry their label."""
-        return dict(batch)
-
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         """The number of rows that are not padding."""
         return {"next_sentence": jnp.sum(_real(batch))}
@@ -55,12 +64,12 @@ class NextSentence:
         self,
         model: Model,
         params: Params,
-        hidden: jax.Array,
+        outputs: Outputs,
         batch: Batch,
         key: jax.Array | None = None,
     ) -> Sums:
         """Cross entropy of the pooled first token."""
-        logits = model.head(params, "next_sentence", model.pool(params, hidden))
+        logits = model.head(params, "next_sentence", model.pool(params, outputs["hidden"]))
         loss, sums = cross_entropy(logits, batch["next_sentence"], _real(batch))
         weight = jnp.sum(_real(batch))
         metrics = {

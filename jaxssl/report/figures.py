@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxssl.objectives.names import TOKEN_LOSSES, shown_name
 from jaxssl.report.chart import Chart, Line, LineKind, rule
 from jaxssl.report.record import Run, Series, distinct_names
 from jaxssl.report.thinning import smooth
@@ -25,10 +24,10 @@ def run_charts(run: Run) -> list[tuple[str, list[Chart]]]:
     """The charts of one run, in sections (title, charts); empty sections are left out."""
     shown = {"loss", "perplexity", "bits_per_byte", "learning_rate", "grad_norm"}
     shown |= {"tokens_per_second", "mfu", *NOT_DRAWN}
-    objective_keys = [key for key in run.keys() if key.startswith(("loss/", "accuracy"))]
-    if len(run.objectives) == 1 and _same(run, "loss", f"loss/{run.objectives[0]}"):
-        objective_keys.remove(f"loss/{run.objectives[0]}")
-        shown.add(f"loss/{run.objectives[0]}")
+    objective_keys = [k for k in run.keys() if k in run.losses or k.startswith("accuracy")]
+    if len(run.losses) == 1 and _same(run, "loss", only := next(iter(run.losses))):
+        objective_keys.remove(only)
+        shown.add(only)
     shown |= set(objective_keys)
     rest = [key for key in run.keys() if key not in shown]
     sections = [
@@ -71,7 +70,7 @@ def comparison_charts(runs: Sequence[Run]) -> list[Chart]:
 
 
 def _loss(run: Run) -> Chart | None:
-    several = len(run.objectives) > 1
+    several = len(run.losses) > 1
     total = f"; the weighted sum of {run.objective}" if several else ""
     marks = [(row["step"], str(row.get("text", ""))) for row in run.of_kind("note")][:50]
     return _both(
@@ -94,14 +93,15 @@ def _bits_per_byte(run: Run) -> Chart | None:
 
 
 def _objective(run: Run, key: str) -> Chart | None:
-    quantity, _, objective = key.partition("/")
-    title = f"{shown_name(objective)} {quantity}".strip()
+    facts = run.losses.get(key)
+    quantity = "loss" if facts else key.partition("/")[0]
+    title = f"{facts.shown if facts else run.shown_name(key)} {quantity}".strip()
     return _both(
         run,
         key,
         title[:1].upper() + title[1:],
         unit="nats" if quantity == "loss" else "share right",
-        bound=quantity == "loss" and objective in TOKEN_LOSSES,
+        bound=facts is not None and facts.per_token,
     )
 
 
@@ -170,8 +170,7 @@ def _overlay(
         if not len(series):
             continue
         if own != key:
-            part = shown_name(own.removeprefix("loss/"))
-            notes.append(f"{name}: the {part} part of its loss.")
+            notes.append(f"{name}: the {run.losses[own].shown} part of its loss.")
         smoothed = kind == "train" and key != "learning_rate"
         drawn = "points" if kind == "validation" else "solid"
         shown = _smoothed(series) if smoothed else series
@@ -204,8 +203,8 @@ def _bounds(runs: Sequence[Run]) -> list[Line]:
 
 def token_loss(run: Run) -> str:
     """The key of the loss in nats per token: "loss", or a part of it if it is a sum of several."""
-    parts = [name for name in run.objectives if name in TOKEN_LOSSES]
-    return f"loss/{parts[0]}" if len(run.objectives) > 1 and parts else "loss"
+    parts = [key for key, facts in run.losses.items() if facts.per_token]
+    return parts[0] if len(run.losses) > 1 and parts else "loss"
 
 
 def _line(label: str, series: Series, kind: LineKind = "solid", color: int = 1) -> Line:

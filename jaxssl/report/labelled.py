@@ -42,8 +42,9 @@ def _scores(scores: Mapping[str, Any] | None) -> str:
         for key in keys
     ]
     metric = scores["metric"]
-    blind = [exact(number(split["blind"].get(metric))) for split in splits.values()]
-    rows.append([f"{metric.replace('_', ' ')} of a blind guess", *blind])
+    guesses = [split.get("baseline", split.get("blind", {})) for split in splits.values()]
+    shown = [exact(number(guess.get(metric))) for guess in guesses]
+    rows.append([f"{metric.replace('_', ' ')} of a blind guess", *shown])
     lead = (
         f'<p class="note">Of the best checkpoint, step {scores["step"]:,}. A blind guess looks at '
         "no text: it gives the most frequent answer of the training split.</p>"

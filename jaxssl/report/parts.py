@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxssl.objectives.names import shown_name
 from jaxssl.report.figures import token_loss
 from jaxssl.report.markup import exact, folded, missing, spaced
 from jaxssl.report.record import Run, number
@@ -40,7 +39,7 @@ def tiles(run: Run) -> str:
     """The final numbers: the last validation's, with the best where it was another one."""
     made = []
     if (token := token_loss(run)) != "loss":
-        name = f"{shown_name(token.removeprefix('loss/'))} validation loss"
+        name = f"{run.losses[token].shown} validation loss"
         made.append(_validation_tile(run, token, name, "nats", best=np.nanargmin))
     total = "validation loss" if token == "loss" else "validation loss, all objectives"
     for key, name in (("loss", total), ("perplexity",) * 2, ("bits_per_byte", "bits per byte")):
@@ -49,7 +48,7 @@ def tiles(run: Run) -> str:
     made.append(_tile("unigram entropy", run.unigram_entropy, "nats", "frequencies alone"))
     for key in run.keys():
         if key.startswith("accuracy"):
-            name = f"{shown_name(key.partition('/')[2])} accuracy".strip()
+            name = f"{run.shown_name(key)} accuracy".strip()
             made.append(_validation_tile(run, key, name, "", best=np.nanargmax))
     train = run.series("train", "loss")
     context = f"at step {train.steps[-1]:,}" if len(train) else ""

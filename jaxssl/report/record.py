@@ -6,11 +6,13 @@ Every file is optional, as long as there is one of them:
 - `config.yaml`: the resolved configuration;
 - `environment.json`: versions, devices, host (any nesting);
 - `summary.json`: what only the trainer knows: `{"name", "model", "objective": text,
-  "parameters": count, "unigram_entropy": nats per token, "steps", "tokens"}`, each optional;
+  "parameters": count, "unigram_entropy": nats per token, "steps", "tokens", "losses": {key:
+  {"shown", "per_token", "sees_both_sides"}}}`, each optional;
 - `scores.json`, `receipt.json`, `ledger.json` of a fine-tuned run.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +23,6 @@ import numpy as np
 
 from jaxssl.core.config import parse_yaml
 from jaxssl.core.errors import UserError
-from jaxssl.objectives.names import shown_name
 from jaxssl.train.sinks import FILE_NAME, read_metrics
 
 
@@ -38,6 +39,29 @@ class Series:
     @property
     def last(self) -> float | None:
         return float(self.values[-1]) if len(self) else None
+
+
+@dataclass(frozen=True)
+class LossFacts:
+    """What a report must know of a loss.
+
+    Attributes:
+      shown: its name for people.
+      per_token: whether it is in nats per token.
+      sees_both_sides: whether each token is guessed from both of its sides.
+    """
+
+    shown: str
+    per_token: bool = False
+    sees_both_sides: bool = False
+
+
+OLD_LOSSES = {
+    "loss/masked_lm": LossFacts("masked LM", True, True),
+    "loss/causal_lm": LossFacts("causal LM", True),
+    "loss/next_sentence": LossFacts("next sentence"),
+}
+"""Those of runs of version 0.1, whose summaries do not tell them."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +103,32 @@ class Run:
         return ", ".join([str(model.get("name", "model")), *parts])
 
     @cached_property
-    def objectives(self) -> list[str]:
-        """The names of the objectives that recorded a loss of their own, in order."""
-        return [key.removeprefix("loss/") for key in self.keys() if key.startswith("loss/")]
+    def losses(self) -> dict[str, LossFacts]:
+        """The losses that were recorded beside their sum, by their keys, in order."""
+        told = self.summary.get("losses")
+        told = told if isinstance(told, dict) else {}
+        known = {key: LossFacts(**facts) for key, facts in told.items()}
+        keys = [key for key in self.keys() if re.search(r"(^|/)loss/", key)]
+        return {
+            key: known.get(key) or OLD_LOSSES.get(key) or LossFacts(_words(key)) for key in keys
+        }
+
+    def shown_name(self, key: str) -> str:
+        """What a number is of, for people: `accuracy/masked_lm` of masked LM."""
+        kind, slash, name = key.partition("/")
+        facts = self.losses.get(f"loss/{name}") if slash else None
+        return facts.shown if facts else _words(name)
 
     @cached_property
     def objective(self) -> str | None:
         if "objective" in self.summary:
             return str(self.summary["objective"])
-        if self.objectives:
-            return " + ".join(map(shown_name, self.objectives))
+        if self.losses:
+            return " + ".join(facts.shown for facts in self.losses.values())
         objective = self.config.get("objective")
         if isinstance(objective, dict):
             objective = objective.get("name")
-        return None if objective is None else shown_name(str(objective))
+        return None if objective is None else str(objective).replace("_", " ")
 
     @cached_property
     def steps(self) -> int | None:
@@ -197,6 +233,11 @@ def distinct_names(runs: Sequence[Run]) -> list[str]:
     if len(set(names)) < len(names):
         names = [f"{name} ({index})" for index, name in enumerate(names, start=1)]
     return names
+
+
+def _words(key: str) -> str:
+    """A key's last part as words, after its stream's."""
+    return key.replace("loss/", "").replace("/", ", ").replace("_", " ")
 
 
 def number(value: Any) -> float | None:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxssl.objectives.names import shown_name
 from jaxssl.report.figures import token_loss
 from jaxssl.report.record import Run, distinct_names, read_runs
 from jaxssl.report.scale import count_text, duration_text, value_text
@@ -61,18 +60,18 @@ def cells(run: Run, name: str) -> list[str]:
 
 def bits_mark(run: Run) -> str:
     """A star on the bits per byte of a masked model."""
-    is_masked = "masked_lm" in run.objectives and run.final("bits_per_byte") is not None
-    return "*" if is_masked else ""
+    sees_both_sides = any(facts.sees_both_sides for facts in run.losses.values())
+    return "*" if sees_both_sides and run.final("bits_per_byte") is not None else ""
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
     """What the numbers do not say themselves: parts of sums, and what not to compare."""
     lines = []
     for run, name in zip(runs, distinct_names(runs)):
-        parts = [(part, run.final(f"loss/{part}")) for part in run.objectives]
+        parts = [(facts.shown, run.final(key)) for key, facts in run.losses.items()]
         shown, total = run.final(token_loss(run)), run.final("loss")
         if len(parts) > 1 and total is not None:
-            text = ", ".join(f"{shown_name(part)} {value_text(value)}" for part, value in parts)
+            text = ", ".join(f"{part} {value_text(value)}" for part, value in parts)
             lines.append(
                 f"{name}: trained on a weighted sum of {text}: {value_text(total)} in all."
             )

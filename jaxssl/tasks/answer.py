@@ -15,9 +15,9 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params
 from jaxssl.data.tables import Table
 from jaxssl.data.tokenizer import Tokenizer
-from jaxssl.models.heads import Outputs
+from jaxssl.models.heads import LabelHead
 from jaxssl.models.model import Model, ModelConfig
-from jaxssl.objectives.base import Sums
+from jaxssl.objectives.base import Outputs, Sums
 from jaxssl.ops.label_losses import softmax_loss
 from jaxssl.ops.spans import best_spans
 from jaxssl.scores import tallies
@@ -25,8 +25,7 @@ from jaxssl.tasks.answer_notes import notes
 from jaxssl.tasks.answer_questions import read_answers, read_questions
 from jaxssl.tasks.answer_spans import answered, join_windows
 from jaxssl.tasks.answer_windows import Layout, Window, encode_questions, join_rows
-from jaxssl.tasks.base import AsRead, Encoded
-from jaxssl.tasks.pooling import without_pooler
+from jaxssl.tasks.base import Encoded, Task
 
 HEAD = "answer"
 NEVER = -1e9
@@ -34,7 +33,7 @@ NEVER = -1e9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer(AsRead):
+class Answer(Task):
     """Find the words of a context that answer a question."""
 
     name: Literal["answer"] = "answer"
@@ -82,15 +81,15 @@ class Answer(AsRead):
                 got=self.null_threshold,
             )
 
-    coefficients = {"answer": 1.0}
-    metric = "f1"
-
-    text_column = None
+    @property
+    def metric(self) -> str:
+        """The mean F1 of answers."""
+        return "f1"
 
     @property
-    def heads(self) -> tuple[Outputs, ...]:
+    def heads(self) -> tuple[LabelHead, ...]:
         """Two numbers a token: a span starts, a span ends."""
-        return (Outputs(name=HEAD, scope="token", size=2, dropout=self.dropout),)
+        return (LabelHead(name=HEAD, scope="token", size=2, dropout=self.dropout),)
 
     # --- On the host ---
 
@@ -103,9 +102,9 @@ class Answer(AsRead):
             else "every question has an answer"
         )
 
-    def fit_model(self, model: ModelConfig) -> ModelConfig:
-        """Without a pooler: spans are of tokens."""
-        return without_pooler(model)
+    def keeps_pooler(self, model: ModelConfig) -> bool:
+        """No: spans are of tokens."""
+        return False
 
     def learn_labels(self, train: Table) -> "Answer":
         """Finds out whether questions may have no answer, where that is not given."""
@@ -201,10 +200,6 @@ class Answer(AsRead):
         """The mean F1, in percent."""
         return 100 * tallies.share(sums)
 
-    def details(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, Any]:
-        """Nothing more than the scores."""
-        return {}
-
     def outputs(
         self, predictions: Mapping[str, np.ndarray], references: Any
     ) -> list[dict[str, Any]]:
@@ -212,7 +207,7 @@ class Answer(AsRead):
         found, _ = join_windows(predictions, references, self.n_best)
         return [answered(each, bool(self.nullable), self.null_threshold) for each in found]
 
-    def blind(self, train: Any, references: Any) -> dict[str, np.ndarray]:
+    def majority_baseline(self, train: Any, references: Any) -> dict[str, np.ndarray]:
         """No answer, where there may be none; else the first words of the context, as many tokens
         as half of the answers learnt have at most."""
         rows: list[Window] = references
@@ -229,21 +224,17 @@ class Answer(AsRead):
 
     # --- On the device ---
 
-    def weights(self, batch: Batch) -> dict[str, jax.Array]:
-        """The number of rows."""
-        return {"answer": jnp.sum(batch["example_weights"])}
-
     def sums(
         self,
         model: Model,
         params: Params,
-        hidden: jax.Array,
+        outputs: Outputs,
         batch: Batch,
         key: jax.Array | None = None,
     ) -> Sums:
         """The mean of the cross entropies of start and end, over the context and the position that
         stands for no answer, which is right in windows without the answer."""
-        null = _null_position(model, batch)
+        hidden, null = outputs["hidden"], _null_position(model, batch)
         position = jnp.arange(hidden.shape[1])
         allowed = _within(batch["context"], hidden) | (position == null[:, None])
         logits = model.head(params, HEAD, hidden, key)
@@ -256,18 +247,13 @@ class Answer(AsRead):
         metrics = {"accuracy/answer": (jnp.sum(hits * real), jnp.sum(real))}
         return Sums({"answer": loss}, metrics)
 
-    reads = None
-
-    def head_inputs(self, model: Model, hidden: jax.Array, batch: Batch) -> jax.Array:
-        """All of them: the head reads each token's."""
-        return hidden
-
     def predict(
-        self, model: Model, params: Params, hidden: jax.Array, batch: Batch
+        self, model: Model, params: Params, outputs: Outputs, batch: Batch
     ) -> dict[str, jax.Array]:
         """The best spans of each row, `score`, `start` and `end` [B, n_best], and the score of no
         answer, `null` [B]. A span starts at a token that belongs to the row (BERT's rule: where it
         has most context) and ends within the window."""
+        hidden = outputs["hidden"]
         logits = model.head(params, HEAD, hidden)
         start, end = logits[..., 0], logits[..., 1]
         inside = _within(batch["context"], hidden)

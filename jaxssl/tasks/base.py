@@ -4,20 +4,22 @@ On the device it is an `Objective`: it scores hidden states against the labels o
 host it reads tables into examples and turns predictions into the numbers that people report.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxssl.core.types import Batch, Params, Vocabulary
+from jaxssl.core.types import Batch, Params
 from jaxssl.data.encoding import Truncation
 from jaxssl.data.labelled import Examples
 from jaxssl.data.tables import Table
 from jaxssl.data.tokenizer import Tokenizer
-from jaxssl.models.model import Model, ModelConfig
-from jaxssl.objectives.base import Objective
+from jaxssl.models.model import Model
+from jaxssl.objectives.base import Objective, Outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,76 +39,60 @@ class Encoded:
     notes: tuple[str, ...] = ()
     truncation: Truncation | None = None
 
-    def told(self, max_length: int, split: str) -> tuple[str, ...]:
-        """All that the user is told."""
+    def warnings(self, max_length: int, split: str) -> tuple[str, ...]:
+        """The notes, and what was cut off."""
         cut = None if self.truncation is None else self.truncation.warning(max_length, split)
         return self.notes if cut is None else (cut, *self.notes)
 
 
-class AsRead:
-    """What tasks inherit whose rows go into the model as they are read."""
+@dataclass(frozen=True, kw_only=True)
+class Task(Objective):
+    """A frozen dataclass: an objective with labels, and what reads and scores them."""
 
-    def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
-        """Any model will do."""
-
-    def check_rows(self, rows: Batch) -> None:
-        """No row is refused."""
-
-    def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
-        """Nothing is hidden."""
-        return dict(batch)
-
-    def details(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, Any]:
-        """Nothing more than the scores."""
-        return {}
-
-    def identity(self, references: Any) -> list[Any]:
-        """The label of each row."""
-        return np.asarray(references).tolist()
+    on_corrupted: bool = False
+    """Beside an objective that changes the text, as masking does: train on the changed text too,
+    not on the text as it is. Validation always reads it as it is."""
 
     @property
-    def has_classes(self) -> bool:
-        """No: its labels are numbers, or several a row."""
-        return False
+    def named_tasks(self) -> Mapping[str, "Task"]:
+        """It is one, alone."""
+        return {"": self}
 
-
-class Task(Objective, Protocol):
-    """A frozen dataclass: an objective with these besides."""
+    def sees_corrupted(self, training: bool) -> bool:
+        """If it is told to, in training."""
+        return training and self.on_corrupted
 
     @property
+    @abstractmethod
     def label(self) -> str:
         """The column of the labels, which every labelled split must have."""
-        ...
 
     @property
     def has_classes(self) -> bool:
         """Whether each row of a table has one label of a few, which held-out rows are balanced
         by."""
-        ...
+        return False
 
     @property
     def text_column(self) -> str | None:
         """The column of the texts, where it needs no other to predict; else None."""
-        ...
+        return None
 
     @property
+    @abstractmethod
     def metric(self) -> str:
         """The score that chooses the best checkpoint; higher is better."""
-        ...
 
     @property
+    @abstractmethod
     def summary(self) -> str:
-        """What is told of the labels at the start."""
-        ...
-
-    def fit_model(self, model: ModelConfig) -> ModelConfig:
-        """The model without parts that the task would leave untrained."""
-        ...
+        """What a run says of the labels at its start."""
 
     def learn_labels(self, train: Table) -> "Task":
         """The task with the labels of the training split filled in. Raises UserError."""
-        ...
+        return self
 
+    @abstractmethod
     def encode(
         self,
         table: Table,
@@ -121,54 +107,61 @@ class Task(Objective, Protocol):
         Raises:
           UserError: what cannot be used, with its place.
         """
-        ...
+
+    def weights(self, batch: Batch) -> dict[str, jax.Array]:
+        """The number of rows."""
+        return {name: jnp.sum(batch["example_weights"]) for name in self.losses}
 
     @property
-    def reads(self) -> int | None:
+    def states_read(self) -> int | None:
         """How many hidden states of a row the head reads; None: each token's."""
-        ...
+        return None
 
     def head_inputs(self, model: Model, hidden: jax.Array, batch: Batch) -> jax.Array:
-        """Those, [B, reads, H], of hidden states [B, T, H]: a row of them alone, with one token for
-        each, scores the same. Not called where it reads each token's."""
-        ...
+        """Those, [B, states_read, H], of hidden states [B, T, H]: a row of them alone, with one
+        token for each, scores the same. Not called where each token's is read."""
+        return hidden
 
+    @abstractmethod
     def predict(
-        self, model: Model, params: Params, hidden: jax.Array, batch: Batch
+        self, model: Model, params: Params, outputs: Outputs, batch: Batch
     ) -> dict[str, jax.Array]:
         """Arrays [B, ...] of one batch, in evaluation."""
-        ...
 
+    @abstractmethod
     def scores(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, float]:
         """Numbers over a whole split; predictions and references are in the order of its rows."""
-        ...
 
+    @abstractmethod
     def tallies(self, predictions: Mapping[str, np.ndarray], references: Any) -> np.ndarray:
         """float64 [E, M]: what each example of the table adds to the sums that `metric` is of."""
-        ...
+
+    @abstractmethod
+    def from_tallies(self, sums: np.ndarray) -> np.ndarray:
+        """`metric` [...] of summed tallies [..., M]."""
 
     def identity(self, references: Any) -> list[Any]:
         """What is equal for two runs that are evaluated on the same examples, whatever their
         tokenizers."""
-        ...
-
-    def from_tallies(self, sums: np.ndarray) -> np.ndarray:
-        """`metric` [...] of summed tallies [..., M]."""
-        ...
+        return np.asarray(references).tolist()
 
     def details(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, Any]:
         """Tables for the report, where there are any: `per_class`, rows of equal keys, the first a
         name; `confusion`, {"labels": [K], "counts": [K, K]}, a row for each reference."""
-        ...
+        return {}
 
+    @abstractmethod
     def outputs(
         self, predictions: Mapping[str, np.ndarray], references: Any
     ) -> list[dict[str, Any]]:
         """What `jaxssl predict` writes for each example of the table, in its order: the same keys
         for each."""
-        ...
 
-    def blind(self, train: Any, references: Any) -> dict[str, np.ndarray]:
+    @abstractmethod
+    def majority_baseline(self, train: Any, references: Any) -> dict[str, np.ndarray]:
         """Predictions for the rows of `references` that look at no text: the most frequent label
         of the references `train`, say. A run that is no better has collapsed."""
-        ...
+
+    def baseline_scores(self, train: Any, references: Any) -> dict[str, float]:
+        """Those of `majority_baseline`."""
+        return self.scores(self.majority_baseline(train, references), references)

@@ -13,9 +13,9 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.data.tables import Table
 from jaxssl.data.tokenizer import Tokenizer
-from jaxssl.models.heads import Outputs
+from jaxssl.models.heads import LabelHead
 from jaxssl.models.model import Model, ModelConfig
-from jaxssl.objectives.base import Sums
+from jaxssl.objectives.base import Outputs, Sums
 from jaxssl.scores import tallies
 from jaxssl.tasks import labels as row_labels
 from jaxssl.tasks.base import Encoded
@@ -25,7 +25,7 @@ from jaxssl.tasks.pooling import (
     check_pooling,
     head_input,
     pooled,
-    without_unused_pooler,
+    reads_pooler,
 )
 from jaxssl.tasks.texts import encode_labelled
 
@@ -81,10 +81,10 @@ class Classify(LabelLoss):
         return None if self.pair else self.text
 
     @property
-    def heads(self) -> tuple[Outputs, ...]:
+    def heads(self) -> tuple[LabelHead, ...]:
         """One output for each label."""
         return (
-            Outputs(name=HEAD, scope="row", size=max(1, len(self.labels)), dropout=self.dropout),
+            LabelHead(name=HEAD, scope="row", size=max(1, len(self.labels)), dropout=self.dropout),
         )
 
     # --- On the host ---
@@ -94,9 +94,9 @@ class Classify(LabelLoss):
         """What is told of the labels at the start."""
         return f"{len(self.labels)} labels ({row_labels.list_labels(self.labels)})"
 
-    def fit_model(self, model: ModelConfig) -> ModelConfig:
-        """Without a pooler that is not used."""
-        return without_unused_pooler(self.pooling, model)
+    def keeps_pooler(self, model: ModelConfig) -> bool:
+        """Where the first token goes through it."""
+        return reads_pooler(self.pooling, model)
 
     def learn_labels(self, train: Table) -> "Classify":
         """Takes the labels from the training split where none are given, and weighs them."""
@@ -191,7 +191,7 @@ class Classify(LabelLoss):
             rows.append({"labels": chosen, "probabilities": row_labels.by_label(row, self.labels)})
         return rows
 
-    def blind(self, train: Any, references: Any) -> dict[str, np.ndarray]:
+    def majority_baseline(self, train: Any, references: Any) -> dict[str, np.ndarray]:
         """Logits that say the most frequent label of each row; of several, those of most rows."""
         count = len(references)
         if self.multi_label:
@@ -208,26 +208,30 @@ class Classify(LabelLoss):
         self,
         model: Model,
         params: Params,
-        hidden: jax.Array,
+        outputs: Outputs,
         batch: Batch,
         key: jax.Array | None = None,
     ) -> Sums:
         """Cross entropy of the pooled row. In training with R-Drop, rows come in pairs."""
-        logits = self._logits(model, params, hidden, batch, key)
+        batch = self.passed(batch, key)
+        logits = self._logits(model, params, outputs["hidden"], batch, key)
         training = key is not None
         return self.score_logits(logits, batch, training=training, several=self.multi_label)
 
-    reads = 1
+    @property
+    def states_read(self) -> int:
+        """What is pooled."""
+        return 1
 
     def head_inputs(self, model: Model, hidden: jax.Array, batch: Batch) -> jax.Array:
         """What is pooled."""
         return head_input(self.pooling, model, hidden, batch)
 
     def predict(
-        self, model: Model, params: Params, hidden: jax.Array, batch: Batch
+        self, model: Model, params: Params, outputs: Outputs, batch: Batch
     ) -> dict[str, jax.Array]:
         """`logits` [B, K]."""
-        return {"logits": self._logits(model, params, hidden, batch, None)}
+        return {"logits": self._logits(model, params, outputs["hidden"], batch, None)}
 
     def _logits(self, model, params, hidden, batch, key) -> jax.Array:
         return model.head(params, HEAD, pooled(self.pooling, model, params, hidden, batch), key)

@@ -1,24 +1,23 @@
 """The loss of tasks that give a whole row a label: its options, and sums of logits."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxssl.core.bounds import check_at_least, check_share
-from jaxssl.core.types import Batch
+from jaxssl.core.types import Batch, Params
+from jaxssl.models.model import Model
 from jaxssl.objectives.base import Sums
 from jaxssl.ops import label_losses
-from jaxssl.tasks.base import AsRead
+from jaxssl.tasks.base import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelLoss(AsRead):
+class LabelLoss(Task):
     """What such tasks inherit: these fields, and the parts of an objective that follow of them."""
 
-    name: str
-    """The task, and its loss."""
     dropout: float = 0.1
     """On what goes into the head."""
     class_weights: Literal["none", "balanced"] = "none"
@@ -38,14 +37,21 @@ class LabelLoss(AsRead):
         check_share(self, "dropout", "label_smoothing")
 
     @property
-    def coefficients(self) -> dict[str, float]:
-        """One loss, of the task's name."""
-        return {self.name: 1.0}
+    def own_forward(self) -> bool:
+        """With R-Drop each row goes through the model twice."""
+        return bool(self.r_drop)
 
-    @property
-    def passes(self) -> int:
-        """How often a training step sends each row through the model."""
-        return 2 if self.r_drop else 1
+    def forward(
+        self, model: Model, params: Params, batch: Batch, key: jax.Array | None
+    ) -> dict[str, Any]:
+        """Hidden states of each row, or in training with R-Drop of pairs of them."""
+        return super().forward(model, params, self.passed(batch, key), key)
+
+    def passed(self, batch: Batch, key: jax.Array | None) -> Batch:
+        """The rows that go through the model: in training with R-Drop, each twice."""
+        if key is None or not self.r_drop:
+            return batch
+        return {name: jnp.repeat(x, 2, axis=0) for name, x in batch.items()}
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         """The summed weights of the rows."""

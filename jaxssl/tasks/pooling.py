@@ -1,6 +1,5 @@
 """What stands for a whole row, by task and family."""
 
-import dataclasses
 from typing import Literal
 
 import jax
@@ -35,34 +34,20 @@ def check_pooling(choice: PoolingChoice, model: ModelConfig) -> None:
         )
 
 
-def without_unused_pooler(choice: PoolingChoice, model: ModelConfig) -> ModelConfig:
-    """The model without a pooler that this pooling would leave untrained, but for its decay, or
-    that the family's own head does the work of."""
-    is_used = resolve(choice, model) == "cls" and model.task_head("row").transform is None
-    return model if is_used else without_pooler(model)
-
-
-def uses_pooler(model: ModelConfig) -> bool:
+def reads_pooler(choice: PoolingChoice, model: ModelConfig) -> bool:
     """Whether a row's first token goes through the pooler: there is one, and the family's
     classifiers do not bring a layer of their own for it."""
-    return model.around().pooler and model.task_head("row").transform is None
-
-
-def without_pooler(model: ModelConfig) -> ModelConfig:
-    """The model without a pooler, if it has one."""
-    if model.around().pooler:
-        return dataclasses.replace(model, pooler=False)  # type: ignore[call-arg]
-    return model
+    is_first = resolve(choice, model) == "cls"
+    return is_first and model.around().pooler and model.task_head("row").transform is None
 
 
 def pooled(
     choice: PoolingChoice, model: Model, params: Params, hidden: jax.Array, batch: Batch
 ) -> jax.Array:
     """[B, H] of hidden states [B, T, H]; `cls` goes through the model's pooler, if it has one."""
-    how = resolve(choice, model.config)
-    if how == "cls" and uses_pooler(model.config):
+    if reads_pooler(choice, model.config):
         return model.pool(params, hidden)
-    return pool(hidden, batch["segment_ids"], how)
+    return pool(hidden, batch["segment_ids"], resolve(choice, model.config))
 
 
 def head_input(choice: PoolingChoice, model: Model, hidden: jax.Array, batch: Batch) -> jax.Array:

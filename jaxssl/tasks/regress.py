@@ -13,18 +13,18 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.data.tables import Table
 from jaxssl.data.tokenizer import Tokenizer
-from jaxssl.models.heads import Outputs
+from jaxssl.models.heads import LabelHead
 from jaxssl.models.model import Model, ModelConfig
-from jaxssl.objectives.base import Sums
+from jaxssl.objectives.base import Outputs, Sums
 from jaxssl.ops.label_losses import squared_loss
 from jaxssl.scores import tallies
-from jaxssl.tasks.base import AsRead, Encoded
+from jaxssl.tasks.base import Encoded, Task
 from jaxssl.tasks.pooling import (
     PoolingChoice,
     check_pooling,
     head_input,
     pooled,
-    without_unused_pooler,
+    reads_pooler,
 )
 from jaxssl.tasks.texts import encode_labelled
 
@@ -32,7 +32,7 @@ HEAD = "regress"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Regress(AsRead):
+class Regress(Task):
     """Tell a number of a text, or of a pair of texts; the loss is the mean squared error."""
 
     name: Literal["regress"] = "regress"
@@ -60,8 +60,10 @@ class Regress(AsRead):
                 got=list(self.clip),
             )
 
-    coefficients = {"regress": 1.0}
-    metric = "pearson"
+    @property
+    def metric(self) -> str:
+        """Pearson's correlation."""
+        return "pearson"
 
     @property
     def text_column(self) -> str | None:
@@ -69,9 +71,9 @@ class Regress(AsRead):
         return None if self.pair else self.text
 
     @property
-    def heads(self) -> tuple[Outputs, ...]:
+    def heads(self) -> tuple[LabelHead, ...]:
         """One number."""
-        return (Outputs(name=HEAD, scope="row", size=1, dropout=self.dropout),)
+        return (LabelHead(name=HEAD, scope="row", size=1, dropout=self.dropout),)
 
     # --- On the host ---
 
@@ -80,9 +82,9 @@ class Regress(AsRead):
         """What is told of the labels at the start."""
         return f"the number in column {self.label}"
 
-    def fit_model(self, model: ModelConfig) -> ModelConfig:
-        """Without a pooler that is not used."""
-        return without_unused_pooler(self.pooling, model)
+    def keeps_pooler(self, model: ModelConfig) -> bool:
+        """Where the first token goes through it."""
+        return reads_pooler(self.pooling, model)
 
     def learn_labels(self, train: Table) -> "Regress":
         """Checks that there are different numbers to learn."""
@@ -137,7 +139,7 @@ class Regress(AsRead):
         """`value`, the number."""
         return [{"value": float(value)} for value in self._clipped(predictions["value"])]
 
-    def blind(self, train: Any, references: Any) -> dict[str, np.ndarray]:
+    def majority_baseline(self, train: Any, references: Any) -> dict[str, np.ndarray]:
         """The mean of the training split, which correlates with nothing."""
         return {"value": np.full(len(references), np.mean(train))}
 
@@ -150,38 +152,35 @@ class Regress(AsRead):
         """The pooling must be one that the model has."""
         check_pooling(self.pooling, model)
 
-    def weights(self, batch: Batch) -> dict[str, jax.Array]:
-        """The number of rows."""
-        return {"regress": jnp.sum(batch["example_weights"])}
-
     def sums(
         self,
         model: Model,
         params: Params,
-        hidden: jax.Array,
+        outputs: Outputs,
         batch: Batch,
         key: jax.Array | None = None,
     ) -> Sums:
         """Squared error of the pooled row."""
-        value = self.predict(model, params, hidden, batch, key)["value"]
+        value = self._value(model, params, outputs, batch, key)
         weights = batch["example_weights"]
         loss = jnp.sum(squared_loss(value, batch["labels"]) * weights)
         return Sums({"regress": loss}, {"mse/regress": (loss, jnp.sum(weights))})
 
-    reads = 1
+    @property
+    def states_read(self) -> int:
+        """What is pooled."""
+        return 1
 
     def head_inputs(self, model: Model, hidden: jax.Array, batch: Batch) -> jax.Array:
         """What is pooled."""
         return head_input(self.pooling, model, hidden, batch)
 
     def predict(
-        self,
-        model: Model,
-        params: Params,
-        hidden: jax.Array,
-        batch: Batch,
-        key: jax.Array | None = None,
+        self, model: Model, params: Params, outputs: Outputs, batch: Batch
     ) -> dict[str, jax.Array]:
         """`value` [B]."""
-        features = pooled(self.pooling, model, params, hidden, batch)
-        return {"value": model.head(params, HEAD, features, key)[:, 0]}
+        return {"value": self._value(model, params, outputs, batch, None)}
+
+    def _value(self, model, params, outputs, batch, key) -> jax.Array:
+        features = pooled(self.pooling, model, params, outputs["hidden"], batch)
+        return model.head(params, HEAD, features, key)[:, 0]

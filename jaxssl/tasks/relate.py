@@ -13,9 +13,9 @@ from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.data.tables import Table
 from jaxssl.data.tokenizer import Tokenizer
-from jaxssl.models.heads import Outputs
+from jaxssl.models.heads import LabelHead
 from jaxssl.models.model import Model, ModelConfig
-from jaxssl.objectives.base import Sums
+from jaxssl.objectives.base import Outputs, Sums
 from jaxssl.ops.pooling import states_at
 from jaxssl.scores import tallies
 from jaxssl.tasks import labels as row_labels
@@ -24,7 +24,6 @@ from jaxssl.tasks.entities import EntityColumns, MarkedEntities
 from jaxssl.tasks.label_loss import LabelLoss
 from jaxssl.tasks.marked_rows import fit, rows_that_fit, tokenise
 from jaxssl.tasks.markers import check_known, mark, opening
-from jaxssl.tasks.pooling import without_pooler
 
 HEAD = "relate"
 
@@ -87,7 +86,10 @@ class Relate(LabelLoss):
                 got=(self.subj_type, self.obj_type),
             )
 
-    metric = "f1"
+    @property
+    def metric(self) -> str:
+        """Micro F1 without the negative class."""
+        return "f1"
 
     @property
     def text_column(self) -> str | None:
@@ -97,10 +99,10 @@ class Relate(LabelLoss):
         return self.entities.text
 
     @property
-    def heads(self) -> tuple[Outputs, ...]:
+    def heads(self) -> tuple[LabelHead, ...]:
         """Both entities' states side by side, a dense layer with tanh, an output for each label."""
         size = max(1, len(self.labels))
-        head = Outputs(name=HEAD, size=size, inputs=2, dropout=self.dropout, transform="tanh")
+        head = LabelHead(name=HEAD, size=size, num_inputs=2, dropout=self.dropout, transform="tanh")
         return (head,)
 
     # --- On the host ---
@@ -112,9 +114,9 @@ class Relate(LabelLoss):
         listed = row_labels.list_labels(self.labels)
         return f"{len(self.labels)} relations ({listed}){negative}"
 
-    def fit_model(self, model: ModelConfig) -> ModelConfig:
-        """Without the pooler, which is not used."""
-        return without_pooler(model)
+    def keeps_pooler(self, model: ModelConfig) -> bool:
+        """No: it reads the states at the markers."""
+        return False
 
     def learn_labels(self, train: Table) -> "Relate":
         """Takes the relations from the training split where none are given, and weighs them."""
@@ -236,7 +238,7 @@ class Relate(LabelLoss):
             rows[reference.row] = row_labels.label_output(shares, self.labels)
         return rows
 
-    def blind(self, train: Any, references: Any) -> dict[str, np.ndarray]:
+    def majority_baseline(self, train: Any, references: Any) -> dict[str, np.ndarray]:
         """Logits that say the most frequent label of each row."""
         numbers = np.array([row.label for row in train])
         return {"logits": row_labels.most_frequent(numbers, len(self.labels), len(references))}
@@ -258,25 +260,29 @@ class Relate(LabelLoss):
         self,
         model: Model,
         params: Params,
-        hidden: jax.Array,
+        outputs: Outputs,
         batch: Batch,
         key: jax.Array | None = None,
     ) -> Sums:
         """Cross entropy of the relation. In training with R-Drop, rows come in pairs."""
-        logits = self._logits(model, params, hidden, batch, key)
+        batch = self.passed(batch, key)
+        logits = self._logits(model, params, outputs["hidden"], batch, key)
         return self.score_logits(logits, batch, training=key is not None)
 
-    reads = 2
+    @property
+    def states_read(self) -> int:
+        """Those at both markers."""
+        return 2
 
     def head_inputs(self, model: Model, hidden: jax.Array, batch: Batch) -> jax.Array:
         """The states at both markers."""
         return states_at(hidden, batch["entity_starts"]).reshape(len(hidden), 2, -1)
 
     def predict(
-        self, model: Model, params: Params, hidden: jax.Array, batch: Batch
+        self, model: Model, params: Params, outputs: Outputs, batch: Batch
     ) -> dict[str, jax.Array]:
         """`logits` [B, K]."""
-        return {"logits": self._logits(model, params, hidden, batch, None)}
+        return {"logits": self._logits(model, params, outputs["hidden"], batch, None)}
 
     def _logits(self, model, params, hidden, batch, key) -> jax.Array:
         if "features" in batch:  # encoded before: the two states alone

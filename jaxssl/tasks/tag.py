@@ -16,16 +16,15 @@ from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.data.tables import Table
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.data.word_windows import encode_windows
-from jaxssl.models.heads import Outputs
+from jaxssl.models.heads import LabelHead
 from jaxssl.models.model import Model, ModelConfig
-from jaxssl.objectives.base import Sums
+from jaxssl.objectives.base import Outputs, Sums
 from jaxssl.ops.label_losses import softmax_loss
 from jaxssl.scores import tallies
 from jaxssl.scores.spans import Scheme, convert, entities, entity_scores
 from jaxssl.tasks import tag_windows, tagged
-from jaxssl.tasks.base import AsRead, Encoded
+from jaxssl.tasks.base import Encoded, Task
 from jaxssl.tasks.labels import label_details
-from jaxssl.tasks.pooling import without_unused_pooler
 from jaxssl.tasks.tag_windows import Tagged
 from jaxssl.tasks.tagged import OUTSIDE, AnyScheme, Sentences
 
@@ -33,7 +32,7 @@ HEAD = "tag"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tag(AsRead):
+class Tag(Task):
     """Tell the tag of each word of a sentence."""
 
     name: Literal["tag"] = "tag"
@@ -78,8 +77,6 @@ class Tag(AsRead):
                 got=(self.train_scheme, self.lenient),
             )
 
-    coefficients = {"tag": 1.0}
-
     @property
     def metric(self) -> str:
         """F1 of entities as conlleval counts it; without a scheme, accuracy."""
@@ -91,10 +88,12 @@ class Tag(AsRead):
         return self.words
 
     @property
-    def heads(self) -> tuple[Outputs, ...]:
+    def heads(self) -> tuple[LabelHead, ...]:
         """One output for each label."""
         return (
-            Outputs(name=HEAD, scope="token", size=max(1, len(self.labels)), dropout=self.dropout),
+            LabelHead(
+                name=HEAD, scope="token", size=max(1, len(self.labels)), dropout=self.dropout
+            ),
         )
 
     # --- On the host ---
@@ -106,9 +105,9 @@ class Tag(AsRead):
         scheme = "" if self.scheme == "none" else f" in {self.train_scheme or self.scheme}"
         return f"{len(self.labels)} tags{scheme} ({', '.join(self.labels[:8])}{more})"
 
-    def fit_model(self, model: ModelConfig) -> ModelConfig:
-        """Without a pooler: every token counts, as for `mean`."""
-        return without_unused_pooler("mean", model)
+    def keeps_pooler(self, model: ModelConfig) -> bool:
+        """No: every token counts."""
+        return False
 
     def learn_labels(self, train: Table) -> "Tag":
         """Takes the labels from the training split where none are given."""
@@ -254,7 +253,7 @@ class Tag(AsRead):
             rows.append({**row, "probabilities": sentence.probability.round(6).tolist()})
         return rows
 
-    def blind(self, train: Any, references: Any) -> dict[str, np.ndarray]:
+    def majority_baseline(self, train: Any, references: Any) -> dict[str, np.ndarray]:
         """No entity anywhere; without a scheme, the most frequent tag."""
         tag = OUTSIDE
         if self.scheme == "none":
@@ -284,12 +283,12 @@ class Tag(AsRead):
         self,
         model: Model,
         params: Params,
-        hidden: jax.Array,
+        outputs: Outputs,
         batch: Batch,
         key: jax.Array | None = None,
     ) -> Sums:
         """Cross entropy of the words' labels."""
-        logits = model.head(params, HEAD, hidden, key)
+        logits = model.head(params, HEAD, outputs["hidden"], key)
         labels, weights = batch["labels"], batch["label_weights"]
         loss = softmax_loss(logits, labels, self.label_smoothing, self.focal)
         plain = softmax_loss(logits, labels)
@@ -301,16 +300,10 @@ class Tag(AsRead):
         }
         return Sums({"tag": jnp.sum(loss * weights)}, metrics)
 
-    reads = None
-
-    def head_inputs(self, model: Model, hidden: jax.Array, batch: Batch) -> jax.Array:
-        """All of them: the head reads each token's."""
-        return hidden
-
     def predict(
-        self, model: Model, params: Params, hidden: jax.Array, batch: Batch
+        self, model: Model, params: Params, outputs: Outputs, batch: Batch
     ) -> dict[str, jax.Array]:
         """`tag` int32 [B, T], the likeliest label of each token, and its `probability`."""
-        shares = jax.nn.softmax(model.head(params, HEAD, hidden), axis=-1)
+        shares = jax.nn.softmax(model.head(params, HEAD, outputs["hidden"]), axis=-1)
         tag = jnp.argmax(shares, axis=-1).astype(jnp.int32)
         return {"tag": tag, "probability": jnp.max(shares, axis=-1)}

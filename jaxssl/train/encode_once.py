@@ -15,45 +15,47 @@ import numpy as np
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params
-from jaxssl.data.labelled import Examples, LabelledData
+from jaxssl.data.labelled import ExampleData, Examples
 from jaxssl.models.model import Model
 from jaxssl.parallel.mesh import replicated
 from jaxssl.tasks.base import Task
 from jaxssl.train.evaluation import over_batches, row_numbers
-from jaxssl.train.settings import Parts
+from jaxssl.train.feeds import Feed, Feeds
+from jaxssl.train.program import Program
 
 
-def encode_once(parts: Parts, params: Params, batch_size: int) -> Parts:
-    """`parts` whose data hold features in the place of texts. To be used under the mesh.
+def encode_once(program: Program, feeds: Feeds, params: Params) -> Feeds:
+    """`feeds` whose data hold features in the place of texts. To be used under the mesh.
 
     Args:
       params: all the model's parameters.
     """
-    task: Any = parts.objective
-    check_memory(planned_bytes(parts))
-    step = jax.jit(make_feature_step(parts.model, task), out_shardings=replicated(parts.mesh))
+    (stream,), feed = program.streams, feeds.first
+    task: Any = stream.objective
+    check_memory(planned_bytes(program, feed))
+    step = jax.jit(make_feature_step(program.model, task), out_shardings=replicated(program.mesh))
 
-    def encoded(data: Any, name: str) -> LabelledData:
-        batches = over_batches(
-            step, task, params, data, parts.mesh, batch_size, description=f"encode {name}"
-        )
-        return with_features(data, task.reads, batches)
+    def encoded(data: Any, name: str) -> ExampleData:
+        size, words = feed.config.batch_size, f"encode {name}"
+        batches = over_batches(step, params, data, program.mesh, size, description=words)
+        return with_features(data, task.states_read, batches)
 
-    train: Any = encoded(parts.train_data, "train")
-    validation = parts.validation_data
+    validation = feed.validation
     if validation is not None:
         validation = encoded(validation, "validation")
-    return dataclasses.replace(parts, train_data=train, validation_data=validation)
+    feed = dataclasses.replace(feed, train=encoded(feed.train, "train"), validation=validation)
+    return dataclasses.replace(feeds, streams={stream.name: feed})
 
 
-def planned_bytes(parts: Parts) -> int:
+def planned_bytes(program: Program, feed: Feed) -> int:
     """The memory that features will take in each process, in bytes."""
-    task: Any = parts.objective
-    splits: list[Any] = [parts.train_data, parts.validation_data]
+    task: Any = program.streams[0].objective
+    splits: list[Any] = [feed.train, feed.validation]
     examples = [data.examples for data in splits if data is not None]
-    states = sum(len(x.tokens) if task.reads is None else x.num_rows * task.reads for x in examples)
-    size = jax.numpy.dtype(parts.model.precision.compute).itemsize
-    return states * parts.model.config.hidden_size * size
+    read = task.states_read
+    states = sum(len(x.tokens) if read is None else x.num_rows * read for x in examples)
+    size = jax.numpy.dtype(program.model.precision.compute).itemsize
+    return states * program.model.config.hidden_size * size
 
 
 def check_memory(size: int) -> None:
@@ -78,14 +80,14 @@ def make_feature_step(model: Model, task: Task) -> Callable[[Params, Batch], dic
 
     def step(params: Params, batch: Batch) -> dict[str, jax.Array]:
         hidden = model.encode(params, batch)
-        features = hidden if task.reads is None else task.head_inputs(model, hidden, batch)
+        features = hidden if task.states_read is None else task.head_inputs(model, hidden, batch)
         names = ("example_id", "example_weights")
         return {"features": features, **{name: batch[name] for name in names}}
 
     return step
 
 
-def with_features(data: LabelledData, reads: int | None, batches: Any) -> LabelledData:
+def with_features(data: ExampleData, reads: int | None, batches: Any) -> ExampleData:
     """`data` with the features of all its rows, from the outputs of a feature step.
 
     Args:
@@ -122,17 +124,17 @@ def with_features(data: LabelledData, reads: int | None, batches: Any) -> Labell
     )
 
 
-def feature_bytes(data: LabelledData) -> int:
+def feature_bytes(data: ExampleData) -> int:
     """The memory that the features of encoded data take, in bytes."""
     return data.examples.per_token["features"][0].nbytes
 
 
-def features_of(parts: Parts, batch: Mapping[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
+def features_of(program: Program, batch: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes of a batch of texts once it is encoded."""
-    task: Any = parts.objective
+    task: Any = program.streams[0].objective
     count, length = batch["tokens"].shape
-    length = length if task.reads is None else task.reads
-    width, dtype = parts.model.config.hidden_size, parts.model.precision.compute
+    length = length if task.states_read is None else task.states_read
+    width, dtype = program.model.config.hidden_size, program.model.precision.compute
     shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
     for name in ("tokens", "segment_ids", "positions", "token_types"):
         shapes[name] = jax.ShapeDtypeStruct((count, length), batch[name].dtype)

@@ -100,37 +100,42 @@ def evaluate(
       `bits_per_byte`, and the scores of a task.
     """
     total, rows = None, []
-    batches = over_batches(step, objective, params, data, mesh, batch_size, limit=limit, show=show)
+    batches = over_batches(
+        step, params, data, mesh, batch_size, check=objective.check_rows, limit=limit, show=show
+    )
     for sums in batches:
         rows.append(sums.pop("rows"))
         total = sums if total is None else metrics.add_sums(total, sums)
     assert total is not None
     values = {
-        "loss": metrics.total(objective.coefficients, total["losses"], total["weights"]),
-        **metrics.ratios(total["metrics"]),
+        "loss": metrics.total(objective, total["losses"], total["weights"]),
+        **metrics.finished(objective, total["metrics"]),
     }
-    values |= metrics.language_numbers(values, tokens_per_byte)
-    scores = getattr(objective, "scores", None)
-    if scores is None:
+    values |= metrics.language_numbers(objective, values, tokens_per_byte)
+    if not rows[0]:
         return Evaluation(values, np.zeros(0, np.int64), {})
     chosen, predictions = in_order(rows)
-    values |= scores(predictions, data.references(chosen))
+    values |= objective.scores(predictions, data.references(chosen))
     return Evaluation(values, chosen, predictions)
 
 
 def over_batches(
     step: Callable[[Params, Batch], Any],
-    objective: Objective,
     params: Params,
     data: Data,
     mesh: Mesh,
     batch_size: int,
     *,
+    check: Callable[[Batch], None] | None = None,
     limit: int | None = None,
     description: str = "validate",
     show: bool = True,
 ) -> Iterator[Any]:
-    """What `step` makes of each batch, on the host; the device works on some batches ahead."""
+    """What `step` makes of each batch, on the host; the device works on some batches ahead.
+
+    Args:
+      check: refuses rows that `step` would have to cut.
+    """
     sharding = batch_sharding(mesh)
     places = hosts.local_places(sharding, batch_size)
     batches = data.eval_batches(batch_size, places, limit)
@@ -138,7 +143,8 @@ def over_batches(
     count = count if limit is None else min(count, limit)
     in_flight = collections.deque()
     for batch in bar(batches, total=count, description=description, enabled=show):
-        objective.check_rows(batch)
+        if check is not None:
+            check(batch)
         in_flight.append(step(params, hosts.global_batch(batch, sharding, batch_size)))
         if len(in_flight) > IN_FLIGHT:
             yield jax.device_get(in_flight.popleft())

@@ -1,19 +1,18 @@
 """What learns: the state, the parameters beside it, and the step compiled for them."""
 
-import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from jaxssl.checkpoint.manager import CheckpointManager, as_tree
-from jaxssl.core.keys import init_key
 from jaxssl.core.names import flatten, join, split
 from jaxssl.core.types import Batch, Params
 from jaxssl.ops.fingerprint import fingerprint
-from jaxssl.train.phase import Phase, Phases, thaw
-from jaxssl.train.settings import Parts, TrainConfig
-from jaxssl.train.state import Choice, State, first_state, laid_out, layout
-from jaxssl.transfer.start import first_params, restored_moments
+from jaxssl.train.phase import Phase, Phases, born, program_params, thaw
+from jaxssl.train.program import Program
+from jaxssl.train.state import State
+from jaxssl.train.step import Constants
 
 
 class Learner:
@@ -21,35 +20,21 @@ class Learner:
 
     Attributes:
       state: what checkpoints hold.
-      frozen: parameters that the base holds and the state does not.
-      anchors: what trained parameters started from, where a regulariser needs it.
+      constants: parameters that the base holds and the state does not, and what trained parameters
+        started from, where a regulariser needs it.
     """
 
     state: State
-    frozen: Params
-    anchors: Params
+    constants: Constants
 
-    def __init__(
-        self, parts: Parts, train: TrainConfig, checkpoints: CheckpointManager, phases: Phases
-    ):
-        self._parts, self._train, self._checkpoints = parts, train, checkpoints
-        self._phases = phases
-        self._phase = self._phases.at(0)
+    def __init__(self, program: Program, checkpoints: CheckpointManager, phases: Phases):
+        self._program, self._checkpoints = program, checkpoints
+        self._phases, self._phase = phases, phases.at(0)
 
     def begin(self) -> None:
         """Takes the state before the first step: stored parameters by the ledger, others fresh."""
-        parts, self._phase = self._parts, self._phases.at(0)
-        abstract = self._phase.abstract
-        own = {**flatten(abstract.params), **flatten(abstract.kept)}
-        first = self._first_params(own.__contains__)
-        params, kept = split(first, flatten(abstract.params).__contains__)
-        has_ema = self._train.ema is not None
-        born = lambda params, kept: first_state(params, kept, parts.optimizer, has_ema)
-        state = jax.jit(born, out_shardings=layout(abstract))(params, kept)
-        if parts.start.moments is not None:
-            moments = restored_moments(parts.start.moments, state.opt_state)
-            state = dataclasses.replace(state, opt_state=moments)
-        self.state = state
+        self._phase = self._phases.at(0)
+        self.state = born(self._phase)
         self._take_constants()
 
     def restore(self, step: int) -> None:
@@ -59,15 +44,17 @@ class Learner:
         self.state = State(**tree)
         self._take_constants()
 
-    def train(self, step: int, batch: Batch) -> dict[str, Any]:
-        """Trains on batch number `step` and returns the step's metrics, still on the device.
+    def train(self, step: int, batches: Mapping[str, Batch]) -> dict[str, Any]:
+        """Trains on the batches that step `step` takes, by stream, and returns the step's metrics,
+        still on the device.
 
         The first batch of a phase must not be given before every earlier step is finished.
         """
         phase = self._phases.at(step)
         if phase is not self._phase:
             self._enter(phase)
-        self.state, metrics = self._phase.step(self.state, batch, self.frozen, self.anchors)
+        train = self._phase.step(tuple(batches))
+        self.state, metrics = train(self.state, batches, self.constants)
         return metrics
 
     def begins_phase(self, step: int) -> bool:
@@ -77,7 +64,7 @@ class Learner:
     @property
     def params(self) -> Params:
         """All the model's parameters, as they are trained."""
-        return join(self.state.params, join(self.state.kept, self.frozen))
+        return join(self.state.params, join(self.state.kept, self.constants.frozen))
 
     @property
     def evaluated(self) -> Params:
@@ -91,7 +78,7 @@ class Learner:
 
     def fingerprints(self) -> dict[str, int]:
         """{path: number} of the parameters that no stage trains; equal numbers mean equal bits."""
-        last = self._parts.stages[-1]
+        last = self._program.stages[-1]
         never, _ = split(self.params, lambda path: not last.is_trained(path))
         made = jax.jit(lambda tree: jax.tree.map(fingerprint, tree))(never)
         return {path: int(value) for path, value in flatten(jax.device_get(made)).items()}
@@ -103,33 +90,25 @@ class Learner:
     def _enter(self, phase: Phase) -> None:
         before = flatten(self._phase.abstract.params)
         thawed = lambda path: phase.stage.is_trained(path) and path not in before
-        self.anchors = join(self.anchors, self._anchored(split(self.params, thawed)[0]))
-        self.state, self.frozen = thaw(self._parts, phase, self.state, self.frozen)
+        anchors = join(self.constants.anchors, self._anchored(split(self.params, thawed)[0]))
+        self.state, frozen = thaw(phase, self.state, self.constants.frozen)
+        self.constants = Constants(frozen, anchors)
         self._phase = phase
 
     def _take_constants(self) -> None:
         """Reads what the step is given beside the state: the base's frozen parameters, anchors."""
-        abstract = self._phase.abstract
-        trained = flatten(abstract.params)
-        own = {**trained, **flatten(abstract.kept)}
-        is_beside = lambda path: path not in own
-        beside = any(map(is_beside, flatten(self._parts.model.abstract())))
-        self.frozen = self._first_params(is_beside) if beside else {}
-        needed = lambda path: path in trained and self._has_source(path)
-        is_needed = self._parts.regularization.needs_anchors
-        self.anchors = self._first_params(needed) if is_needed else {}
+        wanted = self._phase.constants
+        self.constants = Constants(self._named(wanted.frozen), self._named(wanted.anchors))
+
+    def _named(self, shapes: Params) -> Params:
+        """The first values of these parameters."""
+        return program_params(self._program, flatten(shapes).__contains__) if shapes else {}
 
     def _anchored(self, params: Params) -> Params:
         """Those of `params` that were restored, copied: the state is donated to the step."""
-        if not self._parts.regularization.needs_anchors:
+        if not self._program.regularization.needs_anchors:
             return {}
         return jax.tree.map(lambda x: x.copy(), split(params, self._has_source)[0])
 
     def _has_source(self, path: str) -> bool:
-        return self._parts.start.has_source(path, self._parts.model.config.num_layers)
-
-    def _first_params(self, wanted: Choice) -> Params:
-        parts = self._parts
-        key = init_key(self._train.seed)
-        abstract = laid_out(parts.model.abstract(), parts.mesh)
-        return first_params(parts.start, parts.model, key, abstract, wanted)
+        return self._program.start.has_source(path, self._program.model.config.num_layers)

@@ -22,12 +22,14 @@ from jaxssl.data.loader import TrainLoader
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_sharding
 from jaxssl.train.encode_once import encode_once, feature_bytes
+from jaxssl.train.feeds import Feeds
 from jaxssl.train.learner import Learner
 from jaxssl.train.phase import Phases
 from jaxssl.train.profile import Profiler
+from jaxssl.train.program import Program
 from jaxssl.train.proof import FrozenProof
 from jaxssl.train.samples import samples
-from jaxssl.train.settings import Parts, Settings
+from jaxssl.train.settings import Settings
 from jaxssl.train.sinks import Sinks, read_metrics
 from jaxssl.train.step_log import StepLog, shown
 from jaxssl.train.stopping import NotFinite, StopSignal
@@ -35,6 +37,23 @@ from jaxssl.train.validation import Validation
 from jaxssl.train.watchdog import Watchdog
 
 IN_FLIGHT = 2
+Shapes = dict[str, tuple[int, ...]]
+"""Of the tokens that a step took, by stream."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Work:
+    """What a run does: what it computes, what it is fed, and for how long.
+
+    Attributes:
+      settings: with epochs turned into steps.
+      phases: of the program.
+    """
+
+    program: Program
+    feeds: Feeds
+    settings: Settings
+    phases: Phases
 
 
 @dataclass(frozen=True)
@@ -54,55 +73,43 @@ class Outcome:
     frozen_arrays: int = 0
 
 
-def fit(
-    parts: Parts,
-    settings: Settings,
-    run_dir: Path,
-    say: Callable[[str], None],
-    phases: Phases | None = None,
-) -> Outcome:
-    """Trains from the newest intact checkpoint in `run_dir`, or from scratch, to the last step.
-
-    Args:
-      phases: those of `parts`, if they were made before.
-    """
-    with jax.set_mesh(parts.mesh), contextlib.ExitStack() as stack:
-        phases = phases or Phases(parts, settings.train)
-        return Loop(parts, settings, run_dir, say, stack, phases).run()
+def fit(work: Work, run_dir: Path, say: Callable[[str], None]) -> Outcome:
+    """Trains from the newest intact checkpoint in `run_dir`, or from scratch, to the last step."""
+    with jax.set_mesh(work.program.mesh), contextlib.ExitStack() as stack:
+        return Loop(work, run_dir, say, stack).run()
 
 
 class Loop:
     """The state of one `fit`: what `run` and its few branches share."""
 
-    def __init__(self, parts, settings, run_dir, say, stack: contextlib.ExitStack, phases: Phases):
-        self.parts: Parts = parts
-        self.settings: Settings = settings
+    def __init__(self, work: Work, run_dir: Path, say, stack: contextlib.ExitStack):
+        self.program, self.feeds, self.settings = work.program, work.feeds, work.settings
         self.run_dir: Path = run_dir
         self.say: Callable[[str], None] = say
-        self.checkpoints = CheckpointManager(run_dir / "checkpoints", settings.checkpoint)
+        self.checkpoints = CheckpointManager(run_dir / "checkpoints", self.settings.checkpoint)
         stack.callback(self.checkpoints.close)
-        self.learner = Learner(parts, settings.train, self.checkpoints, phases)
+        self.learner = Learner(self.program, self.checkpoints, work.phases)
         self.start, meta = self._begin_or_resume()
         self.proof = FrozenProof(run_dir, self.learner.fingerprints(), resumed=self.start > 0)
         self.data_offset: int = meta.get("data_offset", 0)
-        self.validation = Validation(parts, settings, meta.get("selections", []))
-        self.log = StepLog(parts, settings, self.learner, meta.get("tokens", 0))
+        self.log = StepLog(self.program, self.learner, meta)
         self.not_finite_count: int = meta.get("not_finite_count", 0)
-        if parts.encodes_once and not self._is_complete():
+        self._make_validation(meta.get("selections", []))
+        if self.feeds.encodes_once and not self._is_complete():
             self._encode_once()
         self.sinks = self._open_sinks()
         stack.callback(self.sinks.close)
-        self.sharding = batch_sharding(parts.mesh)
-        self.loader = self._open_loader(self.start)
-        stack.callback(lambda: self.loader.close())
+        self.sharding = batch_sharding(self.program.mesh)
+        self.loaders = self._open_loaders(self.start)
+        stack.callback(self._close_loaders)
         self.signal = stack.enter_context(StopSignal(say))
         stacks = run_dir / f"stacks-{jax.process_index()}.txt"
-        self.watchdog = stack.enter_context(Watchdog(settings.watchdog, stacks))
-        self.profiler = Profiler(settings.profile, run_dir / "profile", say)
+        self.watchdog = stack.enter_context(Watchdog(self.settings.watchdog, stacks))
+        self.profiler = Profiler(self.settings.profile, run_dir / "profile", say)
         stack.callback(self.profiler.close)
         self.skipped = int(self.learner.state.skipped)
         self.saved = self.start
-        self.in_flight: collections.deque[tuple[int, dict[str, Any], int]] = collections.deque()
+        self.in_flight: collections.deque[tuple[int, dict[str, Any], Shapes]] = collections.deque()
 
     # --- The loop ---
 
@@ -124,12 +131,13 @@ class Loop:
         with progress:
             while step < steps:
                 self.profiler.before(step, self.learner.state)
-                batch = self._take_batch(step)
+                batches = self._take_batches(step)
                 if self.learner.begins_phase(step):
                     self._tell_of_phase(step)
-                out = self.learner.train(step, batch)
+                out = self.learner.train(step, batches)
                 step += 1
-                in_flight.append((step, out, batch["tokens"].size))
+                shapes = {name: batch["tokens"].shape for name, batch in batches.items()}
+                in_flight.append((step, out, shapes))
                 progress.update(1)
                 due = self._is_due(step) or step == steps or self._signalled_alone()
                 while len(in_flight) > (0 if due else IN_FLIGHT):
@@ -150,15 +158,22 @@ class Loop:
         hosts.barrier("the last checkpoint is sealed")
         return Outcome(step, stopped, self.validation.values, self._frozen_arrays())
 
-    def _take_batch(self, step: int) -> dict[str, jax.Array]:
-        """The batch of a step, laid out over the devices; rows that are refused end the run.
+    def _take_batches(self, step: int) -> dict[str, dict[str, jax.Array]]:
+        """The batches of a step by stream, laid out over the devices; rows that are refused end the
+        run.
 
         What was trained so far is saved before. With several processes it is not: the others are
         in the middle of the step, and end when this process does.
         """
+        batches = {}
         try:
-            rows = next(self.loader)
-            self.parts.objective.check_rows(rows)
+            for stream in self.program.streams:
+                if stream.name not in self.program.draws.at(step + self.data_offset):
+                    continue
+                rows = next(self.loaders[stream.name])
+                stream.objective.check_rows(rows)
+                size = self.feeds.streams[stream.name].config.batch_size
+                batches[stream.name] = hosts.global_batch(rows, self.sharding, size)
         except UserError:
             if jax.process_count() == 1:
                 self._log_in_flight()
@@ -166,7 +181,7 @@ class Loop:
                 self.checkpoints.wait()
                 self.say(f"saved step {step} before the rows that are refused")
             raise
-        return hosts.global_batch(rows, self.sharding, self.settings.data.batch_size)
+        return batches
 
     def _is_due(self, step: int) -> bool:
         """Whether this step needs everything before it to be finished."""
@@ -182,11 +197,11 @@ class Loop:
         """A signal to the only process; with several, all look together at steps that are due."""
         return self.signal.received is not None and jax.process_count() == 1
 
-    def _finish(self, step: int, out: dict[str, Any], places: int) -> int | None:
+    def _finish(self, step: int, out: dict[str, Any], shapes: Shapes) -> int | None:
         """Waits for a step, looks at it and logs it; the step to go back to, if any."""
         out = jax.device_get(out)
         self.watchdog.beat()
-        self.log.add(out, places)
+        self.log.add(out, shapes)
         if int(out["skipped"]) > self.skipped:
             self.skipped = int(out["skipped"])
             return self._not_finite(step, out)
@@ -251,12 +266,11 @@ class Loop:
     def _report(self, step: int) -> None:
         """Samples into the metrics; time spent here is not counted as training."""
         self.watchdog.pause()
-        parts = self.parts
         texts = samples(
-            parts.model,
+            self.program.model,
             self.learner.evaluated,
-            parts.tokenizer,
-            parts.vocabulary,
+            self.feeds.tokenizer,
+            self.program.vocabulary,
             self.settings.samples,
         )
         for kind, fields in texts:
@@ -272,6 +286,8 @@ class Loop:
             "selection": self.validation.selection_at(step),
             "selections": self.validation.selections,
             "tokens": self.log.tokens,
+            "tokens_by_stream": self.log.by_stream,
+            "draws": self.program.draws.before(step + self.data_offset),
             "not_finite_count": self.not_finite_count,
         }
         self.checkpoints.save(step, as_tree(self.learner.state), meta)
@@ -307,11 +323,13 @@ class Loop:
 
     def _encode_once(self) -> None:
         """Takes the examples' hidden states in the place of their texts from here on."""
-        size = self.settings.data.batch_size
-        self.parts = encode_once(self.parts, self.learner.params, size)
-        self.validation = Validation(self.parts, self.settings, self.validation.selections)
-        data: Any = self.parts.train_data
+        self.feeds = encode_once(self.program, self.feeds, self.learner.params)
+        self._make_validation(self.validation.selections)
+        data: Any = self.feeds.first.train
         self.say(f"each example is encoded once: {feature_bytes(data):,} bytes of features")
+
+    def _make_validation(self, selections: list[float]) -> None:
+        self.validation = Validation(self.program, self.feeds, self.settings, selections)
 
     def _open_sinks(self) -> Sinks:
         if not hosts.is_first():
@@ -326,11 +344,18 @@ class Loop:
             config=read_yaml(self.run_dir / "config.yaml") if project else None,
         )
 
-    def _open_loader(self, step: int) -> TrainLoader:
-        data = self.settings.data
-        places = hosts.local_places(self.sharding, data.batch_size)
-        batches = self.parts.train_data.train_batches(data.batch_size, data.seed, places)
-        return TrainLoader(batches, start_step=step + self.data_offset, prefetch=data.prefetch)
+    def _open_loaders(self, step: int) -> dict[str, TrainLoader]:
+        """The streams' batches from a step on."""
+        before = self.program.draws.before(step + self.data_offset)
+        loaders = {}
+        for name, feed in self.feeds.streams.items():
+            places = hosts.local_places(self.sharding, feed.config.batch_size)
+            loaders[name] = feed.loader(places, before[name])
+        return loaders
+
+    def _close_loaders(self) -> None:
+        for loader in self.loaders.values():
+            loader.close()
 
     def _not_finite(self, step: int, out: dict[str, Any]) -> int | None:
         """Obeys `train.not_finite`; the step to go back to for a rollback."""
@@ -359,9 +384,9 @@ class Loop:
 
     def _log_in_flight(self) -> None:
         """The rows of the finite steps after one that ends the run: they are saved with it."""
-        for step, out, places in self.in_flight:
+        for step, out, shapes in self.in_flight:
             out = jax.device_get(out)
-            self.log.add(out, places)
+            self.log.add(out, shapes)
             is_finite = int(out["skipped"]) == self.skipped
             self.skipped = int(out["skipped"])
             if is_finite and step % self.settings.logging.every == 0:
@@ -376,12 +401,13 @@ class Loop:
         self.learner.restore(back)
         self.skipped = int(self.learner.state.skipped)
         self.data_offset += step - back
-        self.loader.close()
-        self.loader = self._open_loader(back)
+        self._close_loaders()
+        self.loaders = self._open_loaders(back)
         self.sinks.rewind(back)
         meta = self.checkpoints.meta(back)
         self.validation.go_back(meta.get("selections", []))
-        self.log.tokens, self.saved = meta.get("tokens", 0), back
+        self.log.take(meta)
+        self.saved = back
         self.say(f"rolled back to step {back}")
         self.log.start(back)
         return back

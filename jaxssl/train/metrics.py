@@ -1,15 +1,17 @@
 """From sums to the numbers people read, and what a step costs in arithmetic."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxssl.core.precision import Precision
+from jaxssl.core.ramp import last_of
+from jaxssl.models.heads import Head
 from jaxssl.models.model import ModelConfig
-from jaxssl.objectives.names import TOKEN_LOSSES
+from jaxssl.objectives.base import Objective
 
 PEAK_FLOPS = {
     "TPU v4": 275e12,
@@ -32,44 +34,59 @@ PEAK_FLOPS = {
 its `device_kind`."""
 
 
-def ratios(sums: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
-    """{"nll/x": (sum, weight)} as {"loss/x": mean}; the other names stay. Divides here, once."""
-    return {
-        name.replace("nll/", "loss/"): float(total) / float(weight) if weight else math.nan
-        for name, (total, weight) in sums.items()
-    }
+def finished(objective: Objective, sums: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
+    """The numbers of an objective's metrics, from their sums and weights: divided here, once."""
+    numbers: dict[str, float] = {}
+    for metric, (total, weight) in sums.items():
+        numbers |= objective.finish(metric, total, weight)
+    return numbers
 
 
-def total(
-    coefficients: Mapping[str, float], losses: Mapping[str, Any], weights: Mapping[str, Any]
-) -> float:
-    """The weighted total of summed losses."""
+def total(objective: Objective, losses: Mapping[str, Any], weights: Mapping[str, Any]) -> float:
+    """The weighted total of summed losses, each by the value that its factor ends at, so that it
+    compares over steps."""
     return sum(
-        factor * float(losses[name]) / max(float(weights[name]), 1e-9)
-        for name, factor in coefficients.items()
+        last_of(loss.factor) * float(losses[name]) / max(float(weights[name]), 1e-9)
+        for name, loss in objective.losses.items()
     )
 
 
+def token_losses(objective: Objective) -> list[str]:
+    """The names of the losses in nats per token."""
+    return [name for name, loss in objective.losses.items() if loss.per_token]
+
+
 def language_numbers(
-    values: Mapping[str, float], tokens_per_byte: float | None
+    objective: Objective, values: Mapping[str, float], tokens_per_byte: float | None
 ) -> dict[str, float]:
-    """Perplexity and bits per byte of the token loss among `values`, if there is one.
+    """Perplexity and bits per byte of the token losses among `values`; of several, each with the
+    name of its loss.
 
     Bits per byte are nats per token x tokens per byte of the text / ln 2, with the split's own
     ratio of tokens to bytes. For a masked model they count the guessed tokens alone, each given
     both sides.
     """
-    for name in TOKEN_LOSSES:
-        loss = values.get(f"loss/{name}")
-        if loss is not None:
-            numbers = {"perplexity": math.exp(min(loss, 700.0))}
-            if tokens_per_byte:
-                numbers["bits_per_byte"] = loss * tokens_per_byte / math.log(2)
-            return numbers
-    return {}
+    names, numbers = token_losses(objective), {}
+    for name in names:
+        loss, more = values.get(loss_key(name)), f"/{name}" if len(names) > 1 else ""
+        if loss is None:
+            continue
+        numbers[f"perplexity{more}"] = math.exp(min(loss, 700.0))
+        if tokens_per_byte:
+            numbers[f"bits_per_byte{more}"] = loss * tokens_per_byte / math.log(2)
+    return numbers
 
 
-def step_flops(config: ModelConfig, params: Any, rows: int, length: int, labels: int) -> float:
+def loss_key(name: str) -> str:
+    """What a loss's mean is called among an evaluation's numbers: `loss/NAME`, after the term's
+    name where it has one."""
+    term, slash, own = name.rpartition("/")
+    return f"{term}{slash}loss/{own}"
+
+
+def step_flops(
+    config: ModelConfig, heads: Sequence[Head], rows: int, length: int, labels: int
+) -> float:
     """Model FLOPs of one training step, the numerator of MFU.
 
     By convention matrix products only, 2 per multiply-add, backward twice the forward; attention
@@ -78,16 +95,14 @@ def step_flops(config: ModelConfig, params: Any, rows: int, length: int, labels:
     norms and recomputation not counted.
     """
     c, block = config, config.block(Precision())
-    heads = 2 * block.head_dim * (block.num_heads + block.num_kv_heads)
-    products = c.hidden_size * (heads + (2 + block.gated) * c.intermediate_size)
+    projections = 2 * block.head_dim * (block.num_heads + block.num_kv_heads)
+    products = c.hidden_size * (projections + (2 + block.gated) * c.intermediate_size)
     seen = [_keys_seen(length, kind.window, block.causal) for kind in block.kinds]
     layers = block.layer_kinds if len(seen) > 1 else (0,) * c.num_layers
     attention = 2 * block.num_heads * block.head_dim * sum(seen[kind] for kind in layers)
     body = rows * length * (c.num_layers * products + attention)
-    head = labels * c.hidden_size * c.vocab_size
-    if "masked_lm" in params:
-        head += labels * c.hidden_size**2
-    return 6.0 * (body + head)
+    over_labels = labels * sum(head.products(c) for head in heads)
+    return 6.0 * (body + over_labels)
 
 
 def _keys_seen(length: int, window: int | None, causal: bool) -> float:

@@ -1,4 +1,4 @@
-"""The phases of a run: in each, one set of parameters is trained by one compiled step.
+"""The phases of a run: in each, one set of parameters is trained.
 
 Most runs have a single phase. Gradual unfreezing has several: at the start of one, more parameters
 move from the frozen ones into the state, which grows by their moments.
@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 
 import jax
 
-from jaxssl.core.names import join, split
+from jaxssl.core.keys import init_key
+from jaxssl.core.names import flatten, join, split, unflatten
 from jaxssl.core.types import Params
 from jaxssl.core.widen import widen
-from jaxssl.train.settings import Parts, Stage, TrainConfig
-from jaxssl.train.state import Choice, State, laid_out, layout, make_first_state
-from jaxssl.train.step import jit_train_step, make_train_step
+from jaxssl.train.program import Program, Stage
+from jaxssl.train.state import Choice, State, first_state, laid_out, layout
+from jaxssl.train.step import Constants, jit_train_step, make_train_step
+from jaxssl.transfer.start import first_params, restored_moments
 
 T = TypeVar("T")
 
@@ -28,13 +30,23 @@ class Phase:
     Attributes:
       is_kept: which of the frozen parameters the state holds, since no base does.
       abstract: the state's shapes and shardings.
-      step: the jitted step (state, batch, frozen, anchors) -> (state, metrics).
+      constants: those of what the step is given beside it.
     """
 
+    program: Program
     stage: Stage
     is_kept: Choice
     abstract: State
-    step: Callable[..., Any]
+    constants: Constants
+    _steps: dict[tuple[str, ...], Callable[..., Any]] = dataclasses.field(default_factory=dict)
+
+    def step(self, drawn: tuple[str, ...]) -> Callable[..., Any]:
+        """The jitted step (state, {stream: batch}, constants) -> (state, metrics) of these
+        streams; it is compiled when it first runs."""
+        if drawn not in self._steps:
+            step = make_train_step(self.program, drawn)
+            self._steps[drawn] = jit_train_step(step, self.abstract, self.program.mesh)
+        return self._steps[drawn]
 
 
 class Phases:
@@ -43,16 +55,16 @@ class Phases:
     To be used under the run's mesh.
     """
 
-    def __init__(self, parts: Parts, train: TrainConfig):
-        self._parts, self._train = parts, train
+    def __init__(self, program: Program):
+        self._program = program
         self._made: dict[int, Phase] = {}
 
     def at(self, step: int) -> Phase:
         """The phase that trains batch number `step`, counted from 0."""
-        stages = self._parts.stages
+        stages = self._program.stages
         index = max(i for i, stage in enumerate(stages) if stage.first_step <= step)
         if index not in self._made:
-            self._made[index] = make_phase(self._parts, self._train, stages[index])
+            self._made[index] = make_phase(self._program, stages[index])
         return self._made[index]
 
     def of_checkpoint(self, step: int) -> Phase:
@@ -61,42 +73,67 @@ class Phases:
 
     def begins_at(self, step: int) -> bool:
         """Whether batch `step` is the first of a later phase."""
-        return any(stage.first_step == step > 0 for stage in self._parts.stages)
+        return any(stage.first_step == step > 0 for stage in self._program.stages)
 
 
-def make_phase(parts: Parts, train: TrainConfig, stage: Stage) -> Phase:
-    """Makes the step of a stage (it is compiled when it first runs) and the shapes of its state."""
-    num_layers = parts.model.config.num_layers
-    is_kept = lambda path: not parts.start.is_verbatim(path, num_layers)
-    has_ema = train.ema is not None
-    begin = make_first_state(parts.optimizer, stage.is_trained, is_kept, has_ema)
-    abstract = laid_out(jax.eval_shape(begin, parts.model.abstract()), parts.mesh)
-    step = make_train_step(
-        parts.model,
-        parts.objective,
-        parts.optimizer,
-        parts.vocabulary,
-        seed=train.seed,
-        microbatches=train.accumulation,
-        regularization=parts.regularization,
-        ema=train.ema,
-    )
-    return Phase(stage, is_kept, abstract, jit_train_step(step, abstract, parts.mesh))
+def make_phase(program: Program, stage: Stage) -> Phase:
+    """The shapes of a stage's state, and of what its steps are given beside it."""
+    start, num_layers = program.start, program.model.config.num_layers
+    is_kept = lambda path: not start.is_verbatim(path, num_layers)
+
+    def begin(params: Params) -> State:
+        trained, others = split(params, stage.is_trained)
+        kept, _ = split(others, is_kept)
+        return first_state(trained, kept, program.optimizer, program.ema is not None)
+
+    boxed = program.model.abstract()
+    abstract = laid_out(jax.eval_shape(begin, boxed), program.mesh)
+    leaves = flatten(laid_out(boxed, program.mesh))
+    trained = flatten(abstract.params)
+    beside = leaves.keys() - trained.keys() - flatten(abstract.kept).keys()
+    anchored = {path for path in trained if start.has_source(path, num_layers)}
+    anchored = anchored if program.regularization.needs_anchors else set()
+    chosen = lambda paths: unflatten({path: x for path, x in leaves.items() if path in paths})
+    return Phase(program, stage, is_kept, abstract, Constants(chosen(beside), chosen(anchored)))
 
 
-def thaw(parts: Parts, phase: Phase, state: State, frozen: Params) -> tuple[State, Params]:
+def born(phase: Phase) -> State:
+    """The state before the first step: stored parameters by the ledger, others fresh, each shard
+    on its own device. To be used under the mesh."""
+    program, abstract = phase.program, phase.abstract
+    own = {**flatten(abstract.params), **flatten(abstract.kept)}
+    first = program_params(program, own.__contains__)
+    params, kept = split(first, flatten(abstract.params).__contains__)
+
+    def begin(params: Params, kept: Params) -> State:
+        return first_state(params, kept, program.optimizer, program.ema is not None)
+
+    state = jax.jit(begin, out_shardings=layout(abstract), donate_argnums=(0, 1))(params, kept)
+    if program.start.moments is None:
+        return state
+    moments = restored_moments(program.start.moments, state.opt_state)
+    return dataclasses.replace(state, opt_state=moments)
+
+
+def program_params(program: Program, wanted: Choice) -> Params:
+    """The parameters that a program starts from, those that are `wanted` by their paths."""
+    abstract = laid_out(program.model.abstract(), program.mesh)
+    return first_params(program.start, program.model, init_key(program.seed), abstract, wanted)
+
+
+def thaw(phase: Phase, state: State, frozen: Params) -> tuple[State, Params]:
     """The state of the phase before as that of `phase`, and what stays frozen beside it.
 
     Values stay as they are, and so do the moments there are, with their counts. New parameters get
     new moments with a count of their own (see `optim.groups`).
     """
+    optimizer = phase.program.optimizer
     params, others = split(join(state.params, join(state.kept, frozen)), phase.stage.is_trained)
     kept, beside = split(others, phase.is_kept)
 
     def grow(state: State, params: Params, kept: Params) -> State:
         ema = join(jax.tree.map(widen, params), state.ema) if state.ema else {}
-        fresh = parts.optimizer.init(params)
-        opt_state = carried_over(state.opt_state, fresh)
+        opt_state = carried_over(state.opt_state, optimizer.init(params))
         return dataclasses.replace(state, params=params, opt_state=opt_state, kept=kept, ema=ema)
 
     grown = jax.jit(grow, out_shardings=layout(phase.abstract))(state, params, kept)

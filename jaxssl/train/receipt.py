@@ -9,19 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxssl.core.files import atomic_write
-from jaxssl.core.names import flatten, unflatten
-from jaxssl.core.types import Params
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import num_parameters
 from jaxssl.parallel.mesh import batch_sharding
 from jaxssl.train.encode_once import features_of
 from jaxssl.train.flops import count_flops
-from jaxssl.train.phase import Phases
-from jaxssl.train.settings import Parts, Stage, TrainConfig
-from jaxssl.train.state import State, laid_out
+from jaxssl.train.phase import Phase, Phases
+from jaxssl.train.program import Program, Stage
 from jaxssl.transfer.start import Start, uncut
 
 FILE_NAME = "receipt.json"
@@ -54,47 +50,51 @@ class Receipt:
     length: int
     own: Cost
     full: Cost
+    devices: str
 
 
-def make_receipt(
-    parts: Parts, train: TrainConfig, phases: Phases, batch: Mapping[str, np.ndarray]
-) -> Receipt:
+def make_receipt(program: Program, phases: Phases, *, encodes_once: bool = False) -> Receipt:
     """Counts both, and compiles both for their memory; the cache then has the run's own step.
 
     Args:
       phases: the run's.
-      batch: rows of the longest kind.
+      encodes_once: whether the run trains on features of its first stage.
     """
-    rows, length = batch["tokens"].shape
-    parameters = num_parameters(unbox(parts.model.abstract()))
-    own_batch = features_of(parts, batch) if parts.encodes_once else batch
-    own = step_cost(parts, phases, own_batch)
+    sizes = [stream.batch["tokens"].shape for stream in program.streams]
+    parameters = num_parameters(unbox(program.model.abstract()))
+    own_batches = {stream.name: stream.batch for stream in program.streams}
+    if encodes_once:
+        own_batches = {name: features_of(program, x) for name, x in own_batches.items()}
+    own = step_cost(phases.at(0), own_batches)
     full = own
     if own.trained < parameters:
         whole = dataclasses.replace(
-            parts, model=uncut(parts.model), start=Start(), stages=(Stage(),), encodes_once=False
+            program, model=uncut(program.model), start=Start(), stages=(Stage(),)
         )
-        full = step_cost(whole, Phases(whole, train), batch, may_not_fit=True)
-    return Receipt(parameters, rows, length, own, full)
+        with jax.set_mesh(program.mesh):
+            phase = Phases(whole).at(0)
+        batches = {stream.name: stream.batch for stream in program.streams}
+        full = step_cost(phase, batches, may_not_fit=True)
+    rows, length = sum(size[0] for size in sizes), max(size[1] for size in sizes)
+    return Receipt(parameters, rows, length, own, full, devices_of(program))
 
 
 def step_cost(
-    parts: Parts, phases: Phases, batch: Mapping[str, Any], *, may_not_fit: bool = False
+    phase: Phase, batches: Mapping[str, Mapping[str, Any]], *, may_not_fit: bool = False
 ) -> Cost:
-    """The cost of one step of the first stage.
+    """The cost of one step that takes these batches, by stream.
 
     Args:
       may_not_fit: a step that the device has no memory for is no error.
     """
-    sharding = batch_sharding(parts.mesh)
+    mesh, state = phase.program.mesh, phase.abstract
+    sharding = batch_sharding(mesh)
     shaped = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-    with jax.set_mesh(parts.mesh):
-        phase = phases.at(0)
-        state = phase.abstract
-        beside = _beside(parts, state)
-        arguments = (state, {name: shaped(x) for name, x in batch.items()}, *beside)
-        flops = count_flops(phase.step, *arguments)
-        memory = _memory(phase.step.lower(*arguments), may_not_fit)
+    arguments = (state, jax.tree.map(shaped, batches), phase.constants)
+    with jax.set_mesh(mesh):
+        step = phase.step(tuple(batches))
+        flops = count_flops(step, *arguments)
+        memory = _memory(step.lower(*arguments), may_not_fit)
     return Cost(num_parameters(state.params), _bytes(state.opt_state), flops, memory)
 
 
@@ -111,18 +111,6 @@ def _memory(lowered: Any, may_not_fit: bool) -> int | None:
         raise
     used = found.argument_size_in_bytes - found.alias_size_in_bytes
     return used + found.output_size_in_bytes + found.temp_size_in_bytes
-
-
-def _beside(parts: Parts, state: State) -> tuple[Params, Params]:
-    """Shapes of what the step is given beside the state: frozen parameters, anchors."""
-    leaves = flatten(laid_out(parts.model.abstract(), parts.mesh))
-    own = {**flatten(state.params), **flatten(state.kept)}
-    frozen = {path: leaf for path, leaf in leaves.items() if path not in own}
-    needed = parts.regularization.needs_anchors
-    trained = flatten(state.params) if needed else {}
-    is_anchored = lambda path: parts.start.has_source(path, parts.model.config.num_layers)
-    anchors = {path: leaf for path, leaf in trained.items() if is_anchored(path)}
-    return unflatten(frozen), unflatten(anchors)
 
 
 def _bytes(tree: Any) -> int:
@@ -144,6 +132,27 @@ def table(receipt: Receipt) -> list[str]:
         share = f"{mine / whole:.1%}" if mine is not None and whole is not None else ""
         lines.append(f"  {name:<24}{shown[0]:>16}{shown[1]:>16}{share:>9}")
     return lines
+
+
+def read_receipt(run_dir: Path, program: Program) -> Receipt | None:
+    """The receipt of a run that was started before on the same devices, or None."""
+    path = run_dir / FILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("devices") != devices_of(program):
+            return None
+        own, full = (Cost(**content.pop(name)) for name in ("own", "full"))
+        return Receipt(**content, own=own, full=full, devices=devices_of(program))
+    except (ValueError, KeyError, TypeError):  # of another version: it is made again
+        return None
+
+
+def devices_of(program: Program) -> str:
+    """The devices that a step's memory was counted for."""
+    shape = ", ".join(f"{name}={size}" for name, size in program.mesh.shape.items())
+    return f"{jax.device_count()} {jax.devices()[0].device_kind} ({shape})"
 
 
 def write_receipt(run_dir: Path, receipt: Receipt) -> None:

@@ -12,7 +12,7 @@ from jaxssl.core.types import Params, Vocabulary
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.generate.decode import Sampling, generate
 from jaxssl.generate.fill_mask import fill_mask
-from jaxssl.models.heads import Head, head_name
+from jaxssl.models.heads import Head
 from jaxssl.models.model import Model, ModelConfig
 
 
@@ -49,16 +49,17 @@ def check_samples(
     """
     if not config.prompts:
         return
-    if "causal_lm" in heads:
+    uses = [head.use for head in heads]
+    if "continue" in uses:
         _check_continued(config, model, tokenizer)
-    elif "masked_lm" in heads:
+    elif "fill" in uses:
         _check_filled(config, model, tokenizer, vocabulary)
     else:
         raise UserError(
             "this objective can neither continue a prompt nor fill a mask in it",
             where="samples.prompts",
-            expected="an objective with causal_lm or masked_lm, or no prompts",
-            got=", ".join(head_name(head) for head in heads),
+            expected="an objective that predicts tokens (causal_lm, masked_lm), or no prompts",
+            got=", ".join(head.name for head in heads),
             fix="set samples.prompts=[]",
         )
 
@@ -120,13 +121,13 @@ def samples(
     """(kind, fields) for each prompt: "sample" with prompt and text, or "fill_mask"."""
     if not config.prompts:
         return
-    if "causal_lm" in model.heads:
+    if model.can("continue"):
         texts = continue_texts(
             model, params, tokenizer, vocabulary, config.prompts, config.sampling
         )
         for prompt, text in zip(config.prompts, texts):
             yield "sample", {"prompt": prompt, "text": text}
-    elif "masked_lm" in model.heads:
+    elif model.can("fill"):
         for prompt in config.prompts:
             for predictions in fill_text(model, params, tokenizer, vocabulary, prompt, config.top):
                 yield "fill_mask", {"text": prompt, "predictions": predictions}

@@ -1,28 +1,18 @@
-"""What the training loop is given: its configuration, and the parts of a run."""
+"""How long a run trains, and what it writes down: the parts of a configuration the loop reads."""
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
-
-import optax
-from jax.sharding import Mesh
 
 from jaxssl.checkpoint.manager import CheckpointConfig
 from jaxssl.core.bounds import check_above_zero, check_at_least, check_seed
 from jaxssl.core.errors import UserError
-from jaxssl.core.types import Vocabulary
-from jaxssl.data.loader import Data
-from jaxssl.data.tokenizer import Tokenizer
-from jaxssl.models.model import Model
-from jaxssl.objectives.base import Objective
 from jaxssl.train.evaluation import EvaluationConfig
 from jaxssl.train.profile import ProfileConfig
 from jaxssl.train.samples import SamplesConfig
-from jaxssl.train.state import Choice, everything
 from jaxssl.train.watchdog import WatchdogConfig
-from jaxssl.transfer.regularize import NONE, Regularization
-from jaxssl.transfer.start import Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,83 +67,49 @@ class LoggingConfig:
         check_at_least(1, self, "every")
 
 
-class Batching(Protocol):
-    """What the loop reads of the configuration of data."""
+class Settings(Protocol):
+    """What the loop reads of a run's configuration, with epochs turned into steps."""
 
     @property
-    def batch_size(self) -> int: ...
+    def train(self) -> TrainConfig: ...
     @property
-    def seed(self) -> int: ...
+    def evaluation(self) -> EvaluationConfig: ...
     @property
-    def prefetch(self) -> int: ...
+    def checkpoint(self) -> CheckpointConfig: ...
+    @property
+    def logging(self) -> LoggingConfig: ...
+    @property
+    def samples(self) -> SamplesConfig: ...
+    @property
+    def watchdog(self) -> WatchdogConfig: ...
+    @property
+    def profile(self) -> ProfileConfig: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The parts of a run's configuration that the loop reads."""
-
-    data: Batching
-    train: TrainConfig
-    evaluation: EvaluationConfig
-    checkpoint: CheckpointConfig
-    logging: LoggingConfig
-    samples: SamplesConfig
-    watchdog: WatchdogConfig
-    profile: ProfileConfig
-
-
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """Which parameters are trained, from a step on.
+@dataclass(frozen=True)
+class Epochs:
+    """What an epoch is in steps.
 
     Attributes:
-      first_step: batches taken before it begins.
-      is_trained: by path; the others are frozen.
+      per_epoch: batches of the stream whose epochs count.
+      steps_until: how many steps it takes until that stream had so many batches.
     """
 
-    first_step: int = 0
-    is_trained: Choice = everything
+    per_epoch: int
+    steps_until: Callable[[int], int]
 
+    def steps(self, epochs: float) -> int:
+        """The steps nearest to so many epochs, at least one."""
+        return max(1, self.steps_until(round(epochs * self.per_epoch)))
 
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """Everything a run is made of, built and checked."""
-
-    model: Model
-    objective: Objective
-    optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
-    vocabulary: Vocabulary
-    tokenizer: Tokenizer
-    train_data: Data
-    validation_data: Data | None
-    tokens_per_byte: float | None
-    """Of the validation split."""
-    mesh: Mesh
-    start: Start = Start()
-    """Where the first parameters come from."""
-    stages: tuple[Stage, ...] = (Stage(),)
-    """What is trained when; each stage trains all that the one before it did."""
-    regularization: Regularization = NONE
-    """What holds parameters near their start."""
-    encodes_once: bool = False
-    """Whether each example is encoded once, since nothing below the heads is trained."""
-    metric: str = "loss"
-    """What chooses the best checkpoint, where the configuration leaves it to the objective."""
-
-
-def resolved(
-    train: TrainConfig, evaluation: EvaluationConfig, per_epoch: int
-) -> tuple[TrainConfig, EvaluationConfig]:
-    """Both with epochs turned into steps.
-
-    Args:
-      per_epoch: batches of an epoch.
-    """
-    if train.epochs is not None:
-        steps = max(1, math.ceil(train.epochs * per_epoch))
-        train = dataclasses.replace(train, steps=steps)
-    if evaluation.every_epochs is not None:
-        every = max(1, round(evaluation.every_epochs * per_epoch))
-        evaluation = dataclasses.replace(evaluation, every=every)
-    return train, evaluation
+    def resolve(
+        self, train: TrainConfig, evaluation: EvaluationConfig
+    ) -> tuple[TrainConfig, EvaluationConfig]:
+        """Both with epochs turned into steps; those of the run are rounded up."""
+        if train.epochs is not None:
+            steps = self.steps_until(math.ceil(train.epochs * self.per_epoch))
+            train = dataclasses.replace(train, steps=max(1, steps))
+        if evaluation.every_epochs is not None:
+            every = self.steps(evaluation.every_epochs)
+            evaluation = dataclasses.replace(evaluation, every=every)
+        return train, evaluation

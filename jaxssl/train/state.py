@@ -10,11 +10,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from jaxssl.core.errors import UserError
-from jaxssl.core.names import split
 from jaxssl.core.types import Params
 from jaxssl.core.widen import widen
-from jaxssl.models.layers import is_boxed, unbox
-from jaxssl.models.model import Model
+from jaxssl.models.layers import is_boxed
 from jaxssl.parallel.axes import to_spec
 
 T = TypeVar("T")
@@ -48,38 +46,6 @@ def everything(path: str) -> bool:
     return True
 
 
-def make_init(
-    model: Model,
-    optimizer: optax.GradientTransformation,
-    is_trained: Choice = everything,
-    is_kept: Choice = everything,
-    has_ema: bool = False,
-) -> Callable[[jax.Array], State]:
-    """A function from a key to a fresh state, its parameters still boxed with their axis names.
-
-    Args:
-      is_trained: which parameters the optimizer moves.
-      is_kept: which of the others the state holds.
-      has_ema: whether the state holds an average of the parameters.
-    """
-
-    begin = make_first_state(optimizer, is_trained, is_kept, has_ema)
-    return lambda key: begin(model.init(key))
-
-
-def make_first_state(
-    optimizer: optax.GradientTransformation, is_trained: Choice, is_kept: Choice, has_ema: bool
-) -> Callable[[Params], State]:
-    """A function from all parameters, boxed or not, to the state before the first step."""
-
-    def begin(params: Params) -> State:
-        trained, others = split(params, is_trained)
-        kept, _ = split(others, is_kept)
-        return first_state(trained, kept, optimizer, has_ema)
-
-    return begin
-
-
 def first_state(
     params: Params, kept: Params, optimizer: optax.GradientTransformation, has_ema: bool
 ) -> State:
@@ -87,11 +53,6 @@ def first_state(
     zero = jnp.zeros([], jnp.int32)
     ema = jax.tree.map(widen, params) if has_ema else {}
     return State(zero, params, optimizer.init(params), zero, kept, ema)
-
-
-def abstract_state(init: Callable[[jax.Array], T], mesh: Mesh) -> T:
-    """Shapes, dtypes and shardings of what `init` makes of a key; nothing is allocated."""
-    return laid_out(jax.eval_shape(init, jax.random.key(0)), mesh)
 
 
 def laid_out(boxed: T, mesh: Mesh) -> T:
@@ -133,8 +94,3 @@ def _check_divides(path, names, shape, sharding: NamedSharding) -> None:
 def layout(abstract: T) -> T:
     """The shardings of an abstract tree."""
     return jax.tree.map(lambda leaf: leaf.sharding, abstract)
-
-
-def born_sharded(init: Callable[[jax.Array], T], key: jax.Array, abstract: T) -> T:
-    """What `init` makes, unboxed, each shard made on its own device."""
-    return jax.jit(lambda k: unbox(init(k)), out_shardings=layout(abstract))(key)

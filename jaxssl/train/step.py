@@ -1,7 +1,8 @@
-"""One training step and one evaluation step: pure functions of state and batch."""
+"""One training step and one evaluation step: pure functions of state and batches."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -9,8 +10,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jaxssl.core.keys import dropout_key
-from jaxssl.core.names import join
+from jaxssl.core.keys import dropout_key, numbered_seed
+from jaxssl.core.names import flatten, join, split, unflatten
+from jaxssl.core.ramp import factor_at
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.core.widen import widen
 from jaxssl.models.model import Model
@@ -18,54 +20,74 @@ from jaxssl.objectives.base import Objective, total_loss
 from jaxssl.parallel.axes import constrain
 from jaxssl.parallel.mesh import replicated
 from jaxssl.tasks.base import Task
-from jaxssl.train.state import State, layout
-from jaxssl.transfer.regularize import NONE, Regularization, mix_out, penalty_gradient
+from jaxssl.train.program import Program
+from jaxssl.train.state import Choice, State, everything, layout
+from jaxssl.transfer.regularize import mix_out, penalty_gradient
 
-HEAD, MIX = 1 << 20, 1 << 21
-"""What a microbatch's dropout key is folded with for its heads, and for mixout."""
+HEAD, MIX, STREAM = 1 << 20, 1 << 21, 1 << 23
+"""What a microbatch's dropout key is folded with for its heads, and for mixout; and what a step's
+is folded with for its later streams."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Constants:
+    """What a step is given beside state and batches, and leaves as it is.
+
+    Attributes:
+      frozen: the parameters that the state does not hold.
+      anchors: what trained parameters started from, where a regulariser needs it.
+    """
+
+    frozen: Params = field(default_factory=dict)
+    anchors: Params = field(default_factory=dict)
+
+
 NOTHING: Params = {}
+
+
+# --- The loss of one batch ----------------------------------------------------------------------
 
 
 def make_loss(
     model: Model, objective: Objective, microbatches: int = 1, mixout: float = 0.0
 ) -> Callable[..., tuple[jax.Array, Any, Params]]:
-    """A function `(params, corrupted batch, key, frozen, anchors) -> (loss, metrics, gradients)`.
+    """A function `(params, corrupted batch, key, others, anchors, step) -> (loss, metrics,
+    gradients)`.
 
-    `params` are the parameters to differentiate by, `frozen` the others, and `anchors` what
+    `params` are the parameters to differentiate by, `others` those that are not, and `anchors` what
     `params` started from, for mixout.
 
     Gradients are added over microbatches in float32 at least. Every microbatch's loss is
     divided by the weight of the whole batch, so the sum is exact however the labels fall.
     """
 
-    def microbatch_loss(params, frozen, anchors, batch, weights, key):
+    def microbatch_loss(params, others, anchors, batch, weights, key, step):
         if mixout and key is not None:
             params = mix_out(params, anchors, mixout, jax.random.fold_in(key, MIX))
-        params = join(params, frozen)
-        passes = getattr(objective, "passes", 1)  # R-Drop sends each row through dropout twice
-        if passes > 1:
-            batch = {name: jnp.repeat(x, passes, axis=0) for name, x in batch.items()}
-        hidden = model.encode(params, batch, key)
-        sums = objective.sums(model, params, hidden, batch, _fold(key, HEAD))
-        return total_loss(objective, sums.losses, weights), sums.metrics
+        params = join(params, others)
+        outputs = objective.forward(model, params, batch, key)
+        sums = objective.sums(model, params, outputs, batch, _fold(key, HEAD))
+        return total_loss(objective, sums.losses, weights, step), sums.metrics
 
     gradient = jax.value_and_grad(microbatch_loss, has_aux=True)
 
-    def loss(params, batch, key, frozen: Params = NOTHING, anchors: Params = NOTHING):
+    def loss(params, batch, key, others: Params = NOTHING, anchors: Params = NOTHING, step=0):
         weights = objective.weights(batch)
-        given = (params, frozen, anchors)
+        fixed = (params, others, anchors)
         if microbatches == 1:
-            (value, metrics), grads = gradient(*given, batch, weights, _fold(key, 0))
+            (value, metrics), grads = gradient(*fixed, batch, weights, _fold(key, 0), step)
             return value, metrics, grads
 
         def body(carry, item):
             index, microbatch = item
-            (value, metrics), grads = gradient(*given, microbatch, weights, _fold(key, index))
+            made = gradient(*fixed, microbatch, weights, _fold(key, index), step)
+            (value, metrics), grads = made
             return jax.tree.map(jnp.add, carry, (value, metrics, grads)), None
 
         parts = jax.tree.map(functools.partial(split_rows, count=microbatches), dict(batch))
         first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(gradient, *given, first, weights, key)
+        shapes = jax.eval_shape(gradient, *fixed, first, weights, key, step)
         (value, metrics), grads = jax.tree.map(lambda s: widen(jnp.zeros(s.shape, s.dtype)), shapes)
         start = (value, metrics, grads)
         total, _ = jax.lax.scan(body, start, (jnp.arange(microbatches), parts))
@@ -84,66 +106,113 @@ def split_rows(x: jax.Array, count: int) -> jax.Array:
     return constrain(parts, ("microbatch", "batch", *(None,) * (x.ndim - 1)))
 
 
-def make_train_step(
-    model: Model,
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-    vocabulary: Vocabulary,
-    *,
-    seed: int,
-    microbatches: int = 1,
-    regularization: Regularization = NONE,
-    ema: float | None = None,
-) -> Callable[..., tuple[State, dict[str, Any]]]:
-    """A step `(state, batch, frozen, anchors) -> (state, metrics)`, to be jitted with the state
-    donated.
+# --- The training step --------------------------------------------------------------------------
 
-    `frozen` are the parameters that the state does not hold: they get no gradient and no moments.
-    `anchors` are what trained parameters started from, where `regularization` needs it.
+
+def make_train_step(
+    program: Program, drawn: tuple[str, ...], is_reached: Choice = everything
+) -> Callable[[State, Mapping[str, Batch], Constants], tuple[State, dict[str, Any]]]:
+    """A step `(state, {stream: batch}, constants) -> (state, metrics)`, to be jitted with the state
+    donated.
 
     If the loss or the gradient is not finite, on any device, the update is left out and counted in
     `state.skipped`; the parameters stay as they were.
 
     Args:
-      ema: decay of the average in `state.ema`; None where there is none.
+      drawn: the streams that the step takes a batch of.
+      is_reached: which parameters their losses depend on, by path. The others rest: value, moments
+        and average stay as they are, as PyTorch leaves parameters without a gradient alone.
+
+    Returns:
+      Its metrics are `loss` (the weighted total), `grad_norm`, `skipped`, and for each drawn stream
+      `{"loss", "sums", "weights", "tokens"}`.
     """
-    loss_and_grads = make_loss(model, objective, microbatches, regularization.mixout)
+    chosen = [i for i, stream in enumerate(program.streams) if stream.name in drawn]
+    regularization = program.regularization
 
     def step(
-        state: State, batch: Batch, frozen: Params = NOTHING, anchors: Params = NOTHING
+        state: State, batches: Mapping[str, Batch], constants: Constants
     ) -> tuple[State, dict[str, Any]]:
-        corrupted = objective.corrupt(batch, seed, vocabulary)
-        key = dropout_key(seed, state.step)
-        others = join(state.kept, frozen)
-        loss, sums, grads = loss_and_grads(state.params, corrupted, key, others, anchors)
-        grads = jax.tree.map(widen, grads)
+        params, resting = split(state.params, is_reached)
+        others = join(resting, join(state.kept, constants.frozen))
+        made = [
+            stream_loss(program, number, batches, state.step)(params, others, constants.anchors)
+            for number in chosen
+        ]
+        loss = functools.reduce(jnp.add, [value for value, _, _ in made])
+        grads = functools.reduce(_added, [grads for _, grads, _ in made])
+        out = {program.streams[i].name: told for i, (_, _, told) in zip(chosen, made)}
+        penalty = None
         if regularization.is_penalty:
-            penalty, pull = penalty_gradient(regularization, state.params, anchors)
-            grads = jax.tree.map(jnp.add, grads, pull)
-            sums = {**sums, "penalty": (penalty, jnp.ones([]))}
-        norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params: Any = optax.apply_updates(state.params, updates)
-        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-        skipped = state.skipped + (1 - finite.astype(jnp.int32))
-        new = State(
-            state.step + 1,
-            keep(params, state.params),
-            keep(opt_state, state.opt_state),
-            skipped,
-            state.kept,
-            {} if ema is None else keep(averaged(state, params, ema), state.ema),
-        )
-        tokens = jnp.sum(batch["segment_ids"] > 0)
-        out = {"loss": loss, "grad_norm": norm, "skipped": skipped, "sums": sums, "tokens": tokens}
-        return new, out
+            penalty, pull = penalty_gradient(regularization, params, constants.anchors)
+            grads = _added(grads, pull)
+        new, numbers = updated(program, state, params, loss, grads)
+        numbers |= {} if penalty is None else {"penalty": penalty}
+        return new, {"loss": loss, **numbers, "streams": out}
 
     return step
 
 
+def _added(left: Params, right: Params) -> Params:
+    return jax.tree.map(jnp.add, left, right)
+
+
+def stream_loss(
+    program: Program, number: int, batches: Mapping[str, Batch], step: jax.Array
+) -> Callable[[Params, Params, Params], tuple[jax.Array, Params, dict[str, Any]]]:
+    """A function `(params, others, anchors) -> (loss, gradient, numbers)` of a stream's batch: its
+    weighted loss, that by `params`, and what is written down of it."""
+    stream = program.streams[number]
+    objective, batch = stream.objective, batches[stream.name]
+    seed = numbered_seed(program.seed, number)
+    corrupted = {**batch, **objective.corrupt(batch, seed, program.vocabulary)}
+    key = dropout_key(program.seed, step)
+    key = jax.random.fold_in(key, STREAM + number) if number else key
+    mixout = program.regularization.mixout
+    loss = make_loss(program.model, objective, program.accumulation, mixout)
+
+    def weighted(params: Params, others: Params, anchors: Params):
+        value, sums, grads = loss(params, corrupted, key, others, anchors, step)
+        grads = jax.tree.map(widen, grads)
+        told = {
+            "loss": value,
+            "sums": sums,
+            "weights": objective.weights(corrupted),
+            "tokens": objective.tokens(batch),
+        }
+        if stream.weight == 1.0:
+            return value, grads, told
+        weight = factor_at(stream.weight, step, jnp.interp)
+        return weight * value, jax.tree.map(lambda g: weight * g, grads), told
+
+    return weighted
+
+
+def updated(
+    program: Program, state: State, params: Params, loss: jax.Array, grads: Params
+) -> tuple[State, dict[str, jax.Array]]:
+    """The state after an update of `params`, some or all of its own, by their gradient; without it
+    where a number is not finite."""
+    norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    updates, opt_state = program.optimizer.update(grads, state.opt_state, params)
+    moved: Any = optax.apply_updates(params, updates)
+    ema = averaged(state, moved, program.ema) if program.ema is not None else {}
+    keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    skipped = state.skipped + (1 - finite.astype(jnp.int32))
+    after = State(
+        state.step + 1,
+        keep(join(state.params, moved), state.params),
+        keep(opt_state, state.opt_state),
+        skipped,
+        state.kept,
+        keep(join(state.ema, ema), state.ema),
+    )
+    return after, {"grad_norm": norm, "skipped": skipped}
+
+
 def averaged(state: State, params: Params, decay: float) -> Params:
-    """The average after one more step: decay * average + (1 - decay) * params.
+    """The averages of `params` after one more step: decay * average + (1 - decay) * params.
 
     Over the first t updates the decay is at most (1 + t) / (10 + t), as in TensorFlow's
     ExponentialMovingAverage, so that the start does not weigh on it.
@@ -151,7 +220,8 @@ def averaged(state: State, params: Params, decay: float) -> Params:
     updates = (state.step - state.skipped).astype(jnp.float32)
     share = 1 - jnp.minimum(decay, (1 + updates) / (10 + updates))
     mean = lambda old, new: old + share.astype(old.dtype) * (widen(new) - old)
-    return jax.tree.map(mean, state.ema, params)
+    known, moved = flatten(state.ema), flatten(params)
+    return unflatten({path: mean(known[path], value) for path, value in moved.items()})
 
 
 def jit_train_step(step: Callable[..., Any], abstract: State, mesh: Mesh) -> Callable[..., Any]:
@@ -162,26 +232,29 @@ def jit_train_step(step: Callable[..., Any], abstract: State, mesh: Mesh) -> Cal
     return jax.jit(step, donate_argnums=0, out_shardings=(layout(abstract), replicated(mesh)))
 
 
+# --- Evaluation -----------------------------------------------------------------------------------
+
+
 def make_eval_step(
     model: Model, objective: Objective, vocabulary: Vocabulary, *, seed: int
 ) -> Callable[[Params, Batch], dict[str, Any]]:
     """A function `(params, batch) -> sums` for evaluation: nothing is divided.
 
     Returns {"losses": {name: sum}, "weights": {name: weight}, "metrics": {name: (sum, weight)}} and
-    "rows": of a task, the batch's predictions with `example_id` and `example_weights`.
+    "rows": the batch's predictions, if there are any, with `example_id` and `example_weights`.
     """
-    predict = getattr(objective, "predict", None)
 
     def step(params: Params, batch: Batch) -> dict[str, Any]:
-        corrupted = objective.corrupt(batch, seed, vocabulary)
-        hidden = model.encode(params, corrupted)
-        made = objective.sums(model, params, hidden, corrupted)
-        weights = objective.weights(corrupted)
-        rows = {}
-        if predict is not None:
-            rows = predict(model, params, hidden, corrupted)
-            rows |= {name: batch[name] for name in ("example_id", "example_weights")}
-        return {"losses": made.losses, "weights": weights, "metrics": made.metrics, "rows": rows}
+        corrupted = {**batch, **objective.corrupt(batch, seed, vocabulary)}
+        outputs = objective.forward(model, params, corrupted, None)
+        made = objective.sums(model, params, outputs, corrupted)
+        rows = objective.predict(model, params, outputs, corrupted)
+        return {
+            "losses": made.losses,
+            "weights": objective.weights(corrupted),
+            "metrics": made.metrics,
+            "rows": {**rows, **_identity(batch)} if rows else {},
+        }
 
     return step
 
@@ -193,9 +266,12 @@ def make_predict_step(
     batches without labels."""
 
     def step(params: Params, batch: Batch) -> dict[str, jax.Array]:
-        corrupted = task.corrupt(batch, 0, vocabulary)
-        hidden = model.encode(params, corrupted)
-        predictions = task.predict(model, params, hidden, corrupted)
-        return {**predictions, **{name: batch[name] for name in ("example_id", "example_weights")}}
+        corrupted = {**batch, **task.corrupt(batch, 0, vocabulary)}
+        outputs = task.forward(model, params, corrupted, None)
+        return {**task.predict(model, params, outputs, corrupted), **_identity(batch)}
 
     return step
+
+
+def _identity(batch: Batch) -> dict[str, jax.Array]:
+    return {name: batch[name] for name in ("example_id", "example_weights")}

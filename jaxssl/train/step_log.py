@@ -1,15 +1,15 @@
 """What is written down of training steps: means of losses, speed, and how well chips are used."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxssl.models.model import num_parameters
-from jaxssl.objectives.names import TOKEN_LOSSES
 from jaxssl.train import metrics
 from jaxssl.train.learner import Learner
-from jaxssl.train.settings import Parts, Settings
+from jaxssl.train.program import Program, Stream
 
 
 class StepLog:
@@ -17,56 +17,86 @@ class StepLog:
 
     Attributes:
       tokens: trained on so far, padding left out.
+      by_stream: the same of each stream, where there are several.
     """
 
-    def __init__(self, parts: Parts, settings: Settings, learner: Learner, tokens: int):
-        self._parts, self._settings, self._learner = parts, settings, learner
-        self.tokens = tokens
-        self._places = 0
+    def __init__(self, program: Program, learner: Learner, noted: Mapping[str, Any]):
+        self._program, self._learner = program, learner
+        self._streams = {stream.name: stream for stream in program.streams}
+        self._latest: dict[str, dict[str, Any]] = {}
+        self._rows = self._places = 0
+        self.take(noted)
         self.start(0)
+
+    def take(self, noted: Mapping[str, Any]) -> None:
+        """Counts on from what a checkpoint noted."""
+        self.tokens: int = noted.get("tokens", 0)
+        self.by_stream: dict[str, int] = dict(noted.get("tokens_by_stream", {}))
 
     def start(self, step: int) -> float:
         """Counts seconds and tokens of a step from now on."""
         now = time.perf_counter()
-        self._since = (now, step, self.tokens, self._places)
+        self._since = (now, step, self.tokens, self._rows, self._places)
         return now
 
-    def add(self, out: dict[str, Any], places: int) -> None:
-        """Counts a finished step, of so many places for tokens, those of padding included."""
-        self.tokens += int(out["tokens"])
-        self._places += places
+    def add(self, out: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Counts a finished step; `shapes` are those of its tokens by stream, padding included."""
+        for name, told in out["streams"].items():
+            self._latest[name] = told
+            self.tokens += int(told["tokens"])
+            self.by_stream[name] = self.by_stream.get(name, 0) + int(told["tokens"])
+            self._rows += shapes[name][0]
+            self._places += int(np.prod(shapes[name]))
 
     def row(self, step: int, out: dict[str, Any], skipped: int) -> dict[str, float]:
-        """The numbers of a step, and the speed since the last row."""
-        then, since, tokens_before, places_before = self._since
+        """The numbers of a step, of each stream those of its last batch since the row before, and
+        the speed since then."""
+        then, since, tokens_before, rows_before, places_before = self._since
+        latest, self._latest = self._latest, {}
         now = self.start(step)
         steps = max(1, step - since)
         seconds, tokens = (now - then) / steps, (self.tokens - tokens_before) / steps
+        rows, places = self._rows - rows_before, self._places - places_before
         return {
             "tokens": self.tokens,
             "loss": float(out["loss"]),
-            **metrics.ratios(out["sums"]),
-            "learning_rate": float(np.asarray(self._parts.schedule(step - 1 - skipped))),
+            **self._numbers(latest),
+            **({"penalty": float(out["penalty"])} if "penalty" in out else {}),
+            "learning_rate": float(np.asarray(self._program.schedule(step - 1 - skipped))),
             "grad_norm": float(out["grad_norm"]),
             "tokens_per_second": tokens / seconds,
             "step_seconds": seconds,
-            **self._mfu(out, (self._places - places_before) / steps, seconds),
+            **self._mfu(latest, rows / steps, places / max(1, rows), seconds),
         }
 
-    def _mfu(self, out: dict[str, Any], places: float, seconds: float) -> dict[str, float]:
+    def _numbers(self, latest: Mapping[str, dict[str, Any]]) -> dict[str, float]:
+        numbers: dict[str, float] = {}
+        for name, told in latest.items():
+            own = metrics.finished(self._streams[name].objective, told["sums"])
+            if name:
+                own |= {"loss": float(told["loss"]), "tokens": self.by_stream[name]}
+            numbers |= {f"{name}/{key}" if name else key: value for key, value in own.items()}
+        return numbers
+
+    def _mfu(
+        self, latest: Mapping[str, dict[str, Any]], rows: float, length: float, seconds: float
+    ) -> dict[str, float]:
         peak = metrics.peak_flops()
-        params = self._learner.params
-        if peak is None or self._learner.num_trained < num_parameters(params):
+        if peak is None or self._learner.num_trained < num_parameters(self._learner.params):
             return {}  # the convention counts a whole backward pass
-        rows = self._settings.data.batch_size
-        labels = [
-            float(out["sums"][f"nll/{name}"][1])
-            for name in TOKEN_LOSSES
-            if f"nll/{name}" in out["sums"]
-        ]  # a task's head is next to nothing, and not counted
-        config, length = self._parts.model.config, round(places / rows)
-        flops = metrics.step_flops(config, params, rows, length, int(max(labels, default=0)))
+        labels = [_labels(self._streams[name], told) for name, told in latest.items()]
+        model = self._program.model
+        flops = metrics.step_flops(
+            model.config, model.heads, round(rows), round(length), sum(labels)
+        )
         return {"mfu": flops / seconds / peak}
+
+
+def _labels(stream: Stream, told: Mapping[str, Any]) -> int:
+    """Positions whose logits over the vocabulary a step computed; a task's head is next to nothing,
+    and not counted."""
+    names = metrics.token_losses(stream.objective)
+    return int(max((float(told["weights"][name]) for name in names), default=0.0))
 
 
 def shown(row: dict[str, float]) -> dict[str, str]:

@@ -1,36 +1,41 @@
 """The validations of a run: their numbers, and what these decide."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from jaxssl.core.errors import UserError, did_you_mean
-from jaxssl.core.types import Params
+from jaxssl.core.keys import numbered_seed
+from jaxssl.core.types import Batch, Params
 from jaxssl.models.layers import unbox
-from jaxssl.objectives.names import is_lower_better
 from jaxssl.parallel.mesh import replicated
 from jaxssl.train import metrics
 from jaxssl.train.evaluation import EvaluationConfig, evaluate
-from jaxssl.train.settings import Parts, Settings
+from jaxssl.train.feeds import Feed, Feeds
+from jaxssl.train.program import Program, Stream
+from jaxssl.train.settings import Settings
 from jaxssl.train.step import make_eval_step
+
+T = TypeVar("T")
 
 
 class Validation:
     """Validates when it is due, and knows which validation was the best.
 
     Attributes:
-      values: the last validation's numbers.
+      values: the last validation's numbers; of several streams, each begins with its stream's name.
       selections: what each validation counts for, in order; lower is better.
     """
 
-    def __init__(self, parts: Parts, settings: Settings, selections: list[float]):
-        self._parts, self._settings = parts, settings
-        step = make_eval_step(
-            parts.model, parts.objective, parts.vocabulary, seed=settings.train.seed
-        )
-        self._eval_step = jax.jit(step, out_shardings=replicated(parts.mesh))
+    def __init__(self, program: Program, feeds: Feeds, settings: Settings, selections: list[float]):
+        self._program, self._feeds, self._settings = program, feeds, settings
+        self._eval_steps = {
+            stream.name: eval_step(program, number)
+            for number, stream in enumerate(program.streams)
+            if stream.name in feeds.validated
+        }
         self.values: dict[str, float] = {}
         self.selections = selections
         self._step = -1
@@ -38,28 +43,34 @@ class Validation:
     def is_due(self, step: int) -> bool:
         """Whether the run validates after `step`."""
         every = self._settings.evaluation.every
-        return self._parts.validation_data is not None and (
+        return bool(self._eval_steps) and (
             step == self._settings.train.steps or (every > 0 and step % every == 0)
         )
 
     def validate(self, step: int, params: Params) -> dict[str, float]:
         """The numbers after `step`. Every process must call this together."""
-        data = self._parts.validation_data
-        assert data is not None
-        self.values = evaluate(
-            self._eval_step,
-            self._parts.objective,
-            params,
-            data,
-            self._parts.mesh,
-            batch_size=self._settings.data.batch_size,
-            limit=self._settings.evaluation.batches,
-            tokens_per_byte=self._parts.tokens_per_byte,
-            show=False,
-        ).values
+        self.values = {}
+        for stream in self._program.streams:
+            if stream.name in self._eval_steps:
+                self.values |= prefixed(stream.name, self._of_stream(stream, params))
         self._step = step
         self.selections.append(self._selection())
         return self.values
+
+    def _of_stream(self, stream: Stream, params: Params) -> dict[str, float]:
+        feed = self._feeds.streams[stream.name]
+        assert feed.validation is not None
+        return evaluate(
+            self._eval_steps[stream.name],
+            stream.objective,
+            params,
+            feed.validation,
+            self._program.mesh,
+            batch_size=feed.config.batch_size,
+            limit=self._settings.evaluation.batches,
+            tokens_per_byte=feed.tokens_per_byte,
+            show=False,
+        ).values
 
     @property
     def is_best(self) -> bool:
@@ -82,44 +93,64 @@ class Validation:
 
     def _selection(self) -> float:
         name = self._settings.evaluation.best_by
-        name = self._parts.metric if name == "auto" else name
+        name = self._feeds.metric if name == "auto" else name
         if name not in self.values:
             raise _no_such_score(name, self.values)
-        return self.values[name] if is_lower_better(name) else -self.values[name]
+        is_lower_better = self._program.is_lower_better(name)
+        return self.values[name] if is_lower_better else -self.values[name]
 
 
-def check_best_by(parts: Parts, evaluation: EvaluationConfig) -> None:
+def eval_step(program: Program, number: int) -> Callable[[Params, Batch], dict[str, Any]]:
+    """The jitted evaluation step of a stream; it corrupts as training does."""
+    seed, objective = numbered_seed(program.seed, number), program.streams[number].objective
+    step = make_eval_step(program.model, objective, program.vocabulary, seed=seed)
+    return jax.jit(step, out_shardings=replicated(program.mesh))
+
+
+def prefixed(stream: str, values: Mapping[str, T]) -> dict[str, T]:
+    """Numbers of a stream, which begin with its name where it has one."""
+    return {f"{stream}/{key}" if stream else key: value for key, value in values.items()}
+
+
+def check_best_by(program: Program, feeds: Feeds, evaluation: EvaluationConfig) -> None:
     """Refuses a score that no validation will have, before anything is trained.
 
     Raises:
       UserError: names those there are.
     """
     name = evaluation.best_by
-    if name in ("auto", "loss") or parts.validation_data is None:
+    if name in ("auto", "loss") or not feeds.validated:
         return
-    known = scores_of(parts)
+    known = scores_of(program, feeds)
     if name not in known:
         raise _no_such_score(name, known)
 
 
-def scores_of(parts: Parts) -> list[str]:
+def scores_of(program: Program, feeds: Feeds) -> list[str]:
     """The names of the numbers that a validation gives, found without computing any.
 
     Those of a task are what it gives predictions that look at no text.
     """
-    data, objective = parts.validation_data, parts.objective
+    names: list[str] = []
+    for stream in program.streams:
+        feed = feeds.streams[stream.name]
+        if feed.validation is not None:
+            names += prefixed(stream.name, dict.fromkeys(_scores_of(program, stream, feed), 0.0))
+    return names
+
+
+def _scores_of(program: Program, stream: Stream, feed: Feed) -> list[str]:
+    data, objective = feed.validation, stream.objective
     assert data is not None
     row = next(data.eval_batches(1, np.arange(1), 1))
-    step = make_eval_step(parts.model, objective, parts.vocabulary, seed=0)
-    sums = jax.eval_shape(step, unbox(parts.model.abstract()), row)
-    means = metrics.ratios({name: (1.0, 1.0) for name in sums["metrics"]})
-    names = ["loss", *means, *metrics.language_numbers(means, parts.tokens_per_byte)]
-    task: Any = objective
-    if hasattr(task, "scores"):
-        references = data.references(np.arange(data.num_rows))
-        trained = parts.train_data.references(np.arange(parts.train_data.num_rows))
-        names += task.scores(task.blind(trained, references), references)
-    return names
+    step = make_eval_step(program.model, objective, program.vocabulary, seed=0)
+    sums = jax.eval_shape(step, unbox(program.model.abstract()), row)
+    ones = jax.tree.map(lambda x: np.ones(x.shape), sums["metrics"])
+    means = metrics.finished(objective, ones)
+    language = metrics.language_numbers(objective, means, feed.tokens_per_byte)
+    references = data.references(np.arange(data.num_rows))
+    trained = feed.train.references(np.arange(feed.train.num_rows))
+    return ["loss", *means, *language, *objective.baseline_scores(trained, references)]
 
 
 def _no_such_score(name: str, known: Iterable[str]) -> UserError:

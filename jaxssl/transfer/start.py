@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import optax
 
 from jaxssl.checkpoint import ledger
-from jaxssl.checkpoint.hf.directory import TASK_SCOPES, is_hf_directory
 from jaxssl.checkpoint.ledger import Entry, InitConfig, Leaf, make_ledger
 from jaxssl.checkpoint.manager import (
     CheckpointConfig,
@@ -21,25 +20,13 @@ from jaxssl.checkpoint.manager import (
     read_arrays,
     stored_arrays,
 )
-from jaxssl.checkpoint.stored import (
-    BASE,
-    Raw,
-    Stored,
-    assemble,
-    check_base,
-    held,
-    identity,
-    named,
-    read,
-    stored_hf,
-    stored_run,
-)
+from jaxssl.checkpoint.origin import open_origin
+from jaxssl.checkpoint.stored import BASE, Holder, Raw, Stored, assemble, identity, named, read
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.layer_names import canonical, is_stacked, layer_range
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.types import Params
-from jaxssl.models.heads import head_name
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
 
@@ -97,11 +84,7 @@ class Start:
 
 
 def open_start(
-    init: InitConfig | None,
-    model: Model,
-    checkpoint: CheckpointConfig,
-    known_heads: Sequence[str],
-    out: str,
+    init: InitConfig | None, model: Model, checkpoint: CheckpointConfig, out: str
 ) -> Start:
     """Finds what a run starts from and decides for every parameter; nothing is read yet.
 
@@ -109,7 +92,6 @@ def open_start(
 
     Args:
       out: the directory of the run that starts.
-      known_heads: top-level names of heads, which may be left behind unasked.
 
     Raises:
       UserError: no such checkpoint, a parameter that is not covered, or an optimizer's state that
@@ -117,47 +99,14 @@ def open_start(
     """
     if init is None or init.scratch:
         return Start()
-    noted = _noted(Path(out))
-    path, stored = _open_stored(init, checkpoint, noted)
-    tops = {name.split("/")[0] for name in stored.pieces}
-    heads = (*known_heads, *TASK_SCOPES)
-    start = plan_start(init, model, stored, [name for name in tops if name in heads])
-    start = dataclasses.replace(start, base=identity(path, start.entries))
+    origin = open_origin(init.run_dir)
+    holder, stored = origin.open(init, checkpoint, _noted(Path(out)))
+    start = plan_start(init, model, stored, origin.heads(stored, model.body_parts))
+    start = dataclasses.replace(start, base=identity(holder, start.entries))
     if init.optimizer == "reset":
         return start
-    _check_verbatim(start, model, path)
-    return dataclasses.replace(start, moments=path)
-
-
-def _open_stored(
-    init: InitConfig, checkpoint: CheckpointConfig, noted: Mapping[str, Any] | None
-) -> tuple[Path, Stored]:
-    """What `init` names: a checkpoint or a Hugging Face directory, and the parameters in it."""
-    if is_hf_directory(init.run_dir):
-        _check_hf(init)
-        if noted is not None:
-            check_base(noted, init.run_dir)
-        return init.run_dir, stored_hf(init.run_dir)
-    manager = CheckpointManager(init.run_dir / "checkpoints", checkpoint)
-    path = manager.path(manager.choose(init.chosen if noted is None else noted["step"]))
-    if noted is not None:
-        check_base(noted, path)
-    return path, stored_run(init.run_dir, path, verify=checkpoint.verify)
-
-
-def _check_hf(init: InitConfig) -> None:
-    """Refuses to take from a Hugging Face directory what it does not have."""
-    for where, wanted, got in (
-        ("init.optimizer", "reset", init.optimizer),
-        ("init.step", "best", init.step),
-    ):
-        if got != wanted:
-            raise UserError(
-                "a Hugging Face directory has neither steps nor an optimizer's state",
-                where=where,
-                expected=wanted,
-                got=got,
-            )
+    _check_verbatim(start, model, holder)
+    return dataclasses.replace(start, moments=holder.path)
 
 
 def _noted(run_dir: Path) -> Mapping[str, Any] | None:
@@ -182,18 +131,17 @@ def write_start(run_dir: Path, start: Start, *, keeps_base: bool) -> None:
             json.dump(start.base, file, indent=1)
 
 
-def _check_verbatim(start: Start, model: Model, checkpoint: Path) -> None:
+def _check_verbatim(start: Start, model: Model, holder: Holder) -> None:
     """Refuses to take moments where not all parameters are those they belong to."""
     num_layers = model.config.num_layers
     names = flatten(unbox(uncut(model).abstract()))
     changed = [name for name in names if not start.is_verbatim(name, num_layers)]
-    averaged = any(part == "ema" for part, _ in held(checkpoint).values())
-    if changed or averaged:
+    if changed or holder.has_averages:
         raise UserError(
             "the optimizer's state does not fit the parameters",
             where="init.optimizer",
             expected="reset, or a run whose parameters are all restored as they were trained",
-            got="averages are restored (train.ema)" if averaged else f"changed: {changed[0]}",
+            got=f"changed: {changed[0]}" if changed else "averages are restored (train.ema)",
             fix="set init.optimizer=reset",
         )
 
@@ -254,7 +202,7 @@ def plan_start(
     """
     shapes = flatten(unbox(uncut(model).abstract()))
     target = {name: Leaf(tuple(x.shape), str(x.dtype)) for name, x in shapes.items()}
-    heads = [] if is_whole else [head_name(head) for head in model.heads]
+    heads = [] if is_whole else [head.name for head in model.heads]
     entries = make_ledger(
         config, target, stored.leaves(), target_heads=heads, source_heads=stored_heads
     )
@@ -305,10 +253,10 @@ def _taken_as_read(
         if not start.is_whole_copy(path, num_layers) or layer_range(path) is not None:
             continue
         pieces = start.stored.pieces[str(start._by_target[path].source)]
-        array = raw[str(pieces[0].checkpoint)][pieces[0].name]
+        array = raw[str(pieces[0].holder.path)][pieces[0].name]
         same = (array.shape, array.dtype, array.sharding)
         if len(pieces) == 1 and same == (leaf.shape, leaf.dtype, leaf.sharding):
-            ready[path] = raw[str(pieces[0].checkpoint)].pop(pieces[0].name)
+            ready[path] = raw[str(pieces[0].holder.path)].pop(pieces[0].name)
     return ready
 
 

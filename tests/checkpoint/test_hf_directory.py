@@ -19,6 +19,7 @@ from jaxssl.checkpoint.ledger import InitConfig  # noqa: E402
 from jaxssl.checkpoint.stored import stored_hf  # noqa: E402
 from jaxssl.core.errors import UserError, UserErrors  # noqa: E402
 from jaxssl.core.names import flatten  # noqa: E402
+from jaxssl.models.heads import CAUSAL_LM  # noqa: E402
 from jaxssl.models.layers import unbox  # noqa: E402
 from jaxssl.models.model import Model  # noqa: E402
 from jaxssl.train.state import everything, laid_out  # noqa: E402
@@ -96,7 +97,7 @@ def test_a_vocabulary_grows_and_what_was_there_is_kept(saved):
     resized = {"embeddings/tokens/embedding": 0, "causal_lm/output/kernel": 1}
     init = InitConfig(from_=str(saved), resize=tuple(resized))
     config = dataclasses.replace(open_model(saved).config, vocab_size=hf_models.VOCAB + 3)
-    model, mesh = Model(config, ("causal_lm",)), tiny.mesh()
+    model, mesh = Model(config, (CAUSAL_LM,)), tiny.mesh()
     start = plan_start(init, model, stored_hf(saved), ())
     with jax.set_mesh(mesh):
         wanted = laid_out(model.abstract(), mesh)

@@ -15,14 +15,25 @@ from jaxssl.checkpoint import manifest
 from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager, as_tree, read_arrays
 from jaxssl.core.errors import UserError
 from jaxssl.models.model import Model
+from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.optim.adamw import AdamW, make_optimizer
-from jaxssl.train.state import State, abstract_state, make_init
+from jaxssl.train.phase import Phases
+from jaxssl.train.state import State
 
 # Orbax leaves event loops half closed where a restore or a save fails.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-MODEL = Model(tiny.bert(), ("masked_lm",))
-INIT = make_init(MODEL, make_optimizer(AdamW(), 10, 1)[0])
+OBJECTIVE = MaskedLm()
+MODEL = Model(tiny.bert(), OBJECTIVE.heads)
+OPTIMIZER, _ = make_optimizer(AdamW(), 10, 1)
+BATCH = tiny.rows([tiny.random_documents([8])])
+
+
+def abstract_on(mesh) -> State:
+    """The shapes and shardings of the state of a run over the mesh."""
+    with jax.set_mesh(mesh):
+        program = tiny.program(MODEL, OBJECTIVE, OPTIMIZER, BATCH, over=mesh)
+        return Phases(program).at(0).abstract
 
 
 def state_on(mesh, seed: int = 0) -> State:
@@ -34,7 +45,7 @@ def state_on(mesh, seed: int = 0) -> State:
         value = rng.integers(1, 100, shape.shape) if is_count else rng.standard_normal(shape.shape)
         return jax.device_put(np.asarray(value, shape.dtype), shape.sharding)
 
-    return jax.tree.map(leaf, abstract_state(INIT, mesh))
+    return jax.tree.map(leaf, abstract_on(mesh))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +97,7 @@ def flip(path: Path, position: int) -> None:
 @pytest.mark.parametrize("sizes", [dict(data=8), dict(fsdp=4, tensor=2), dict(data=2, fsdp=2)])
 def test_a_state_comes_back_bit_for_bit_on_any_mesh(sizes, state, two_steps):
     mesh = tiny.mesh(**sizes)
-    abstract = abstract_state(INIT, mesh)
+    abstract = abstract_on(mesh)
     got = State(**CheckpointManager(two_steps).restore(20, as_tree(abstract)))
     assert bits(got) == bits(state)
     assert jax.tree.structure(got) == jax.tree.structure(state)
@@ -97,7 +108,7 @@ def test_a_state_comes_back_bit_for_bit_on_any_mesh(sizes, state, two_steps):
 
 def test_parameters_come_back_alone(state, steps):
     """Even where the optimizer's arrays are of another shape, or of another optimizer."""
-    abstract = abstract_state(INIT, tiny.mesh(data=8)).params
+    abstract = abstract_on(tiny.mesh(data=8)).params
     part = read_arrays(steps.path(20), {"params": abstract})
     assert list(part) == ["params"]
     assert bits(part["params"]) == bits(state.params)
@@ -122,7 +133,7 @@ def test_arrays_may_be_donated_as_soon_as_save_returns(state, tmp_path):
     for leaf in jax.tree.leaves(copy):  # what was not donated since it is still being read
         leaf.delete()
     manager.wait()
-    got = manager.restore(1, as_tree(abstract_state(INIT, tiny.mesh(data=8))))
+    got = manager.restore(1, as_tree(abstract_on(tiny.mesh(data=8))))
     assert bits(State(**got)) == wanted
 
 

@@ -10,6 +10,7 @@ from jaxssl.checkpoint.hf.writing import write_directory
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
 from jaxssl.models.gpt2 import Gpt2Config
+from jaxssl.models.heads import CAUSAL_LM
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
 
@@ -20,7 +21,7 @@ TABLE = "embeddings/tokens/embedding"
 
 @pytest.fixture(scope="module")
 def params():
-    return flatten(unbox(Model(CONFIG, ("causal_lm",)).init(jax.random.key(0))))
+    return flatten(unbox(Model(CONFIG, (CAUSAL_LM,)).init(jax.random.key(0))))
 
 
 def write(out, params, **options):

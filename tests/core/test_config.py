@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jaxssl.core import config
 from jaxssl.core.config import build, document, field_docs, load, parse_yaml, to_yaml
 from jaxssl.core.errors import UserError, UserErrors
+from jaxssl.core.registry import members
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,7 +301,7 @@ def test_attribute_docstrings_are_the_documentation():
 
 
 def test_every_option_of_a_run_is_documented():
-    from jaxssl.run import RunConfig
+    from jaxssl.run.config import RunConfig
 
     seen, missing = [RunConfig], []
     for cls in seen:
@@ -315,6 +316,8 @@ def test_every_option_of_a_run_is_documented():
 
 
 def nested(annotation):
+    if chosen := members(annotation):
+        return list(chosen)
     if dataclasses.is_dataclass(annotation):
         return [annotation]
     return [m for part in config.typing.get_args(annotation) for m in nested(part)]

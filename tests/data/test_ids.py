@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.loader import DataConfig, load, open_rows
+from jaxssl.data.config import StoreConfig
+from jaxssl.data.loader import load, open_rows
 from jaxssl.data.store import TokenStore
 
 
@@ -29,7 +30,7 @@ def test_an_id_beyond_the_vocabulary_is_refused_with_the_command_that_finds_it(r
     from jaxssl.core import config as configuration
 
     content = {"store": str(spoilt), "rows": {"name": rows}, "sequence_length": 16}
-    config = configuration.load(DataConfig, [content], [])
+    config = configuration.load(StoreConfig, [content], [])
     source = open_rows(config, "train")
     indices = np.arange(source.num_rows)
     bad = []
@@ -45,7 +46,7 @@ def test_an_id_beyond_the_vocabulary_is_refused_with_the_command_that_finds_it(r
 
 
 def test_the_reading_thread_hands_the_refusal_on(spoilt):
-    with load(DataConfig(store=str(spoilt), sequence_length=16, batch_size=8)) as loader:
+    with load(StoreConfig(store=str(spoilt), sequence_length=16, batch_size=8)) as loader:
         with pytest.raises(UserError, match="the vocabulary does not have"):
             for _ in range(100):
                 next(loader)

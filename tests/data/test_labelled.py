@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jaxssl.core.errors import UserError
 from jaxssl.data.encoding import encode_rows
-from jaxssl.data.labelled import Examples, LabelledData, fixed_lengths, row_lengths
+from jaxssl.data.labelled import ExampleData, Examples, fixed_lengths, row_lengths
 
 PAD = 9
 
@@ -32,7 +32,7 @@ def examples(lengths, seed=0):
 
 
 def data_of(lengths, count=3):
-    return LabelledData(examples(lengths), row_lengths(lengths, count), np.arange(len(lengths)))
+    return ExampleData(examples(lengths), row_lengths(lengths, count), np.arange(len(lengths)))
 
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60)
@@ -123,7 +123,7 @@ def test_evaluation_sees_every_example_once(lengths, batch_size):
 
 def test_sorting_within_pools_leaves_little_padding():
     lengths = np.random.default_rng(0).geometric(1 / 40, 5000).clip(4, 256)
-    data = LabelledData(examples(lengths), row_lengths(lengths, 6))
+    data = ExampleData(examples(lengths), row_lengths(lengths, 6))
     batches = data.train_batches(32, 0, np.arange(32))
     taken = [batches[i]["segment_ids"] for i in range(batches.per_epoch)]
     share = sum(x.sum() for x in taken) / sum(x.size for x in taken)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from store_builder import build_store, random_documents
 
 from jaxssl.core.errors import UserError
+from jaxssl.data.config import StoreConfig
 from jaxssl.data.loader import (
-    DataConfig,
     StoreBatches,
     StoreData,
     TrainLoader,
@@ -29,7 +29,7 @@ def config(tmp_path_factory):
     path = tmp_path_factory.mktemp("store")
     documents = random_documents(np.random.default_rng(0), 60)
     build_store(path, {"train": documents, "validation": documents[:9]}, documents_per_shard=20)
-    return lambda rows=KINDS[0], **changes: DataConfig(
+    return lambda rows=KINDS[0], **changes: StoreConfig(
         store=str(path), rows=rows, **{"sequence_length": 32, "batch_size": 8, **changes}
     )
 
@@ -170,7 +170,7 @@ def test_batches_that_cannot_be_are_refused(config):
     with pytest.raises(UserError, match="validation"):
         load(config(), "valid")
     with pytest.raises(UserError, match="no token store"):
-        load(DataConfig(store="/nowhere"))
+        load(StoreConfig(store="/nowhere"))
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jaxssl.core import config as configs
 from jaxssl.core.errors import UserError
 from jaxssl.data.table_splits import allot
-from jaxssl.data.tables import LabelledData, Table, TableFile, TableHub, read_splits, read_table
+from jaxssl.data.tables import Table, TableFile, TableHub, TableSplits, read_splits, read_table
 
 NASTY = [
     "plain",
@@ -364,17 +364,17 @@ OPTIONS = [
 @pytest.mark.parametrize(("options", "where"), OPTIONS)
 def test_options_that_mean_nothing_are_refused(options, where):
     with pytest.raises(UserError) as error:
-        configs.build(LabelledData, {"train": {"name": "file", **options}})
+        configs.build(TableSplits, {"train": {"name": "file", **options}})
     assert error.value.where == f"train.{where}"
 
 
 def test_a_recipe_makes_the_configuration_and_help_documents_all_of_it():
     data = {"train": {"name": "file", "path": "t.conll", "positions": {"words": 1, "tags": 3}}}
-    built = configs.build(LabelledData, data)
+    built = configs.build(TableSplits, data)
     assert isinstance(built.train, TableFile)
     assert built.train.positions == {"words": 1, "tags": 3} and built.train.kind == "conll"
-    assert configs.build(LabelledData, configs.to_dict(built)) == built
-    for cls in (LabelledData, TableFile, TableHub):
+    assert configs.build(TableSplits, configs.to_dict(built)) == built
+    for cls in (TableSplits, TableFile, TableHub):
         fields = set(cls.__dataclass_fields__) - {"name"}
         assert fields <= set(configs.field_docs(cls))
 
@@ -409,7 +409,7 @@ def test_values_of_another_kind_are_told_with_their_place():
 def labelled(tmp_path, labels, **options):
     rows = "".join(f"{i},{label}\n" for i, label in enumerate(labels))
     path = write(tmp_path / "train.csv", "id,label\n" + rows)
-    return LabelledData(train=TableFile(path=path), **options)
+    return TableSplits(train=TableFile(path=path), **options)
 
 
 def split_of(tmp_path, labels, label_column="label", **options):
@@ -525,14 +525,14 @@ def test_what_is_no_single_label_is_not_stratified_by(tmp_path):
     rows = [{"tags": [i % 2], "none": None if i == 4 else "a"} for i in range(20)]
     path = write(tmp_path / "t.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     config = {"train": TableFile(path=path)}
-    assert len(read_splits(LabelledData(**config), "tags", print)["validation"]) == 2
+    assert len(read_splits(TableSplits(**config), "tags", print)["validation"]) == 2
     with pytest.raises(UserError, match="cannot be stratified") as error:
-        read_splits(LabelledData(**config, stratify=True), "tags")
+        read_splits(TableSplits(**config, stratify=True), "tags")
     assert f"{path}:1" in error.value.where
     with pytest.raises(UserError, match="no labels to stratify by"):
-        read_splits(LabelledData(**config, stratify=True), None)
+        read_splits(TableSplits(**config, stratify=True), None)
     with pytest.raises(UserError, match="a row has no label") as error:
-        read_splits(LabelledData(**config), "none")
+        read_splits(TableSplits(**config), "none")
     assert error.value.where == f"{path}:5"
 
 

@@ -9,10 +9,11 @@ import toy
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Vocabulary
 from jaxssl.generate.decode import Sampling, generate
+from jaxssl.models.heads import CAUSAL_LM
 from jaxssl.models.model import Model
 from jaxssl.train.samples import continue_texts
 
-MODEL = Model(tiny.gpt2(), ("causal_lm",))
+MODEL = Model(tiny.gpt2(), (CAUSAL_LM,))
 PARAMS = tiny.random_params(MODEL, seed=1, scale=1.0)
 PROMPTS = [np.array(ids, np.int32) for ids in ([7], [5, 9, 11, 30, 8], [20, 6, 6])]
 
@@ -125,7 +126,7 @@ def test_without_a_number_as_many_tokens_are_added_as_fit(longest, new):
 @pytest.mark.parametrize("kind", ["byte_bpe", "wordpiece"])
 def test_prompt_and_continuation_together_are_the_text_of_all_their_tokens(kind):
     tokenizer = toy.train_toy_tokenizer(kind)
-    model = Model(tiny.gpt2(vocab_size=tokenizer.vocab_size), ("causal_lm",))
+    model = Model(tiny.gpt2(vocab_size=tokenizer.vocab_size), (CAUSAL_LM,))
     params = tiny.random_params(model, scale=0.6)
     roles = {role: id_ for role, id_ in tokenizer.special_ids.items() if id_ is not None}
     starts = np.ones(tokenizer.vocab_size, bool)
@@ -147,7 +148,7 @@ def test_prompt_and_continuation_together_are_the_text_of_all_their_tokens(kind)
 
 def test_an_empty_prompt_starts_a_document():
     tokenizer = toy.train_toy_tokenizer("byte_bpe")
-    model = Model(tiny.gpt2(vocab_size=tokenizer.vocab_size), ("causal_lm",))
+    model = Model(tiny.gpt2(vocab_size=tokenizer.vocab_size), (CAUSAL_LM,))
     params = tiny.random_params(model, scale=0.6)
     end = tokenizer.document_end
     vocabulary = Vocabulary(

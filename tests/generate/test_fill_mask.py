@@ -8,11 +8,12 @@ import toy
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Vocabulary
 from jaxssl.generate.fill_mask import fill_mask
+from jaxssl.models.heads import MASKED_LM
 from jaxssl.models.model import Model
 from jaxssl.train.samples import fill_text, mask_row
 
 MASK = tiny.SPECIALS["mask"]
-MODEL = Model(tiny.bert(), ("masked_lm",))
+MODEL = Model(tiny.bert(), (MASKED_LM,))
 PARAMS = tiny.random_params(MODEL, scale=0.6)
 ROWS = [
     np.array(row, np.int32)
@@ -74,7 +75,7 @@ def test_text_is_framed_and_its_masks_are_found():
     row = mask_row(tokenizer, vocabulary, "the [MASK] sees a [MASK].")
     tokens = [tokenizer.token(int(i)) for i in row]
     assert tokens == ["[CLS]", "the", "[MASK]", "sees", "a", "[MASK]", ".", "[SEP]"]
-    model = Model(tiny.bert(vocab_size=tokenizer.vocab_size), ("masked_lm",))
+    model = Model(tiny.bert(vocab_size=tokenizer.vocab_size), (MASKED_LM,))
     params = tiny.random_params(model)
     filled = fill_text(model, params, tokenizer, vocabulary, "the [MASK] sees a [MASK].", 3)
     assert [len(mask) for mask in filled] == [3, 3]

@@ -11,9 +11,14 @@ from scipy.stats import kstest, norm, truncnorm
 
 from jaxssl.core.names import flatten
 from jaxssl.models import bert, gpt2, llama, modernbert
+from jaxssl.models.heads import CAUSAL_LM, MASKED_LM, NEXT_SENTENCE
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, num_parameters
-from jaxssl.train.state import abstract_state, make_init
+from jaxssl.objectives.causal_lm import CausalLm
+from jaxssl.objectives.combine import Combine, Term
+from jaxssl.objectives.masked_lm import MaskedLm
+from jaxssl.objectives.next_sentence import NextSentence
+from jaxssl.train.phase import Phases
 
 BERT = {
     "tiny": 4_385_920,
@@ -43,14 +48,14 @@ QWEN3 = {"0.6b": 596_049_920}
 def test_every_preset_has_the_published_number_of_parameters():
     for presets, published, heads in (
         (bert.PRESETS, BERT, ()),
-        (bert.ROBERTA_PRESETS, ROBERTA, ("masked_lm",)),
-        (bert.DISTILBERT_PRESETS, DISTILBERT, ("masked_lm",)),
-        (modernbert.PRESETS, MODERNBERT, ("masked_lm",)),
-        (gpt2.PRESETS, GPT2, ("causal_lm",)),
-        (llama.LLAMA_PRESETS, LLAMA, ("causal_lm",)),
-        (llama.MISTRAL_PRESETS, MISTRAL, ("causal_lm",)),
-        (llama.QWEN2_PRESETS, QWEN2, ("causal_lm",)),
-        (llama.QWEN3_PRESETS, QWEN3, ("causal_lm",)),
+        (bert.ROBERTA_PRESETS, ROBERTA, (MASKED_LM,)),
+        (bert.DISTILBERT_PRESETS, DISTILBERT, (MASKED_LM,)),
+        (modernbert.PRESETS, MODERNBERT, (MASKED_LM,)),
+        (gpt2.PRESETS, GPT2, (CAUSAL_LM,)),
+        (llama.LLAMA_PRESETS, LLAMA, (CAUSAL_LM,)),
+        (llama.MISTRAL_PRESETS, MISTRAL, (CAUSAL_LM,)),
+        (llama.QWEN2_PRESETS, QWEN2, (CAUSAL_LM,)),
+        (llama.QWEN3_PRESETS, QWEN3, (CAUSAL_LM,)),
     ):
         counted = {n: num_parameters(unbox(Model(c, heads).abstract())) for n, c in presets.items()}
         assert counted == published
@@ -58,25 +63,31 @@ def test_every_preset_has_the_published_number_of_parameters():
 
 def test_the_pretraining_heads_share_the_embedding_table():
     body = num_parameters(unbox(Model(bert.PRESETS["base"]).abstract()))
-    params = unbox(Model(bert.PRESETS["base"], ("masked_lm", "next_sentence")).abstract())
+    params = unbox(Model(bert.PRESETS["base"], (MASKED_LM, NEXT_SENTENCE)).abstract())
     heads = num_parameters(params) - body
     # transform, its norm, a bias per id; two logits with their biases (google-research/bert).
     assert heads == (768 * 768 + 768) + 2 * 768 + 30522 + (768 * 2 + 2)
     assert num_parameters(params, leave_out=("masked_lm", "next_sentence")) == body
 
 
+PAIRS = Combine(terms=(Term(objective=MaskedLm()), Term(objective=NextSentence())))
+
+
 @pytest.mark.parametrize(
-    "model",
+    ("config", "objective"),
     [
-        Model(bert.PRESETS["base"], ("masked_lm", "next_sentence")),
-        Model(gpt2.PRESETS["small"], ("causal_lm",)),
-        Model(modernbert.PRESETS["base"], ("masked_lm",)),
-        Model(llama.LLAMA_PRESETS["8b"], ("causal_lm",)),
+        (bert.PRESETS["base"], PAIRS),
+        (gpt2.PRESETS["small"], CausalLm()),
+        (modernbert.PRESETS["base"], MaskedLm()),
+        (llama.LLAMA_PRESETS["8b"], CausalLm()),
     ],
     ids=["bert", "gpt2", "modernbert", "llama"],
 )
-def test_no_large_parameter_or_moment_is_replicated(model):
-    state = abstract_state(make_init(model, optax.adam(1e-3)), tiny.mesh(fsdp=8))
+def test_no_large_parameter_or_moment_is_replicated(config, objective):
+    model, batch = Model(config, objective.heads), tiny.rows([tiny.random_documents([8])])
+    made = tiny.program(model, objective, optax.adam(1e-3), batch, over=tiny.mesh(fsdp=8))
+    with jax.set_mesh(made.mesh):
+        state = Phases(made).at(0).abstract
     large = [leaf for leaf in jax.tree.leaves(state) if leaf.size > 200_000]
     assert len(large) >= 24
     for leaf in large:
@@ -88,7 +99,7 @@ def initial(config, heads):
 
 
 def test_bert_starts_from_a_normal_cut_at_two_sigma():
-    params = initial(tiny.bert(hidden_size=32, intermediate_size=128), ("masked_lm",))
+    params = initial(tiny.bert(hidden_size=32, intermediate_size=128), (MASKED_LM,))
     expected = truncnorm(-2, 2, scale=0.02)
     for name, value in params.items():
         if name.endswith(("kernel", "embedding")):
@@ -101,7 +112,7 @@ def test_bert_starts_from_a_normal_cut_at_two_sigma():
 def test_gpt2_starts_normal_with_smaller_residual_projections():
     layers = 3
     params = initial(
-        tiny.gpt2(hidden_size=32, intermediate_size=128, num_layers=layers), ("causal_lm",)
+        tiny.gpt2(hidden_size=32, intermediate_size=128, num_layers=layers), (CAUSAL_LM,)
     )
     small = 0.02 / math.sqrt(2 * layers)
     for name, value in params.items():
@@ -114,8 +125,8 @@ def test_gpt2_starts_normal_with_smaller_residual_projections():
 
 
 def test_layers_of_a_stack_start_different():
-    kernel = initial(
-        tiny.gpt2(hidden_size=32, intermediate_size=128, num_layers=3), ("causal_lm",)
-    )["decoder/layers/attention/query/kernel"]
+    kernel = initial(tiny.gpt2(hidden_size=32, intermediate_size=128, num_layers=3), (CAUSAL_LM,))[
+        "decoder/layers/attention/query/kernel"
+    ]
     a, b = np.ravel(kernel[0]), np.ravel(kernel[1])
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.15

@@ -212,7 +212,7 @@ def evaluated(config, objective):
 
     def loss(params, batch):
         hidden = model.encode(params, batch)
-        sums = objective.sums(model, params, hidden, batch)
+        sums = objective.sums(model, params, {"hidden": hidden}, batch)
         logits = model.head(params, objective.heads[0], hidden)
         pooled = model.pool(params, hidden) if len(objective.heads) > 1 else hidden
         extra = model.head(params, objective.heads[-1], pooled)
@@ -299,7 +299,9 @@ def test_gpt2_equals_transformers(packed):
     reference.zero_grad()
     plain, places = batch_of(packed)
     objective = CausalLm(chunk=8)
-    batch = {name: np.asarray(x) for name, x in objective.corrupt(plain, 0, tiny.WORDS).items()}
+    batch = {
+        name: np.asarray(x) for name, x in tiny.corrupted(objective, plain, 0, tiny.WORDS).items()
+    }
     params = gpt2_tree(parameters(reference))
     (loss, (hidden, logits, _)), grads = evaluated(tiny.gpt2(**SHAPE), objective)(params, batch)
 

@@ -8,7 +8,7 @@ import tiny
 from jax.extend.core import jaxprs_in_params
 
 from jaxssl.core.precision import Precision
-from jaxssl.models.heads import Outputs
+from jaxssl.models.heads import NEXT_SENTENCE, LabelHead
 from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.combine import Combine, Term
@@ -34,7 +34,7 @@ def traced(config, objective, precision):
     model = Model(config, objective.heads, precision)
     batch = tiny.rows([[d] for d in tiny.random_documents([16] * 4)], length=16)
     batch["next_sentence"] = np.zeros(4, np.int32)
-    corrupted = objective.corrupt(batch, 0, tiny.WORDS)
+    corrupted = tiny.corrupted(objective, batch, 0, tiny.WORDS)
     loss = make_loss(model, objective)
     return products(
         jax.make_jaxpr(loss)(tiny.random_params(model), corrupted, jax.random.key(0)).jaxpr
@@ -61,7 +61,7 @@ def test_every_product_of_a_step_asks_for_the_declared_exactness(
 
 
 def test_logits_of_rows_keep_the_bits_that_bfloat16_would_round_off():
-    heads = ("next_sentence", Outputs(name="labels", size=3))
+    heads = (NEXT_SENTENCE, LabelHead(name="labels", size=3))
     model = Model(tiny.bert(), heads, Precision(compute="bfloat16"))
     params = tiny.random_params(model)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 16)), jnp.float32)

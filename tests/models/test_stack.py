@@ -15,7 +15,9 @@ from jaxssl.train.step import make_loss
 
 LAYERS = 3
 OBJECTIVE = CausalLm()
-BATCH = OBJECTIVE.corrupt(tiny.rows([[d] for d in tiny.random_documents([16, 9])]), 0, tiny.WORDS)
+BATCH = tiny.corrupted(
+    OBJECTIVE, tiny.rows([[d] for d in tiny.random_documents([16, 9])]), 0, tiny.WORDS
+)
 
 
 def model(**changes):

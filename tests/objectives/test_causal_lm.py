@@ -8,6 +8,7 @@ import pytest
 import tiny
 
 from jaxssl.core.errors import UserError
+from jaxssl.models.heads import CAUSAL_LM
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import total_loss
 from jaxssl.objectives.causal_lm import CausalLm
@@ -18,7 +19,7 @@ BATCH = tiny.rows([DOCUMENTS[:3], DOCUMENTS[3:]], length=16, count=3)
 
 
 def test_each_token_is_predicted_by_the_one_before_it_in_its_document():
-    out = jax.tree.map(np.asarray, CausalLm().corrupt(BATCH, 0, tiny.WORDS))
+    out = jax.tree.map(np.asarray, tiny.corrupted(CausalLm(), BATCH, 0, tiny.WORDS))
     predicted = []
     for tokens, targets, weights, segments in zip(
         out["tokens"], out["next_tokens"], out["next_weights"], out["segment_ids"]
@@ -32,20 +33,20 @@ def test_each_token_is_predicted_by_the_one_before_it_in_its_document():
 
 def test_a_full_row_has_no_loss_at_its_last_position():
     full = tiny.rows([tiny.random_documents([16])])
-    weights = CausalLm().corrupt(full, 0, tiny.WORDS)["next_weights"]
+    weights = tiny.corrupted(CausalLm(), full, 0, tiny.WORDS)["next_weights"]
     assert np.asarray(weights).tolist() == [[1.0] * 15 + [0.0]]
 
 
 @functools.cache
 def run(chunk, z_loss):
-    model = Model(tiny.gpt2(), ("causal_lm",))
+    model = Model(tiny.gpt2(), (CAUSAL_LM,))
     objective = CausalLm(chunk=chunk, z_loss=z_loss)
     params = tiny.random_params(model)
 
     def evaluate(params, batch):
-        out = objective.corrupt(batch, 0, tiny.WORDS)
+        out = tiny.corrupted(objective, batch, 0, tiny.WORDS)
         hidden = model.encode(params, out)
-        sums = objective.sums(model, params, hidden, out)
+        sums = objective.sums(model, params, {"hidden": hidden}, out)
         logits = model.head(params, "causal_lm", hidden)
         return total_loss(objective, sums.losses, objective.weights(out)), sums.metrics, logits
 

@@ -14,6 +14,7 @@ from scipy.stats import chisquare
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import example_keys
+from jaxssl.models.heads import MASKED_LM
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.objectives.masking import choose, quota_table, random_tokens
 from jaxssl.parallel.mesh import batch_sharding
@@ -24,7 +25,7 @@ WORDS = tiny.WORDS
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def corrupt(batch, objective, vocabulary=WORDS, seed=7):
-    return objective.corrupt(batch, seed, vocabulary)
+    return tiny.corrupted(objective, batch, seed, vocabulary)
 
 
 def corrupted(batch, objective, vocabulary=WORDS):
@@ -306,11 +307,11 @@ def test_the_check_counts_what_the_corruption_asks_for():
             MaskedLm(rate=rate, slots=int(most) - 1).check_rows(batch)
 
 
-def test_pairs_have_room_for_exactly_one_document():
-    rows = {"tokens": np.zeros((1, 128), np.int32), "next_sentence": np.zeros(1, np.int32)}
+def test_rows_of_one_document_have_room_for_exactly_that():
+    rows = {name: np.zeros((1, 128), np.int32) for name in ("tokens", "token_types")}
     assert MaskedLm().num_slots(rows) == 19
     assert MaskedLm(max_predictions=12).num_slots(rows) == 12
-    del rows["next_sentence"]
+    del rows["token_types"]
     assert MaskedLm().num_slots(rows) == 19 + 32
 
 
@@ -344,16 +345,16 @@ def test_the_loss_is_the_mean_over_chosen_tokens():
     from jaxssl.models.model import Model
     from jaxssl.objectives.base import total_loss
 
-    model = Model(tiny.bert(max_positions=T), ("masked_lm",))
+    model = Model(tiny.bert(max_positions=T), (MASKED_LM,))
     params = tiny.random_params(model)
     objective = MaskedLm(slots=30, chunk=8)
     batch = packed_batch(count=4)
 
     @jax.jit
     def run(params, batch):
-        out = objective.corrupt(batch, 7, WORDS)
+        out = tiny.corrupted(objective, batch, 7, WORDS)
         hidden = model.encode(params, out)
-        sums = objective.sums(model, params, hidden, out)
+        sums = objective.sums(model, params, {"hidden": hidden}, out)
         loss = total_loss(objective, sums.losses, objective.weights(out))
         logits = model.head(params, "masked_lm", hidden)
         return loss, sums.metrics, jax.nn.log_softmax(logits), out
@@ -375,7 +376,7 @@ def test_an_awkward_number_of_slots_is_filled_up_and_changes_nothing(slots, size
     from jaxssl.models.model import Model
     from jaxssl.objectives import masked_lm
 
-    model = Model(tiny.bert(max_positions=T), ("masked_lm",))
+    model = Model(tiny.bert(max_positions=T), (MASKED_LM,))
     params, seen = tiny.random_params(model), []
     batch = corrupt(long_batch(4, T), MaskedLm(slots=slots))
     hidden = np.random.default_rng(0).standard_normal((4, T, 16)).astype(np.float32)
@@ -389,7 +390,7 @@ def test_an_awkward_number_of_slots_is_filled_up_and_changes_nothing(slots, size
 
     def both(chunk):
         def loss(params, hidden):
-            sums = MaskedLm(slots=slots, chunk=chunk).sums(model, params, hidden, batch)
+            sums = MaskedLm(slots=slots, chunk=chunk).sums(model, params, {"hidden": hidden}, batch)
             return sums.losses["masked_lm"], sums.metrics
 
         return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, hidden)

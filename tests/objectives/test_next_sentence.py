@@ -6,11 +6,12 @@ import pytest
 import tiny
 
 from jaxssl.core.errors import UserError
+from jaxssl.models.heads import NEXT_SENTENCE
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import total_loss
 from jaxssl.objectives.next_sentence import NextSentence
 
-MODEL = Model(tiny.bert(), ("next_sentence",))
+MODEL = Model(tiny.bert(), (NEXT_SENTENCE,))
 PARAMS = tiny.random_params(MODEL, scale=0.5)
 
 
@@ -23,7 +24,7 @@ def batch(labels):
 def run(batch):
     objective = NextSentence()
     hidden = MODEL.encode(PARAMS, batch)
-    sums = objective.sums(MODEL, PARAMS, hidden, batch)
+    sums = objective.sums(MODEL, PARAMS, {"hidden": hidden}, batch)
     loss = total_loss(objective, sums.losses, objective.weights(batch))
     return loss, sums.metrics, hidden
 

@@ -11,6 +11,7 @@ import tiny
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten, unflatten
+from jaxssl.models.heads import CAUSAL_LM, MASKED_LM, NEXT_SENTENCE
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
 from jaxssl.optim.adamw import (
@@ -118,7 +119,7 @@ def is_adam(x):
 
 @pytest.mark.parametrize("boxed", [False, True])
 def test_biases_and_norms_of_stacked_layers_do_not_decay(boxed):
-    model = Model(tiny.bert(), ("masked_lm", "next_sentence"))
+    model = Model(tiny.bert(), (MASKED_LM, NEXT_SENTENCE))
     params = model.abstract() if boxed else unbox(model.abstract())
     names = jax.tree.leaves(parameter_names(params))
     decays = dict(zip(names, jax.tree.leaves(decay_mask(AdamW().no_decay, params)), strict=True))
@@ -129,7 +130,7 @@ def test_biases_and_norms_of_stacked_layers_do_not_decay(boxed):
 
 
 def test_own_patterns_spare_what_they_name():
-    params = unbox(Model(tiny.gpt2(), ("causal_lm",)).abstract())
+    params = unbox(Model(tiny.gpt2(), (CAUSAL_LM,)).abstract())
     patterns = ("**/bias", "**/scale", "embeddings/**")
     names = jax.tree.leaves(parameter_names(params))
     decays = dict(zip(names, jax.tree.leaves(decay_mask(patterns, params)), strict=True))
@@ -138,14 +139,14 @@ def test_own_patterns_spare_what_they_name():
 
 
 def test_a_pattern_that_matches_nothing_is_refused_with_a_suggestion():
-    params = Model(tiny.gpt2(), ("causal_lm",)).abstract()
+    params = Model(tiny.gpt2(), (CAUSAL_LM,)).abstract()
     check_no_decay((*AdamW().no_decay, "embeddings/tokens/embedding"), params)
     with pytest.raises(UserError, match="did you mean 'embeddings/tokens/embedding'"):
         check_no_decay(("embeddings/token/embedding",), params)
 
 
 def test_patterns_name_a_stack_whatever_its_segments_and_what_is_trained_of_it():
-    whole = flatten(unbox(Model(tiny.gpt2(segments=(1, 1)), ("causal_lm",)).abstract()))
+    whole = flatten(unbox(Model(tiny.gpt2(segments=(1, 1)), (CAUSAL_LM,)).abstract()))
     top = unflatten({name: leaf for name, leaf in whole.items() if "layers[1:2]" in name})
     pattern = "decoder/layers/feed_forward/up/kernel"
     decays = flatten(decay_mask((pattern,), top))

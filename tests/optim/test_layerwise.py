@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from jaxssl.core.names import flatten
-from jaxssl.models.heads import Outputs
+from jaxssl.models.heads import LabelHead
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
 from jaxssl.optim.adamw import AdamW, make_optimizer
@@ -15,7 +15,7 @@ from jaxssl.optim.layerwise import depth_factors, scale_by_depth
 from jaxssl.optim.schedules import Schedule
 
 LAYERS, DECAY = 4, 0.8
-HEAD = Outputs(name="classify", size=2)
+HEAD = LabelHead(name="classify", size=2)
 
 
 def shapes(segments=()):

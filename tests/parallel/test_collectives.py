@@ -39,7 +39,7 @@ def test_the_tables_gradient_is_added_up_over_devices_once_not_in_every_chunk(
 ):
     over, model = tiny.mesh(*sizes), Model(config, objective.heads)
     batch = tiny.rows([[d] for d in tiny.random_documents([32] * 16)], length=32)
-    batch = jax.tree.map(np.asarray, objective.corrupt(batch, 0, tiny.WORDS))
+    batch = jax.tree.map(np.asarray, tiny.corrupted(objective, batch, 0, tiny.WORDS))
     with jax.set_mesh(over):
         params = tiny.shard_params(model, tiny.random_params(model), over)
         rows = jax.device_put(batch, batch_sharding(over))

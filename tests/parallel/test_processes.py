@@ -13,8 +13,9 @@ import pytest
 import toy
 import tuned
 
-from jaxssl import finetune, trained
 from jaxssl.checkpoint.manager import CheckpointManager
+from jaxssl.run.open import evaluate_run, open_run
+from jaxssl.run.train import train_run
 
 STEPS = 4
 
@@ -98,14 +99,14 @@ def test_they_take_the_same_batches_and_write_every_row_once(both):
 
 def test_only_the_first_speaks(both):
     _, _, ((_, first, _), (_, second, _)) = both
-    assert "parameters, objective combine, 2 cpu" in first and "report:" in first
+    assert "parameters, 2 cpu" in first and "report:" in first
     assert "report:" not in second and "parameters, objective" not in second
 
 
 def test_one_process_goes_on_with_what_two_have_saved(both):
     two, _, _ = both
-    assert trained.open_run(two, "last").step == STEPS
-    assert trained.evaluate_run(two)["loss"] == pytest.approx(
+    assert open_run(two, "last").step == STEPS
+    assert evaluate_run(two)["loss"] == pytest.approx(
         toy.rows_of(two, "validation")[-1]["loss"], rel=1e-5
     )
 
@@ -130,7 +131,7 @@ def test_a_signal_to_one_process_has_both_save_the_same_step_and_exit_with_75(wo
 def test_two_processes_fine_tune_and_score_as_one_does(base, table, tmp_path):
     changes = ("freezing.preset=top", "freezing.top=1", "train.epochs=1", "checkpoint.every=4")
     out = {number: tmp_path / str(number) for number in (1, 2)}
-    finetune.finetune(tuned.configured(base, table, out[1], *changes), lambda text: None)
+    train_run(tuned.configured(base, table, out[1], *changes), lambda text: None)
     tuned.configured(base, table, out[2])  # writes its recipe
     command = ["finetune", tmp_path / "2.json", *changes]
     for code, _, err in [toy.finish(process) for process in start_both(command)]:

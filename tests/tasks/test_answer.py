@@ -13,14 +13,18 @@ import pytest
 import squad_questions
 import tiny
 
-from jaxssl import finetune, predicting, trained
+from jaxssl import predicting
 from jaxssl.core.errors import UserError
-from jaxssl.data.labelled import LabelledData, row_lengths
+from jaxssl.data.labelled import ExampleData, row_lengths
 from jaxssl.data.sources import Docstrings
 from jaxssl.data.table_config import TableFile
 from jaxssl.data.tables import Table, read_table
 from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_on_texts
 from jaxssl.models.model import Model
+from jaxssl.run.build import build
+from jaxssl.run.config import FINETUNE, load_config
+from jaxssl.run.open import evaluate_run, open_run
+from jaxssl.run.train import train_run
 from jaxssl.tasks.answer import Answer
 from jaxssl.train.evaluation import evaluate
 from jaxssl.train.step import make_eval_step
@@ -85,14 +89,14 @@ def configured(folder, out, *overrides):
     }
     path = out.parent / f"{out.name}.json"
     path.write_text(json.dumps(recipe))
-    return finetune.load_config([path], overrides)
+    return load_config([path], overrides, FINETUNE)
 
 
 @pytest.fixture(scope="module")
 def run(files, tmp_path_factory):
     """A small BERT that has learnt it from fresh; what was said."""
     out, said = tmp_path_factory.mktemp("answer") / "run", []
-    return out, finetune.finetune(configured(files, out), said.append), said
+    return out, train_run(configured(files, out), said.append), said
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +110,7 @@ def predicted(run):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Answer, "scores", keep)
-        trained.evaluate_run(run[0], step="last")
+        evaluate_run(run[0], step="last")
     return kept["task"], kept["predictions"], kept["references"]
 
 
@@ -219,11 +223,11 @@ def test_everything_that_is_written_stands_in_the_context(predicted, files):
 
 
 def test_scores_do_not_depend_on_the_number_of_devices(run, files):
-    found = trained.open_run(run[0], "last")
-    task = found.config.task
+    found = open_run(run[0], "last")
+    task = found.config.objective
     encoded = task.encode(table_of(files / "dev.json"), found.tokenizer, LENGTH, "dev")
     edges = row_lengths(encoded.examples.lengths, 1)
-    data = LabelledData(encoded.examples, edges, encoded.references)
+    data = ExampleData(encoded.examples, edges, encoded.references)
     assert data.num_rows % 16, "the last batch is to have padding"
     step = jax.jit(make_eval_step(found.model, task, found.vocabulary, seed=0))
     params = jax.tree.map(np.asarray, found.params)
@@ -241,7 +245,7 @@ def test_scores_do_not_depend_on_the_number_of_devices(run, files):
 
 
 def test_under_a_limit_only_whole_questions_count_and_that_is_said(run):
-    values = trained.evaluate_run(run[0], step="last", batches=2)
+    values = evaluate_run(run[0], step="last", batches=2)
     assert values["total"] + values["questions_left_out"] <= 45
     assert values["total"] > 0 and values["questions_left_out"] > 0
     assert values["exact"] > 80
@@ -275,7 +279,7 @@ def log_softmax(x):
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
 def test_the_loss_is_over_the_context_and_the_position_of_no_answer(family, files):
     task, model, params, hidden, batch, logits, _ = computed(family, files / "dev.json")
-    sums = jax.jit(task.sums, static_argnums=0)(model, params, hidden, batch)
+    sums = jax.jit(task.sums, static_argnums=0)(model, params, {"hidden": hidden}, batch)
     want, right = 0.0, 0
     for row in range(COUNT):
         length = int(batch["segment_ids"][row].sum())
@@ -305,7 +309,7 @@ def test_rows_of_padding_shorter_than_the_first_row_add_nothing(files):
     examples = dataclasses.replace(encoded.examples, per_row=moved)
     sums = jax.jit(task.sums, static_argnums=0)
     losses = [
-        float(sums(model, params, hidden[: len(rows), :length], batch).losses["answer"])
+        float(sums(model, params, {"hidden": hidden[: len(rows), :length]}, batch).losses["answer"])
         for rows in ([at], [at, -1])
         for batch in [examples.rows(np.array(rows), length, 0)]
     ]
@@ -327,7 +331,7 @@ def test_predictions_are_those_of_a_walk_over_all_spans_of_all_windows(family, f
     complete = [w.question for w in references if w.begin == 0 and w.count > 2]
     of_them = [i for i in chosen if references[i].question in complete]
     of_them = [i for i in of_them if references[i].question is not references[-1].question]
-    predictions = jax.jit(task.predict, static_argnums=0)(model, params, hidden, batch)
+    predictions = jax.jit(task.predict, static_argnums=0)(model, params, {"hidden": hidden}, batch)
     predictions = {name: np.asarray(x) for name, x in predictions.items()}
     rows = task.outputs(
         {n: x[of_them] for n, x in predictions.items()}, [references[i] for i in of_them]
@@ -395,7 +399,7 @@ def test_blind_guesses_look_at_no_question(files):
         for name in ("train.json", "dev.json")
     )
     task = dataclasses.replace(TASK, nullable=True, null_threshold=2.5)
-    values = task.scores(task.blind(train.references, dev.references), dev.references)
+    values = task.scores(task.majority_baseline(train.references, dev.references), dev.references)
     assert (
         values["exact"]
         == values["f1"]
@@ -403,12 +407,14 @@ def test_blind_guesses_look_at_no_question(files):
     )
     every = TASK.learn_labels(table_of(files / "all.json"))
     encoded = every.encode(table_of(files / "all.json"), tokenizer(), LENGTH, "all")
-    rows = every.outputs(every.blind(train.references, encoded.references), encoded.references)
+    rows = every.outputs(
+        every.majority_baseline(train.references, encoded.references), encoded.references
+    )
     contexts = table_of(files / "all.json").columns["context"]
     for row, context in zip(rows, contexts):
         assert row["start"] == 0 and context.startswith(row["answer"])
         assert 1 <= len(row["answer"].split()) <= 2
-    one_word = TASK.blind(
+    one_word = TASK.majority_baseline(
         [w._replace(gold=(4, 9) if w.gold else None) for w in train.references],
         encoded.references,
     )
@@ -425,7 +431,7 @@ def test_without_labels_rows_are_the_same_but_for_them(files):
     assert np.array_equal(known.examples.tokens, unknown.examples.tokens)
     assert set(known.examples.per_row) - set(unknown.examples.per_row) == {"labels"}
     assert all(window.question.answers is None for window in unknown.references)
-    guesses = task.blind(known.references, unknown.references)
+    guesses = task.majority_baseline(known.references, unknown.references)
     assert [row["id"] for row in task.outputs(guesses, unknown.references)] == table.columns["id"]
 
 
@@ -477,7 +483,7 @@ def test_what_cannot_be_learnt_or_said_is_counted():
 )
 def test_mistakes_are_told_before_anything_is_written(files, tmp_path, overrides, message):
     with pytest.raises(UserError, match=message):
-        finetune.build(configured(files, tmp_path / "run", *overrides))
+        build(configured(files, tmp_path / "run", *overrides))
     assert not (tmp_path / "run").exists()
 
 
@@ -490,6 +496,6 @@ def test_an_answer_elsewhere_is_told_with_its_place_before_training(files, tmp_p
     with pytest.raises(
         UserError, match=rf"(?s)not in its context.*paragraphs\[{number}\].qas\[0\]"
     ):
-        finetune.build(
+        build(
             configured(files, tmp_path / "run", f"data.tables.train.path={tmp_path / 'bad.json'}")
         )

@@ -14,9 +14,11 @@ def test_truncation_is_told_with_numbers_before_the_notes():
     table = Table({"text": texts}, [f"t.csv:{i}" for i in range(2, 6)])
     encoded = Classify().encode(table, tokenizer, 10, "train", labelled=False)
     encoded = dataclasses.replace(encoded, notes=("a note",))
-    cut, note = encoded.told(10, "train")
+    cut, note = encoded.warnings(10, "train")
     assert note == "a note"
     assert cut.startswith("train: 2 of 4 rows (50.0%)") and "data.max_length=10" in cut
     assert "lose 5 tokens" in cut and "WARNING" not in cut
-    assert dataclasses.replace(encoded, truncation=None).told(10, "train") == ("a note",)
-    assert Classify().encode(table, tokenizer, 99, "train", labelled=False).told(99, "train") == ()
+    assert dataclasses.replace(encoded, truncation=None).warnings(10, "train") == ("a note",)
+    assert (
+        Classify().encode(table, tokenizer, 99, "train", labelled=False).warnings(99, "train") == ()
+    )

@@ -197,7 +197,7 @@ OPTIONS = [
 def test_the_loss_is_the_weighted_mean_over_real_rows(options):
     task = learnt(**options)
     model, params, hidden, batch = parts(task)
-    sums = task.sums(model, params, hidden, batch)
+    sums = task.sums(model, params, {"hidden": hidden}, batch)
     logits = logits_of(params, hidden, batch)
     weights = REAL * (np.array(WEIGHTS)[LABELS] if task.weights_by_label else 1)
     got = sums.losses["classify"] / task.weights(batch)["classify"]
@@ -230,7 +230,7 @@ def test_r_drop_is_its_formula_over_two_passes(options):
     model, params, hidden, batch = parts(task)
     twice = {name: np.repeat(values, 2, axis=0) for name, values in batch.items()}
     key, hidden = jax.random.key(3), np.repeat(hidden, 2, axis=0)
-    sums = task.sums(model, params, hidden, twice, key)
+    sums = task.sums(model, params, {"hidden": hidden}, batch, key)
     real = (twice["segment_ids"] > 0)[..., None]
     features = ((hidden * real).sum(1) / real.sum(1)).astype(np.float32)
     logits = np.asarray(model.head(params, HEAD, features, key), np.float64)
@@ -239,7 +239,7 @@ def test_r_drop_is_its_formula_over_two_passes(options):
     loss = (row_losses(task, one) + row_losses(task, other)) / 2
     loss += 0.7 * divergences(task, one, other) / 4
     weights = REAL * (np.array(WEIGHTS)[LABELS] if task.weights_by_label else 1)
-    assert task.passes == 2 and task.weights(batch)["classify"] == pytest.approx(weights.sum())
+    assert task.own_forward and task.weights(batch)["classify"] == pytest.approx(weights.sum())
     assert sums.losses["classify"] == pytest.approx((weights * loss).sum(), rel=1e-5)
     plain = row_losses(learnt(multi_label=task.multi_label), one)  # metrics are of the first pass
     assert sums.metrics["nll/classify"] == pytest.approx((plain[:4].sum(), 4), rel=1e-5)
@@ -250,8 +250,8 @@ def test_r_drop_is_its_formula_over_two_passes(options):
 
 def test_in_evaluation_r_drop_is_the_plain_loss():
     model, params, hidden, batch = parts(learnt())
-    got = learnt(r_drop=0.7).sums(model, params, hidden, batch)
-    assert got.losses == learnt().sums(model, params, hidden, batch).losses
+    got = learnt(r_drop=0.7).sums(model, params, {"hidden": hidden}, batch)
+    assert got.losses == learnt().sums(model, params, {"hidden": hidden}, batch).losses
 
 
 def test_a_step_sends_each_row_through_the_body_twice():
@@ -276,7 +276,7 @@ def test_a_step_sends_each_row_through_the_body_twice():
 
 def test_predictions_are_the_logits_of_the_pooled_row():
     model, params, hidden, batch = parts(learnt())
-    got = learnt().predict(model, params, hidden, batch)["logits"]
+    got = learnt().predict(model, params, {"hidden": hidden}, batch)["logits"]
     np.testing.assert_allclose(got, logits_of(params, hidden, batch), rtol=1e-4, atol=1e-5)
 
 
@@ -302,10 +302,10 @@ def test_scores_are_of_the_likeliest_label():
 
 def test_blind_guessing_says_what_is_most_frequent_in_training():
     task = learnt()
-    logits = task.blind(np.array([1, 1, 2]), np.zeros(5, int))["logits"]
+    logits = task.majority_baseline(np.array([1, 1, 2]), np.zeros(5, int))["logits"]
     assert logits.argmax(-1).tolist() == [1] * 5
     train = np.array([[1, 0, 1], [1, 0, 0], [1, 1, 1]], np.float32)
-    logits = learnt(multi_label=True).blind(train, np.zeros((2, 3)))["logits"]
+    logits = learnt(multi_label=True).majority_baseline(train, np.zeros((2, 3)))["logits"]
     assert (logits > 0).tolist() == [[True, False, True]] * 2
 
 

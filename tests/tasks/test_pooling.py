@@ -6,7 +6,7 @@ import tiny
 
 from jaxssl.core.errors import UserError
 from jaxssl.models.model import Model
-from jaxssl.tasks.pooling import check_pooling, pooled, resolve, without_unused_pooler
+from jaxssl.tasks.pooling import check_pooling, pooled, reads_pooler, resolve
 
 LENGTHS = (5, 1, 8)
 HIDDEN = np.random.default_rng(0).standard_normal((3, 8, 16)).astype(np.float32)
@@ -47,5 +47,6 @@ def test_the_first_token_of_a_causal_model_is_refused():
     ("choice", "keeps"), [("auto", True), ("cls", True), ("mean", False), ("last", False)]
 )
 def test_a_pooler_that_is_not_used_is_left_out(choice, keeps):
-    assert without_unused_pooler(choice, tiny.bert()).pooler == keeps
-    assert without_unused_pooler(choice, tiny.gpt2()) == tiny.gpt2()
+    assert reads_pooler(choice, tiny.bert()) == keeps
+    assert not reads_pooler(choice, tiny.bert(pooler=False))
+    assert not reads_pooler(choice, tiny.gpt2())

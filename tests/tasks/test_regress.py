@@ -45,12 +45,12 @@ def values_of(params, hidden, batch):
 
 def test_the_loss_is_the_mean_squared_error_of_real_rows(parts):
     model, params, hidden, batch = parts
-    sums = TASK.sums(model, params, hidden, batch)
+    sums = TASK.sums(model, params, {"hidden": hidden}, batch)
     want = np.square(values_of(params, hidden, batch) - WANTED)[:2]
     assert sums.losses["regress"] == pytest.approx(want.sum(), rel=1e-5)
     assert TASK.weights(batch)["regress"] == 2
     assert sums.metrics["mse/regress"] == pytest.approx((want.sum(), 2), rel=1e-5)
-    got = TASK.predict(model, params, hidden, batch)["value"]
+    got = TASK.predict(model, params, {"hidden": hidden}, batch)["value"]
     np.testing.assert_allclose(got, values_of(params, hidden, batch), rtol=1e-4)
 
 
@@ -59,11 +59,11 @@ def test_dropout_is_for_training_alone(parts):
     task = Regress(pooling="mean", dropout=0.5)
     model = Model(model.config, task.heads)
     values = [
-        float(task.sums(model, params, hidden, batch, key).losses["regress"])
+        float(task.sums(model, params, {"hidden": hidden}, batch, key).losses["regress"])
         for key in (jax.random.key(0), jax.random.key(1), None)
     ]
     assert len(set(values)) == 3
-    plain = TASK.sums(parts[0], params, hidden, batch).losses["regress"]
+    plain = TASK.sums(parts[0], params, {"hidden": hidden}, batch).losses["regress"]
     assert values[2] == pytest.approx(float(plain))
 
 
@@ -87,7 +87,7 @@ def test_scores_are_those_of_what_is_predicted_within_bounds():
     assert scores["spearman"] == pytest.approx(stats.spearmanr(clipped, wanted)[0])
     assert task.outputs({"value": values}, None) == [{"value": v} for v in clipped]
     assert TASK.outputs({"value": values}, None)[2] == {"value": 9.0}
-    assert TASK.blind(np.array([1.0, 2.0]), wanted)["value"].tolist() == [1.5] * 4
+    assert TASK.majority_baseline(np.array([1.0, 2.0]), wanted)["value"].tolist() == [1.5] * 4
 
 
 @pytest.mark.parametrize("value", ["much", None, "nan", "inf", True])

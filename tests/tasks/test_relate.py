@@ -10,11 +10,15 @@ import tiny
 from relations import RELATIONS, sightings, table, tokenizer
 from scipy.special import log_softmax, softmax
 
-from jaxssl import finetune, finetune_config, trained
 from jaxssl.core.errors import UserError
+from jaxssl.data.tables import read_splits
 from jaxssl.models.model import Model
 from jaxssl.ops.pooling import states_at
 from jaxssl.parallel.mesh import replicated
+from jaxssl.run.config import FINETUNE, load_config
+from jaxssl.run.feeds import read_split
+from jaxssl.run.open import open_run
+from jaxssl.run.train import train_run
 from jaxssl.tasks.entities import WordEntities
 from jaxssl.tasks.relate import HEAD, Reference, Relate
 from jaxssl.train.evaluation import evaluate, in_order
@@ -104,7 +108,7 @@ def test_long_rows_keep_both_entities_and_that_is_said():
         assert " ".join(tokens[inside[0] : inside[-1] + 1]) in " ".join(kept)
         assert " ".join(kept) in " ".join(tokens)
         assert [row(cut, i)[n] for n in cut.examples.per_row["entity_starts"][i]] == ["@", "#"]
-    (note,) = cut.told(length, "train")
+    (note,) = cut.warnings(length, "train")
     lost = int((whole.examples.lengths - cut.examples.lengths).sum())
     assert f"data.max_length={length}" in note and f"lose {lost} tokens away from" in note
     assert note.startswith("WARNING: most of this data is cut off!")
@@ -162,7 +166,7 @@ def test_relations_are_learnt_with_their_weights():
     assert got.labels == ("A(e1,e2)", "B", "Other")
     assert got.weights_by_label == pytest.approx((4 / 3, 4 / 3, 2 / 3))
     assert "3 relations" in got.summary and "Other is no relation" in got.summary
-    assert got.heads[0].size == 3 and got.heads[0].inputs == 2
+    assert got.heads[0].size == 3 and got.heads[0].num_inputs == 2
 
 
 @pytest.mark.parametrize(
@@ -221,7 +225,7 @@ def test_causal_models_are_refused_and_poolers_left_out():
     with pytest.raises(UserError, match="has seen nothing of an entity"):
         Relate().check(tiny.gpt2(), tiny.WORDS)
     Relate().check(tiny.bert(), tiny.WORDS)
-    assert not Relate().fit_model(tiny.bert()).pooler
+    assert not Relate().keeps_pooler(tiny.bert())
 
 
 # --- On the device ----------------------------------------------------------------------------
@@ -253,11 +257,11 @@ def test_the_loss_is_that_of_the_states_at_both_markers():
     model, params, hidden, batch = parts(task)
     assert params[HEAD]["transform"]["kernel"].shape == (32, 16)
     logits = logits_of(params, hidden[:3], batch["entity_starts"][:3])
-    got = task.predict(model, params, hidden, batch)["logits"]
+    got = task.predict(model, params, {"hidden": hidden}, batch)["logits"]
     np.testing.assert_allclose(got[:3], logits, rtol=1e-4, atol=1e-5)
     nll = -log_softmax(logits, axis=-1)[np.arange(3), batch["labels"][:3]]
     weights = np.array([3.0, 0.5, 1.0])
-    sums = task.sums(model, params, hidden, batch)
+    sums = task.sums(model, params, {"hidden": hidden}, batch)
     assert sums.losses["relate"] == pytest.approx((weights * nll).sum(), rel=1e-5)
     assert task.weights(batch)["relate"] == weights.sum()
     assert sums.metrics["nll/relate"] == pytest.approx((nll.sum(), 3), rel=1e-5)
@@ -268,7 +272,7 @@ def test_r_drop_sends_rows_through_the_head_twice():
     model, params, hidden, batch = parts(task)
     twice = {name: np.repeat(values, 2, axis=0) for name, values in batch.items()}
     key, hidden = jax.random.key(0), np.repeat(hidden, 2, axis=0)
-    loss = task.sums(model, params, hidden, twice, key).losses["relate"]
+    loss = task.sums(model, params, {"hidden": hidden}, batch, key).losses["relate"]
     features = states_at(hidden, twice["entity_starts"])
     logits = np.asarray(model.head(params, HEAD, features, key), np.float64)[:6]
     labels = batch["labels"][:3]
@@ -324,7 +328,7 @@ def test_outputs_are_labels_with_probabilities():
 
 
 def test_blind_guessing_is_the_most_frequent_relation_of_training():
-    logits = learnt().blind(references([2, 1, 2]), references([0] * 4))["logits"]
+    logits = learnt().majority_baseline(references([2, 1, 2]), references([0] * 4))["logits"]
     assert logits.argmax(-1).tolist() == [2] * 4
 
 
@@ -364,8 +368,8 @@ def run_dir(tmp_path_factory):
         "logging": {"every": 50, "tensorboard": False, "progress": False},
     }
     (root / "recipe.json").write_text(json.dumps(recipe))
-    config = finetune.load_config([root / "recipe.json"])
-    return config, finetune.finetune(config, lambda text: None)
+    config = load_config([root / "recipe.json"], (), FINETUNE)
+    return config, train_run(config, lambda text: None)
 
 
 def test_a_tiny_model_learns_who_sees_whom(run_dir):
@@ -379,15 +383,16 @@ def test_a_tiny_model_learns_who_sees_whom(run_dir):
 def opened(run_dir):
     """The run as it was saved, and its validation data."""
     config, _ = run_dir
-    found = trained.open_run(config.out, "last")
-    return found, finetune_config.read_split(found.config, found.tokenizer, "validation")
+    found = open_run(config.out, "last")
+    stream = found.config.labelled
+    return found, read_split(stream, found.tokenizer, "validation")
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_scores_are_the_same_on_one_device_and_on_eight(run_dir, opened, devices):
     """Of 72 rows in batches of 16, the last one is half padding."""
     found, data = opened
-    task, mesh = found.config.task, tiny.mesh(data=devices)
+    task, mesh = found.config.objective, tiny.mesh(data=devices)
     step = jax.jit(make_eval_step(found.model, task, found.vocabulary, seed=0))
     with jax.set_mesh(mesh):
         params = jax.device_put(jax.device_get(found.params), replicated(mesh))
@@ -400,12 +405,12 @@ def test_scores_follow_from_what_is_put_out(run_dir, opened):
     """Read from the outputs of a split by counting, without our scorers."""
     config, outcome = run_dir
     found, data = opened
-    task, model = found.config.task, found.model
-    tables = finetune_config.read_splits(config.data.tables, "relation", lambda text: None)
+    task, model = found.config.objective, found.model
+    tables = read_splits(config.data.tables, "relation", lambda text: None)
 
     @jax.jit
     def predict(params, batch):
-        return task.predict(model, params, model.encode(params, batch), batch)
+        return task.predict(model, params, {"hidden": model.encode(params, batch)}, batch)
 
     rows = []
     for batch in data.eval_batches(8, np.arange(8)):

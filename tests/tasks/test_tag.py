@@ -11,7 +11,6 @@ import toy
 
 from jaxssl.core.errors import UserError
 from jaxssl.data.tables import Table
-from jaxssl.models.bert import BertConfig
 from jaxssl.scores.spans import PREFIXES, entities, entity_scores, tags_of
 from jaxssl.tasks.tag import Tag
 
@@ -125,8 +124,7 @@ def test_a_causal_model_labels_the_last_token_of_a_word():
 
 
 def test_a_pooler_is_not_kept():
-    model = Tag().fit_model(tiny.bert(pooler=True))
-    assert isinstance(model, BertConfig) and not model.pooler
+    assert not Tag().keeps_pooler(tiny.bert(pooler=True))
 
 
 # --- Rows -------------------------------------------------------------------------------------
@@ -268,12 +266,16 @@ def test_blind_guessing_finds_no_entity_and_says_the_most_frequent_tag(tokenizer
     data = sentences()
     task = Tag().learn_labels(data)
     encoded = task.encode(data, tokenizer, LONG, "train")
-    scores = task.scores(task.blind(encoded.references, encoded.references), encoded.references)
+    scores = task.scores(
+        task.majority_baseline(encoded.references, encoded.references), encoded.references
+    )
     flat = [tag for row in data.columns["tags"] for tag in row]
     assert scores["f1"] == 0 and scores["accuracy"] == flat.count("O") / len(flat)
     plain = Tag(scheme="none").learn_labels(data)
     encoded = plain.encode(data, tokenizer, LONG, "train")
-    scores = plain.scores(plain.blind(encoded.references, encoded.references), encoded.references)
+    scores = plain.scores(
+        plain.majority_baseline(encoded.references, encoded.references), encoded.references
+    )
     most = max(flat.count(tag) for tag in set(flat))
     assert scores["accuracy"] == most / len(flat)
 
@@ -290,7 +292,7 @@ def test_the_loss_is_that_of_labelled_tokens_alone(smoothing, focal):
     weights = (rng.random((4, 7)) < 0.5).astype(np.float32)
     model = SimpleNamespace(head=lambda params, name, x, key=None: x)
     batch = {"labels": labels, "label_weights": weights}
-    got = task.sums(model, {}, jnp.asarray(logits), batch)  # type: ignore[arg-type]
+    got = task.sums(model, {}, {"hidden": jnp.asarray(logits)}, batch)  # type: ignore[arg-type]
     total = plain = hits = 0.0
     for i, t in np.argwhere(weights > 0):
         p = np.exp(logits[i, t]) / np.exp(logits[i, t]).sum()
@@ -308,7 +310,7 @@ def test_the_loss_is_that_of_labelled_tokens_alone(smoothing, focal):
 def test_predictions_are_the_likeliest_label_and_its_probability():
     logits = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
     model = SimpleNamespace(head=lambda params, name, x, key=None: x)
-    got = Tag().predict(model, {}, jnp.asarray(logits), {})  # type: ignore[arg-type]
+    got = Tag().predict(model, {}, {"hidden": jnp.asarray(logits)}, {})  # type: ignore[arg-type]
     shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     np.testing.assert_array_equal(got["tag"], shares.argmax(axis=-1))
     np.testing.assert_allclose(got["probability"], shares.max(axis=-1), rtol=1e-5)

@@ -47,12 +47,12 @@ def test_summed_tallies_give_the_metric_that_scores_report(make):
 @pytest.mark.parametrize("make", [classified, several, related])
 def test_a_blind_guess_says_the_same_of_every_row(make):
     task, _, references = make()
-    blind = task.blind(references, references)
+    blind = task.majority_baseline(references, references)
     chosen = task.outputs(blind, references)
     assert len(chosen) == 50 and all(row == chosen[0] for row in chosen)
 
 
 def test_a_constant_guess_correlates_with_nothing():
     task, _, references = regressed()
-    tallies = task.tallies(task.blind(references, references), references)
+    tallies = task.tallies(task.majority_baseline(references, references), references)
     assert float(task.from_tallies(tallies.sum(axis=0))) == 0.0

@@ -12,9 +12,7 @@ from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.optim.adamw import AdamW, make_optimizer
 from jaxssl.optim.schedules import Schedule
-from jaxssl.parallel.mesh import batch_sharding
-from jaxssl.train.state import abstract_state, born_sharded, make_init
-from jaxssl.train.step import jit_train_step, make_loss, make_train_step
+from jaxssl.train.step import make_loss
 
 OBJECTIVE = CausalLm(chunk=8)
 BATCH = tiny.rows([[d] for d in tiny.random_documents([16] * 8)])
@@ -24,15 +22,10 @@ OPTIMIZER, _ = make_optimizer(AdamW(learning_rate=0.01, schedule=Schedule(name="
 def one_step(precision):
     """The state and metrics after one step on fsdp=8, from the same parameters."""
     over, model = tiny.mesh(fsdp=8), Model(tiny.gpt2(num_layers=1), OBJECTIVE.heads, precision)
-    with jax.set_mesh(over):
-        init = make_init(model, OPTIMIZER)
-        abstract = abstract_state(init, over)
-        state = born_sharded(init, jax.random.key(0), abstract)
-        before = jax.device_get(state.params)
-        step = make_train_step(model, OBJECTIVE, OPTIMIZER, tiny.WORDS, seed=0)
-        batch = jax.device_put(BATCH, batch_sharding(over))
-        state, out = jit_train_step(step, abstract, over)(state, batch)
-        return before, state, jax.device_get(out)
+    phase, state = tiny.begun(tiny.program(model, OBJECTIVE, OPTIMIZER, BATCH, over=over))
+    before = jax.tree.map(np.array, state.params)
+    state, out = tiny.take(phase, state, BATCH)
+    return before, state, jax.device_get(out)
 
 
 def test_a_step_in_bfloat16_is_that_in_float32_to_its_precision_with_float32_parameters():
@@ -57,7 +50,7 @@ def test_gradients_of_kernels_are_added_up_over_devices_in_the_declared_dtype(re
     precision = Precision(compute="bfloat16", reduce=reduce)
     model = Model(tiny.gpt2(), OBJECTIVE.heads, precision)
     with jax.set_mesh(over):
-        corrupted = OBJECTIVE.corrupt(BATCH, 0, tiny.WORDS)
+        corrupted = tiny.corrupted(OBJECTIVE, BATCH, 0, tiny.WORDS)
         params = tiny.random_params(model)
         jaxpr = jax.make_jaxpr(make_loss(model, OBJECTIVE))(params, corrupted, None)
     # A kernel's gradient [in, out] is the product whose tokens are contracted away.

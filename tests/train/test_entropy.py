@@ -13,8 +13,7 @@ from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.optim.adamw import AdamW, make_optimizer
 from jaxssl.optim.schedules import Schedule
-from jaxssl.train.state import State
-from jaxssl.train.step import make_eval_step, make_train_step
+from jaxssl.train.step import make_eval_step
 
 STATES, LENGTH, FIRST = 8, 16, tiny.FIRST_WORD
 VOCABULARY = tiny.vocabulary(size=FIRST + STATES)
@@ -50,13 +49,11 @@ def train(model, objective, steps, rows, learning_rate):
     schedule = Schedule(name="linear", warmup=20)
     config = AdamW(learning_rate=learning_rate, weight_decay=0.0, b2=0.98, schedule=schedule)
     optimizer, _ = make_optimizer(config, steps, rows * LENGTH)
-    params = tiny.random_params(model, scale=0.1)
-    state = State(np.int32(0), params, optimizer.init(params), np.int32(0))
-    step = make_train_step(model, objective, optimizer, VOCABULARY, seed=0)
-    step = jax.jit(step, donate_argnums=0)
+    made = tiny.program(model, objective, optimizer, batch(rows, 0), vocabulary=VOCABULARY)
     with toy.well_compiled():
+        phase, state = tiny.begun(made)
         for index in range(steps):
-            state, _ = step(state, batch(rows, 10 + index))
+            state, _ = tiny.take(phase, state, batch(rows, 10 + index))
     return state.params
 
 
@@ -65,7 +62,7 @@ def measured(model, objective, params, rows):
     evaluate = jax.jit(make_eval_step(model, objective, VOCABULARY, seed=1))
     sums = evaluate(params, rows)
     ((name, total),) = sums["losses"].items()
-    corrupted = objective.corrupt(rows, 1, VOCABULARY)
+    corrupted = tiny.corrupted(objective, rows, 1, VOCABULARY)
     return float(total) / float(sums["weights"][name]), jax.tree.map(np.asarray, corrupted)
 
 
@@ -78,6 +75,7 @@ def shape(family):
         intermediate_size=64,
         num_layers=1 if family == "gpt2" else 2,
         max_positions=LENGTH,
+        initializer_range=0.1,
     )
 
 

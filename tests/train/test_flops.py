@@ -2,19 +2,16 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 import tiny
 
-from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.optim.adamw import AdamW, make_optimizer
 from jaxssl.train.flops import count_flops
 from jaxssl.train.metrics import step_flops
-from jaxssl.train.state import make_init
-from jaxssl.train.step import make_train_step
+from jaxssl.train.phase import Phases
 
 W, X = jnp.ones((4, 4)), jnp.ones((2, 4))
 PRODUCT = 2 * 2 * 4 * 4
@@ -54,12 +51,13 @@ def test_a_training_step_costs_what_the_convention_of_mfu_says(kind):
     config = tiny.bert() if kind == "masked" else tiny.gpt2()
     model = Model(config, objective.heads)
     optimizer, _ = make_optimizer(AdamW(), 10, 1)
-    state = unbox(jax.eval_shape(make_init(model, optimizer), jax.random.key(0)))
     batch = tiny.rows([[d] for d in tiny.random_documents([16] * 8)], length=16)
-    step = make_train_step(model, objective, optimizer, tiny.WORDS, seed=0)
+    made = tiny.program(model, objective, optimizer, batch)
     labels = 8 * 8 if kind == "masked" else 8 * 16
-    expected = step_flops(config, state.params, 8, 16, labels)
+    expected = step_flops(config, objective.heads, 8, 16, labels)
     if kind == "causal":
         expected += 6 * 8 * 16 * config.num_layers * 16 * config.hidden_size
-    assert count_flops(step, state, batch) == pytest.approx(expected, rel=1e-6)
-    assert np.isfinite(expected)
+    with jax.set_mesh(made.mesh):
+        phase = Phases(made).at(0)
+        counted = count_flops(phase.step(("",)), phase.abstract, {"": batch}, phase.constants)
+    assert counted == pytest.approx(expected, rel=1e-6)

@@ -37,7 +37,7 @@ def causal_batch(packing, padding):
         batch = tiny.rows(tiny.pack(DOCUMENTS, 16), length=16, count=count)
     else:
         batch = tiny.rows([[d] for d in DOCUMENTS], length=24 if padding == PADDED else 16)
-    return jax.tree.map(np.asarray, CausalLm().corrupt(batch, 0, tiny.WORDS))
+    return jax.tree.map(np.asarray, tiny.corrupted(CausalLm(), batch, 0, tiny.WORDS))
 
 
 @functools.cache

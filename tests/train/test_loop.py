@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +13,21 @@ import pytest
 import tiny
 import toy
 
-from jaxssl import run, run_directory, trained
 from jaxssl.checkpoint.manager import CheckpointManager
-from jaxssl.core import config as configuration
 from jaxssl.core.config import to_dict
 from jaxssl.core.errors import UserError
 from jaxssl.data.loader import StoreData, open_rows
 from jaxssl.generate.decode import Sampling
 from jaxssl.optim.adamw import AdamW
 from jaxssl.report.record import read_run
+from jaxssl.run.build import build
+from jaxssl.run.config import load_config, read_config
+from jaxssl.run.directory import RunLock, open_run_directory
+from jaxssl.run.open import evaluate_run, generate_texts, open_run
+from jaxssl.run.train import train_run
 from jaxssl.train.evaluation import evaluate
 from jaxssl.train.loop import fit
-from jaxssl.train.settings import Settings
+from jaxssl.train.phase import Phases
 from jaxssl.train.step import make_eval_step
 from jaxssl.train.stopping import NotFinite
 
@@ -51,14 +55,14 @@ def ordinary(byte_store, tmp_path_factory):
         "profile.stop=14",
     )
     said = []
-    outcome = run.pretrain(config, said.append)
+    outcome = train_run(config, said.append)
     assert (outcome.step, outcome.stopped_by) == (20, None)
     return config, said
 
 
 def test_rows_of_training(ordinary):
     config, _ = ordinary
-    lines = (run.Path(config.out) / "metrics.jsonl").read_text().splitlines()
+    lines = (Path(config.out) / "metrics.jsonl").read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if row["kind"] == "train"]
     assert [row["step"] for row in rows] == [5, 10, 15, 20]
     assert [row["tokens"] for row in rows] == [step * 8 * 16 for step in (5, 10, 15, 20)]
@@ -77,15 +81,15 @@ def test_rows_of_training(ordinary):
 
 def test_rows_of_validation_and_samples(ordinary):
     config, _ = ordinary
-    rows = toy.rows_of(run.Path(config.out), "validation")
+    rows = toy.rows_of(Path(config.out), "validation")
     assert [row["step"] for row in rows] == [10, 20]
     for row in rows:
         assert row["perplexity"] == pytest.approx(np.exp(row["loss/causal_lm"]))
-        store = json.loads((run.Path(config.data.store) / "manifest.json").read_text())
+        store = json.loads((Path(config.data.store) / "manifest.json").read_text())
         split = store["splits"]["validation"]
         ratio = (split["tokens"] - split["documents"]) / split["bytes"]
         assert row["bits_per_byte"] == pytest.approx(row["loss/causal_lm"] * ratio / np.log(2))
-    samples = toy.rows_of(run.Path(config.out), "sample")
+    samples = toy.rows_of(Path(config.out), "sample")
     assert [(row["step"], row["prompt"]) for row in samples] == [
         (10, "the cat"),
         (10, ""),
@@ -97,8 +101,8 @@ def test_rows_of_validation_and_samples(ordinary):
 
 def test_the_run_directory_holds_what_it_should(ordinary):
     config, said = ordinary
-    out = run.Path(config.out)
-    assert trained.read_run_config(out) == config
+    out = Path(config.out)
+    assert read_config(out) == config
     assert json.loads((out / "run.json").read_text())["config"] == json.loads(
         json.dumps(to_dict(config))
     )
@@ -107,7 +111,7 @@ def test_the_run_directory_holds_what_it_should(ordinary):
     assert list(out.glob("events.*"))
     assert list((out / "profile").rglob("*.xplane.pb")), "the profile window wrote no trace"
     assert any("compute float32 (matrix products: highest)" in line for line in said)
-    store = json.loads((run.Path(config.data.store) / "manifest.json").read_text())
+    store = json.loads((Path(config.data.store) / "manifest.json").read_text())
     rows, tokens = divmod(store["splits"]["train"]["tokens"], 16)
     left_over = f"({rows % 8} rows and {tokens} tokens left over)"
     assert tokens and any(left_over in line for line in said), said
@@ -117,26 +121,26 @@ def test_the_run_directory_holds_what_it_should(ordinary):
 
 def test_a_complete_run_started_again_does_nothing(ordinary):
     config, _ = ordinary
-    before = contents(run.Path(config.out))
+    before = contents(Path(config.out))
     said = []
-    outcome = run.pretrain(config, said.append)
+    outcome = train_run(config, said.append)
     assert "the run is complete at step 20; nothing to do" in said
-    after = contents(run.Path(config.out))
+    after = contents(Path(config.out))
     assert {path: after[path] for path in before} == before
-    last = toy.rows_of(run.Path(config.out), "validation")[-1]
+    last = toy.rows_of(Path(config.out), "validation")[-1]
     assert outcome.validation == {k: v for k, v in last.items() if k not in ("kind", "step")}
 
 
 def test_a_damaged_summary_is_written_anew_and_the_time_does_not_grow(ordinary):
     config, _ = ordinary
-    out = run.Path(config.out)
+    out = Path(config.out)
     summary, spent = (out / "summary.json").read_bytes(), read_run(out).seconds
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [row["step_seconds"] for row in rows if row["kind"] == "train"]
     assert spent == pytest.approx(5 * sum(steps))  # a row every five steps
     for content in (b"{", b"[]"):
         (out / "summary.json").write_bytes(content)
-        run.pretrain(config, lambda text: None)
+        train_run(config, lambda text: None)
         assert (out / "summary.json").read_bytes() == summary
         assert read_run(out).seconds == spent
 
@@ -148,28 +152,28 @@ def test_resumed_on_another_mesh_the_run_goes_on_as_it_would_have(ordinary, tmp_
     shutil.copytree(config.out, out)
     shutil.rmtree(out / "checkpoints" / "20")
     changed = toy.configured(
-        config.data.store and run.Path(config.data.store),
+        config.data.store and Path(config.data.store),
         out,
         "gpt2",
         *("mesh.data=1", "mesh.fsdp=4", "mesh.tensor=2"),
     )
     said = []
-    run.pretrain(changed, said.append)
+    train_run(changed, said.append)
     assert "resuming at step 15" in said
-    rows, wanted = (toy.rows_of(path, "train") for path in (out, run.Path(config.out)))
+    rows, wanted = (toy.rows_of(path, "train") for path in (out, Path(config.out)))
     assert [row["step"] for row in rows] == [5, 10, 15, 20]
     for key in ("loss", "grad_norm", "learning_rate"):
         assert rows[-1][key] == pytest.approx(wanted[-1][key], rel=1e-5)
-    got, want = toy.restored(out, 20), toy.restored(run.Path(config.out), 20)
+    got, want = toy.restored(out, 20), toy.restored(Path(config.out), 20)
     for name in want:
         np.testing.assert_allclose(got[name], want[name], rtol=1e-4, atol=1e-6, err_msg=name)
-    model = trained.open_run(out, "last")
+    model = open_run(out, "last")
     kernel = model.params["decoder"]["layers"]["attention"]["query"]["kernel"]
     assert kernel.addressable_shards[0].data.size * 8 == kernel.size, "restored as it was trained"
-    values = trained.evaluate_run(out, step="last")
+    values = evaluate_run(out, step="last")
     assert values["loss"] == pytest.approx(toy.rows_of(out, "validation")[-1]["loss"], rel=1e-5)
-    one = trained.generate_texts(out, ["the cat"], Sampling(max_new_tokens=4, temperature=0.0))
-    replicated = trained.generate_texts(
+    one = generate_texts(out, ["the cat"], Sampling(max_new_tokens=4, temperature=0.0))
+    replicated = generate_texts(
         config.out, ["the cat"], Sampling(max_new_tokens=4, temperature=0.0)
     )
     assert one == replicated
@@ -177,12 +181,12 @@ def test_resumed_on_another_mesh_the_run_goes_on_as_it_would_have(ordinary, tmp_
 
 def test_a_run_directory_is_one_runs_at_a_time(words, tmp_path):
     config = toy.configured(words, tmp_path / "run", "masked")
-    with run_directory.RunLock(config.out):
+    with RunLock(config.out):
         with pytest.raises(
             UserError, match=f"(?s)another run is training.*process {os.getpid()} on"
         ):
-            run.pretrain(config, lambda text: None)
-    with run_directory.RunLock(config.out):
+            train_run(config, lambda text: None)
+    with RunLock(config.out):
         pass
 
 
@@ -190,11 +194,11 @@ def test_a_start_that_saved_nothing_does_not_bind_the_next(words, tmp_path):
     out, warmup = tmp_path / "run", "optimizer.schedule.warmup=1"
     config = toy.configured(words, out, "masked", "train.steps=2", warmup)
     other = dataclasses.replace(config, optimizer=AdamW(learning_rate=7.0))
-    run_directory.open_run_directory(other, run.build(config).tokenizer, "")
+    open_run_directory(other, build(config).work.feeds.tokenizer, "")
     said = []
-    assert run.pretrain(config, said.append).step == 2
+    assert train_run(config, said.append).step == 2
     longer = toy.configured(words, out, "masked", "train.steps=3", warmup)
-    assert run.pretrain(longer, said.append).step == 3
+    assert train_run(longer, said.append).step == 3
     assert "changed since the run was started: train.steps: 2 -> 3" in said
 
 
@@ -202,23 +206,23 @@ def test_a_start_that_was_killed_at_once_can_be_started_again(words, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".run.json.123.tmp").write_text("{")
     config = toy.configured(words, tmp_path / "run", "masked")
-    run_directory.open_run_directory(config, run.build(config).tokenizer, "")
+    open_run_directory(config, build(config).work.feeds.tokenizer, "")
     assert (tmp_path / "run" / "run.json").is_file()
 
 
 def test_a_schedule_in_tokens_can_be_evaluated_and_slots_may_grow_on_resume(words, tmp_path):
     overrides = ["optimizer.schedule={name: linear, unit: tokens, warmup: 256}", "train.steps=4"]
     config = toy.configured(words, tmp_path / "run", "bert", *overrides)
-    run.pretrain(config, lambda text: None)
-    assert trained.evaluate_run(config.out)["loss"] > 0
+    train_run(config, lambda text: None)
+    assert evaluate_run(config.out)["loss"] > 0
     moved = tmp_path / "elsewhere"
     shutil.copytree(config.data.store, moved)
     recipe = {**toy.recipe(words, tmp_path / "run", "bert")}
     recipe["objective"]["terms"][0]["objective"]["slots"] = 9
     layers = [recipe, {"data": {"store": str(moved)}, "model": {"remat": "full"}}]
-    again = configuration.load(run.RunConfig, layers, overrides)
+    again = load_config(layers, overrides)
     said = []
-    run.pretrain(again, said.append)
+    train_run(again, said.append)
     assert "the run is complete at step 4; nothing to do" in said
 
 
@@ -237,7 +241,7 @@ def test_early_stopping_ends_the_run_for_good_and_keeps_best_and_last(byte_store
         "evaluation.early_stopping.min_improvement=100",
     )
     said = []
-    assert run.pretrain(config, said.append).step == 9
+    assert train_run(config, said.append).step == 9
     assert "early stopping at step 9" in said
     rows = toy.rows_of(tmp_path / "run")
     assert [row["step"] for row in rows if row["kind"] == "validation"] == [3, 6, 9]
@@ -249,7 +253,7 @@ def test_early_stopping_ends_the_run_for_good_and_keeps_best_and_last(byte_store
     assert manager.steps() == sorted({best, 9})
     assert manager.meta(9)["selection"] == losses[9]
     before = contents(tmp_path / "run")
-    assert run.pretrain(config, said.append).step == 9
+    assert train_run(config, said.append).step == 9
     assert contents(tmp_path / "run") == before
 
 
@@ -271,8 +275,8 @@ class Poisoned:
         self.seen.append(ids.tolist())
         rows["poison"] = np.isin(ids, self.ids)
 
-    def sums(self, model, params, hidden, batch, key=None):
-        sums = self.inner.sums(model, params, hidden, batch, key)
+    def sums(self, model, params, outputs, batch, key=None):
+        sums = self.inner.sums(model, params, outputs, batch, key)
         factor = jnp.where(jnp.any(batch["poison"]), jnp.nan, 1.0)
         losses = {name: x * factor for name, x in sums.losses.items()}
         return sums._replace(losses=losses)
@@ -291,14 +295,17 @@ def fit_poisoned(byte_store, out, steps, *overrides):
     config = toy.configured(byte_store, out, "gpt2", "evaluation.every=0", *overrides)
     batches = batches_of(config, 30)
     ids = [max(batches[step - 1]) for step in steps]
-    parts = run.build(config)
-    assert min(ids) > parts.validation_data.num_rows  # never in validation
-    objective = Poisoned(parts.objective, ids)
-    parts = dataclasses.replace(parts, objective=objective)
-    settings = Settings(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)})
+    work = build(config).work
+    assert min(ids) > work.feeds.first.validation.num_rows  # never in validation
+    (stream,) = work.program.streams
+    objective = Poisoned(stream.objective, ids)
+    stream = dataclasses.replace(stream, objective=objective)
+    program = dataclasses.replace(work.program, streams=(stream,))
+    with jax.set_mesh(program.mesh):
+        work = dataclasses.replace(work, program=program, phases=Phases(program))
     said = []
     try:
-        outcome = fit(parts, settings, out, said.append)
+        outcome = fit(work, out, said.append)
     except NotFinite as error:
         outcome = error
     return outcome, said, objective, batches
@@ -309,13 +316,12 @@ def test_rows_that_are_refused_end_the_run_after_it_was_saved(byte_store, tmp_pa
     store, out = tmp_path / "store", tmp_path / "run"
     shutil.copytree(byte_store, store)
     config = toy.configured(store, out, "gpt2", "logging.every=1", "data.prefetch=0")
-    parts = run.build(config)
+    work = build(config).work
     shard = np.memmap(store / "train" / "00000.tokens", np.uint16, "r+")
     shard[16 * batches_of(config, 9)[8][0]] = 65535  # in the ninth batch
-    settings = Settings(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)})
     said = []
     with pytest.raises(UserError, match="the vocabulary does not have"):
-        fit(parts, settings, out, said.append)
+        fit(work, out, said.append)
     assert "saved step 8 before the rows that are refused" in said
     assert CheckpointManager(out / "checkpoints").steps()[-1] == 8
     assert [row["step"] for row in toy.rows_of(out, "train")] == list(range(1, 9))
@@ -378,16 +384,17 @@ def test_rollback_without_a_checkpoint_skips(byte_store, tmp_path):
 @pytest.fixture(scope="module")
 def bert_parts(words, tmp_path_factory):
     config = toy.configured(words, tmp_path_factory.mktemp("unused") / "run", "bert")
-    parts = run.build(config)
-    params = tiny.random_params(parts.model)
-    step = make_eval_step(parts.model, parts.objective, parts.vocabulary, seed=0)
-    return config, parts, params, jax.jit(step)
+    program = build(config).work.program
+    params = tiny.random_params(program.model)
+    objective = program.streams[0].objective
+    step = make_eval_step(program.model, objective, program.vocabulary, seed=0)
+    return config, objective, params, jax.jit(step)
 
 
 @pytest.fixture(scope="module")
 def reference(bert_parts):
     """All rows in one batch, on one device: nothing is padded."""
-    config, parts, params, step = bert_parts
+    config, objective, params, step = bert_parts
     rows = open_rows(config.data, "validation")
     batch = rows.rows(np.arange(rows.num_rows), 0)
     sums = jax.device_get(step(params, batch))
@@ -397,7 +404,7 @@ def reference(bert_parts):
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
 def test_validation_counts_every_row_once(devices, bert_parts, reference):
-    config, parts, params, step = bert_parts
+    config, objective, params, step = bert_parts
     rows, sums = reference
     assert rows.num_rows % 24, "the last batch must be ragged"
     counted = []
@@ -410,11 +417,11 @@ def test_validation_counts_every_row_once(devices, bert_parts, reference):
     mesh = tiny.mesh(data=devices)
     with jax.set_mesh(mesh):
         values = evaluate(
-            counting, parts.objective, params, StoreData(rows), mesh, batch_size=24, show=False
+            counting, objective, params, StoreData(rows), mesh, batch_size=24, show=False
         ).values
     for name, weight in sums["weights"].items():
         assert sum(float(c[name]) for c in counted) == float(weight)
         loss = float(sums["losses"][name]) / float(weight)
         assert values[f"loss/{name}"] == pytest.approx(loss, rel=1e-6)
-    hits, total = sums["metrics"]["accuracy/masked_lm"]
+    hits, total = sums["metrics"]["masked_lm/accuracy/masked_lm"]
     assert values["accuracy/masked_lm"] == float(hits) / float(total)

@@ -1,15 +1,19 @@
-"""The table of peaks, the arithmetic of a step, and the table of losses."""
+"""The table of peaks, the arithmetic of a step, and the numbers that sums become."""
+
+import math
 
 import jax
 import pytest
 import tiny
 
+from jaxssl.core.ramp import Ramp
+from jaxssl.models.heads import CAUSAL_LM, MASKED_LM
 from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
+from jaxssl.objectives.combine import Combine, Term
 from jaxssl.objectives.masked_lm import MaskedLm
-from jaxssl.objectives.names import LOSSES, TOKEN_LOSSES, shown_name
 from jaxssl.objectives.next_sentence import NextSentence
-from jaxssl.train.metrics import device_peak, step_flops
+from jaxssl.train.metrics import device_peak, finished, language_numbers, step_flops, total
 
 
 @pytest.mark.parametrize(
@@ -36,7 +40,7 @@ def test_each_kind_of_device_has_the_peak_of_its_own_data_sheet(kind, teraflops)
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_flops_of_a_step_are_three_times_the_products_of_a_forward_pass(causal):
     """Counted from the shapes of every kernel; attention by the scores that are needed."""
-    config, heads = (tiny.gpt2(), ("causal_lm",)) if causal else (tiny.bert(), ("masked_lm",))
+    config, heads = (tiny.gpt2(), (CAUSAL_LM,)) if causal else (tiny.bert(), (MASKED_LM,))
     params = Model(config, heads).abstract()
     rows, length, labels = 3, 20, 11
     sizes = {
@@ -49,11 +53,41 @@ def test_the_flops_of_a_step_are_three_times_the_products_of_a_forward_pass(caus
     # Scores and weighted values: each query with each key, or with half of them.
     pairs = rows * length * length / (2 if causal else 1)
     products += 2 * config.num_layers * config.hidden_size * pairs
-    assert step_flops(config, params, rows, length, labels) == 3 * 2 * products
+    assert step_flops(config, heads, rows, length, labels) == 3 * 2 * products
 
 
-def test_every_objectives_loss_is_in_the_table():
-    names = {name for o in (MaskedLm, CausalLm, NextSentence) for name in o.coefficients}
-    assert names == LOSSES.keys()
-    assert set(TOKEN_LOSSES) == {"masked_lm", "causal_lm"}
-    assert shown_name("masked_lm") == "masked LM" and shown_name("of_a_plugin") == "of a plugin"
+def test_sums_are_divided_once_and_a_number_without_weight_is_none():
+    sums = {"nll/causal_lm": (6.0, 4.0), "accuracy/causal_lm": (0.0, 0.0)}
+    numbers = finished(CausalLm(), sums)
+    assert numbers["loss/causal_lm"] == 1.5
+    assert numbers.keys() == {"loss/causal_lm", "accuracy/causal_lm"}
+    assert math.isnan(numbers["accuracy/causal_lm"])
+
+
+def test_the_total_of_a_validation_has_the_factors_that_weights_end_at():
+    fading = Ramp(points=((0, 1.0), (10, 0.25)))
+    objective = Combine(
+        terms=(Term(objective=MaskedLm(), weight=fading), Term(objective=NextSentence()))
+    )
+    losses = {"masked_lm": 12.0, "next_sentence": 3.0}
+    weights = {"masked_lm": 4.0, "next_sentence": 2.0}
+    assert total(objective, losses, weights) == 0.25 * 3.0 + 1.5
+    assert total(CausalLm(), {"causal_lm": 0.0}, {"causal_lm": 0.0}) == 0
+
+
+def test_losses_in_nats_per_token_have_perplexity_and_bits_per_byte():
+    pairs = Combine(terms=(Term(objective=MaskedLm()), Term(objective=NextSentence())))
+    values = {"loss/masked_lm": 2.0, "loss/next_sentence": 0.5}
+    want = {"perplexity": math.exp(2.0), "bits_per_byte": pytest.approx(0.5 / math.log(2))}
+    assert language_numbers(pairs, values, tokens_per_byte=0.25) == want
+    assert language_numbers(pairs, values, None).keys() == {"perplexity"}
+    assert language_numbers(NextSentence(), values, 0.25) == {}
+
+
+def test_of_two_losses_in_nats_per_token_each_has_its_own_numbers():
+    terms = [Term(objective=MaskedLm(rate=rate), name=f"at_{rate}") for rate in (0.15, 0.4)]
+    values = {"at_0.15/loss/masked_lm": 1.0, "at_0.4/loss/masked_lm": 2.0}
+    assert language_numbers(Combine(terms=tuple(terms)), values, None) == {
+        "perplexity/at_0.15/masked_lm": math.exp(1.0),
+        "perplexity/at_0.4/masked_lm": math.exp(2.0),
+    }

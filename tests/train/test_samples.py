@@ -1,18 +1,22 @@
 """Prompts are checked before training, with the numbers that generation would refuse them for."""
 
 import functools
+from pathlib import Path
 
 import pytest
 import tiny
 import toy
 
-from jaxssl import run
+import jaxssl
 from jaxssl.core.errors import UserError
 from jaxssl.generate.decode import Sampling, generate
+from jaxssl.models.heads import CAUSAL_LM, MASKED_LM, NEXT_SENTENCE
 from jaxssl.models.model import Model
+from jaxssl.run.build import make_vocabulary
+from jaxssl.run.config import load_config
 from jaxssl.train.samples import SamplesConfig, check_samples, samples
 
-ROOT = run.Path(run.__file__).parents[1]
+ROOT = Path(jaxssl.__file__).parents[1]
 RECIPES = sorted(
     path.relative_to(ROOT / "configs").with_suffix("").as_posix()
     for folder in ("pretrain", "demo")
@@ -28,13 +32,13 @@ def tokenizer(kind):
 def check(config, model, heads, kind):
     known = tokenizer(kind)
     size = max(model.vocab_size, known.vocab_size)
-    check_samples(config, model, heads, known, run.make_vocabulary(known, size))
+    check_samples(config, model, heads, known, make_vocabulary(known, size))
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_prompts_of_every_recipe_fit(name):
     """With single bytes, the longest that a prompt can become."""
-    config = run.load_config([name])
+    config = load_config([name])
     kind = "wordpiece" if config.model.name == "bert" else "byte_bpe"
     check(config.samples, config.model, config.objective.heads, kind)
 
@@ -43,7 +47,7 @@ def test_the_prompts_of_every_recipe_fit(name):
 def test_the_longest_prompt_and_its_continuation_must_fit(positions):
     """Three bytes and eight tokens more are eleven positions; generation itself says the same."""
     config = SamplesConfig(prompts=("ab", "abc", ""), sampling=Sampling(max_new_tokens=8))
-    model = Model(tiny.gpt2(vocab_size=257, max_positions=positions), ("causal_lm",))
+    model = Model(tiny.gpt2(vocab_size=257, max_positions=positions), (CAUSAL_LM,))
     ids = [tokenizer("byte_bpe").encode_batch(["abc"])[0]]
     with_room = positions == 11
     if with_room:
@@ -63,23 +67,23 @@ def test_a_text_with_a_mask_must_fit_with_its_special_tokens(length):
     (word,) = known.encode_batch(["the"])
     assert len(word) == 1
     config = SamplesConfig(prompts=("the [MASK] the the",))  # and [CLS] and [SEP]: six tokens
-    model = Model(tiny.bert(vocab_size=known.vocab_size, max_positions=length), ("masked_lm",))
+    model = Model(tiny.bert(vocab_size=known.vocab_size, max_positions=length), (MASKED_LM,))
     if length == 5:
         with pytest.raises(UserError, match="got: +6"):
             check(config, model.config, model.heads, "wordpiece")
         return
     check(config, model.config, model.heads, "wordpiece")
-    vocabulary = run.make_vocabulary(known, known.vocab_size)
+    vocabulary = make_vocabulary(known, known.vocab_size)
     shown = list(samples(model, tiny.random_params(model), known, vocabulary, config))
     assert [(kind, len(fields["predictions"])) for kind, fields in shown] == [("fill_mask", 5)]
 
 
 def test_without_prompts_nothing_is_asked():
-    check(SamplesConfig(top=10**9), tiny.bert(), ("next_sentence",), "byte_bpe")
+    check(SamplesConfig(top=10**9), tiny.bert(), (NEXT_SENTENCE,), "byte_bpe")
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused():
     known = tokenizer("wordpiece")
-    assert len(run.make_vocabulary(known, known.vocab_size + 3).word_starts) == known.vocab_size + 3
+    assert len(make_vocabulary(known, known.vocab_size + 3).word_starts) == known.vocab_size + 3
     with pytest.raises(UserError, match=f"set model.vocab_size={known.vocab_size}$"):
-        run.make_vocabulary(known, known.vocab_size - 1)
+        make_vocabulary(known, known.vocab_size - 1)

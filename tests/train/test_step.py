@@ -1,8 +1,10 @@
 """The training step: what it leaves alone, where its state lives, what dropout depends on."""
 
+import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -18,39 +20,37 @@ from jaxssl.objectives.next_sentence import NextSentence
 from jaxssl.optim.adamw import AdamW, make_optimizer
 from jaxssl.optim.schedules import Schedule
 from jaxssl.parallel.axes import to_spec
-from jaxssl.parallel.mesh import MeshConfig, batch_sharding, check_batch
-from jaxssl.train.state import State, abstract_state, born_sharded, make_init
-from jaxssl.train.step import jit_train_step, make_loss, make_train_step
+from jaxssl.parallel.mesh import MeshConfig, check_batch
+from jaxssl.train.state import layout
+from jaxssl.train.step import make_loss
 
 OBJECTIVE = CausalLm()
 MODEL = Model(tiny.gpt2(), OBJECTIVE.heads)
 CONFIG = AdamW(learning_rate=0.01, schedule=Schedule(name="constant"))
 OPTIMIZER, _ = make_optimizer(CONFIG, 100, 1)
 BATCH = tiny.rows([[d] for d in tiny.random_documents([16, 9, 5, 12, 16, 3, 7, 16])])
-MESHES = {"1": (1, 1, 1), "data 8": (8, 1, 1), "2 x 2 x 2": (2, 2, 2)}
+ONE = (1, 1, 1)
+MESHES = {"1": ONE, "data 8": (8, 1, 1), "2 x 2 x 2": (2, 2, 2)}
+UP = "decoder/layers/feed_forward/up/kernel"
+
+
+def program(model=MODEL, objective=OBJECTIVE, batch=BATCH, sizes=ONE):
+    return tiny.program(model, objective, OPTIMIZER, batch, over=tiny.mesh(*sizes))
 
 
 @functools.cache
-def step():
-    train = make_train_step(MODEL, OBJECTIVE, OPTIMIZER, tiny.WORDS, seed=0)
-    return jax.jit(train)
+def begun(sizes=ONE):
+    return tiny.begun(program(sizes=sizes))
 
 
-@functools.cache
-def born(sizes):
-    over = tiny.mesh(*sizes)
-    init = make_init(MODEL, OPTIMIZER)
-    with jax.set_mesh(over):
-        return born_sharded(init, jax.random.key(0), abstract_state(init, over))
+def born(sizes=ONE):
+    """The first state, to be read."""
+    return begun(sizes)[1]
 
 
-def on(sizes, tree):
-    return jax.device_put(tree, batch_sharding(tiny.mesh(*sizes)))
-
-
-def take(state, sizes=(1, 1, 1), batch=BATCH):
-    with jax.set_mesh(tiny.mesh(*sizes)):
-        return step()(state, on(sizes, batch))
+def take(state, sizes=ONE, batch=BATCH):
+    """One step from a copy of the state, since a step takes what it is given."""
+    return tiny.take(begun(sizes)[0], jax.tree.map(jnp.copy, state), batch)
 
 
 def same_bits(a, b):
@@ -65,13 +65,10 @@ def same_bits(a, b):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_gradient_that_is_not_finite_changes_nothing_but_the_counts(value):
-    state, _ = take(born((1, 1, 1)))
-    broken = jax.tree.map(np.asarray, state)
-    broken.params["decoder"]["layers"]["feed_forward"]["up"]["kernel"] = broken.params["decoder"][
-        "layers"
-    ]["feed_forward"]["up"]["kernel"].copy()
-    broken.params["decoder"]["layers"]["feed_forward"]["up"]["kernel"][0, 0, 0] = value
-    broken = jax.device_put(broken, jax.tree.map(lambda x: x.sharding, state))
+    state, _ = take(born())
+    broken = jax.tree.map(np.array, state)
+    flatten(broken.params)[UP][0, 0, 0] = value
+    broken = jax.device_put(broken, layout(state))
     after, metrics = take(broken)
     assert same_bits(after.params, broken.params) and same_bits(after.opt_state, broken.opt_state)
     assert int(after.skipped) == int(metrics["skipped"]) == int(broken.skipped) + 1
@@ -80,8 +77,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing_but_the_counts(value):
 
 
 def test_a_finite_step_changes_every_parameter_and_skips_nothing():
-    before = born((1, 1, 1))
-    after, metrics = take(before)
+    before = born()
+    after, _ = take(before)
     assert int(after.skipped) == 0 and int(after.step) == 1
     new, old = flatten(after.params), flatten(before.params)
     still = [name for name in new if np.array_equal(new[name], old[name])]
@@ -90,7 +87,7 @@ def test_a_finite_step_changes_every_parameter_and_skips_nothing():
 
 def test_a_batch_without_any_label_has_no_loss_and_no_gradient():
     empty = {**BATCH, "segment_ids": np.zeros_like(BATCH["segment_ids"])}
-    after, metrics = take(born((1, 1, 1)), batch=empty)
+    after, metrics = take(born(), batch=empty)
     assert float(metrics["loss"]) == 0 and float(metrics["grad_norm"]) == 0
     assert int(after.skipped) == 0
 
@@ -109,7 +106,7 @@ def test_the_state_is_born_where_its_axes_say(sizes):
         for name, leaf in flatten(tree).items():
             want = jax.sharding.NamedSharding(over, named[name])
             assert leaf.sharding.is_equivalent_to(want, leaf.ndim), name
-    kernel = state.params["decoder"]["layers"]["feed_forward"]["up"]["kernel"]
+    kernel = flatten(state.params)[UP]
     assert kernel.addressable_shards[0].data.size == kernel.size // (sizes[1] * sizes[2])
     assert state.step.sharding.is_fully_replicated
 
@@ -120,7 +117,7 @@ def is_adam(x):
 
 @pytest.mark.parametrize("sizes", list(MESHES.values())[1:], ids=list(MESHES)[1:])
 def test_eight_devices_take_the_same_step_as_one(sizes):
-    one, many = born((1, 1, 1)), born(sizes)
+    one, many = born(), born(sizes)
     assert same_bits(one.params, many.params), "the initial values do not depend on the mesh"
     (one, first), (many, other) = take(one), take(many, sizes)
     assert float(first["loss"]) == pytest.approx(float(other["loss"]), rel=2e-6)
@@ -131,28 +128,22 @@ def test_eight_devices_take_the_same_step_as_one(sizes):
 
 def test_the_state_stays_where_it_was_born_and_the_step_is_compiled_once():
     """BERT's pooler has a bias that XLA would rather shard."""
-    config = tiny.bert(num_layers=1)
     objective = Combine(terms=(Term(objective=MaskedLm(slots=4)), Term(objective=NextSentence())))
-    model, over = Model(config, objective.heads), tiny.mesh(fsdp=2)
-    init = make_init(model, OPTIMIZER)
-    abstract = abstract_state(init, over)
-    train = make_train_step(model, objective, OPTIMIZER, tiny.WORDS, seed=0)
-    with jax.set_mesh(over):
-        step = jit_train_step(train, abstract, over)
-        state = born_sharded(init, jax.random.key(0), abstract)
-        types = np.zeros_like(BATCH["tokens"])
-        batch = {**BATCH, "token_types": types, "next_sentence": types[:, 0]}
-        for _ in range(3):
-            state, _ = step(state, on((1, 2, 1), batch))
-    for leaf, want in zip(jax.tree.leaves(state), jax.tree.leaves(abstract), strict=True):
+    model = Model(tiny.bert(num_layers=1), objective.heads)
+    types = np.zeros_like(BATCH["tokens"])
+    batch = {**BATCH, "token_types": types, "next_sentence": types[:, 0]}
+    phase, state = tiny.begun(program(model, objective, batch, (1, 2, 1)))
+    for _ in range(3):
+        state, _ = tiny.take(phase, state, batch)
+    for leaf, want in zip(jax.tree.leaves(state), jax.tree.leaves(phase.abstract), strict=True):
         assert leaf.sharding.is_equivalent_to(want.sharding, leaf.ndim)
-    assert step._cache_size() == 1
+    assert phase.step(("",))._cache_size() == 1
 
 
 def test_an_axis_that_does_not_divide_is_refused_by_name():
     model = Model(tiny.gpt2(hidden_size=12), OBJECTIVE.heads)
     with pytest.raises(UserError, match=r"(?s)not divide.*\(embed\).*multiple of 8 \(mesh.fsdp"):
-        abstract_state(make_init(model, OPTIMIZER), tiny.mesh(fsdp=8))
+        tiny.begun(program(model, sizes=(1, 8, 1)))
 
 
 def test_meshes_and_batches_that_do_not_fit_are_refused():
@@ -169,13 +160,12 @@ def test_meshes_and_batches_that_do_not_fit_are_refused():
 
 def test_dropout_differs_by_step_and_repeats_with_it():
     model = Model(tiny.gpt2(dropout=0.3, attention_dropout=0.3), OBJECTIVE.heads)
-    train = make_train_step(model, OBJECTIVE, OPTIMIZER, tiny.WORDS, seed=0)
-    train = jax.jit(train)
-    state = born((1, 1, 1))
+    phase, state = tiny.begun(program(model))
 
     def at(step):
-        start = State(np.int32(step), state.params, state.opt_state, state.skipped)
-        return float(train(start, BATCH)[1]["loss"])
+        number = jax.device_put(np.int32(step), state.step.sharding)
+        start = dataclasses.replace(jax.tree.map(jnp.copy, state), step=number)
+        return float(tiny.take(phase, start, BATCH)[1]["loss"])
 
     losses = [at(n) for n in (0, 1, 2)]
     assert len(set(losses)) == 3
@@ -189,7 +179,7 @@ def test_dropout_differs_between_microbatches():
     params, key = tiny.random_params(model), jax.random.key(0)
 
     def losses(microbatches):
-        batch = OBJECTIVE.corrupt(repeated if microbatches == 2 else single, 0, tiny.WORDS)
+        batch = tiny.corrupted(OBJECTIVE, repeated if microbatches == 2 else single, 0, tiny.WORDS)
         loss = jax.jit(make_loss(model, OBJECTIVE, microbatches))
         return float(loss(params, batch, key)[0])
 
@@ -198,5 +188,5 @@ def test_dropout_differs_between_microbatches():
 
 
 def test_a_step_counts_the_tokens_that_are_not_padding():
-    _, out = take(born((1, 1, 1)))
+    _, out = take(born())
     assert int(out["tokens"]) == sum([16, 9, 5, 12, 16, 3, 7, 16]) < BATCH["tokens"].size

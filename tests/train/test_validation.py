@@ -1,24 +1,20 @@
 """What a validation decides: the best checkpoint, and an early end."""
 
-import dataclasses
-
 import pytest
 import toy
 
-from jaxssl import run
 from jaxssl.core.errors import UserError
+from jaxssl.run.build import build
 from jaxssl.train import validation
 from jaxssl.train.evaluation import Evaluation
-from jaxssl.train.settings import Settings
 from jaxssl.train.validation import Validation, scores_of
 
 
 def validated(byte_store, out, monkeypatch, name, numbers, *overrides):
     """A `Validation` after validations in which the score `name` was these numbers."""
     config = toy.configured(byte_store, out, "gpt2", f"evaluation.best_by={name}", *overrides)
-    parts = run.build(config)
-    settings = Settings(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Settings)})
-    made = Validation(parts, settings, [])
+    work = build(config).work
+    made = Validation(work.program, work.feeds, work.settings, [])
     coming = iter(numbers)
     numbers_of = lambda *args, **kwargs: Evaluation({name: next(coming)}, None, {})  # type: ignore
     monkeypatch.setattr(validation, "evaluate", numbers_of)
@@ -49,14 +45,14 @@ def test_the_best_is_the_lowest_loss_or_perplexity_and_the_highest_accuracy(
 
 
 def test_the_scores_of_a_run_are_known_before_it_begins(byte_store, tmp_path):
-    parts = run.build(toy.configured(byte_store, tmp_path, "gpt2"))
+    work = build(toy.configured(byte_store, tmp_path, "gpt2")).work
     names = ["loss", "loss/causal_lm", "accuracy/causal_lm", "perplexity", "bits_per_byte"]
-    assert sorted(scores_of(parts)) == sorted(names)
+    assert sorted(scores_of(work.program, work.feeds)) == sorted(names)
 
 
 @pytest.mark.parametrize("name", ["acuracy/causal_lm", "loss/masked_lm"])
 def test_a_score_that_no_validation_has_is_refused_before_the_run(name, byte_store, tmp_path):
     config = toy.configured(byte_store, tmp_path, "gpt2", f"evaluation.best_by={name}")
     with pytest.raises(UserError, match="no such score") as told:
-        run.build(config)
+        build(config)
     assert told.value.where == "evaluation.best_by" and "accuracy/causal_lm" in str(told.value)

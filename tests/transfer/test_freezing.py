@@ -10,13 +10,13 @@ import tiny
 from jaxssl.core.errors import UserError
 from jaxssl.core.layer_names import layer_names
 from jaxssl.core.names import flatten
-from jaxssl.models.heads import Outputs
+from jaxssl.models.heads import LabelHead
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
 from jaxssl.transfer.freezing import Freezing, choose, cut, is_trained, trained_mask
 
 LAYERS = 4
-HEAD = Outputs(name="classify", size=3)
+HEAD = LabelHead(name="classify", size=3)
 ENDS = {"bert": "encoder", "gpt2": "decoder"}
 BIASES = [
     f"{part}/bias"

@@ -21,7 +21,7 @@ from jaxssl.core.errors import UserError, UserErrors, did_you_mean
 from jaxssl.core.files import sha256
 from jaxssl.core.layer_names import is_stacked
 from jaxssl.core.names import flatten, matches
-from jaxssl.models.heads import Head, Outputs, Scope
+from jaxssl.models.heads import HEADS, Head, LabelHead, Scope
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig
 
@@ -83,9 +83,9 @@ class HfDirectory:
 
     def _head(self, name: str) -> Head:
         if name not in TASK_SCOPES:
-            return name
+            return HEADS[name]
         size = self.tensors[self.pairs[f"{name}/output/kernel"].theirs].shape[0]
-        return Outputs(name=name, size=size, scope=TASK_SCOPES[name])
+        return LabelHead(name=name, size=size, scope=TASK_SCOPES[name])
 
     def leaves(self) -> dict[str, Leaf]:
         """Each parameter as a whole, and each leftover tensor by its own name.
@@ -150,11 +150,6 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 # --- Opening ------------------------------------------------------------------------------------
-
-
-def is_hf_directory(path: Path) -> bool:
-    """Whether a path is a directory with Hugging Face's `config.json`."""
-    return (path / CONFIG).is_file() and not (path / "config.yaml").is_file()
 
 
 State = tuple[tuple[str, int, int], ...]

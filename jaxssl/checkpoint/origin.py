@@ -1,0 +1,146 @@
+"""What a run goes on from: another run, or a Hugging Face directory. Opened once, asked after."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxssl.checkpoint.hf.directory import CONFIG, TASK_SCOPES, open_model
+from jaxssl.checkpoint.ledger import InitConfig
+from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager
+from jaxssl.checkpoint.stored import (
+    HfHolder,
+    Holder,
+    StepHolder,
+    Stored,
+    check_base,
+    stored_hf,
+    stored_run,
+)
+from jaxssl.core import config as configuration
+from jaxssl.core.errors import UserError
+from jaxssl.models.heads import HEADS
+
+RUN_CONFIG = "config.yaml"
+
+
+class Origin(ABC):
+    """A directory with a model, its configuration and its tokenizer."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Path:
+        """The directory of its tokenizer."""
+
+    @abstractmethod
+    def model(self) -> dict[str, Any]:
+        """The configuration of its model, in one segment, as recipes have it."""
+
+    @abstractmethod
+    def open(
+        self, init: InitConfig, checkpoint: CheckpointConfig, noted: Mapping[str, Any] | None
+    ) -> tuple[Holder, Stored]:
+        """What holds its parameters, and these; nothing is read.
+
+        Args:
+          noted: what a run that has saved something noted of where it started; it starts there
+            again, whichever step is the best now.
+
+        Raises:
+          UserError: no such checkpoint, or another than the one that was noted.
+        """
+
+    @abstractmethod
+    def heads(self, stored: Stored, body: Sequence[str]) -> list[str]:
+        """Top-level names of the heads that are stored, which a run that has no use for them may
+        leave behind unasked.
+
+        Args:
+          body: top-level names of what is no head.
+        """
+
+
+class RunOrigin(Origin):
+    """A run directory of ours."""
+
+    def heads(self, stored: Stored, body: Sequence[str]) -> list[str]:
+        return sorted({name.split("/")[0] for name in stored.pieces} - {*body})
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer"
+
+    def model(self) -> dict[str, Any]:
+        return {**configuration.read_yaml(self.path / RUN_CONFIG)["model"], "segments": []}
+
+    def open(
+        self, init: InitConfig, checkpoint: CheckpointConfig, noted: Mapping[str, Any] | None
+    ) -> tuple[Holder, Stored]:
+        manager = CheckpointManager(self.path / "checkpoints", checkpoint)
+        step = manager.choose(init.chosen if noted is None else noted["step"])
+        holder = StepHolder(manager.path(step))
+        if noted is not None:
+            check_base(noted, holder)
+        return holder, stored_run(self.path, holder.path, verify=checkpoint.verify)
+
+
+class HfOrigin(Origin):
+    """A directory of Hugging Face's, with config.json and safetensors."""
+
+    def heads(self, stored: Stored, body: Sequence[str]) -> list[str]:
+        known = {*HEADS, *TASK_SCOPES, "pooler"}  # a tensor that is no parameter has other names
+        return sorted({name.split("/")[0] for name in stored.pieces} & known)
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path
+
+    def model(self) -> dict[str, Any]:
+        return configuration.to_dict(open_model(self.path).config)
+
+    def open(
+        self, init: InitConfig, checkpoint: CheckpointConfig, noted: Mapping[str, Any] | None
+    ) -> tuple[Holder, Stored]:
+        for where, wanted, got in (
+            ("init.optimizer", "reset", init.optimizer),
+            ("init.step", "best", init.step),
+        ):
+            if got != wanted:
+                raise UserError(
+                    "a Hugging Face directory has neither steps nor an optimizer's state",
+                    where=where,
+                    expected=wanted,
+                    got=got,
+                )
+        holder = HfHolder(self.path)
+        if noted is not None:
+            check_base(noted, holder)
+        return holder, stored_hf(self.path)
+
+
+def find_origin(path: Path) -> Origin | None:
+    """What a directory is, or None where it is neither."""
+    if (path / RUN_CONFIG).is_file():
+        return RunOrigin(path)
+    return HfOrigin(path) if (path / CONFIG).is_file() else None
+
+
+def open_origin(path: Path) -> Origin:
+    """What `init.from` names.
+
+    Raises:
+      UserError: it is neither a run nor a Hugging Face directory.
+    """
+    origin = find_origin(path)
+    if origin is None:
+        raise UserError(
+            "not a run to start from",
+            where="init.from",
+            expected="a run directory, with config.yaml and checkpoints/, or Hugging Face's, with "
+            "config.json",
+            got=f"{path}" if path.exists() else f"{path}, which does not exist",
+        )
+    return origin

@@ -1,0 +1,233 @@
+"""Which streams a batch number takes, and which batch of each: pure functions of the number.
+
+By turns, shares are integers over 2**20, read once for a block of 64 batch numbers. A block's quota
+is what each stream is owed so far, never less than nothing, the rest by largest remainders; its
+draws are in the order of a keyed permutation. So counts never go down, the draws up to a number do
+not depend on how long the run is, and each stream's batches are its own numbers 0, 1, 2, ...
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Literal, Protocol
+
+import numpy as np
+
+from jaxssl.core.bounds import check_above_zero, check_at_least, check_seed
+from jaxssl.core.errors import UserError
+from jaxssl.core.ramp import Factor, Ramp
+from jaxssl.data.order import permute
+
+ONE = 1 << 20
+BLOCK = 64
+
+
+class Draws(Protocol):
+    """The streams of a run by batch number."""
+
+    def at(self, number: int) -> dict[str, int]:
+        """{stream: the number of its own batch} for each stream that batch `number` takes."""
+        ...
+
+    def before(self, number: int) -> dict[str, int]:
+        """{stream: how many of its batches come before batch `number`}."""
+        ...
+
+
+def steps_until(draws: Draws, stream: str, batches: int) -> int:
+    """How many batch numbers it takes until a stream had `batches` of its own."""
+    high = max(1, batches)
+    while draws.before(high)[stream] < batches:
+        high *= 2
+        if high > 1 << 40:
+            raise UserError(
+                "a stream never gets so many batches",
+                where=f"streams.{stream}.weight",
+                expected=f"{batches:,} batches, for the epochs that are asked for",
+                got="a share that ends at 0",
+                fix="give train.steps instead of epochs, or the stream a larger share",
+            )
+    low = 0
+    while low < high:
+        middle = (low + high) // 2
+        if draws.before(middle)[stream] < batches:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+# --- Configuration ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jointly:
+    """Every step takes a batch of each stream; their losses are added by weight."""
+
+    name: Literal["jointly"] = "jointly"
+    """All at once."""
+
+    def draws(self, streams: Mapping[str, Factor], rows: Mapping[str, int]) -> "Draws":
+        """All streams in every step.
+
+        Args:
+          streams: the weight of each stream, by its name.
+          rows: how many rows each has.
+        """
+        return AllAtOnce(tuple(streams))
+
+    def loss_weight(self, weight: Factor) -> Factor:
+        """What a stream's loss is multiplied with."""
+        return weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByTurns:
+    """Every step takes a batch of one stream; weights are shares of the steps."""
+
+    name: Literal["by_turns"] = "by_turns"
+    """One after the other."""
+    shares: Literal["given", "examples"] = "given"
+    """`given` takes the streams' weights; `examples` min(rows, limit)^(1 / temperature), over
+    the rows of a batch (Raffel et al., 2020), times the weights."""
+    limit: int | None = None
+    """For `examples`: a stream counts as having at most so many rows; null is no limit."""
+    temperature: float = 1.0
+    """For `examples`: above 1, small streams get more than their share."""
+    seed: int = 0
+    """Of the order of the turns; 0 to 2**32 - 1."""
+
+    def __post_init__(self):
+        check_at_least(1, self, "limit")
+        check_above_zero(self, "temperature")
+        check_seed(self)
+        if self.shares == "given" and (self.limit is not None or self.temperature != 1.0):
+            raise UserError(
+                "shares that are given have neither limit nor temperature",
+                where="limit, temperature",
+                expected="null and 1.0, or shares=examples",
+                got=(self.limit, self.temperature),
+            )
+
+    def draws(self, streams: Mapping[str, Factor], rows: Mapping[str, int]) -> "Draws":
+        """One stream in each step.
+
+        Args:
+          streams: the weight of each stream, by its name.
+          rows: how many rows each has, for each row of a batch.
+        """
+        sizes = {name: self._size(rows[name]) for name in streams}
+        return Turns({name: (weight, sizes[name]) for name, weight in streams.items()}, self.seed)
+
+    def _size(self, rows: int) -> Fraction:
+        if self.shares == "given":
+            return Fraction(1)
+        counted = rows if self.limit is None else min(rows, self.limit)
+        return Fraction(counted ** (1 / self.temperature)).limit_denominator(10**9)
+
+    def loss_weight(self, weight: Factor) -> Factor:
+        """What a stream's loss is multiplied with: nothing, it has its turns."""
+        return 1.0
+
+
+# --- Draws --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AllAtOnce:
+    """Every batch number takes the same batch number of each stream."""
+
+    streams: tuple[str, ...]
+
+    def at(self, number: int) -> dict[str, int]:
+        return dict.fromkeys(self.streams, number)
+
+    def before(self, number: int) -> dict[str, int]:
+        return dict.fromkeys(self.streams, number)
+
+
+def quantised(shares: Sequence[Fraction]) -> list[int]:
+    """Integers in the proportion of `shares` that sum to ONE, by largest remainders."""
+    whole = sum(shares)
+    exact = [share / whole * ONE for share in shares]
+    counts = [int(x) for x in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
+    for i in by_remainder[: ONE - sum(counts)]:
+        counts[i] += 1
+    return counts
+
+
+@dataclass(eq=False)
+class Turns:
+    """Every batch number takes a batch of one stream.
+
+    Args:
+      weights: {stream: (its weight, what that is multiplied with)}.
+      seed: of the order inside a block.
+    """
+
+    weights: Mapping[str, tuple[Factor, Fraction]]
+    seed: int
+    _starts: list[list[int]] = field(default_factory=list)
+    _owed: list[int] = field(default_factory=list)
+
+    def __post_init__(self):
+        self._names = list(self.weights)
+        self._starts, self._owed = [[0] * len(self._names)], [0] * len(self._names)
+
+    def at(self, number: int) -> dict[str, int]:
+        block, place = divmod(number, BLOCK)
+        order = self._order(block)
+        stream = int(order[place])
+        index = self._starts[block][stream] + int((order[:place] == stream).sum())
+        return {self._names[stream]: index}
+
+    def before(self, number: int) -> dict[str, int]:
+        block, place = divmod(number, BLOCK)
+        order = self._order(block)[:place]
+        counts = self._starts[block]
+        return {name: counts[i] + int((order == i).sum()) for i, name in enumerate(self._names)}
+
+    def _order(self, block: int) -> np.ndarray:
+        """The stream of each place in a block."""
+        self._grow(block)
+        quota = np.subtract(self._starts[block + 1], self._starts[block])
+        sorted_streams = np.repeat(np.arange(len(self._names)), quota)
+        return sorted_streams[permute(np.arange(BLOCK), BLOCK, self.seed, block)]
+
+    def _grow(self, block: int) -> None:
+        while len(self._starts) < block + 2:
+            number, counts = len(self._starts) - 1, self._starts[-1]
+            shares = self._shares(number * BLOCK)
+            self._owed = [owed + BLOCK * share for owed, share in zip(self._owed, shares)]
+            behind = [owed - count * ONE for owed, count in zip(self._owed, counts)]
+            quota = _quota(behind, shares)
+            self._starts.append([count + n for count, n in zip(counts, quota)])
+
+    def _shares(self, number: int) -> list[int]:
+        """The streams' shares of the block that begins at a batch number."""
+        values = []
+        for weight, size in self.weights.values():
+            given = weight.at(number) if isinstance(weight, Ramp) else Fraction(weight)
+            values.append(given * size)
+        if not sum(values):
+            raise UserError(
+                "no stream has a turn",
+                where=f"streams, step {number}",
+                expected="a weight above 0",
+                got="0 for all of them",
+            )
+        return quantised(values)
+
+
+def _quota(behind: Sequence[int], shares: Sequence[int]) -> list[int]:
+    """How many of a block's draws each stream gets: what it is owed, BLOCK in all. A stream whose
+    share is 0 gets none."""
+    may = [i for i, share in enumerate(shares) if share]
+    quota = [max(0, owed // ONE) if shares[i] else 0 for i, owed in enumerate(behind)]
+    left = lambda i: behind[i] - quota[i] * ONE
+    while sum(quota) < BLOCK:
+        quota[max(may, key=lambda i: (left(i), -i))] += 1
+    while sum(quota) > BLOCK:
+        quota[min((i for i in may if quota[i]), key=lambda i: (left(i), i))] -= 1
+    return quota

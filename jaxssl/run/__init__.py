@@ -1,0 +1,1 @@
+"""A run as a whole: its configuration, its parts, its directory, and what it left there."""

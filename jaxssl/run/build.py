@@ -1,0 +1,299 @@
+"""Building a run: data opened; model, objectives and optimizer made, and checked together."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxssl.checkpoint.origin import open_origin
+from jaxssl.core.errors import UserError
+from jaxssl.core.names import flatten
+from jaxssl.core.types import Vocabulary
+from jaxssl.data.config import StoreConfig
+from jaxssl.data.mixture import steps_until
+from jaxssl.data.store import TokenStore
+from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
+from jaxssl.models.layers import unbox
+from jaxssl.models.model import Model, ModelConfig
+from jaxssl.objectives.base import Objective
+from jaxssl.optim.adamw import check_no_decay, make_optimizer
+from jaxssl.optim.groups import GroupOf
+from jaxssl.parallel.mesh import check_batch, make_mesh
+from jaxssl.run.config import RunConfig
+from jaxssl.run.feeds import Opened, open_stream
+from jaxssl.train.feeds import Feed, Feeds
+from jaxssl.train.loop import Work
+from jaxssl.train.phase import Phases
+from jaxssl.train.program import Program, Stage, Stream
+from jaxssl.train.samples import check_samples
+from jaxssl.train.settings import Epochs
+from jaxssl.train.validation import check_best_by, prefixed
+from jaxssl.transfer import freezing
+from jaxssl.transfer.start import Start, open_start, uncut
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A run, read and checked.
+
+    Attributes:
+      config: with the labels of its data, and the model as its objectives want it.
+      work: for the loop.
+      streams: their data, all splits.
+    """
+
+    config: RunConfig
+    work: Work
+    streams: dict[str, Opened]
+
+    @property
+    def data(self) -> str:
+        """A checksum of all that is trained on."""
+        sums = [opened.checksum for opened in self.streams.values()]
+        return sums[0] if len(sums) == 1 else ",".join(sums)
+
+
+def build(config: RunConfig) -> Built:
+    """Opens the data, builds model, objectives and optimizer, and checks that they fit together.
+
+    Raises:
+      UserError: anything that would fail or mislead later.
+    """
+    tokenizer = load_tokenizer(find_tokenizer(config))
+    opened = {
+        name: open_stream(stream, config.model, tokenizer)
+        for name, stream in config.all_streams.items()
+    }
+    vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
+    config = config.with_streams({name: each.config for name, each in opened.items()})
+    config = dataclasses.replace(config, model=fitted(config.model, config.objectives))
+    for objective in config.objectives:
+        objective.check(config.model, vocabulary)
+    check_samples(config.samples, config.model, config.heads, tokenizer, vocabulary)
+    program, epochs = make_program(config, vocabulary, opened)
+    train, evaluation = epochs.resolve(config.train, config.evaluation)
+    settings = dataclasses.replace(config, train=train, evaluation=evaluation)
+    feeds = make_feeds(config, tokenizer, opened)
+    feeds = dataclasses.replace(feeds, encodes_once=_encodes_once(config, program))
+    check_best_by(program, feeds, config.evaluation)
+    with jax.set_mesh(program.mesh):
+        work = Work(program=program, feeds=feeds, settings=settings, phases=Phases(program))
+    return Built(config, work, opened)
+
+
+def make_program(
+    config: RunConfig, vocabulary: Vocabulary, opened: Mapping[str, Opened]
+) -> tuple[Program, Epochs]:
+    """What is computed, and what an epoch is in steps.
+
+    Raises:
+      UserError: parts that do not fit together.
+    """
+    mesh = make_mesh(config.mesh)
+    streams = config.all_streams
+    for stream in streams.values():
+        check_batch(stream.data.batch_size, config.train.accumulation, mesh)
+    weights = {name: stream.weight for name, stream in streams.items()}
+    rows = {name: opened[name].splits["train"].num_rows for name in streams}
+    per_batch = {name: max(1, rows[name] // streams[name].data.batch_size) for name in streams}
+    draws = config.mixture.draws(weights, per_batch)
+    first = next(iter(streams))
+    per_epoch = make_feed(streams[first], opened[first]).per_epoch
+    epochs = Epochs(per_epoch, functools.partial(steps_until, draws, first))
+    model = Model(config.model, config.heads, config.precision)
+    start = open_start(config.init, model, config.checkpoint, config.out)
+    model, stages, group_of = plan_stages(config, start, epochs)
+    check_no_decay(config.optimizer.no_decay, model.abstract())
+    steps = epochs.resolve(config.train, config.evaluation)[0].steps
+    _check_stages(stages, steps)
+    places = sum(int(np.prod(each.largest["tokens"].shape)) for each in opened.values())
+    optimizer, schedule = make_optimizer(
+        config.optimizer, steps, places, config.model.num_layers, group_of
+    )
+    program = Program(
+        model=model,
+        streams=tuple(
+            Stream.of(
+                stream.objective,
+                opened[name].largest,
+                name=name,
+                weight=config.mixture.loss_weight(stream.weight),
+            )
+            for name, stream in streams.items()
+        ),
+        optimizer=optimizer,
+        schedule=schedule,
+        vocabulary=vocabulary,
+        mesh=mesh,
+        start=start,
+        stages=stages,
+        regularization=config.regularization,
+        seed=config.train.seed,
+        accumulation=config.train.accumulation,
+        ema=config.train.ema,
+        draws=draws,
+    )
+    return program, epochs
+
+
+def make_feeds(config: RunConfig, tokenizer: Tokenizer, opened: Mapping[str, Opened]) -> Feeds:
+    """What a run is fed."""
+    streams = config.all_streams
+    feeds = {name: make_feed(streams[name], each) for name, each in opened.items()}
+    validated = [name for name in feeds if feeds[name].validation is not None]
+    metric = "loss"
+    if validated:
+        first = validated[0]
+        (metric,) = prefixed(first, {streams[first].objective.metric: 0.0})
+    return Feeds(streams=feeds, tokenizer=tokenizer, metric=metric)
+
+
+def make_feed(stream: Any, opened: Opened) -> Feed:
+    """The data of a stream."""
+    validation = stream.validation
+    return Feed(
+        config=stream.data,
+        train=opened.splits["train"],
+        validation=None if validation is None else opened.splits[validation],
+        tokens_per_byte=opened.tokens_per_byte.get(validation or ""),
+    )
+
+
+# --- The tokenizer ------------------------------------------------------------------------------
+
+
+def find_tokenizer(config: RunConfig) -> str:
+    """The directory, file or name of a run's tokenizer: the one that is given, that of its token
+    stores, or that of the run it goes on from.
+
+    Raises:
+      UserError: none of these, or two that differ.
+    """
+    given = {
+        f"the token store of {name or 'data'}": f"{stream.data.store}/tokenizer"
+        for name, stream in config.all_streams.items()
+        if isinstance(stream.data, StoreConfig) and TokenStore.open(stream.data.store)
+    }
+    if config.tokenizer is not None:
+        given["tokenizer"] = config.tokenizer
+    if config.init is not None:
+        given["the run to start from"] = str(open_origin(config.init.run_dir).tokenizer)
+    if not given:
+        raise UserError(
+            "without a run to start from, a tokenizer must be given",
+            where="tokenizer",
+            expected="a tokenizer directory, a .model file or a name on the hub",
+            got="null",
+            fix="set tokenizer=..., or init.from=RUN",
+        )
+    (what, path), *others = given.items()
+    first = load_tokenizer(path) if others else None
+    for other, place in others:
+        _check_same_tokenizer((what, first), (other, load_tokenizer(place)), place)
+    return path
+
+
+def _check_same_tokenizer(one: Any, other: Any, place: str) -> None:
+    """Refuses to go on with embeddings of another tokenizer's tokens."""
+    if one[1].fingerprint == other[1].fingerprint:
+        return
+    raise UserError(
+        f"{one[0]} was made with another tokenizer than {other[0]}",
+        where="data.store, init.from, tokenizer",
+        expected=f"{other[1].name} ({other[1].fingerprint[:12]})",
+        got=f"{one[1].name} ({one[1].fingerprint[:12]})",
+        fix=f"prepare the text with tokenizer={place}",
+    )
+
+
+def make_vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
+    """What objectives need of the tokenizer, for a model with `size` embeddings.
+
+    Raises:
+      UserError: the tokenizer has more tokens than that.
+    """
+    if tokenizer.vocab_size > size:
+        raise UserError(
+            "the model's vocabulary is smaller than the tokenizer's",
+            where="model.vocab_size",
+            expected=f"at least {tokenizer.vocab_size}, the size of tokenizer {tokenizer.name}",
+            got=size,
+            fix=f"set model.vocab_size={tokenizer.vocab_size}",
+        )
+    roles = {role: id_ for role, id_ in tokenizer.special_ids.items() if id_ is not None}
+    starts = np.ones(size, bool)
+    starts[: tokenizer.vocab_size] = tokenizer.word_starts()
+    return Vocabulary(
+        size=tokenizer.vocab_size,
+        special_ids=roles,
+        document_end=tokenizer.document_end,
+        word_starts=starts,
+    )
+
+
+# --- What is trained ----------------------------------------------------------------------------
+
+
+def fitted(model: ModelConfig, objectives: Sequence[Objective]) -> ModelConfig:
+    """The model without a pooler that none of its objectives has a use for."""
+    if not model.around().pooler or any(each.keeps_pooler(model) for each in objectives):
+        return model
+    return dataclasses.replace(model, pooler=False)  # type: ignore[call-arg]
+
+
+def plan_stages(
+    config: RunConfig, start: Start, epochs: Epochs
+) -> tuple[Model, tuple[Stage, ...], GroupOf | None]:
+    """The model, cut so that each array is wholly trained or frozen in each stage; the stages; and,
+    where there are several, which of them each parameter is first trained in, by path."""
+    model = Model(config.model, config.heads, config.precision)
+    heads = [head.name for head in model.heads]
+    num_layers = config.model.num_layers
+    whole = unbox(uncut(model).abstract())
+    chosen = freezing.choose_stages(config.freezing, whole, heads, num_layers)
+    decisions = [decision for _, decision in chosen]
+    cuts = decisions
+    if config.regularization.needs_anchors and start.fresh_top:
+        restored = num_layers - start.fresh_top
+        cuts = [*decisions, freezing.by_layer(decisions[0], lambda layer: layer < restored)]
+    segments = freezing.cut(cuts, num_layers)
+    if segments:
+        model = dataclasses.replace(
+            model, config=dataclasses.replace(config.model, segments=segments)
+        )
+    leaves = flatten(unbox(model.abstract()))
+    stages, groups = [], {}
+    for number, (epoch, decision) in enumerate(chosen):
+        trained = {path for path, x in leaves.items() if freezing.is_trained(decision, path, x)}
+        stages.append(Stage(epochs.steps(epoch) if epoch else 0, trained.__contains__))
+        groups = {**dict.fromkeys(trained, f"stage{number}"), **groups}
+    never = lambda path: groups.get(path, "never")  # asked of all, for the receipt of full tuning
+    return model, tuple(stages), never if len(stages) > 1 else None
+
+
+def _check_stages(stages: Sequence[Stage], steps: int) -> None:
+    """Refuses stages that would never begin, or not last a step."""
+    firsts = [stage.first_step for stage in stages]
+    if firsts[-1] >= steps or len(set(firsts)) < len(firsts):
+        raise UserError(
+            "the schedule of unfreezing does not fit the run",
+            where="freezing.gradual, freezing.stages",
+            expected=f"stages that begin at different steps, before the end at step {steps:,}",
+            got=f"steps {', '.join(map(str, firsts))}",
+            fix="train longer (train.epochs), or unfreeze sooner and in larger parts",
+        )
+
+
+def _encodes_once(config: RunConfig, program: Program) -> bool:
+    """Whether each example is encoded once: of one task alone, whose body is not trained."""
+    (stream, *others), stages = program.streams, program.stages
+    alone = not others and "" in stream.objective.named_tasks
+    if not (alone and config.freezing.cache and len(stages) == 1):
+        return False
+    heads = {*(head.name for head in program.model.heads), "pooler"}
+    body = (path for path in flatten(program.model.abstract()) if path.split("/")[0] not in heads)
+    return not any(map(stages[0].is_trained, body))

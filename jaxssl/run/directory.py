@@ -1,0 +1,243 @@
+"""The directory of a run: which run it belongs to, and what is written at its start."""
+
+import fcntl
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxssl.checkpoint.manager import CheckpointManager
+from jaxssl.core import config as configuration
+from jaxssl.core.errors import UserError
+from jaxssl.core.files import atomic_write
+from jaxssl.core.names import flatten, matches
+from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.parallel import hosts
+from jaxssl.run.config import RunConfig, upgraded
+
+LOCK = ".lock"
+MAY_CHANGE = (
+    "{out,distributed,evaluation,checkpoint,logging,samples,watchdog,profile,mesh}/**",
+    "train/{steps,epochs,accumulation,not_finite,not_finite_limit}",
+    "data/{store,verify,prefetch}",
+    "model/{remat,unroll}",
+    "{,streams/*/}objective/{slots,chunk}",
+    "{,streams/*/}objective/terms/*/objective/{slots,chunk}",
+    "streams/*/data/{store,verify,prefetch}",
+    "streams/*/validation",
+)
+"""Keys that a run may be resumed with changes in. They do not change what is learnt, but for the
+order of sums, the dropout masks with another `accumulation`, and the learning rate from there on
+with other `steps`. The data are compared by their contents."""
+
+
+class RunLock:
+    """Holds a run directory for this run: two at once would write over each other's files.
+
+    The first process locks for all. Use as a context.
+
+    Raises:
+      UserError: another run holds it, or it cannot be written.
+    """
+
+    def __init__(self, run_dir: str | Path):
+        self._path, self._file = Path(run_dir) / LOCK, None
+
+    def __enter__(self) -> "RunLock":
+        hosts.first_decides(self._take)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _take(self) -> int:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._path, "a+")
+        except OSError as error:
+            raise _unwritable(self._path.parent, error) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            raise UserError(
+                "another run is training in this directory",
+                where=self._path.parent,
+                expected="one run at a time",
+                got=f"one by process {self._file.read().strip() or 'unknown'}",
+                fix="wait for it or stop it, or choose another directory with out=...",
+            ) from None
+        except OSError as error:  # a file system without locks
+            print(f"{self._path}: cannot be locked ({error.strerror})", file=sys.stderr)
+        self._file.truncate(0)
+        self._file.write(f"{os.getpid()} on {platform.node()}")
+        self._file.flush()
+        return 0
+
+
+def open_run_directory(
+    config: Any, tokenizer: Tokenizer, data: str, say: Callable[[str], None] = print
+) -> Path:
+    """Makes the run directory `config.out`, or checks that it belongs to this configuration.
+
+    A run that has saved nothing yet may be started again with any configuration.
+
+    Args:
+      config: of the run.
+      tokenizer: a copy is kept with the run.
+      data: a checksum of what it is trained on.
+      say: is told what changed since the run was started.
+
+    Raises:
+      UserError: it cannot be written, or holds another run.
+    """
+    hosts.first_decides(lambda: _open_run_directory(config, tokenizer, data, say))
+    return Path(config.out)
+
+
+def _open_run_directory(
+    config: Any, tokenizer: Tokenizer, data: str, say: Callable[[str], None]
+) -> int:
+    run_dir = Path(config.out)
+    identity = {"config": configuration.to_dict(config), "data": data}
+    known = run_dir / "run.json"
+    if known.is_file():
+        if CheckpointManager(run_dir / "checkpoints").steps():
+            old = read_identity(known)
+            check_same_run(known, old, identity)
+            for change in _changes(old["config"], identity["config"], lambda path: True):
+                say(f"changed since the run was started: {change}")
+    elif others := _foreign_files(run_dir):
+        raise UserError(
+            "the run directory holds something else",
+            where=run_dir,
+            expected="a new or empty directory, or one of an earlier run",
+            got=", ".join(others[:5]),
+            fix="choose another directory with out=...",
+        )
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with atomic_write(known) as file:
+            json.dump(identity, file, indent=2)
+        with atomic_write(run_dir / "config.yaml") as file:
+            file.write(configuration.to_yaml(config))
+        with atomic_write(run_dir / "environment.json") as file:
+            json.dump(environment(), file, indent=2)
+        tokenizer.save(run_dir / "tokenizer")
+    except OSError as error:
+        raise _unwritable(run_dir, error) from error
+    return 0
+
+
+def _unwritable(run_dir: Path, error: OSError) -> UserError:
+    return UserError(
+        "the run directory cannot be written",
+        where=run_dir,
+        expected="a writable directory on a disk with space",
+        got=error.strerror or error,
+        fix="choose another directory with out=...",
+    )
+
+
+def _foreign_files(run_dir: Path) -> list[str]:
+    """What is in a directory but the temporary files of a start that was killed."""
+    names = [path.name for path in run_dir.iterdir()] if run_dir.is_dir() else []
+    is_ours = lambda name: name == LOCK or (name.startswith(".") and name.endswith(".tmp"))
+    return sorted(name for name in names if not is_ours(name))
+
+
+def read_identity(path: Path) -> dict[str, Any]:
+    """The configuration and store that a run was started with.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    try:
+        identity = json.loads(path.read_text())
+        config = configuration.build(RunConfig, upgraded(dict(identity["config"])))
+        return {"config": configuration.to_dict(config), "data": str(identity["data"])}
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            "the file that says which run this is is damaged",
+            where=path,
+            expected="what `jaxssl pretrain` wrote",
+            got=f"{type(error).__name__}: {error}",
+            fix="restore it from a copy, or choose another directory with out=...",
+        ) from error
+
+
+def check_same_run(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Refuses to resume with another model, objective, optimizer or data.
+
+    Raises:
+      UserError: lists each difference.
+    """
+    different = _changes(old["config"], new["config"], _decides)
+    if different:
+        raise UserError(
+            "the run directory belongs to a different configuration",
+            where=path,
+            expected="the configuration the run was started with",
+            got="; ".join(different[:10]),
+            fix="choose another directory with out=..., or give the old values",
+        )
+    if old["data"] != new["data"]:
+        raise UserError(
+            "the data are not those the run was started with",
+            where="data",
+            expected=f"contents with SHA-256 {old['data'][:16]}...",
+            got=f"{new['data'][:16]}...",
+            fix="choose another directory with out=..., or restore the data",
+        )
+
+
+def _decides(path: str) -> bool:
+    """Whether a value decides what a run learns."""
+    return not any(matches(pattern, path) for pattern in MAY_CHANGE)
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any], counts: Callable[[str], bool]) -> list[str]:
+    """`key: old value -> new value` of each value that differs and counts, lists taken apart."""
+    before, after = (flatten(_without_lists(json.loads(json.dumps(x)))) for x in (old, new))
+    return [
+        f"{path.replace('/', '.')}: {before.get(path)!r} -> {after.get(path)!r}"
+        for path in sorted(before.keys() | after.keys())
+        if before.get(path) != after.get(path) and counts(path)
+    ]
+
+
+def _without_lists(value: Any) -> Any:
+    if isinstance(value, list):
+        value = {str(i): item for i, item in enumerate(value)} or None
+    if isinstance(value, dict):
+        return {key: _without_lists(item) for key, item in value.items()}
+    return value
+
+
+def environment() -> dict[str, Any]:
+    """What the run runs on."""
+    packages = ("jaxssl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
+        "processes": jax.process_count(),
+        "cores": os.cpu_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        **versions,
+    }

@@ -1,0 +1,294 @@
+"""What a run left: its model opened for evaluation, generation, filling masks.
+
+from jaxssl.run import open as runs
+model = runs.open_run("runs/books")
+runs.fill_masks("runs/books", ["It was the best of [MASK]."])
+"""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxssl.checkpoint.ledger import InitConfig
+from jaxssl.checkpoint.manager import CheckpointManager
+from jaxssl.checkpoint.stored import stored_run
+from jaxssl.core.errors import UserError
+from jaxssl.core.keys import init_key
+from jaxssl.core.names import flatten
+from jaxssl.core.types import Params, Vocabulary
+from jaxssl.data.loader import Data
+from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
+from jaxssl.generate.decode import Sampling
+from jaxssl.models.heads import Use
+from jaxssl.models.layers import unbox
+from jaxssl.models.model import Model, check_length
+from jaxssl.objectives.base import Objective
+from jaxssl.parallel import hosts
+from jaxssl.parallel.mesh import MeshConfig, batch_shards, make_mesh, replicated
+from jaxssl.run.build import make_vocabulary
+from jaxssl.run.config import RunConfig, StreamConfig, read_config
+from jaxssl.run.feeds import open_split
+from jaxssl.train.evaluation import Evaluation, evaluate
+from jaxssl.train.samples import continue_texts, fill_text, mask_text
+from jaxssl.train.state import everything, laid_out
+from jaxssl.train.step import make_eval_step
+from jaxssl.transfer.start import Start, first_params, plan_start
+
+SAMPLING = Sampling()
+VERBS: dict[Use, str] = {"continue": "generate", "fill": "fill-mask"}
+"""The verb that asks a head for it."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A run's model with its parameters, and nothing of its optimizer.
+
+    Attributes:
+      mesh: what the parameters are laid out over.
+      step: the checkpoint's.
+    """
+
+    config: RunConfig
+    model: Model
+    params: Params
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    mesh: Mesh
+    step: int
+
+
+def open_run(
+    run_dir: str | Path, step: int | str = "best", layers: Sequence[str] = ()
+) -> TrainedModel:
+    """Restores the parameters of a run.
+
+    Args:
+      step: a number, "last", or "best" (lowest validation loss, or the last without any).
+      layers: hardware files and overrides (`mesh.fsdp=8`, `distributed.auto=true`) over the run's
+        configuration.
+
+    Raises:
+      UserError: no run there, no such step, a damaged checkpoint.
+    """
+    run_dir = Path(run_dir)
+    config = read_config(run_dir, layers)
+    hosts.connect(config.distributed)
+    manager = CheckpointManager(run_dir / "checkpoints", config.checkpoint)
+    chosen = hosts.first_decides(lambda: manager.choose(step))
+    tokenizer = load_tokenizer(str(run_dir / "tokenizer"))
+    model = Model(config.model, config.heads, config.precision)
+    mesh = mesh_here(config.mesh)
+    start = stored_start(run_dir, manager.path(chosen), model, config)
+    with jax.set_mesh(mesh):
+        abstract = laid_out(model.abstract(), mesh)
+        params = first_params(start, model, init_key(0), abstract, everything)
+    vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
+    return TrainedModel(config, model, params, tokenizer, vocabulary, mesh, chosen)
+
+
+def stored_start(run_dir: Path, checkpoint: Path, model: Model, config: RunConfig) -> Start:
+    """Where the parameters of a run lie: what it trained, and what its base holds.
+
+    Raises:
+      UserError: not the parameters of this model, or of another base.
+    """
+    moved = config.init.run_dir if config.init else None
+    if moved is not None and not moved.is_dir():  # it is still where it was when the run began
+        moved = None
+    stored = stored_run(run_dir, checkpoint, moved, verify=config.checkpoint.verify)
+    start = InitConfig(from_=str(run_dir), cast=True)  # averages are float32, whatever they are of
+    return plan_start(start, model, stored, (), is_whole=True)
+
+
+def mesh_here(config: MeshConfig) -> Mesh:
+    """The run's mesh where this machine has the devices for it, else one of whole replicas."""
+    devices = jax.device_count()
+    try:
+        return make_mesh(config)
+    except UserError:
+        print(
+            f"the run's mesh does not fit the {devices} device{'s' * (devices > 1)} here: "
+            "each holds all parameters",
+            file=sys.stderr,
+        )
+        return make_mesh(MeshConfig())
+
+
+# --- Evaluation ---------------------------------------------------------------------------------
+
+
+def evaluate_run(
+    run_dir: str | Path,
+    *,
+    split: str = "validation",
+    step: int | str = "best",
+    store: str | None = None,
+    batches: int | None = None,
+    stream: str | None = None,
+    layers: Sequence[str] = (),
+) -> dict[str, float]:
+    """Loss and metrics of a run's checkpoint over a split, each row counted once.
+
+    Args:
+      split: the data's.
+      step: a number, "last" or "best".
+      store: another token store than the run's own, made with the same tokenizer.
+      batches: at most so many, spread evenly over the split; None is all of it.
+      stream: which of several the run is evaluated on; None is the first.
+      layers: hardware files and overrides over the run's configuration.
+
+    Returns:
+      `step`, `rows` (how many were read), and the numbers: `loss`, `loss/<objective>`,
+      `perplexity`, `bits_per_byte`, `accuracy/<objective>`.
+    """
+    trained = open_run(run_dir, step, layers)
+    chosen = choose_stream(trained.config, stream)
+    check_length(trained.config.model, *chosen.data.longest)
+    if store is not None:
+        chosen = dataclasses.replace(chosen, data=chosen.data.of_store(store))
+    data, ratio = open_split(chosen, split, trained.config.model, trained.tokenizer)
+    size = chosen.data.batch_size
+    made = evaluate_on(trained, data, chosen.objective, size, batches, ratio)
+    size = fitting_size(trained, size)
+    rows = data.num_rows if batches is None else min(data.num_rows, batches * size)
+    return {"step": trained.step, "rows": rows, **made.values}
+
+
+def choose_stream(config: RunConfig, name: str | None) -> StreamConfig:
+    """The stream of this name; without, the first.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    streams = config.all_streams
+    if name is None:
+        return next(iter(streams.values()))
+    if name not in streams:
+        raise UserError(
+            "the run has no such stream",
+            where="--stream",
+            expected="one of " + ", ".join(filter(None, streams)) if any(streams) else "none",
+            got=name,
+        )
+    return streams[name]
+
+
+def evaluate_on(
+    trained: TrainedModel,
+    data: Data,
+    objective: Objective,
+    batch_size: int,
+    batches: int | None = None,
+    tokens_per_byte: float | None = None,
+    *,
+    show: bool = True,
+) -> Evaluation:
+    """Loss, metrics and predictions of a trained model over data; see `evaluate_run`."""
+    seed = trained.config.train.seed
+    step = make_eval_step(trained.model, objective, trained.vocabulary, seed=seed)
+    with jax.set_mesh(trained.mesh):
+        return evaluate(
+            jax.jit(step, out_shardings=replicated(trained.mesh)),
+            objective,
+            trained.params,
+            data,
+            trained.mesh,
+            batch_size=fitting_size(trained, batch_size),
+            limit=batches,
+            tokens_per_byte=tokens_per_byte,
+            show=show,
+        )
+
+
+def fitting_size(trained: TrainedModel, batch_size: int) -> int:
+    """A batch size, rounded up to what divides over the devices there are now."""
+    shards = batch_shards(trained.mesh)
+    return -(-batch_size // shards) * shards
+
+
+# --- Language models ----------------------------------------------------------------------------
+
+
+def generate_texts(
+    run_dir: str | Path,
+    prompts: Sequence[str],
+    sampling: Sampling = SAMPLING,
+    step: int | str = "best",
+    layers: Sequence[str] = (),
+) -> list[str]:
+    """What a causal run writes after each prompt; an empty prompt starts a document."""
+    trained = open_run(run_dir, step, layers)
+    _check_head(trained, "continue")
+    data = trained.config.data
+    with jax.set_mesh(trained.mesh):
+        return continue_texts(
+            trained.model,
+            trained.params,
+            trained.tokenizer,
+            trained.vocabulary,
+            tuple(prompts),
+            sampling,
+            data.trained_length if data is not None else None,
+            _document_start(trained),
+        )
+
+
+def _document_start(trained: TrainedModel) -> list[int]:
+    """What begins a document: nothing in a token store, and with models of elsewhere what their
+    tokenizer's template puts there."""
+    own = trained.tokenizer.template(False)
+    return own[0] if own is not None and trained.config.imported is not None else []
+
+
+def fill_masks(
+    run_dir: str | Path,
+    texts: Sequence[str],
+    top: int = 5,
+    step: int | str = "best",
+    layers: Sequence[str] = (),
+) -> list[list[list[dict[str, Any]]]]:
+    """For each text, for each mask in it, the likeliest tokens: `{"token", "probability"}`."""
+    trained = open_run(run_dir, step, layers)
+    _check_head(trained, "fill")
+    mask = mask_text(trained.tokenizer, trained.vocabulary)
+    for text in texts:
+        if mask not in text:
+            other = re.search(r"\[mask\]|<mask>|\[\[mask\]\]|_{2,}|\{mask\}|\bMASK\b", text, re.I)
+            raise UserError(
+                "there is nothing to fill",
+                where=repr(text),
+                expected=f"{mask} in the text, as this run's tokenizer spells a mask",
+                got=repr(other[0]) if other else "no mask",
+                fix=f"write {mask} where a word is wanted",
+            )
+    model, params, vocabulary = trained.model, trained.params, trained.vocabulary
+    with jax.set_mesh(trained.mesh):
+        return [
+            fill_text(model, params, trained.tokenizer, vocabulary, text, top) for text in texts
+        ]
+
+
+def _check_head(trained: TrainedModel, use: Use) -> None:
+    if trained.model.can(use):
+        return
+    able = [verb for other, verb in VERBS.items() if trained.model.can(other)]
+    known = {"continue": "causal_lm", "fill": "masked_lm"}
+    raise UserError(
+        f"this run cannot {VERBS[use]}",
+        where="the run's objective",
+        expected=f"a run trained to {use} texts, as with {known[use]}",
+        got=trained.config.purpose,
+        fix=f"try `jaxssl {(*able, 'embed')[0]}`",
+    )
+
+
+def shapes_of(params: Params) -> dict[str, Any]:
+    """{name: (shape, dtype)} of parameters, for `jaxssl inspect`."""
+    return {name: (leaf.shape, str(leaf.dtype)) for name, leaf in flatten(unbox(params)).items()}

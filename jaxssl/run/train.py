@@ -1,0 +1,230 @@
+"""Training a run, from its configuration to its report: pretraining and fine-tuning are one.
+
+from jaxssl.run.config import load_config
+from jaxssl.run.train import train_run
+train_run(load_config(["pretrain/bert-tiny"], ["data.store=stores/wiki", "out=runs/wiki"]))
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager
+from jaxssl.core.files import atomic_write
+from jaxssl.models.model import num_parameters
+from jaxssl.objectives.base import Objective
+from jaxssl.parallel import hosts
+from jaxssl.run.build import Built, build
+from jaxssl.run.config import RunConfig
+from jaxssl.run.directory import RunLock, open_run_directory
+from jaxssl.run.open import evaluate_on, open_run
+from jaxssl.train import receipt
+from jaxssl.train.evaluation import EvaluationConfig
+from jaxssl.train.loop import Outcome, fit
+from jaxssl.train.metrics import loss_key
+from jaxssl.train.receipt import Receipt
+from jaxssl.train.validation import prefixed
+from jaxssl.transfer.start import write_start
+
+SCORES = "scores.json"
+Say = Callable[[str], None]
+
+
+def train_run(config: RunConfig, say: Say = print) -> Outcome:
+    """Trains, or resumes, the run in `config.out`, scores the best checkpoint of its tasks and
+    writes its report.
+
+    Raises:
+      UserError: a mistake in the configuration, the data or the run directory.
+      NotFinite: the loss was not finite and the configuration does not allow going on.
+    """
+    from jaxssl.report import write_report
+
+    hosts.connect(config.distributed)
+    built = build(config)
+    config, work = built.config, built.work
+    first = hosts.is_first()
+    tell = say if first else _say_nothing
+    with RunLock(config.out):
+        run_dir = open_run_directory(config, work.feeds.tokenizer, built.data, say)
+        cost = find_receipt(built, run_dir)
+        if first:
+            write_start(run_dir, work.program.start, keeps_base=_keeps_base(built))
+        for line in describe(built, cost):
+            tell(line)
+        outcome = fit(work, run_dir, tell)
+        if outcome.frozen_arrays:
+            tell(f"{outcome.frozen_arrays} frozen arrays: each has the bits it started with")
+        if outcome.stopped_by is None and config.tasks:
+            outcome = score_best(built, run_dir, outcome, tell)
+        if first:
+            write_summary(built, run_dir, outcome)
+            tell(f"report: {write_report(run_dir)}")
+    return outcome
+
+
+def _say_nothing(text: str) -> None:
+    del text
+
+
+def _keeps_base(built: Built) -> bool:
+    """Whether parameters are read from where the run started, since its checkpoints lack them."""
+    phase = built.work.phases.at(0)
+    return bool(phase.constants.frozen)
+
+
+def score_best(built: Built, run_dir: Path, outcome: Outcome, say: Say) -> Outcome:
+    """Scores the best checkpoint on the splits of its tasks that it was not trained on, and writes
+    `scores.json`.
+
+    Returns:
+      The outcome with the best checkpoint's validation in the place of the last one's.
+    """
+    model = open_run(run_dir, "best")
+    found, values = {}, dict(outcome.validation)
+    for name, opened in built.streams.items():
+        objective = opened.config.objective
+        if not objective.named_tasks:
+            continue
+        train = opened.splits["train"].references(np.arange(opened.splits["train"].num_rows))
+        for split, data in opened.splits.items():
+            if split == "train":
+                continue
+            made = evaluate_on(model, data, objective, opened.config.data.batch_size, show=False)
+            references = data.references(made.rows)
+            baseline = objective.baseline_scores(train, references)
+            key = f"{name}/{split}" if name else split
+            found[key] = {
+                "scores": made.values,
+                "baseline": baseline,
+                **objective.details(made.predictions, references),
+            }
+            metric = objective.metric
+            say(
+                f"{key}, step {model.step:,}: {metric} {made.values[metric]:.4f} "
+                f"(without looking at the text: {baseline[metric]:.4f})"
+            )
+            if split == opened.config.validation:
+                values |= prefixed(name, made.values)
+    if hosts.is_first():
+        metric = built.work.feeds.metric
+        with atomic_write(run_dir / SCORES) as file:
+            json.dump({"step": model.step, "metric": metric, "splits": found}, file, indent=1)
+    hosts.barrier("scores are written")
+    return dataclasses.replace(outcome, validation=values)
+
+
+# --- What is said and written -------------------------------------------------------------------
+
+
+def find_receipt(built: Built, run_dir: Path) -> Receipt:
+    """What a step takes: made once, and read again where the run goes on on the same devices."""
+    began = CheckpointManager(run_dir / "checkpoints", built.config.checkpoint).steps()
+    cost = receipt.read_receipt(run_dir, built.work.program) if began else None
+    if cost is None:
+        encodes_once = built.work.feeds.encodes_once
+        cost = receipt.make_receipt(
+            built.work.program, built.work.phases, encodes_once=encodes_once
+        )
+        if hosts.is_first():
+            receipt.write_receipt(run_dir, cost)
+    return cost
+
+
+def describe(built: Built, cost: Receipt) -> list[str]:
+    """What is about to happen: the ledger, the data, the stages, the receipt."""
+    config, program, settings = built.config, built.work.program, built.work.settings
+    shape = ", ".join(f"{name}={size}" for name, size in program.mesh.shape.items())
+    is_partial = cost.own.trained < cost.parameters
+    share = f", {cost.own.trained:,} of them trained ({cost.own.trained / cost.parameters:.1%})"
+    later = [str(stage.first_step) for stage in program.stages[1:]]
+    return [
+        *(warning for opened in built.streams.values() for warning in opened.warnings),
+        *program.start.lines(),
+        f"{config.model.name}: {cost.parameters:,} parameters{share if is_partial else ''}, "
+        f"{jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
+        f"{config.precision.summary}; attention: xla",
+        *(line for name in built.streams for line in _describe_stream(built, name)),
+        *([f"more parameters are trained from steps {', '.join(later)} on"] if later else []),
+        *(receipt.table(cost) if is_partial else []),
+        *nothing_before_the_end(settings.train.steps, settings.evaluation, config.checkpoint),
+    ]
+
+
+def _describe_stream(built: Built, name: str) -> list[str]:
+    opened, work = built.streams[name], built.work
+    steps = work.settings.train.steps
+    objective = opened.config.objective
+    summaries = [task.summary for task in objective.tasks]
+    batches = work.program.draws.before(steps)[name]
+    passes = batches / max(1, work.feeds.streams[name].per_epoch)
+    lead = f"{name}: " if name else ""
+    return [
+        f"{lead}objective {objective.name}" + (f": {'; '.join(summaries)}" if summaries else ""),
+        f"{lead}data: {opened.summary}, {steps:,} steps = {passes:.2f} epochs",
+    ]
+
+
+def nothing_before_the_end(
+    steps: int, evaluation: EvaluationConfig, checkpoint: CheckpointConfig
+) -> list[str]:
+    """Warnings of a run that is shorter than the steps between its checkpoints or validations."""
+    lines = []
+    if checkpoint.every >= steps:
+        lines.append(
+            f"warning: checkpoints every {checkpoint.every:,} steps: none before the end at step "
+            f"{steps:,}, so that a killed run starts anew (checkpoint.every={max(1, steps // 5)})"
+        )
+    if evaluation.split is not None and not 0 < evaluation.every < steps:
+        often = f"every {evaluation.every:,} steps" if evaluation.every else "at the end alone"
+        lines.append(
+            f"warning: validation {often}: none before step {steps:,}, so that the report has no "
+            f"curve of it (evaluation.every={max(1, steps // 5)})"
+        )
+    return lines
+
+
+def write_summary(built: Built, run_dir: Path, outcome: Outcome) -> None:
+    """`summary.json`: the facts of a run that are not metrics, the same however often it is
+    written."""
+    config, first = built.config, next(iter(built.streams.values()))
+    split = first.config.validation or "train"
+    facts: dict[str, Any] = {
+        "name": run_dir.name,
+        "model": f"{config.model.name} {config.model.num_layers}x{config.model.hidden_size}",
+        "objective": " + ".join(
+            "/".join(part for part in (name, loss) if part)
+            for name, opened in built.streams.items()
+            for loss in opened.config.objective.losses
+        ),
+        "losses": {
+            key: facts
+            for name, opened in built.streams.items()
+            for key, facts in _loss_facts(name, opened.config.objective).items()
+        },
+        "parameters": num_parameters(built.work.program.model.abstract()),
+        "steps": outcome.step,
+        "frozen_arrays": outcome.frozen_arrays,
+    }
+    if split in first.unigram_entropy:
+        facts["unigram_entropy"] = first.unigram_entropy[split]
+    with atomic_write(run_dir / "summary.json") as file:
+        json.dump(facts, file, indent=2)
+
+
+def _loss_facts(stream: str, objective: Objective) -> Mapping[str, Any]:
+    """The losses by what they are called in metrics."""
+    facts = {
+        loss_key(name): {
+            "shown": loss.shown or name.replace("_", " "),
+            "per_token": loss.per_token,
+            "sees_both_sides": loss.sees_both_sides,
+        }
+        for name, loss in objective.losses.items()
+    }
+    return prefixed(stream, facts)
