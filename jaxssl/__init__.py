@@ -3,7 +3,8 @@
 What follows is loaded when it is used:
 
     import jaxssl
-    jaxssl.train_run(jaxssl.load_config(["demo/bert"], ["data.store=stores/books", "out=runs/books"]))
+    config = jaxssl.load_config(["demo/bert"], ["data.store=stores/books", "out=runs/books"])
+    jaxssl.train_run(config)
     model = jaxssl.open_run("runs/books")
 """
 
