@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jaxssl.run.open import fill_masks as fill_masks
     from jaxssl.run.open import generate_texts as generate_texts
     from jaxssl.run.open import open_run as open_run
-    from jaxssl.run.train import train_run as train_run_run
+    from jaxssl.run.train import train_run as train_run
 
 PUBLIC = {
     "load_config": "run.config",
