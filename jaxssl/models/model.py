@@ -71,6 +71,11 @@ class Model:
         model's pooler learnt may be left behind as its heads are."""
         return ("embeddings", "encoder", "decoder", "norm")
 
+    @property
+    def optional_parts(self) -> tuple[str, ...]:
+        """Top-level names of parameters that the configuration may ask for unread."""
+        return ("pooler",)
+
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters, boxed with their logical axes (`layers.unbox` takes them off)."""
 

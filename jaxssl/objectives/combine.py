@@ -6,6 +6,7 @@ and have no forward pass of their own share one.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -42,6 +43,13 @@ class Term:
     def __post_init__(self):
         if not isinstance(self.weight, Ramp):
             check_at_least(0, self, "weight")
+        if self.name is not None and not re.fullmatch(r"[A-Za-z][\w-]*", self.name):
+            raise UserError(
+                "not a name of a term",
+                where="name",
+                expected="letters, digits, - and _, a letter first",
+                got=repr(self.name),
+            )
         if isinstance(self.objective, Combine):
             raise UserError(
                 "a combination in a combination",

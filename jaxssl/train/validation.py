@@ -119,7 +119,7 @@ def check_best_by(program: Program, feeds: Feeds, evaluation: EvaluationConfig) 
       UserError: names those there are.
     """
     name = evaluation.best_by
-    if name in ("auto", "loss") or not feeds.validated:
+    if name == "auto" or (name == "loss" and "" in feeds.streams) or not feeds.validated:
         return
     known = scores_of(program, feeds)
     if name not in known:

@@ -1,0 +1,88 @@
+"""Which parameters a program reads, and which its losses depend on: found without computing any."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.interpreters import partial_eval
+
+from jaxssl.core.errors import UserError
+from jaxssl.core.types import Params, Vocabulary
+from jaxssl.models.layers import unbox
+from jaxssl.models.model import Model
+from jaxssl.objectives.base import total_loss
+from jaxssl.optim.weight_decay import parameter_names
+from jaxssl.train.program import Stream
+from jaxssl.train.step import make_eval_step
+
+
+def unread(model: Model, streams: Sequence[Stream], vocabulary: Vocabulary) -> list[str]:
+    """The parameters that neither a loss nor a prediction reads, by path."""
+    params, read = unbox(model.abstract()), set()
+    names = jax.tree.leaves(parameter_names(params))
+    for stream in streams:
+        step = make_eval_step(model, stream.objective, vocabulary, seed=0)
+        jaxpr = jax.make_jaxpr(step)(params, stream.batch).jaxpr
+        _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+        read |= {name for name, is_used in zip(names, used) if is_used}
+    return [name for name in names if name not in read]
+
+
+def check_read(model: Model, streams: Sequence[Stream], vocabulary: Vocabulary) -> list[str]:
+    """Refuses parameters that nothing reads: they would be trained to nothing, or, where they were
+    meant to change what the model computes, be left out of it in silence.
+
+    Returns:
+      The parts that the configuration asks for all the same, as a pooler can be.
+
+    Raises:
+      UserError: names them.
+    """
+    names = unread(model, streams, vocabulary)
+    wrong = [name for name in names if name.split("/")[0] not in model.optional_parts]
+    if wrong:
+        raise UserError(
+            "the model has parameters that nothing reads",
+            where="model",
+            expected="parameters that a loss or a prediction depends on",
+            got=", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
+            fix="leave them out of the model, or add the objective that they are for",
+        )
+    return sorted({name.split("/")[0] for name in names})
+
+
+def reached(
+    model: Model, streams: Sequence[Stream], vocabulary: Vocabulary
+) -> dict[str, frozenset[str]]:
+    """{stream: the parameters that its losses depend on, by path}: those whose gradient is not zero
+    whatever the values are, as it is behind a `stop_gradient`."""
+    params = unbox(model.abstract())
+    names = jax.tree.leaves(parameter_names(params))
+    found = {}
+    for stream in streams:
+        gradient = jax.grad(_loss_of(model, stream, vocabulary))
+        jaxpr = jax.make_jaxpr(gradient)(params, stream.batch).jaxpr
+        found[stream.name] = frozenset(
+            name for number, name in enumerate(names) if _depends(jaxpr, number)
+        )
+    return found
+
+
+def _loss_of(model: Model, stream: Stream, vocabulary: Vocabulary) -> Any:
+    """A stream's loss of (params, batch), in training but without dropout."""
+    objective = stream.objective
+
+    def loss(params: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
+        corrupted = {**batch, **objective.corrupt(batch, 0, vocabulary)}
+        outputs = objective.forward(model, params, corrupted, None)
+        losses = objective.sums(model, params, outputs, corrupted).losses
+        return total_loss(objective, losses, objective.weights(corrupted))
+
+    return loss
+
+
+def _depends(jaxpr: Any, output: int) -> bool:
+    """Whether an output of a jaxpr depends on any input."""
+    wanted = [number == output for number in range(len(jaxpr.outvars))]
+    _, used = partial_eval.dce_jaxpr(jaxpr, wanted)
+    return any(used)
