@@ -45,7 +45,8 @@ def parts(work: Work) -> tuple[Any, Any, Any, Any]:
     from jaxssl.models.model import Model
     from jaxssl.objectives.causal_lm import CausalLm
     from jaxssl.objectives.masked_lm import MaskedLm
-    from jaxssl.optim.adamw import AdamW, make_optimizer
+    from jaxssl.optim.adamw import AdamW
+    from jaxssl.optim.build import make_optimizer
 
     shape = dict(
         vocab_size=VOCABULARY,

@@ -26,8 +26,9 @@ from jaxssl.finetune_config import FinetuneConfig, as_data, load_config, read_la
 from jaxssl.models.heads import head_name
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, check_length, num_parameters
-from jaxssl.optim.adamw import check_no_decay, make_optimizer
+from jaxssl.optim.build import make_optimizer
 from jaxssl.optim.groups import GroupOf
+from jaxssl.optim.weight_decay import check_no_decay
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import check_batch, make_mesh
 from jaxssl.run import make_settings, make_vocabulary, resolve, tokenizer_of

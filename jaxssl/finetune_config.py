@@ -19,6 +19,7 @@ from jaxssl.data.tables import Note, Table, read_splits, say
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.models.model import ModelConfig
 from jaxssl.optim.adamw import AdamW
+from jaxssl.optim.registry import OptimizerConfig
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import MeshConfig
 from jaxssl.run import base_model, find_recipe
@@ -78,7 +79,7 @@ class FinetuneConfig:
     """Which parameters are trained, and when."""
     regularization: Regularization = Regularization()
     """What holds trained parameters near those that were restored."""
-    optimizer: AdamW = AdamW(learning_rate=5e-5)
+    optimizer: OptimizerConfig = AdamW(learning_rate=5e-5)
     """How they are updated."""
     train: TrainConfig = TrainConfig(epochs=3)
     """How long, and what happens when a step goes wrong."""

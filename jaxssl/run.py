@@ -33,7 +33,10 @@ from jaxssl.data.store import TokenStore, check_tokenizer, check_vocabulary
 from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
 from jaxssl.models.model import Model, ModelConfig, check_length, num_parameters
 from jaxssl.objectives.combine import ObjectiveConfig
-from jaxssl.optim.adamw import AdamW, check_no_decay, make_optimizer
+from jaxssl.optim.adamw import AdamW
+from jaxssl.optim.build import make_optimizer
+from jaxssl.optim.registry import OptimizerConfig
+from jaxssl.optim.weight_decay import check_no_decay
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import MeshConfig, check_batch, make_mesh
 from jaxssl.run_directory import RunLock, open_run_directory
@@ -62,7 +65,7 @@ class RunConfig:
     """What it reads."""
     init: InitConfig | None = None
     """What it goes on from; null starts afresh."""
-    optimizer: AdamW = AdamW()
+    optimizer: OptimizerConfig = AdamW()
     """How it is updated."""
     train: TrainConfig = TrainConfig()
     """How long, and what happens when a step goes wrong."""

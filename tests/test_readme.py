@@ -11,7 +11,6 @@ from unittest import mock
 import pytest
 
 from jaxssl import cli, run
-from jaxssl.optim.schedules import make_schedule
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -128,4 +127,4 @@ def test_runs_of_the_readme_are_configurations_that_hold_together(arguments):
     )
     assert config.model.vocab_size == 4096  # of the tokenizer above
     assert config.evaluation.every < config.train.steps > config.checkpoint.every
-    make_schedule(config.optimizer.schedule, 1.0, config.train.steps, 1)
+    config.optimizer.schedule.make(1.0, config.train.steps, 1)

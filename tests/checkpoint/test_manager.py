@@ -15,7 +15,8 @@ from jaxssl.checkpoint import manifest
 from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager, as_tree, read_arrays
 from jaxssl.core.errors import UserError
 from jaxssl.models.model import Model
-from jaxssl.optim.adamw import AdamW, make_optimizer
+from jaxssl.optim.adamw import AdamW
+from jaxssl.optim.build import make_optimizer
 from jaxssl.train.state import State, abstract_state, make_init
 
 # Orbax leaves event loops half closed where a restore or a save fails.

@@ -10,7 +10,8 @@ from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.masked_lm import MaskedLm
-from jaxssl.optim.adamw import AdamW, make_optimizer
+from jaxssl.optim.adamw import AdamW
+from jaxssl.optim.build import make_optimizer
 from jaxssl.train.flops import count_flops
 from jaxssl.train.metrics import step_flops
 from jaxssl.train.state import make_init
