@@ -36,7 +36,8 @@ def _classifier(trained: Any, features: bool = False) -> Any:
     from jaxssl.models.bert import BertConfig
     from jaxssl.models.layers import unbox
     from jaxssl.models.model import Model
-    from jaxssl.optim.adamw import AdamW, make_optimizer
+    from jaxssl.optim.adamw import AdamW
+    from jaxssl.optim.build import make_optimizer
     from jaxssl.parallel.mesh import MeshConfig, make_mesh
     from jaxssl.tasks.classify import Classify
     from jaxssl.train.program import Program, Stream

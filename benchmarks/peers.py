@@ -49,7 +49,8 @@ def make_program(work: Work, *, unroll: bool = True, chunk: int = 128) -> Any:
     from jaxssl.models.model import Model
     from jaxssl.objectives.causal_lm import CausalLm
     from jaxssl.objectives.masked_lm import MaskedLm
-    from jaxssl.optim.adamw import AdamW, make_optimizer
+    from jaxssl.optim.adamw import AdamW
+    from jaxssl.optim.build import make_optimizer
     from jaxssl.parallel.mesh import MeshConfig, make_mesh
     from jaxssl.train.program import Program, Stream
 

@@ -17,6 +17,7 @@ from jaxssl.data.tables import TableSplits
 from jaxssl.objectives.combine import Term
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.ops.rotary import Yarn
+from jaxssl.optim.sgd import Sgd
 from jaxssl.run.config import RunConfig
 from jaxssl.transfer.freezing import UnfreezingStage
 
@@ -58,6 +59,7 @@ REQUIRED = {
     TablesConfig: {"tables": TABLES},
     TableSplits: {"train": TABLE},
     TableFile: {"path": "train.csv"},
+    Sgd: {"learning_rate": 0.1},
     Term: {"objective": MaskedLm()},
     UnfreezingStage: {"epoch": 1.0},
     Yarn: {"factor": 2.0, "original_positions": 128},

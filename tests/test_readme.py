@@ -12,7 +12,6 @@ import pytest
 
 import jaxssl
 from jaxssl import cli
-from jaxssl.optim.schedules import make_schedule
 from jaxssl.run.config import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -124,4 +123,4 @@ def test_runs_of_the_readme_are_configurations_that_hold_together(arguments):
     )
     assert config.model.vocab_size == 4096  # of the tokenizer above
     assert config.evaluation.every < config.train.steps > config.checkpoint.every
-    make_schedule(config.optimizer.schedule, 1.0, config.train.steps, 1)
+    config.optimizer.schedule.make(1.0, config.train.steps, 1)

@@ -2,7 +2,8 @@
 
 A component's configuration is a frozen dataclass beside the component. A field may be a leaf
 (checked by pydantic, strictly), another dataclass, or one of several told apart by their `name`: a
-union, or a base class with those registered under it (`core.registry`). Every error of a
+union, or a base class with those registered under it (`core.registry`). A mapping without a `name`
+is of the kind that its field is by default. Every error of a
 configuration is reported at once.
 """
 
@@ -16,7 +17,7 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -223,29 +224,21 @@ def _build_choice(choices: list, data: Any, path: str, errors: list[UserError]) 
             )
         )
         return None
-    return _build_dataclass(by_name[name], data, path, errors)
+    return _build_dataclass(by_name[name], data, path, errors, choices)
 
 
-def _build_dataclass(cls: type, data: Mapping, path: str, errors: list[UserError]) -> Any:
-    fields = {key_of(f): f for f in dataclasses.fields(cls) if f.init}
+def _build_dataclass(
+    cls: type, data: Mapping, path: str, errors: list[UserError], choices: Sequence[type] = ()
+) -> Any:
+    fields = _fields_by_key(cls)
     before = len(errors)
-    for key in data:
-        if key not in fields:
-            errors.append(
-                UserError(
-                    "unknown key",
-                    where=_join(path, key),
-                    expected="one of " + ", ".join(sorted(fields)),
-                    got=repr(key),
-                    fix=did_you_mean(str(key), fields),
-                )
-            )
+    errors += [_unknown(key, cls, choices, path) for key in data if key not in fields]
     hints = typing.get_type_hints(cls)
     values = {}
     for name, field in fields.items():
         if name in data:
-            given = _with_default_name(field, data[name])
-            values[field.name] = _build(hints[field.name], given, _join(path, name), errors)
+            value = _with_name(data[name], field.default)
+            values[field.name] = _build(hints[field.name], value, _join(path, name), errors)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             errors.append(_missing(hints[field.name], _join(path, name)))
     if len(errors) > before:
@@ -262,12 +255,32 @@ def _build_dataclass(cls: type, data: Mapping, path: str, errors: list[UserError
         return None
 
 
-def _with_default_name(field: dataclasses.Field, data: Any) -> Any:
-    """`data` with the name of the field's default where it has none: it changes that one."""
-    name = choice_name(type(field.default))
-    if isinstance(data, Mapping) and name is not None and "name" not in data:
-        return {"name": name, **data}
-    return data
+def _fields_by_key(cls: type) -> dict[str, dataclasses.Field]:
+    return {key_of(field): field for field in dataclasses.fields(cls) if field.init}
+
+
+def _with_name(data: Any, default: Any) -> Any:
+    """A mapping without `name` is of the kind that its field is by default."""
+    if not (isinstance(data, Mapping) and dataclasses.is_dataclass(default)) or "name" in data:
+        return data
+    name = choice_name(type(default))
+    return data if name is None else {"name": name, **data}
+
+
+def _unknown(key: object, cls: type, choices: Sequence[type], path: str) -> UserError:
+    """A key that `cls` does not have; it may be one of another of the `choices`."""
+    fields = _fields_by_key(cls)
+    owners = [str(choice_name(choice)) for choice in choices if key in _fields_by_key(choice)]
+    fix = did_you_mean(str(key), fields)
+    if owners:
+        fix = f"leave it out, or set {_join(path, 'name')}={owners[0]}"
+    return UserError(
+        f"unknown key: a setting of {', '.join(owners)}" if owners else "unknown key",
+        where=_join(path, key),
+        expected="one of " + ", ".join(sorted(fields)),
+        got=repr(key),
+        fix=fix,
+    )
 
 
 def _missing(annotation: Any, where: str) -> UserError:

@@ -1,172 +1,354 @@
-"""Learning rate schedules, in steps or tokens, as functions of the step."""
+"""Learning rate schedules, in steps or tokens, as functions of the step.
 
+A schedule is a class, and a line at the end of the file.
+"""
+
+import dataclasses
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import optax
 
 from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.errors import UserError
+from jaxssl.core.registry import choice_name, members, register
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """How the learning rate moves: a warm-up and a decay, or up and down."""
+class Schedule(ABC):
+    """What every schedule shares: how long its parts are."""
 
-    name: Literal[
-        "linear",
-        "cosine",
-        "wsd",
-        "constant",
-        "slanted",
-        "one_cycle",
-        "triangular",
-        "triangular2",
-        "exp_range",
-    ] = "linear"
-    """After a linear warm-up from 0 to the peak: `linear` to the floor, `cosine` to the floor,
-    `wsd` (constant, then a decay over the last part: warm-up, stable, decay), or `constant`. Or up
-    and down: `slanted` (slanted triangular, Howard & Ruder, 2018: from and to peak / 32, `warmup`
-    is the way up), `one_cycle` (Smith & Topin, 2018, as fastai has it: by cosines up from peak / 25
-    over `warmup` and down to peak / 250,000), or cyclical (Smith, 2015): `triangular` between
-    `floor` and the peak, `triangular2` with half the height each cycle, `exp_range` with gamma^step
-    of it."""
+    name: str
+    """How the learning rate moves."""
     unit: Literal["steps", "tokens"] = "steps"
-    """Unit of `warmup`, `decay` and `half_cycle`. A step counts as all tokens that its rows have
-    room for, padding too, so that the rate is a function of the step."""
-    warmup: float = 0
-    """Length of the warm-up, in `unit`; a number below 1 is a share of the run."""
-    decay: float = 0.1
-    """For `wsd`: length of the final decay, in `unit`; a number below 1 is a share of the run."""
-    decay_shape: Literal["linear", "sqrt"] = "linear"
-    """For `wsd`: a straight line, or 1 - sqrt (Hagele et al., 2024)."""
-    floor: float = 0.0
-    """Final, or lowest, learning rate as a share of the peak."""
-    half_cycle: float = 0.05
-    """For cyclical schedules: from the lowest rate to the highest, in `unit`; a number below 1 is a
-    share of the run."""
-    gamma: float = 0.9999
-    """For `exp_range`: what the height is multiplied with each step."""
+    """Unit of the lengths below. A step counts as all tokens that its rows have room for, padding
+    too, so that the rate is a function of the step."""
 
-    def __post_init__(self):
-        check_at_least(0, self, "warmup", "decay", "floor")
-        check_above_zero(self, "half_cycle", "gamma")
-        if self.name in ("slanted", "one_cycle") and not self.warmup:
-            raise UserError(
-                f"{self.name} needs a way up",
-                where="warmup",
-                expected="above 0: 0.1 as published for slanted, 0.3 for one_cycle",
-                got=self.warmup,
-            )
+    @abstractmethod
+    def make(self, peak: float, total_steps: int, tokens_per_step: int) -> optax.Schedule:
+        """The learning rate as a function of the number of updates done before.
 
+        Args:
+          peak: the highest learning rate.
+          total_steps: of the whole run.
+          tokens_per_step: what a step counts as where `unit` is tokens.
 
-def make_schedule(
-    config: Schedule, peak: float, total_steps: int, tokens_per_step: int
-) -> optax.Schedule:
-    """The learning rate as a function of the number of updates done before.
+        Raises:
+          UserError: the schedule does not fit into the run.
+        """
 
-    The first update of a warm-up of w steps uses peak / w and the w-th the peak, so that no
-    update is wasted at 0. The last update of a decay comes just before the floor would be
-    reached.
-
-    Raises:
-      UserError: warm-up and decay are longer than the run.
-    """
-
-    def steps(length: float) -> int:
+    def in_steps(self, length: float, total_steps: int, tokens_per_step: int) -> int:
+        """A length in steps; one below 1 is a share of the run, whatever the unit."""
         if 0 < length < 1:
             return round(length * total_steps)
-        return math.ceil(length / tokens_per_step) if config.unit == "tokens" else round(length)
-
-    warmup = steps(config.warmup)
-    decay = steps(config.decay) if config.name == "wsd" else 0
-    if warmup + decay > total_steps:
-        raise UserError(
-            "the schedule is longer than the run",
-            where="optimizer.schedule.warmup",
-            expected=f"warm-up and decay of at most {total_steps} steps together",
-            got=f"{warmup} + {decay} steps",
-            fix=f"set optimizer.schedule.warmup={max(1, total_steps // 10)}, or train longer",
-        )
-    floor = peak * config.floor
-    if config.name == "slanted":
-        return slanted_triangular(peak, total_steps, warmup)
-    if config.name == "one_cycle":
-        return one_cycle(peak, total_steps, warmup)
-    if config.name in ("triangular", "triangular2", "exp_range"):
-        height = {
-            "triangular": lambda step, cycle: 1.0,
-            "triangular2": lambda step, cycle: 0.5 ** (cycle - 1),
-            "exp_range": lambda step, cycle: config.gamma**step,
-        }[config.name]
-        return cyclical(floor, peak, max(1, steps(config.half_cycle)), height)
-    rest = max(1, total_steps - warmup)
-    if config.name == "linear":
-        parts, ends = [optax.linear_schedule(peak, floor, rest)], []
-    elif config.name == "cosine":
-        parts, ends = [optax.cosine_decay_schedule(peak, rest, alpha=config.floor)], []
-    elif config.name == "wsd" and decay:
-        shape = config.decay_shape
-        parts = [optax.constant_schedule(peak), _final_decay(peak, floor, decay, shape)]
-        ends = [total_steps - decay]
-    else:
-        parts, ends = [optax.constant_schedule(peak)], []
-    if warmup:
-        # Counts from 1, so that the first update moves.
-        parts.insert(0, lambda step: peak * (step + 1) / warmup)
-        ends.insert(0, warmup)
-    return optax.join_schedules(parts, ends)
+        return math.ceil(length / tokens_per_step) if self.unit == "tokens" else round(length)
 
 
-def slanted_triangular(
-    peak: float, total_steps: int, cut: int, ratio: float = 32.0
-) -> optax.Schedule:
-    """ULMFiT's (Howard & Ruder, 2018): linearly up for `cut` steps, then down; peak / ratio at both
-    ends."""
-
-    def schedule(step):
-        up, down = step / cut, 1 - (step - cut) / max(1, total_steps - cut)
-        share = jnp.clip(jnp.where(step < cut, up, down), 0, 1)
-        return peak * (1 + share * (ratio - 1)) / ratio
-
-    return schedule
+# --- A warm-up, then a decay --------------------------------------------------------------------
 
 
-def one_cycle(
-    peak: float, total_steps: int, up: int, start: float = 25.0, end: float = 250_000.0
-) -> optax.Schedule:
-    """fastai's: by a cosine from peak / start to the peak over `up` steps, and on to peak / end.
+@dataclass(frozen=True, kw_only=True)
+class WarmUp(Schedule):
+    """A schedule that begins with a way up to the peak."""
+
+    warmup: float = 0
+    """Length of the warm-up, in `unit`; a number below 1 is a share of the run."""
+
+    def __post_init__(self):
+        check_at_least(0, self, "warmup")
+
+    def warmup_steps(self, total_steps: int, tokens_per_step: int, decay: int = 0) -> int:
+        """The length of the warm-up in steps.
+
+        Args:
+          decay: steps at the end of the run that are no longer free.
+
+        Raises:
+          UserError: warm-up and decay are longer than the run.
+        """
+        warmup = self.in_steps(self.warmup, total_steps, tokens_per_step)
+        if warmup + decay > total_steps:
+            raise UserError(
+                "the schedule is longer than the run",
+                where="optimizer.schedule.warmup",
+                expected=f"warm-up and decay of at most {total_steps} steps together",
+                got=f"{warmup} + {decay} steps",
+                fix=f"set optimizer.schedule.warmup={max(1, total_steps // 10)}, or train longer",
+            )
+        return warmup
+
+
+def warmed_up(after: optax.Schedule, peak: float, warmup: int) -> optax.Schedule:
+    """A straight line from 0 to the peak, and then `after`, which counts its steps from 0 again.
+
+    The first update of a warm-up of w steps uses peak / w and the w-th the peak, so that no update
+    is wasted at 0. During the warm-up `after` is computed too, at negative steps, and not used.
+    """
+    if not warmup:
+        return after
+
+    def rising(step):
+        return peak * (step + 1) / warmup
+
+    return optax.join_schedules([rising, after], [warmup])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant(WarmUp):
+    """The peak, after the warm-up."""
+
+    name: Literal["constant"] = "constant"
+    """A warm-up, then the peak to the end."""
+
+    def make(self, peak: float, total_steps: int, tokens_per_step: int) -> optax.Schedule:
+        warmup = self.warmup_steps(total_steps, tokens_per_step)
+        return warmed_up(optax.constant_schedule(peak), peak, warmup)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decay(WarmUp):
+    """A schedule that goes down to a floor; its last update comes just before it gets there."""
+
+    floor: float = 0.0
+    """Final learning rate as a share of the peak."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least(0, self, "floor")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Decay):
+    """A straight line down (Devlin et al., 2018: BERT)."""
+
+    name: Literal["linear"] = "linear"
+    """A warm-up, then a straight line to the floor."""
+
+    def make(self, peak: float, total_steps: int, tokens_per_step: int) -> optax.Schedule:
+        warmup = self.warmup_steps(total_steps, tokens_per_step)
+        after = optax.linear_schedule(peak, peak * self.floor, max(1, total_steps - warmup))
+        return warmed_up(after, peak, warmup)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Decay):
+    """Half a cosine down (Loshchilov & Hutter, 2016: SGDR, without restarts)."""
+
+    name: Literal["cosine"] = "cosine"
+    """A warm-up, then half a cosine to the floor."""
+
+    def make(self, peak: float, total_steps: int, tokens_per_step: int) -> optax.Schedule:
+        warmup = self.warmup_steps(total_steps, tokens_per_step)
+        after = optax.cosine_decay_schedule(peak, max(1, total_steps - warmup), alpha=self.floor)
+        return warmed_up(after, peak, warmup)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupStableDecay(Decay):
+    """Constant, with a decay at the end (Hu et al., 2024: MiniCPM; Hagele et al., 2024)."""
+
+    name: Literal["wsd"] = "wsd"
+    """Warm-up, stable, decay: the peak, but for a decay to the floor in the last part."""
+    decay: float = 0.1
+    """Length of the final decay, in `unit`; a number below 1 is a share of the run."""
+    decay_shape: Literal["linear", "sqrt"] = "linear"
+    """A straight line, or 1 - sqrt (Hagele et al., 2024)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least(0, self, "decay")
+
+    def make(self, peak: float, total_steps: int, tokens_per_step: int) -> optax.Schedule:
+        decay = self.in_steps(self.decay, total_steps, tokens_per_step)
+        warmup = self.warmup_steps(total_steps, tokens_per_step, decay)
+        after = optax.constant_schedule(peak)
+        if decay:
+            falling = self._final_decay(peak, peak * self.floor, decay)
+            after = optax.join_schedules([after, falling], [total_steps - decay - warmup])
+        return warmed_up(after, peak, warmup)
+
+    def _final_decay(self, peak: float, floor: float, steps: int) -> optax.Schedule:
+        if self.decay_shape == "linear":
+            return optax.linear_schedule(peak, floor, steps)
+
+        def falling(step):
+            return floor + (peak - floor) * (1 - jnp.clip(step / steps, 0, 1) ** 0.5)
+
+        return falling
+
+
+# --- Once up and down ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlantedTriangular(WarmUp):
+    """A short straight line up and a long one down (Howard & Ruder, 2018: ULMFiT, equation 3)."""
+
+    name: Literal["slanted"] = "slanted"
+    """Slanted triangular: a straight line up from peak / 32, and one down to it."""
+    warmup: float = 0.1
+    """Length of the way up, in `unit`; a number below 1 is a share of the run, 0.1 as published."""
+
+    RATIO: ClassVar[float] = 32.0
+    """What the peak is divided by at both ends."""
+
+    def __post_init__(self):
+        check_above_zero(self, "warmup")
+
+    def make(self, peak: float, total_steps: int, tokens_per_step: int) -> optax.Schedule:
+        cut = self.warmup_steps(total_steps, tokens_per_step)
+
+        def schedule(step):
+            up, down = step / cut, 1 - (step - cut) / max(1, total_steps - cut)
+            share = jnp.clip(jnp.where(step < cut, up, down), 0, 1)
+            return peak * (1 + share * (self.RATIO - 1)) / self.RATIO
+
+        return schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneCycle(WarmUp):
+    """Half a cosine up and half a one down (Smith & Topin, 2018, in the form that fastai 1 gave it;
+    PyTorch's OneCycleLR is the same).
 
     The momentum stays as it is, where fastai moves it against the rate.
     """
-    cosine = lambda low, high, share: high + (low - high) * (1 + jnp.cos(jnp.pi * share)) / 2
 
-    def schedule(step):
-        rising = cosine(peak / start, peak, step / up)
-        falling = cosine(peak, peak / end, (step - up) / max(1, total_steps - up))
-        return jnp.where(step < up, rising, falling)
+    name: Literal["one_cycle"] = "one_cycle"
+    """By half a cosine up from peak / 25, and by another down to peak / 250,000."""
+    warmup: float = 0.3
+    """Length of the way up, in `unit`; a number below 1 is a share of the run, 0.3 as in fastai
+    and PyTorch."""
 
-    return schedule
+    START: ClassVar[float] = 25.0
+    """What the peak is divided by at the start."""
+    END: ClassVar[float] = 250_000.0
+    """And at the end."""
+
+    def __post_init__(self):
+        check_above_zero(self, "warmup")
+
+    def make(self, peak: float, total_steps: int, tokens_per_step: int) -> optax.Schedule:
+        up = self.warmup_steps(total_steps, tokens_per_step)
+
+        def schedule(step):
+            rising = _half_cosine(peak / self.START, peak, step / up)
+            falling = _half_cosine(peak, peak / self.END, (step - up) / max(1, total_steps - up))
+            return jnp.where(step < up, rising, falling)
+
+        return schedule
 
 
-def cyclical(
-    low: float, peak: float, half_cycle: int, height: Callable[[Any, Any], Any]
-) -> optax.Schedule:
+def _half_cosine(start: float, end: float, share: Any) -> Any:
+    """From `start` to `end`, of which `share` is done."""
+    return end + (start - end) * (1 + jnp.cos(jnp.pi * share)) / 2
+
+
+# --- Up and down again and again ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cyclical(Schedule):
     """Smith's (2015): low + (peak - low) * max(0, 1 - |t / s - 2 c + 1|) * height(t, c), with
     half-cycles of s steps and c = floor(1 + t / (2 s))."""
 
-    def schedule(step):
-        cycle = jnp.floor(1 + step / (2 * half_cycle))
-        share = jnp.maximum(0.0, 1 - jnp.abs(step / half_cycle - 2 * cycle + 1))
-        return low + (peak - low) * share * height(step, cycle)
+    floor: float = 0.0
+    """Lowest learning rate as a share of the peak."""
+    half_cycle: float = 0.05
+    """From the lowest rate to the highest, in `unit`; a number below 1 is a share of the run."""
 
-    return schedule
+    def __post_init__(self):
+        check_at_least(0, self, "floor")
+        check_above_zero(self, "half_cycle")
+
+    @abstractmethod
+    def height(self, step: Any, cycle: Any) -> Any:
+        """What a peak's distance from the floor is multiplied with, at a step of a cycle; cycles
+        count from 1."""
+
+    def make(self, peak: float, total_steps: int, tokens_per_step: int) -> optax.Schedule:
+        low = peak * self.floor
+        half = max(1, self.in_steps(self.half_cycle, total_steps, tokens_per_step))
+
+        def schedule(step):
+            cycle = jnp.floor(1 + step / (2 * half))
+            share = jnp.maximum(0.0, 1 - jnp.abs(step / half - 2 * cycle + 1))
+            return low + (peak - low) * share * self.height(step, cycle)
+
+        return schedule
 
 
-def _final_decay(peak: float, floor: float, length: int, shape: str) -> optax.Schedule:
-    if shape == "linear":
-        return optax.linear_schedule(peak, floor, length)
-    return lambda step: floor + (peak - floor) * (1 - jnp.clip(step / length, 0, 1) ** 0.5)
+@dataclass(frozen=True, kw_only=True)
+class Triangular(Cyclical):
+    """Cycles of one height (Smith, 2015)."""
+
+    name: Literal["triangular"] = "triangular"
+    """Straight lines between the floor and the peak, again and again."""
+
+    def height(self, step: Any, cycle: Any) -> Any:
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Triangular2(Cyclical):
+    """Cycles that halve (Smith, 2015)."""
+
+    name: Literal["triangular2"] = "triangular2"
+    """As `triangular`, with half the height in each cycle."""
+
+    def height(self, step: Any, cycle: Any) -> Any:
+        return 0.5 ** (cycle - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpRange(Cyclical):
+    """Cycles that shrink with each step (Smith, 2015)."""
+
+    name: Literal["exp_range"] = "exp_range"
+    """As `triangular`, with gamma^step of the height."""
+    gamma: float = 0.9999
+    """What the height is multiplied with each step."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_above_zero(self, "gamma")
+
+    def height(self, step: Any, cycle: Any) -> Any:
+        return self.gamma**step
+
+
+# --- All of them --------------------------------------------------------------------------------
+
+register(
+    Schedule,
+    Linear,
+    Cosine,
+    WarmupStableDecay,
+    Constant,
+    SlantedTriangular,
+    OneCycle,
+    Triangular,
+    Triangular2,
+    ExpRange,
+)
+
+ONE_FOR_ALL = {"unit", "warmup", "decay", "decay_shape", "floor", "half_cycle", "gamma"}
+"""The keys that every schedule had when all were one class."""
+
+
+def upgraded_schedule(old: Mapping[str, Any]) -> dict[str, Any]:
+    """A schedule as older runs wrote it, with the keys that its class has today.
+
+    Those runs wrote all of `ONE_FOR_ALL`, whatever the schedule read. What it never read is left
+    out; everything else stays, so that a key which was never known is still an error.
+    """
+    by_name = {choice_name(cls): cls for cls in members(Schedule)}
+    cls = by_name.get(old.get("name", Linear.name))
+    if cls is None:
+        return dict(old)
+    unread = ONE_FOR_ALL - {field.name for field in dataclasses.fields(cls)}
+    return {key: value for key, value in old.items() if key not in unread}

@@ -20,8 +20,9 @@ from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Objective
-from jaxssl.optim.adamw import check_no_decay, make_optimizer
+from jaxssl.optim.build import make_optimizer
 from jaxssl.optim.groups import GroupOf
+from jaxssl.optim.weight_decay import check_no_decay
 from jaxssl.parallel.mesh import check_batch, make_mesh
 from jaxssl.run.config import RunConfig
 from jaxssl.run.feeds import Opened, open_stream

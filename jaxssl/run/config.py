@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jaxssl.objectives.registry  # noqa: F401
+import jaxssl.optim.registry  # noqa: F401
 import jaxssl.tasks.registry  # noqa: F401
 from jaxssl.checkpoint.ledger import InitConfig, split_checkpoint
 from jaxssl.checkpoint.manager import CheckpointConfig
@@ -28,6 +29,8 @@ from jaxssl.models.model import ModelConfig
 from jaxssl.objectives.base import Objective
 from jaxssl.objectives.combine import unite_heads
 from jaxssl.optim.adamw import AdamW
+from jaxssl.optim.base import Optimizer
+from jaxssl.optim.schedules import upgraded_schedule
 from jaxssl.parallel.hosts import DistributedConfig
 from jaxssl.parallel.mesh import MeshConfig
 from jaxssl.train.evaluation import EvaluationConfig
@@ -99,7 +102,7 @@ class RunConfig:
     """Which parameters are trained, and when."""
     regularization: Regularization = Regularization()
     """What holds trained parameters near those that were restored."""
-    optimizer: AdamW = AdamW()
+    optimizer: Optimizer = AdamW()
     """How they are updated."""
     train: TrainConfig = TrainConfig()
     """How long, and what happens when a step goes wrong."""
@@ -313,7 +316,22 @@ def read_config(run_dir: Path, layers: Iterable[str] = ()) -> RunConfig:
     given = list(layers)
     files = [configuration.read_yaml(find_recipe(layer)) for layer in given if "=" not in layer]
     changes = configuration.combine([], [layer for layer in given if "=" in layer])
-    return configuration.load(RunConfig, [upgraded(x) for x in (kept, *files, changes)])
+    return configuration.load(
+        RunConfig, [upgraded_run(kept), *(upgraded(x) for x in (*files, changes))]
+    )
+
+
+def upgraded_run(config: Layer) -> dict[str, Any]:
+    """The whole configuration of a run as it is written now.
+
+    Version 0.1 wrote fields of schedules that these never read; a recipe may not have them.
+    """
+    new = upgraded(config)
+    optimizer = new.get("optimizer")
+    if isinstance(optimizer, Mapping) and isinstance(optimizer.get("schedule"), Mapping):
+        schedule = upgraded_schedule(optimizer["schedule"])
+        new["optimizer"] = {**optimizer, "schedule": schedule}
+    return new
 
 
 def upgraded(layer: Layer) -> dict[str, Any]:

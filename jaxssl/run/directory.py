@@ -19,7 +19,7 @@ from jaxssl.core.files import atomic_write
 from jaxssl.core.names import flatten, matches
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.parallel import hosts
-from jaxssl.run.config import RunConfig, upgraded
+from jaxssl.run.config import RunConfig, upgraded_run
 
 LOCK = ".lock"
 MAY_CHANGE = (
@@ -161,7 +161,7 @@ def read_identity(path: Path) -> dict[str, Any]:
     """
     try:
         identity = json.loads(path.read_text())
-        config = configuration.build(RunConfig, upgraded(dict(identity["config"])))
+        config = configuration.build(RunConfig, upgraded_run(identity["config"]))
         return {"config": configuration.to_dict(config), "data": str(identity["data"])}
     except UserError:
         raise

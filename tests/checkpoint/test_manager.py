@@ -16,7 +16,8 @@ from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager, as_tr
 from jaxssl.core.errors import UserError
 from jaxssl.models.model import Model
 from jaxssl.objectives.masked_lm import MaskedLm
-from jaxssl.optim.adamw import AdamW, make_optimizer
+from jaxssl.optim.adamw import AdamW
+from jaxssl.optim.build import make_optimizer
 from jaxssl.train.phase import Phases
 from jaxssl.train.state import State
 

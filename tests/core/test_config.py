@@ -138,6 +138,13 @@ def test_a_layer_that_changes_the_name_drops_the_old_siblings():
     assert run(old, {"shape": {"name": "cosine"}}).shape == Cosine(floor=0.5)
 
 
+def test_without_a_name_it_is_the_kind_that_the_field_has_by_default():
+    assert run({"shape": {"floor": 0.5}}).shape == Cosine(floor=0.5)
+    assert run(overrides=["shape.floor=0.5"]).shape == Cosine(floor=0.5)
+    with pytest.raises(UserError, match="missing or unknown name"):
+        run({"terms": [{"part": {"floor": 0.5}}]})
+
+
 def test_overrides_do_not_drop_one_another():
     old = {"shape": {"name": "cosine", "floor": 0.5}}
     both = ["shape.slope=3", "shape.name=linear"]
@@ -185,6 +192,13 @@ def test_every_error_is_reported_at_once_with_suggestions():
     assert found["shape.name"].fix == "did you mean 'cosine'?"
     assert found["terms[0].part.slop"].fix == "did you mean 'slope'?"
     assert all(str(error) in str(caught.value) for error in found.values())
+
+
+def test_a_setting_of_another_choice_is_told_whose_it_is():
+    with pytest.raises(UserError, match="a setting of cosine") as caught:
+        run({"shape": {"name": "linear", "floor": 0.5}})
+    assert caught.value.where == "shape.floor"
+    assert caught.value.fix == "leave it out, or set shape.name=cosine"
 
 
 @pytest.mark.parametrize(

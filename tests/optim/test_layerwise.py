@@ -10,9 +10,10 @@ from jaxssl.core.names import flatten
 from jaxssl.models.heads import LabelHead
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
-from jaxssl.optim.adamw import AdamW, make_optimizer
+from jaxssl.optim.adamw import AdamW
+from jaxssl.optim.build import make_optimizer
 from jaxssl.optim.layerwise import depth_factors, scale_by_depth
-from jaxssl.optim.schedules import Schedule
+from jaxssl.optim.schedules import Constant
 
 LAYERS, DECAY = 4, 0.8
 HEAD = LabelHead(name="classify", size=2)
@@ -53,7 +54,7 @@ def test_updates_and_weight_decay_are_scaled_alike():
     """An optimizer with the factor is one with a smaller rate, layer by layer."""
     params = jax.tree.map(lambda x: jnp.ones(x.shape), shapes())
     grads = jax.tree.map(lambda x: jnp.full(x.shape, 0.5), params)
-    config = dict(learning_rate=0.1, schedule=Schedule(name="constant"), clip_norm=None)
+    config = dict(learning_rate=0.1, schedule=Constant(), clip_norm=None)
     plain, _ = make_optimizer(AdamW(**config), 10, 1)
     scaled, _ = make_optimizer(AdamW(**config, layer_decay=DECAY), 10, 1, LAYERS)
     first, _ = plain.update(grads, plain.init(params), params)

@@ -10,13 +10,14 @@ from jaxssl.core.names import flatten
 from jaxssl.core.precision import Precision
 from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
-from jaxssl.optim.adamw import AdamW, make_optimizer
-from jaxssl.optim.schedules import Schedule
+from jaxssl.optim.adamw import AdamW
+from jaxssl.optim.build import make_optimizer
+from jaxssl.optim.schedules import Constant
 from jaxssl.train.step import make_loss
 
 OBJECTIVE = CausalLm(chunk=8)
 BATCH = tiny.rows([[d] for d in tiny.random_documents([16] * 8)])
-OPTIMIZER, _ = make_optimizer(AdamW(learning_rate=0.01, schedule=Schedule(name="constant")), 9, 1)
+OPTIMIZER, _ = make_optimizer(AdamW(learning_rate=0.01, schedule=Constant()), 9, 1)
 
 
 def one_step(precision):

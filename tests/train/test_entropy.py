@@ -11,8 +11,9 @@ import toy
 from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.masked_lm import MaskedLm
-from jaxssl.optim.adamw import AdamW, make_optimizer
-from jaxssl.optim.schedules import Schedule
+from jaxssl.optim.adamw import AdamW
+from jaxssl.optim.build import make_optimizer
+from jaxssl.optim.schedules import Linear
 from jaxssl.train.step import make_eval_step
 
 STATES, LENGTH, FIRST = 8, 16, tiny.FIRST_WORD
@@ -46,7 +47,7 @@ def batch(count, seed):
 
 
 def train(model, objective, steps, rows, learning_rate):
-    schedule = Schedule(name="linear", warmup=20)
+    schedule = Linear(warmup=20)
     config = AdamW(learning_rate=learning_rate, weight_decay=0.0, b2=0.98, schedule=schedule)
     optimizer, _ = make_optimizer(config, steps, rows * LENGTH)
     made = tiny.program(model, objective, optimizer, batch(rows, 0), vocabulary=VOCABULARY)

@@ -8,7 +8,8 @@ import tiny
 from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.masked_lm import MaskedLm
-from jaxssl.optim.adamw import AdamW, make_optimizer
+from jaxssl.optim.adamw import AdamW
+from jaxssl.optim.build import make_optimizer
 from jaxssl.train.flops import count_flops
 from jaxssl.train.metrics import step_flops
 from jaxssl.train.phase import Phases

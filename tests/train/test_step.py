@@ -17,8 +17,9 @@ from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.combine import Combine, Term
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.objectives.next_sentence import NextSentence
-from jaxssl.optim.adamw import AdamW, make_optimizer
-from jaxssl.optim.schedules import Schedule
+from jaxssl.optim.adamw import AdamW
+from jaxssl.optim.build import make_optimizer
+from jaxssl.optim.schedules import Constant
 from jaxssl.parallel.axes import to_spec
 from jaxssl.parallel.mesh import MeshConfig, check_batch
 from jaxssl.train.state import layout
@@ -26,7 +27,7 @@ from jaxssl.train.step import make_loss
 
 OBJECTIVE = CausalLm()
 MODEL = Model(tiny.gpt2(), OBJECTIVE.heads)
-CONFIG = AdamW(learning_rate=0.01, schedule=Schedule(name="constant"))
+CONFIG = AdamW(learning_rate=0.01, schedule=Constant())
 OPTIMIZER, _ = make_optimizer(CONFIG, 100, 1)
 BATCH = tiny.rows([[d] for d in tiny.random_documents([16, 9, 5, 12, 16, 3, 7, 16])])
 ONE = (1, 1, 1)
