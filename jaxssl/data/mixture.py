@@ -9,7 +9,7 @@ not depend on how long the run is, and each stream's batches are its own numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -67,6 +67,8 @@ class Jointly:
     name: Literal["jointly"] = "jointly"
     """All at once."""
 
+    takes_all: ClassVar[bool] = True
+
     def draws(self, streams: Mapping[str, Factor], rows: Mapping[str, int]) -> "Draws":
         """All streams in every step.
 
@@ -96,6 +98,8 @@ class ByTurns:
     """For `examples`: above 1, small streams get more than their share."""
     seed: int = 0
     """Of the order of the turns; 0 to 2**32 - 1."""
+
+    takes_all: ClassVar[bool] = False
 
     def __post_init__(self):
         check_at_least(1, self, "limit")

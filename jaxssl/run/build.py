@@ -30,6 +30,7 @@ from jaxssl.train.feeds import Feed, Feeds
 from jaxssl.train.loop import Work
 from jaxssl.train.phase import Phases
 from jaxssl.train.program import Program, Stage, Stream
+from jaxssl.train.reads import check_read, reached
 from jaxssl.train.samples import check_samples
 from jaxssl.train.settings import Epochs
 from jaxssl.train.validation import check_best_by, prefixed
@@ -45,11 +46,13 @@ class Built:
       config: with the labels of its data, and the model as its objectives want it.
       work: for the loop.
       streams: their data, all splits.
+      unread: parts of the model that are there and that nothing reads.
     """
 
     config: RunConfig
     work: Work
     streams: dict[str, Opened]
+    unread: tuple[str, ...] = ()
 
     @property
     def data(self) -> str:
@@ -81,9 +84,10 @@ def build(config: RunConfig) -> Built:
     feeds = make_feeds(config, tokenizer, opened)
     feeds = dataclasses.replace(feeds, encodes_once=_encodes_once(config, program))
     check_best_by(program, feeds, config.evaluation)
+    unread = check_read(program.model, program.streams, vocabulary)
     with jax.set_mesh(program.mesh):
         work = Work(program=program, feeds=feeds, settings=settings, phases=Phases(program))
-    return Built(config, work, opened)
+    return Built(config, work, opened, tuple(unread))
 
 
 def make_program(
@@ -111,21 +115,24 @@ def make_program(
     check_no_decay(config.optimizer.no_decay, model.abstract())
     steps = epochs.resolve(config.train, config.evaluation)[0].steps
     _check_stages(stages, steps)
+    parts = tuple(
+        Stream.of(
+            stream.objective,
+            opened[name].largest,
+            name=name,
+            weight=config.mixture.loss_weight(stream.weight),
+        )
+        for name, stream in streams.items()
+    )
+    reach = None if config.mixture.takes_all else reached(model, parts, vocabulary)
+    group_of = grouped_by_reach(group_of, reach)
     places = sum(int(np.prod(each.largest["tokens"].shape)) for each in opened.values())
     optimizer, schedule = make_optimizer(
         config.optimizer, steps, places, config.model.num_layers, group_of
     )
     program = Program(
         model=model,
-        streams=tuple(
-            Stream.of(
-                stream.objective,
-                opened[name].largest,
-                name=name,
-                weight=config.mixture.loss_weight(stream.weight),
-            )
-            for name, stream in streams.items()
-        ),
+        streams=parts,
         optimizer=optimizer,
         schedule=schedule,
         vocabulary=vocabulary,
@@ -137,6 +144,7 @@ def make_program(
         accumulation=config.train.accumulation,
         ema=config.train.ema,
         draws=draws,
+        reached=reach,
     )
     return program, epochs
 
@@ -274,6 +282,21 @@ def plan_stages(
         groups = {**dict.fromkeys(trained, f"stage{number}"), **groups}
     never = lambda path: groups.get(path, "never")  # asked of all, for the receipt of full tuning
     return model, tuple(stages), never if len(stages) > 1 else None
+
+
+def grouped_by_reach(
+    group_of: GroupOf | None, reach: Mapping[str, frozenset[str]] | None
+) -> GroupOf | None:
+    """Groups of parameters that are updated together: of one stage, and reached by the same
+    streams. None where there is one group."""
+    if reach is None or len(set(reach.values())) == 1:
+        return group_of
+
+    def group(path: str) -> str:
+        streams = "+".join(name for name, paths in reach.items() if path in paths) or "none"
+        return streams if group_of is None else f"{group_of(path)}:{streams}"
+
+    return group
 
 
 def _check_stages(stages: Sequence[Stage], steps: int) -> None:

@@ -148,6 +148,7 @@ def describe(built: Built, cost: Receipt) -> list[str]:
         *program.start.lines(),
         f"{config.model.name}: {cost.parameters:,} parameters{share if is_partial else ''}, "
         f"{jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
+        *(f"{part}: nothing reads it (model.{part}=false leaves it out)" for part in built.unread),
         f"{config.precision.summary}; attention: xla",
         *(line for name in built.streams for line in _describe_stream(built, name)),
         *([f"more parameters are trained from steps {', '.join(later)} on"] if later else []),

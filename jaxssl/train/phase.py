@@ -44,7 +44,7 @@ class Phase:
         """The jitted step (state, {stream: batch}, constants) -> (state, metrics) of these
         streams; it is compiled when it first runs."""
         if drawn not in self._steps:
-            step = make_train_step(self.program, drawn)
+            step = make_train_step(self.program, drawn, self.program.is_reached(drawn))
             self._steps[drawn] = jit_train_step(step, self.abstract, self.program.mesh)
         return self._steps[drawn]
 

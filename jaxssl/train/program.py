@@ -65,6 +65,8 @@ class Program:
       accumulation: microbatches a step.
       ema: decay of an average of the parameters; None keeps none.
       draws: which streams a batch number takes.
+      reached: {stream: the parameters that its losses depend on}, where steps differ in that; the
+        others rest in a step.
     """
 
     model: Model
@@ -80,6 +82,13 @@ class Program:
     accumulation: int = 1
     ema: float | None = None
     draws: Draws = AllAtOnce(("",))
+    reached: Mapping[str, frozenset[str]] | None = None
+
+    def is_reached(self, drawn: tuple[str, ...]) -> Choice:
+        """Which parameters the losses of these streams depend on, by path."""
+        if self.reached is None:
+            return everything
+        return frozenset().union(*(self.reached[name] for name in drawn)).__contains__
 
     def is_lower_better(self, number: str) -> bool:
         """Whether less is better of a number of a validation."""

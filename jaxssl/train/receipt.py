@@ -54,15 +54,18 @@ class Receipt:
 
 
 def make_receipt(program: Program, phases: Phases, *, encodes_once: bool = False) -> Receipt:
-    """Counts both, and compiles both for their memory; the cache then has the run's own step.
+    """Counts both, and compiles both for their memory; the cache then has the run's own step. By
+    turns, it is that of the stream that comes first.
 
     Args:
       phases: the run's.
       encodes_once: whether the run trains on features of its first stage.
     """
-    sizes = [stream.batch["tokens"].shape for stream in program.streams]
+    drawn = program.draws.at(0)
+    batches = {stream.name: stream.batch for stream in program.streams if stream.name in drawn}
+    sizes = [batch["tokens"].shape for batch in batches.values()]
     parameters = num_parameters(unbox(program.model.abstract()))
-    own_batches = {stream.name: stream.batch for stream in program.streams}
+    own_batches = batches
     if encodes_once:
         own_batches = {name: features_of(program, x) for name, x in own_batches.items()}
     own = step_cost(phases.at(0), own_batches)
@@ -73,7 +76,6 @@ def make_receipt(program: Program, phases: Phases, *, encodes_once: bool = False
         )
         with jax.set_mesh(program.mesh):
             phase = Phases(whole).at(0)
-        batches = {stream.name: stream.batch for stream in program.streams}
         full = step_cost(phase, batches, may_not_fit=True)
     rows, length = sum(size[0] for size in sizes), max(size[1] for size in sizes)
     return Receipt(parameters, rows, length, own, full, devices_of(program))
