@@ -327,7 +327,7 @@ def describe(config: FinetuneConfig, prepared: Prepared, cost: Receipt) -> list[
         f"task {config.task.name}: {config.task.summary}; "
         f"{jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
         *exportable.notes(config.model, parts.model.heads, config.task, parts.tokenizer),
-        f"{config.precision.summary}; attention: xla",
+        f"{config.precision.summary}; attention: {config.model.attention}",
         f"data: {parts.train_data.num_rows:,} examples, rows of "
         f"{', '.join(map(str, prepared.lengths))} tokens",
         f"{config.model.name}: {cost.parameters:,} parameters, {cost.own.trained:,} of them "

@@ -355,7 +355,7 @@ def describe(config: RunConfig, parts: Parts) -> list[str]:
         f"{config.model.name}: {num_parameters(abstract):,} parameters, objective "
         f"{config.objective.name}, {jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
         *exportable.notes(config.model, parts.model.heads, None, parts.tokenizer),
-        f"{config.precision.summary}; attention: xla",
+        f"{config.precision.summary}; attention: {config.model.attention}",
         f"data: {rows.num_rows:,} rows of {data.sequence_length} tokens, {per_epoch:,} steps an "
         f"epoch ({left_over(parts, config)} left over), {steps:,} steps = "
         f"{steps / max(1, per_epoch):.2f} epochs",

@@ -97,8 +97,8 @@ def _rows(found: HfDirectory, length: int | None) -> Batch:
 
 
 def _tell_windows(found: HfDirectory, length: int, say: Callable[[str], None]) -> None:
-    widths = [kind.window for kind in found.config.block(Precision()).kinds if kind.window]
-    widest = max(widths, default=0)
+    widths = [layer.pattern.window for layer in found.config.block(Precision()).layers]
+    widest = max((width for width in widths if width), default=0)
     if widest < length - 1:
         return
     longer = min(2 * widest, found.config.max_positions)

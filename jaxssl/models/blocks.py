@@ -3,38 +3,40 @@
 Shapes: B rows, T tokens, S cached tokens, N heads, K heads of keys and values, D width of a head.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import dataclasses
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxssl.core.precision import Precision
 from jaxssl.models.layers import LayerNorm, Projection, RmsNorm, dropout_rng
 from jaxssl.ops.activations import ACTIVATIONS, Activation
-from jaxssl.ops.attention import attention, cached_mask, segment_mask
+from jaxssl.ops.attention.kernels import KernelName, attention
+from jaxssl.ops.attention.pattern import Pattern, Tokens
 from jaxssl.ops.dropout import dropout
-from jaxssl.ops.rotary import Rotary, rotate, turns
+from jaxssl.ops.rotary import Rotary, rotate, rotations_of
 from jaxssl.parallel.axes import constrain
 
+T = TypeVar("T")
 HIDDEN = ("batch", "sequence", "activation")
-FAR = np.iinfo(np.int32).max // 2
-"""A window that no text fills."""
 
 
 @dataclass(frozen=True)
-class LayerKind:
+class LayerType:
     """What layers of one stack may differ in.
 
     Attributes:
-      window: how many tokens on each side a token sees, besides itself; None sees all.
+      pattern: which keys a query sees.
       rotary: the rotary positions of queries and keys; None has none.
     """
 
-    window: int | None = None
+    pattern: Pattern
     rotary: Rotary | None = None
 
 
@@ -48,7 +50,6 @@ class BlockConfig:
     activation: Activation
     norm: Literal["pre", "post"]
     norm_epsilon: float
-    causal: bool
     dropout: float
     attention_dropout: float
     initializer: nn.initializers.Initializer
@@ -70,9 +71,10 @@ class BlockConfig:
     first_norm: bool = True
     """Whether the first layer normalises what attention reads. Where not, its scale is there and
     stays 1, so that all layers are stacked alike."""
-    kinds: tuple[LayerKind, ...] = (LayerKind(),)
-    layer_kinds: tuple[int, ...] = ()
-    """For each layer the number of its kind; empty where there is only one."""
+    layers: tuple[LayerType, ...]
+    """The type of each layer of the stack."""
+    kernel: KernelName = "xla"
+    """What computes attention."""
 
 
 @jax.tree_util.register_dataclass
@@ -84,8 +86,12 @@ class Context:
     """int32 [B, T]; 0 is padding, documents count from 1."""
     positions: jax.Array
     """int32 [B, T]; with a cache, the slots that keys and values are written to."""
-    turns: tuple[jax.Array, jax.Array] | None = None
-    """Cosines and sines of rotary positions, float32 [kinds, B, T, D / 2]."""
+    prefix: jax.Array | None = None
+    """bool [B, T]: tokens that their whole segment sees, where a pattern asks for them."""
+    patterns: tuple[Pattern, ...] = field(default=(), metadata={"static": True})
+    """The different patterns of the layers."""
+    rotations: tuple[jax.Array, jax.Array] | None = None
+    """Cosines and sines of the different rotary positions, float32 [number, B, T, D / 2]."""
 
 
 @jax.tree_util.register_dataclass
@@ -93,30 +99,60 @@ class Context:
 class LayerNumbers:
     """What each layer is given of its own, [layers] where stacked; None where all are alike."""
 
-    kind: jax.Array | None = None
-    """int32: the number of its kind."""
+    pattern: jax.Array | None = None
+    """int32: which of the context's patterns."""
+    rotary: jax.Array | None = None
+    """int32: which of its rotations."""
     is_first: jax.Array | None = None
     """bool: whether it is the first of the stack."""
 
 
-def with_turns(context: Context, config: BlockConfig) -> Context:
-    """`context` with the cosines and sines that the kinds of layers need."""
-    rotaries = [kind.rotary for kind in config.kinds]
-    if all(rotary is None for rotary in rotaries):
-        return context
-    made = [turns(context.positions, *r.frequencies(config.head_dim)) for r in rotaries if r]
-    assert len(made) == len(rotaries), "rotary positions in some layers alone"
-    cosines, sines = (jnp.stack(parts) for parts in zip(*made))
-    return Context(context.segment_ids, context.positions, (cosines, sines))
+def different(values: Iterable[T]) -> tuple[T, ...]:
+    """Each value once, in the order in which they come."""
+    return tuple(dict.fromkeys(values))
 
 
-def layer_numbers(config: BlockConfig, start: int, end: int) -> LayerNumbers:
+def layer_patterns(
+    config: BlockConfig, pattern: Pattern | None, length: int | None
+) -> list[Pattern]:
+    """The pattern of each layer: its own, or `pattern` in the layer's window.
+
+    Args:
+      length: of the rows; a window that is no narrower is none. None where it is not known.
+    """
+    own = [layer.pattern for layer in config.layers]
+    if pattern is not None:
+        own = [pattern.within(each.window) for each in own]
+    return own if length is None else [each.over(length) for each in own]
+
+
+def with_layers(context: Context, config: BlockConfig, patterns: Sequence[Pattern]) -> Context:
+    """`context` with the patterns and rotations that the layers choose from."""
+    rotaries = different(layer.rotary for layer in config.layers)
+    rotations = None
+    if rotaries != (None,):
+        angles = [r.frequencies(config.head_dim) for r in rotaries if r is not None]
+        assert len(angles) == len(rotaries), "rotary positions in some layers alone"
+        made = [rotations_of(context.positions, *each) for each in angles]
+        cosines, sines = (jnp.stack(parts) for parts in zip(*made))
+        rotations = cosines, sines
+    return dataclasses.replace(context, patterns=different(patterns), rotations=rotations)
+
+
+def layer_numbers(
+    config: BlockConfig, patterns: Sequence[Pattern], start: int, end: int
+) -> LayerNumbers:
     """Those of layers [start, end)."""
-    kind = None
-    if len(config.kinds) > 1:
-        kind = jnp.asarray(config.layer_kinds[start:end], jnp.int32)
+
+    def number(values: Sequence[Any]) -> jax.Array | None:
+        known = different(values)
+        if len(known) == 1:
+            return None
+        return jnp.asarray([known.index(value) for value in values[start:end]], jnp.int32)
+
+    rotaries = [layer.rotary for layer in config.layers]
     is_first = None if config.first_norm else jnp.arange(start, end) == 0
-    return LayerNumbers(kind, is_first)
+    return LayerNumbers(number(patterns), number(rotaries), is_first)
 
 
 def make_norm(config: BlockConfig, name: str | None = None) -> nn.Module:
@@ -133,7 +169,7 @@ class SelfAttention(nn.Module):
     config: BlockConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: Context, kind: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, context: Context, numbers: LayerNumbers) -> jax.Array:
         c = self.config
 
         def project(name: str, heads: int) -> jax.Array:
@@ -152,24 +188,16 @@ class SelfAttention(nn.Module):
         v = project("value", c.num_kv_heads)
         if c.qk_norm:
             q, k = make_norm(c, "query_norm")(q), make_norm(c, "key_norm")(k)
-        if context.turns is not None:
-            cosine, sine = (x[0 if kind is None else kind] for x in context.turns)
+        if context.rotations is not None:
+            which = 0 if numbers.rotary is None else numbers.rotary
+            cosine, sine = (x[which] for x in context.rotations)
             q, k = rotate(q, cosine, sine), rotate(k, cosine, sine)
-        window = self._window(kind)
+        tokens = Tokens(context.segment_ids, prefix=context.prefix)
+        queries, keys = tokens, tokens
         if self.has_variable("cache", "cached_key"):
             k, v = self._cached(k, v, context)
-            mask = cached_mask(context.positions, k.shape[1], window)
-        else:
-            mask = segment_mask(context.segment_ids, causal=c.causal, window=window)
-        out = attention(
-            q,
-            k,
-            v,
-            mask,
-            precision=c.precision,
-            dropout_rate=c.attention_dropout,
-            dropout_key=dropout_rng(self),
-        )
+            queries, keys = Tokens(positions=context.positions), Tokens()
+        out = self._attend(numbers.pattern, context.patterns, q, k, v, queries, keys)
         out = checkpoint_name(out, "attention_output")
         return Projection(
             (c.hidden_size,),
@@ -181,11 +209,25 @@ class SelfAttention(nn.Module):
             name="output",
         )(out)
 
-    def _window(self, kind: jax.Array | None) -> int | jax.Array | None:
-        windows = [each.window for each in self.config.kinds]
-        if kind is None:
-            return windows[0]
-        return jnp.asarray([FAR if window is None else window for window in windows])[kind]
+    def _attend(
+        self, number: jax.Array | None, patterns: tuple[Pattern, ...], *given: Any
+    ) -> jax.Array:
+        """Attention by the pattern of this number. Each runs for its own layers alone."""
+        c, key = self.config, dropout_rng(self)
+
+        def attend(pattern: Pattern, key: jax.Array | None, *given: Any) -> jax.Array:
+            q, k, v, queries, keys = given
+            options = {"dropout_rate": c.attention_dropout, "dropout_key": key}
+            options["precision"] = c.precision
+            return attention(c.kernel, q, k, v, pattern, queries, keys, **options)
+
+        branches = [functools.partial(attend, pattern) for pattern in patterns]
+        if number is None:
+            return branches[0](key, *given)
+        # Checkpointed, for else each layer keeps what the backward passes of all branches need:
+        # 677 MiB instead of 167 in 22 layers of 512 tokens.
+        switch = lambda number, *given: jax.lax.switch(number, branches, *given)
+        return jax.checkpoint(switch, prevent_cse=False)(number, key, *given)
 
     def _cached(self, k: jax.Array, v: jax.Array, context: Context) -> tuple[jax.Array, jax.Array]:
         """Writes k, v [B, T, K, D] to their slots; all keys and values [B, S, K, D]."""
@@ -249,9 +291,9 @@ class Block(nn.Module):
             normal = first(x)
             if numbers.is_first is not None:
                 normal = jnp.where(numbers.is_first, x, normal)
-            x = x + drop(attend(normal, context, numbers.kind))
+            x = x + drop(attend(normal, context, numbers))
             x = x + drop(feed(second(x)))
         else:
-            x = first(x + drop(attend(x, context, numbers.kind)))
+            x = first(x + drop(attend(x, context, numbers)))
             x = second(x + drop(feed(x)))
         return constrain(x, HIDDEN), None

@@ -12,10 +12,11 @@ from typing import ClassVar, Literal
 from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.precision import Precision
-from jaxssl.models.blocks import BlockConfig, LayerKind
+from jaxssl.models.blocks import BlockConfig, LayerType
 from jaxssl.models.heads import Scope, TaskHead
 from jaxssl.models.transformer import Around, TransformerConfig
 from jaxssl.ops.activations import Activation
+from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.ops.rotary import Llama3, Rotary, Scaling
 
 
@@ -88,7 +89,6 @@ class LlamaConfig(TransformerConfig):
 
     def block(self, precision: Precision) -> BlockConfig:
         """The configuration of one block."""
-        kinds, layer_kinds = self._kinds()
         return dataclasses.replace(
             super().block(precision),
             num_kv_heads=self.num_kv_heads,
@@ -98,21 +98,18 @@ class LlamaConfig(TransformerConfig):
             feed_forward_bias=self.feed_forward_bias,
             gated=True,
             qk_norm=self.qk_norm,
-            kinds=kinds,
-            layer_kinds=layer_kinds,
+            layers=self._layers(),
         )
 
-    def _kinds(self) -> tuple[tuple[LayerKind, ...], tuple[int, ...]]:
-        """The kinds of layers, and for each layer the number of its kind."""
+    def _layers(self) -> tuple[LayerType, ...]:
+        """The type of each layer."""
         rotary = Rotary(self.rotary_theta, self.rotary_scaling)
-        everywhere = LayerKind(None, rotary)
-        if self.window is None or self.window_from >= self.num_layers:
-            return (everywhere,), ()
-        windowed = LayerKind(self.window - 1, rotary)
-        if not self.window_from:
-            return (windowed,), ()
-        of = tuple(int(layer >= self.window_from) for layer in range(self.num_layers))
-        return (everywhere, windowed), of
+        window = None if self.window is None else self.window - 1  # besides the token itself
+        full = LayerType(Pattern(causal=True), rotary)
+        windowed = LayerType(Pattern(causal=True, window=window), rotary)
+        return tuple(
+            windowed if layer >= self.window_from else full for layer in range(self.num_layers)
+        )
 
     def around(self) -> Around:
         """A norm at the end; positions come in with attention."""

@@ -19,6 +19,7 @@ from jaxssl.models.llama import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Co
 from jaxssl.models.modernbert import ModernBertConfig
 from jaxssl.models.stack import check_segments, segment_names
 from jaxssl.models.transformer import Transformer
+from jaxssl.ops.attention.pattern import Pattern
 
 ModelConfig = (
     BertConfig
@@ -73,16 +74,25 @@ class Model:
         return jax.tree.map(lambda leaf: leaf, _abstract(self))
 
     def encode(
-        self, params: Params, batch: Batch, dropout_key: jax.Array | None = None
+        self,
+        params: Params,
+        batch: Batch,
+        dropout_key: jax.Array | None = None,
+        pattern: Pattern | None = None,
     ) -> jax.Array:
         """Hidden states [B, T, H]; `dropout_key` None means evaluation.
 
         A batch with `features` [B, T, H] brings its hidden states along: they were encoded before.
+
+        Args:
+          pattern: of attention in this call, in place of the configuration's; layers keep their
+            windows. With a prefix the batch brings `prefix` int32 [B, T], 1 where a token is seen
+            by its whole segment.
         """
         if "features" in batch:
             return jnp.asarray(batch["features"])
         rngs = None if dropout_key is None else {"dropout": dropout_key}
-        hidden = self.module.apply({"params": params}, batch, method="encode", rngs=rngs)
+        hidden = self.module.apply({"params": params}, batch, pattern, method="encode", rngs=rngs)
         return cast(jax.Array, hidden)
 
     def decode(self, params: Params, batch: Batch, cache: Any) -> tuple[jax.Array, Any]:

@@ -10,11 +10,12 @@ import flax.linen as nn
 
 from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.precision import Precision
-from jaxssl.models.blocks import BlockConfig, LayerKind
+from jaxssl.models.blocks import BlockConfig, LayerType
 from jaxssl.models.heads import Scope, TaskHead
 from jaxssl.models.layers import truncated_normal
 from jaxssl.models.transformer import Around, TransformerConfig
 from jaxssl.ops.activations import Activation
+from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.ops.rotary import Rotary
 
 
@@ -54,9 +55,8 @@ class ModernBertConfig(TransformerConfig):
     def block(self, precision: Precision) -> BlockConfig:
         """The configuration of one block; residual outputs start at 1 / sqrt(2 x layers)."""
         scale = self.initializer_range / math.sqrt(2 * self.num_layers)
-        everywhere = LayerKind(None, Rotary(self.global_theta))
-        nearby = LayerKind(self.local_window, Rotary(self.local_theta))
-        is_local = [int(layer % self.global_every > 0) for layer in range(self.num_layers)]
+        full = LayerType(Pattern(), Rotary(self.global_theta))
+        local = LayerType(Pattern(window=self.local_window), Rotary(self.local_theta))
         return dataclasses.replace(
             super().block(precision),
             output_initializer=truncated_normal(scale),
@@ -66,8 +66,9 @@ class ModernBertConfig(TransformerConfig):
             feed_forward_bias=False,
             gated=True,
             first_norm=False,  # the embeddings were normalised
-            kinds=(everywhere, nearby),
-            layer_kinds=tuple(is_local),
+            layers=tuple(
+                local if layer % self.global_every else full for layer in range(self.num_layers)
+            ),
         )
 
     def around(self) -> Around:

@@ -6,13 +6,15 @@ each leaf is wholly frozen or wholly trained.
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 
 from jaxssl.core.errors import UserError
-from jaxssl.models.blocks import Block, BlockConfig, Context, layer_numbers, with_turns
+from jaxssl.models.blocks import Block, BlockConfig, Context, layer_numbers, with_layers
+from jaxssl.ops.attention.pattern import Pattern
 
 Remat = Literal["none", "full", "dots", "attention", "attention+feed_forward"]
 """What the backward pass finds kept: everything (`none`), only each block's input (`full`), matrix
@@ -53,8 +55,14 @@ class Stack(nn.Module):
     unroll: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        block, context, start = remat_block(self.remat), with_turns(context, self.config), 0
+    def __call__(self, x: jax.Array, context: Context, patterns: Sequence[Pattern]) -> jax.Array:
+        """Hidden states [B, T, H] after the last layer.
+
+        Args:
+          patterns: of attention, one a layer.
+        """
+        block, start = remat_block(self.remat), 0
+        context = with_layers(context, self.config, patterns)
         for name, length in zip(segment_names(self.segments), self.segments):
             layers = nn.scan(
                 block,
@@ -66,7 +74,7 @@ class Stack(nn.Module):
                 unroll=length if self.unroll else 1,
                 check_constancy_invariants=False,  # it costs a trace more: half of all tracing
             )
-            numbers = layer_numbers(self.config, start, start + length)
+            numbers = layer_numbers(self.config, patterns, start, start + length)
             x, _ = layers(self.config, name=name)(x, context, numbers)
             start += length
         return x

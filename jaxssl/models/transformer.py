@@ -4,6 +4,7 @@ A family is a configuration. It says what its blocks are (`block`), what is arou
 and what its published models put under the outputs of a task (`task_head`).
 """
 
+import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,11 +17,13 @@ from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
-from jaxssl.models.blocks import BlockConfig, Context, make_norm
+from jaxssl.models.blocks import BlockConfig, Context, LayerType, layer_patterns, make_norm
 from jaxssl.models.heads import Head, Scope, TaskHead, head_name, make_head
 from jaxssl.models.layers import Embedding, Projection, dropout_rng
 from jaxssl.models.stack import Remat, Stack, check_segments
 from jaxssl.ops.activations import Activation
+from jaxssl.ops.attention.kernels import Call, KernelName, check_call
+from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.ops.dropout import dropout
 
 
@@ -75,6 +78,8 @@ class TransformerConfig(ABC):
     """Added to the variance (of root mean square norms: the mean square) in each norm."""
     initializer_range: float = 0.02
     """Scale of the normal that kernels and embeddings start from."""
+    attention: KernelName = "xla"
+    """What computes attention."""
     segments: tuple[int, ...] = ()
     """Sizes of the groups of layers that are scanned together; empty means one group of all."""
     remat: Remat = "none"
@@ -90,6 +95,7 @@ class TransformerConfig(ABC):
         check_rates(dropout=self.dropout, attention_dropout=self.attention_dropout)
         check_segments(self.segments, self.num_layers)
         self._check_heads()
+        self._check_attention()
 
     def _check_heads(self) -> None:
         if self.hidden_size % self.num_heads:
@@ -101,6 +107,12 @@ class TransformerConfig(ABC):
                 got=self.num_heads,
                 fix=f"use hidden_size={below or self.num_heads} or another number of heads",
             )
+
+    def _check_attention(self) -> None:
+        has_dropout = self.attention_dropout > 0
+        for layer in self.block(Precision()).layers:
+            call = Call(pattern=layer.pattern, head_dim=self.head_dim, has_dropout=has_dropout)
+            check_call(self.attention, call)
 
     @property
     def head_dim(self) -> int:
@@ -121,7 +133,6 @@ class TransformerConfig(ABC):
             activation=self.activation,
             norm="pre",
             norm_epsilon=self.norm_epsilon,
-            causal=self.causal,
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             initializer=self.initializer,
@@ -129,6 +140,8 @@ class TransformerConfig(ABC):
             precision=precision,
             num_kv_heads=self.num_heads,
             head_dim=self.head_dim,
+            layers=(LayerType(Pattern(causal=self.causal)),) * self.num_layers,
+            kernel=self.attention,
         )
 
     @abstractmethod
@@ -209,12 +222,21 @@ class Transformer(nn.Module):
         for head in self.heads:
             setattr(self, head_name(head), make_head(head, c, p))
 
-    def encode(self, batch: Batch) -> jax.Array:
-        """Hidden states [B, T, H] of `tokens`, `segment_ids`, `positions`, optional
-        `token_types`."""
+    def encode(self, batch: Batch, pattern: Pattern | None = None) -> jax.Array:
+        """Hidden states [B, T, H] of `tokens`, `segment_ids`, `positions`, optional `token_types`
+        and, for a pattern with a prefix, `prefix`.
+
+        Args:
+          pattern: of attention, in place of the configuration's; layers keep their windows.
+        """
         context = Context(batch["segment_ids"], batch["positions"])
+        if pattern is not None and pattern.prefix:
+            context = dataclasses.replace(context, prefix=batch["prefix"] > 0)
+        has_cache = self.is_mutable_collection("cache")  # its length is none of the batch's
+        length = None if has_cache else batch["tokens"].shape[1]
+        patterns = layer_patterns(self.config.block(self.precision), pattern, length)
         stack = self.decoder if self.config.causal else self.encoder
-        x = stack(self.embeddings(batch), context)
+        x = stack(self.embeddings(batch), context, patterns)
         return self.norm(x) if self.config.around().final_norm else x
 
     def pool(self, hidden: jax.Array) -> jax.Array:

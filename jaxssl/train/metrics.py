@@ -10,6 +10,7 @@ import numpy as np
 from jaxssl.core.precision import Precision
 from jaxssl.models.model import ModelConfig
 from jaxssl.objectives.names import TOKEN_LOSSES
+from jaxssl.ops.attention.pattern import Pattern
 
 PEAK_FLOPS = {
     "TPU v4": 275e12,
@@ -80,9 +81,8 @@ def step_flops(config: ModelConfig, params: Any, rows: int, length: int, labels:
     c, block = config, config.block(Precision())
     heads = 2 * block.head_dim * (block.num_heads + block.num_kv_heads)
     products = c.hidden_size * (heads + (2 + block.gated) * c.intermediate_size)
-    seen = [_keys_seen(length, kind.window, block.causal) for kind in block.kinds]
-    layers = block.layer_kinds if len(seen) > 1 else (0,) * c.num_layers
-    attention = 2 * block.num_heads * block.head_dim * sum(seen[kind] for kind in layers)
+    seen = sum(keys_seen(length, layer.pattern) for layer in block.layers)
+    attention = 2 * block.num_heads * block.head_dim * seen
     body = rows * length * (c.num_layers * products + attention)
     head = labels * c.hidden_size * c.vocab_size
     if "masked_lm" in params:
@@ -90,14 +90,14 @@ def step_flops(config: ModelConfig, params: Any, rows: int, length: int, labels:
     return 6.0 * (body + head)
 
 
-def _keys_seen(length: int, window: int | None, causal: bool) -> float:
+def keys_seen(length: int, pattern: Pattern) -> float:
     """How many keys a query of a row meets on average: half of them in a causal model without a
     window."""
-    if window is None:
-        return length * (0.5 if causal else 1.0)
+    if pattern.window is None:
+        return length * (0.5 if pattern.causal else 1.0)
     places = np.arange(length)
-    behind, ahead = np.minimum(places, window), np.minimum(places[::-1], window)
-    return float(np.mean(1 + behind + (0 if causal else ahead)))
+    behind, ahead = (np.minimum(side, pattern.window) for side in (places, places[::-1]))
+    return float(np.mean(1 + behind + (0 if pattern.causal else ahead)))
 
 
 def peak_flops() -> float | None:

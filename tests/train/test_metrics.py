@@ -1,6 +1,7 @@
 """The table of peaks, the arithmetic of a step, and the table of losses."""
 
 import jax
+import numpy as np
 import pytest
 import tiny
 
@@ -9,7 +10,8 @@ from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.objectives.names import LOSSES, TOKEN_LOSSES, shown_name
 from jaxssl.objectives.next_sentence import NextSentence
-from jaxssl.train.metrics import device_peak, step_flops
+from jaxssl.ops.attention.pattern import Pattern, Tokens, visible
+from jaxssl.train.metrics import device_peak, keys_seen, step_flops
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,15 @@ def test_the_flops_of_a_step_are_three_times_the_products_of_a_forward_pass(caus
     pairs = rows * length * length / (2 if causal else 1)
     products += 2 * config.num_layers * config.hidden_size * pairs
     assert step_flops(config, params, rows, length, labels) == 3 * 2 * products
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_window_counts_the_keys_that_are_in_it(causal):
+    for length, window in ((9, None), (9, 0), (9, 3), (9, 20)):
+        pattern = Pattern(causal=causal, window=window)
+        seen = np.asarray(visible(pattern, Tokens(), Tokens(), length, length))
+        want = seen.sum() / length if window is not None else length / (1 + causal)
+        assert keys_seen(length, pattern) == pytest.approx(want)
 
 
 def test_every_objectives_loss_is_in_the_table():
