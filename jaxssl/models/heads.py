@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.core.precision import Precision
-from jaxssl.models.blocks import make_norm
-from jaxssl.models.layers import Embedding, Projection, dropout_rng, parameter
+from jaxssl.models.layers import Embedding, Projection, dropout_rng, make_norm, parameter
 from jaxssl.ops.activations import ACTIVATIONS, Activation
 from jaxssl.ops.dropout import dropout
 
@@ -23,16 +22,18 @@ class MaskedLmHead(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: jax.Array, embeddings: Embedding) -> jax.Array:
-        c, block = self.config, self.config.block(self.precision)
+        c = self.config
         transform = Projection(
             (c.hidden_size,),
             ("embed", None),
             c.initializer,
             self.precision,
-            use_bias=block.feed_forward_bias,
+            use_bias=c.feed_forward().bias,
             name="transform",
         )
-        hidden = make_norm(block, "norm")(ACTIVATIONS[c.activation](transform(hidden)))
+        hidden = make_norm(c.norm(), self.precision, "norm")(
+            ACTIVATIONS[c.activation](transform(hidden))
+        )
         bias = parameter(
             self, "bias", nn.initializers.zeros, ("vocab",), (c.vocab_size,), self.precision
         )
@@ -49,7 +50,7 @@ class CausalLmHead(nn.Module):
     @nn.compact
     def __call__(self, hidden: jax.Array, embeddings: Embedding) -> jax.Array:
         c = self.config
-        if c.around().tied:
+        if c.body().tied:
             return embeddings.attend(hidden)
         return Projection(
             (c.vocab_size,),
@@ -133,7 +134,7 @@ class OutputHead(nn.Module):
         if transform is not None:
             x = into(c.hidden_size, "transform", family.transform_bias)(x)
             x = jnp.tanh(x) if transform == "tanh" else ACTIVATIONS[transform](x)
-            x = drop(make_norm(c.block(p), "norm")(x) if family.norm else x)
+            x = drop(make_norm(c.norm(), p, "norm")(x) if family.norm else x)
         return into(o.size, "output", family.output_bias, True)(x)
 
 
@@ -164,5 +165,5 @@ def head_parts(name: str, config: Any) -> tuple[str, ...]:
     """The parameters that a head reads, by path: a chunked loss adds up gradients of these
     alone."""
     if name == "causal_lm":
-        return ("embeddings/tokens",) if config.around().tied else ("causal_lm",)
+        return ("embeddings/tokens",) if config.body().tied else ("causal_lm",)
     return ("embeddings/tokens", name) if name == "masked_lm" else (name,)

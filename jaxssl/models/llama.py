@@ -11,10 +11,15 @@ from typing import ClassVar, Literal
 
 from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.errors import UserError
-from jaxssl.core.precision import Precision
-from jaxssl.models.blocks import BlockConfig, LayerType
+from jaxssl.models.config import (
+    AttentionConfig,
+    BodyConfig,
+    FeedForwardConfig,
+    LayerType,
+    NormConfig,
+)
 from jaxssl.models.heads import Scope, TaskHead
-from jaxssl.models.transformer import Around, TransformerConfig
+from jaxssl.models.transformer import TransformerConfig
 from jaxssl.ops.activations import Activation
 from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.ops.rotary import Llama3, Rotary, Scaling
@@ -87,19 +92,24 @@ class LlamaConfig(TransformerConfig):
         """Width of a head."""
         return self.head_width or super().head_dim
 
-    def block(self, precision: Precision) -> BlockConfig:
-        """The configuration of one block."""
+    def self_attention(self) -> AttentionConfig:
+        """With rotary positions, and keys and values that heads share."""
         return dataclasses.replace(
-            super().block(precision),
+            super().self_attention(),
             num_kv_heads=self.num_kv_heads,
-            norm_type="rms",
+            layers=self._layers(),
             qkv_bias=self.attention_bias != "none",
             output_bias=self.attention_bias == "all",
-            feed_forward_bias=self.feed_forward_bias,
-            gated=True,
             qk_norm=self.qk_norm,
-            layers=self._layers(),
         )
+
+    def feed_forward(self) -> FeedForwardConfig:
+        """Gated."""
+        return dataclasses.replace(super().feed_forward(), gated=True, bias=self.feed_forward_bias)
+
+    def norm(self) -> NormConfig:
+        """Of the root mean square, before each sublayer."""
+        return NormConfig(type="rms", epsilon=self.norm_epsilon)
 
     def _layers(self) -> tuple[LayerType, ...]:
         """The type of each layer."""
@@ -111,9 +121,9 @@ class LlamaConfig(TransformerConfig):
             windowed if layer >= self.window_from else full for layer in range(self.num_layers)
         )
 
-    def around(self) -> Around:
+    def body(self) -> BodyConfig:
         """A norm at the end; positions come in with attention."""
-        return Around(final_norm=True, tied=self.tied)
+        return BodyConfig(final_norm=True, tied=self.tied)
 
     def task_head(self, scope: Scope) -> TaskHead:
         """Of a row a projection without bias."""

@@ -60,7 +60,7 @@ class Model:
         def touch_everything(module):
             ids = jnp.zeros((1, 2), jnp.int32)
             hidden = module.encode({"tokens": ids, "segment_ids": ids + 1, "positions": ids})
-            pooled = module.pool(hidden) if self.config.around().pooler else hidden[:, 0]
+            pooled = module.pool(hidden) if self.config.body().pooler else hidden[:, 0]
             for head in self.heads:
                 x = pooled if head == "next_sentence" else hidden
                 if isinstance(head, Outputs):
@@ -122,8 +122,8 @@ class Model:
 
     def empty_cache(self, batch_size: int, length: int) -> dict[str, Any]:
         """Zeroed keys and values for `length` positions, in the compute dtype."""
-        c, block = self.config, self.config.block(self.precision)
-        shape = (batch_size, length, block.num_kv_heads, block.head_dim)
+        c, attention = self.config, self.config.self_attention()
+        shape = (batch_size, length, attention.num_kv_heads, attention.head_dim)
         segments = check_segments(c.segments, c.num_layers)
         slots = lambda n: jnp.zeros((n, *shape), self.precision.compute)
         layers = {

@@ -13,7 +13,9 @@ import flax.linen as nn
 import jax
 
 from jaxssl.core.errors import UserError
-from jaxssl.models.blocks import Block, BlockConfig, Context, layer_numbers, with_layers
+from jaxssl.models.blocks import Block
+from jaxssl.models.config import BlockConfig
+from jaxssl.models.layer_context import Context, layer_numbers, with_layers
 from jaxssl.ops.attention.pattern import Pattern
 
 Remat = Literal["none", "full", "dots", "attention", "attention+feed_forward"]
@@ -62,7 +64,7 @@ class Stack(nn.Module):
           patterns: of attention, one a layer.
         """
         block, start = remat_block(self.remat), 0
-        context = with_layers(context, self.config, patterns)
+        context = with_layers(context, self.config.attention, patterns)
         for name, length in zip(segment_names(self.segments), self.segments):
             layers = nn.scan(
                 block,

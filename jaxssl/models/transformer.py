@@ -1,7 +1,8 @@
 """The network of every family: embeddings, a stack of equal blocks, a last norm, and heads.
 
-A family is a configuration. It says what its blocks are (`block`), what is around them (`around`)
-and what its published models put under the outputs of a task (`task_head`).
+A family is a configuration. It says what its blocks are made of (`self_attention`, `feed_forward`,
+`norm`), what there is besides them (`body`) and what its published models put under the outputs of
+a task (`task_head`).
 """
 
 import dataclasses
@@ -17,34 +18,22 @@ from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
-from jaxssl.models.blocks import BlockConfig, Context, LayerType, layer_patterns, make_norm
+from jaxssl.models.config import (
+    AttentionConfig,
+    BlockConfig,
+    BodyConfig,
+    FeedForwardConfig,
+    LayerType,
+    NormConfig,
+)
 from jaxssl.models.heads import Head, Scope, TaskHead, head_name, make_head
-from jaxssl.models.layers import Embedding, Projection, dropout_rng
+from jaxssl.models.layer_context import Context, layer_patterns
+from jaxssl.models.layers import Embedding, Projection, dropout_rng, make_norm
 from jaxssl.models.stack import Remat, Stack, check_segments
 from jaxssl.ops.activations import Activation
 from jaxssl.ops.attention.kernels import Call, KernelName, check_call
 from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.ops.dropout import dropout
-
-
-@dataclass(frozen=True, kw_only=True)
-class Around:
-    """What is around a family's stack of blocks. Families derive it; users do not write it."""
-
-    position_rows: int = 0
-    """Rows of a table of learned positions; 0 where positions come in with attention."""
-    position_offset: int = 0
-    """Rows of that table before the one of the first position."""
-    type_rows: int = 0
-    """Rows of a table of token types; 0 has none."""
-    embedding_norm: bool = False
-    """A norm of the embeddings."""
-    final_norm: bool = False
-    """A norm after the last block."""
-    pooler: bool = False
-    """A dense tanh layer over the first token."""
-    tied: bool = True
-    """The token embedding is the language model head's projection, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +99,7 @@ class TransformerConfig(ABC):
 
     def _check_attention(self) -> None:
         has_dropout = self.attention_dropout > 0
-        for layer in self.block(Precision()).layers:
+        for layer in self.self_attention().layers:
             call = Call(pattern=layer.pattern, head_dim=self.head_dim, has_dropout=has_dropout)
             check_call(self.attention, call)
 
@@ -124,29 +113,46 @@ class TransformerConfig(ABC):
         """Of kernels and embeddings."""
         return nn.initializers.normal(self.initializer_range)
 
-    def block(self, precision: Precision) -> BlockConfig:
-        """The configuration of one block: here with norms before each sublayer."""
-        return BlockConfig(
-            hidden_size=self.hidden_size,
+    @property
+    def output_initializer(self) -> nn.initializers.Initializer:
+        """Of the projections that write to the residual stream."""
+        return self.initializer
+
+    def self_attention(self) -> AttentionConfig:
+        """The configuration of attention: here of full width, alike in all layers."""
+        return AttentionConfig(
             num_heads=self.num_heads,
-            intermediate_size=self.intermediate_size,
-            activation=self.activation,
-            norm="pre",
-            norm_epsilon=self.norm_epsilon,
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            initializer=self.initializer,
-            output_initializer=self.initializer,
-            precision=precision,
             num_kv_heads=self.num_heads,
             head_dim=self.head_dim,
             layers=(LayerType(Pattern(causal=self.causal)),) * self.num_layers,
             kernel=self.attention,
+            dropout=self.attention_dropout,
+        )
+
+    def feed_forward(self) -> FeedForwardConfig:
+        """The configuration of the feed-forward layers."""
+        return FeedForwardConfig(size=self.intermediate_size, activation=self.activation)
+
+    def norm(self) -> NormConfig:
+        """The configuration of norms: here before each sublayer."""
+        return NormConfig(epsilon=self.norm_epsilon)
+
+    def block(self, precision: Precision) -> BlockConfig:
+        """The configuration of one block."""
+        return BlockConfig(
+            hidden_size=self.hidden_size,
+            attention=self.self_attention(),
+            feed_forward=self.feed_forward(),
+            norm=self.norm(),
+            dropout=self.dropout,
+            initializer=self.initializer,
+            output_initializer=self.output_initializer,
+            precision=precision,
         )
 
     @abstractmethod
-    def around(self) -> Around:
-        """What is around the blocks."""
+    def body(self) -> BodyConfig:
+        """What there is besides the blocks."""
 
     @abstractmethod
     def task_head(self, scope: Scope) -> TaskHead:
@@ -176,26 +182,26 @@ class Embeddings(nn.Module):
     precision: Precision
 
     def setup(self):
-        c, p, around = self.config, self.precision, self.config.around()
+        c, p, body = self.config, self.precision, self.config.body()
         table = lambda size, axis: Embedding(size, c.hidden_size, (axis, "embed"), c.initializer, p)
         self.tokens = table(c.vocab_size, "vocab")
-        if around.position_rows:
-            self.positions = table(around.position_rows, "positions")
-        if around.type_rows:
-            self.token_types = table(around.type_rows, None)
-        if around.embedding_norm:
-            self.norm = make_norm(c.block(p))
+        if body.position_rows:
+            self.positions = table(body.position_rows, "positions")
+        if body.type_rows:
+            self.token_types = table(body.type_rows, None)
+        if body.embedding_norm:
+            self.norm = make_norm(c.norm(), p)
 
     def __call__(self, batch: Batch) -> jax.Array:
         """Hidden states [B, T, H] of `tokens`, `positions`, optional `token_types`."""
-        around, tokens = self.config.around(), batch["tokens"]
+        body, tokens = self.config.body(), batch["tokens"]
         x = self.tokens(tokens)
-        if around.position_rows:
-            x = x + self.positions(batch["positions"] + around.position_offset)
-        if around.type_rows:
+        if body.position_rows:
+            x = x + self.positions(batch["positions"] + body.position_offset)
+        if body.type_rows:
             types = batch.get("token_types", jnp.zeros_like(tokens))
-            x = x + self.token_types(jnp.minimum(types, around.type_rows - 1))
-        if around.embedding_norm:
+            x = x + self.token_types(jnp.minimum(types, body.type_rows - 1))
+        if body.embedding_norm:
             x = self.norm(x)
         return dropout(x, self.config.dropout, dropout_rng(self))
 
@@ -208,16 +214,16 @@ class Transformer(nn.Module):
     precision: Precision = Precision()
 
     def setup(self):
-        c, p, around = self.config, self.precision, self.config.around()
+        c, p, body = self.config, self.precision, self.config.body()
         self.embeddings = Embeddings(c, p)
         stack = Stack(c.block(p), check_segments(c.segments, c.num_layers), c.remat, c.unroll)
         if c.causal:
             self.decoder = stack
         else:
             self.encoder = stack
-        if around.final_norm:
-            self.norm = make_norm(c.block(p))
-        if around.pooler:
+        if body.final_norm:
+            self.norm = make_norm(c.norm(), p)
+        if body.pooler:
             self.pooler = Projection((c.hidden_size,), ("embed", None), c.initializer, p)
         for head in self.heads:
             setattr(self, head_name(head), make_head(head, c, p))
@@ -234,10 +240,10 @@ class Transformer(nn.Module):
             context = dataclasses.replace(context, prefix=batch["prefix"] > 0)
         has_cache = self.is_mutable_collection("cache")  # its length is none of the batch's
         length = None if has_cache else batch["tokens"].shape[1]
-        patterns = layer_patterns(self.config.block(self.precision), pattern, length)
+        patterns = layer_patterns(self.config.self_attention(), pattern, length)
         stack = self.decoder if self.config.causal else self.encoder
         x = stack(self.embeddings(batch), context, patterns)
-        return self.norm(x) if self.config.around().final_norm else x
+        return self.norm(x) if self.config.body().final_norm else x
 
     def pool(self, hidden: jax.Array) -> jax.Array:
         """The sentence vector [B, H]: a dense tanh layer over the first token."""

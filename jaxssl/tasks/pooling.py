@@ -45,12 +45,12 @@ def without_unused_pooler(choice: PoolingChoice, model: ModelConfig) -> ModelCon
 def uses_pooler(model: ModelConfig) -> bool:
     """Whether a row's first token goes through the pooler: there is one, and the family's
     classifiers do not bring a layer of their own for it."""
-    return model.around().pooler and model.task_head("row").transform is None
+    return model.body().pooler and model.task_head("row").transform is None
 
 
 def without_pooler(model: ModelConfig) -> ModelConfig:
     """The model without a pooler, if it has one."""
-    if model.around().pooler:
+    if model.body().pooler:
         return dataclasses.replace(model, pooler=False)  # type: ignore[call-arg]
     return model
 

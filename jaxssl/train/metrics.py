@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxssl.core.precision import Precision
 from jaxssl.models.model import ModelConfig
 from jaxssl.objectives.names import TOKEN_LOSSES
 from jaxssl.ops.attention.pattern import Pattern
@@ -78,11 +77,11 @@ def step_flops(config: ModelConfig, params: Any, rows: int, length: int, labels:
     it; the vocabulary projection at the `labels` positions that have a label; embedding look-ups,
     norms and recomputation not counted.
     """
-    c, block = config, config.block(Precision())
-    heads = 2 * block.head_dim * (block.num_heads + block.num_kv_heads)
-    products = c.hidden_size * (heads + (2 + block.gated) * c.intermediate_size)
-    seen = sum(keys_seen(length, layer.pattern) for layer in block.layers)
-    attention = 2 * block.num_heads * block.head_dim * seen
+    c, own, feed_forward = config, config.self_attention(), config.feed_forward()
+    heads = 2 * own.head_dim * (own.num_heads + own.num_kv_heads)
+    products = c.hidden_size * (heads + (2 + feed_forward.gated) * feed_forward.size)
+    seen = sum(keys_seen(length, layer.pattern) for layer in own.layers)
+    attention = 2 * own.num_heads * own.head_dim * seen
     body = rows * length * (c.num_layers * products + attention)
     head = labels * c.hidden_size * c.vocab_size
     if "masked_lm" in params:
