@@ -143,16 +143,14 @@ def plan_stages(
     """
     model = Model(config.model, config.task.heads, config.precision)
     heads = [head_name(head) for head in model.heads]
-    num_layers = config.model.num_layers
     whole = unbox(uncut(model).abstract())
-    chosen = freezing.choose_stages(config.freezing, whole, heads, num_layers)
+    chosen = freezing.choose_stages(config.freezing, whole, heads)
     decisions = [decision for _, decision in chosen]
     cuts = decisions
     if config.regularization.needs_anchors and start.fresh_top:
-        restored = num_layers - start.fresh_top
+        restored = config.model.num_layers - start.fresh_top
         cuts = [*decisions, freezing.by_layer(decisions[0], lambda layer: layer < restored)]
-    segments = freezing.cut(cuts, num_layers)
-    model = dataclasses.replace(model, config=dataclasses.replace(config.model, segments=segments))
+    model = dataclasses.replace(model, config=config.model.with_segments(freezing.cut(cuts)))
     leaves = flatten(unbox(model.abstract()))
     stages, groups = [], {}
     for number, (epoch, decision) in enumerate(chosen):

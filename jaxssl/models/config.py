@@ -1,15 +1,56 @@
 """What a family's network is made of, part by part. Families derive it; users do not write it."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
 import flax.linen as nn
 
+from jaxssl.core.errors import UserError
 from jaxssl.core.precision import Precision
 from jaxssl.ops.activations import Activation
 from jaxssl.ops.attention.kernels import KernelName
 from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.ops.rotary import Rotary
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Equal blocks, one after the other.
+
+    Attributes:
+      name: its path in the parameters.
+      depth: how many blocks.
+      segments: sizes of the groups of layers that are scanned together, and whose parameters are
+        one array a leaf; empty means one group of all.
+    """
+
+    name: str
+    depth: int
+    segments: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if sum(self.sizes) != self.depth or any(size < 1 for size in self.sizes):
+            raise UserError(
+                "the segments do not add up to the layers",
+                where="segments",
+                expected=f"positive sizes that sum to {self.depth}",
+                got=self.segments,
+            )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of its segments."""
+        return self.segments or (self.depth,)
+
+    @property
+    def parts(self) -> list[tuple[str, int, int]]:
+        """(name among the stack's parameters, first layer, end) of each segment: `layers`, or
+        `layers[0:6]` and so on."""
+        if len(self.sizes) == 1:
+            return [("layers", 0, self.depth)]
+        ends = list(itertools.accumulate(self.sizes, initial=0))
+        return [(f"layers[{start}:{end}]", start, end) for start, end in zip(ends, ends[1:])]
 
 
 @dataclass(frozen=True)

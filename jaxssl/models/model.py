@@ -13,11 +13,11 @@ from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch, Params
 from jaxssl.models.bert import BertConfig, DistilBertConfig, RobertaConfig
+from jaxssl.models.config import Stack
 from jaxssl.models.gpt2 import Gpt2Config
 from jaxssl.models.heads import Head, Outputs, head_name, head_parts
 from jaxssl.models.llama import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from jaxssl.models.modernbert import ModernBertConfig
-from jaxssl.models.stack import check_segments, segment_names
 from jaxssl.models.transformer import Transformer
 from jaxssl.ops.attention.pattern import Pattern
 
@@ -53,6 +53,11 @@ class Model:
     def module(self) -> nn.Module:
         """The Linen module."""
         return Transformer(self.config, self.heads, self.precision)
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """The stacks of layers that it has."""
+        return self.config.stacks
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters, boxed with their logical axes (`layers.unbox` takes them off)."""
@@ -122,15 +127,17 @@ class Model:
 
     def empty_cache(self, batch_size: int, length: int) -> dict[str, Any]:
         """Zeroed keys and values for `length` positions, in the compute dtype."""
-        c, attention = self.config, self.config.self_attention()
+        attention = self.config.self_attention()
         shape = (batch_size, length, attention.num_kv_heads, attention.head_dim)
-        segments = check_segments(c.segments, c.num_layers)
         slots = lambda n: jnp.zeros((n, *shape), self.precision.compute)
+        (stack,) = self.stacks
         layers = {
-            name: {"attention": {"cached_key": slots(n), "cached_value": slots(n)}}
-            for name, n in zip(segment_names(segments), segments)
+            name: {
+                "attention": {"cached_key": slots(end - start), "cached_value": slots(end - start)}
+            }
+            for name, start, end in stack.parts
         }
-        return {"decoder": layers}
+        return {stack.name: layers}
 
 
 @functools.lru_cache(maxsize=32)

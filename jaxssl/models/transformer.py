@@ -7,8 +7,9 @@ a task (`task_head`).
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -25,11 +26,12 @@ from jaxssl.models.config import (
     FeedForwardConfig,
     LayerType,
     NormConfig,
+    Stack,
 )
 from jaxssl.models.heads import Head, Scope, TaskHead, head_name, make_head
 from jaxssl.models.layer_context import Context, layer_patterns
 from jaxssl.models.layers import Embedding, Projection, dropout_rng, make_norm
-from jaxssl.models.stack import Remat, Stack, check_segments
+from jaxssl.models.stack import LayerStack, Remat
 from jaxssl.ops.activations import Activation
 from jaxssl.ops.attention.kernels import Call, KernelName, check_call
 from jaxssl.ops.attention.pattern import Pattern
@@ -82,7 +84,7 @@ class TransformerConfig(ABC):
         check_at_least(1, self, *sizes, "max_positions")
         check_above_zero(self, "norm_epsilon", "initializer_range")
         check_rates(dropout=self.dropout, attention_dropout=self.attention_dropout)
-        check_segments(self.segments, self.num_layers)
+        _ = self.stacks  # which refuses segments that do not add up
         self._check_heads()
         self._check_attention()
 
@@ -102,6 +104,17 @@ class TransformerConfig(ABC):
         for layer in self.self_attention().layers:
             call = Call(pattern=layer.pattern, head_dim=self.head_dim, has_dropout=has_dropout)
             check_call(self.attention, call)
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """The stacks of layers that the model has: here one."""
+        name = "decoder" if self.causal else "encoder"
+        return (Stack(name, self.num_layers, self.segments),)
+
+    def with_segments(self, segments: Mapping[str, tuple[int, ...]]) -> Self:
+        """The same shape with these segments of each stack, by its name; others in one."""
+        (stack,) = self.stacks
+        return dataclasses.replace(self, segments=segments.get(stack.name, ()))
 
     @property
     def head_dim(self) -> int:
@@ -216,11 +229,8 @@ class Transformer(nn.Module):
     def setup(self):
         c, p, body = self.config, self.precision, self.config.body()
         self.embeddings = Embeddings(c, p)
-        stack = Stack(c.block(p), check_segments(c.segments, c.num_layers), c.remat, c.unroll)
-        if c.causal:
-            self.decoder = stack
-        else:
-            self.encoder = stack
+        for stack in c.stacks:
+            setattr(self, stack.name, LayerStack(stack, c.block(p), c.remat, c.unroll))
         if body.final_norm:
             self.norm = make_norm(c.norm(), p)
         if body.pooler:
@@ -241,8 +251,8 @@ class Transformer(nn.Module):
         has_cache = self.is_mutable_collection("cache")  # its length is none of the batch's
         length = None if has_cache else batch["tokens"].shape[1]
         patterns = layer_patterns(self.config.self_attention(), pattern, length)
-        stack = self.decoder if self.config.causal else self.encoder
-        x = stack(self.embeddings(batch), context, patterns)
+        (stack,) = self.config.stacks
+        x = getattr(self, stack.name)(self.embeddings(batch), context, patterns)
         return self.norm(x) if self.config.body().final_norm else x
 
     def pool(self, hidden: jax.Array) -> jax.Array:
