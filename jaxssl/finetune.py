@@ -30,6 +30,7 @@ from jaxssl.optim.adamw import check_no_decay, make_optimizer
 from jaxssl.optim.groups import GroupOf
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import check_batch, make_mesh
+from jaxssl.parallel.rules import make_rules, use_rules
 from jaxssl.run import make_settings, make_vocabulary, resolve, tokenizer_of
 from jaxssl.run_directory import RunLock, open_run_directory
 from jaxssl.tasks.base import Encoded
@@ -235,9 +236,14 @@ def finetune(config: FinetuneConfig, say=print) -> Outcome:
       UserError: a mistake in the configuration, the data or the run directory.
       NotFinite: the loss was not finite and the configuration does not allow going on.
     """
+    hosts.connect(config.distributed)
+    with use_rules(make_rules(config.mesh.rules)):
+        return _finetune(config, say)
+
+
+def _finetune(config: FinetuneConfig, say) -> Outcome:
     from jaxssl.report import write_report
 
-    hosts.connect(config.distributed)
     prepared = build(config)
     config, parts = prepared.config, prepared.parts
     settings = make_settings(config, parts)

@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
-import jax
-
 from jaxssl import exportable
 from jaxssl.checkpoint import ledger
 from jaxssl.checkpoint.hf.directory import TASK_SCOPES, HfDirectory, open_model
@@ -34,6 +32,7 @@ from jaxssl.imported_task import task_of
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.parallel.mesh import make_mesh
+from jaxssl.parallel.rules import make_rules, use_layout
 from jaxssl.run import make_vocabulary
 from jaxssl.run_directory import RunLock, open_run_directory
 from jaxssl.train.state import everything, laid_out
@@ -196,7 +195,7 @@ def _resized(before: ModelConfig, after: ModelConfig, model: Model) -> tuple[str
 def _save(config: ImportedConfig, model: Model, start: Start, run_dir: Path) -> None:
     """Reads the parameters into their places and saves them as step 0."""
     mesh = make_mesh(config.mesh)
-    with jax.set_mesh(mesh):
+    with use_layout(mesh, make_rules(config.mesh.rules)):
         abstract = laid_out(model.abstract(), mesh)
         params = first_params(start, model, init_key(0), abstract, everything)
         manager = CheckpointManager(run_dir / "checkpoints", config.checkpoint, compress=False)

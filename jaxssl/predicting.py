@@ -87,7 +87,7 @@ class Predictor:
         if encoded.examples.num_rows:
             data = as_data(encoded, self.lengths)
             given = (self.step, task, trained.params, data, trained.mesh, eval_batch_size(trained))
-            with jax.set_mesh(trained.mesh):
+            with trained.in_use():
                 _, predictions = in_order(list(over_batches(*given, show=False)))
         return task.outputs(predictions, encoded.references)
 

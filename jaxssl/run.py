@@ -36,6 +36,7 @@ from jaxssl.objectives.combine import ObjectiveConfig
 from jaxssl.optim.adamw import AdamW, check_no_decay, make_optimizer
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import MeshConfig, check_batch, make_mesh
+from jaxssl.parallel.rules import make_rules, use_rules
 from jaxssl.run_directory import RunLock, open_run_directory
 from jaxssl.tasks.registry import ALL_HEADS
 from jaxssl.train.evaluation import EvaluationConfig
@@ -306,9 +307,14 @@ def pretrain(config: RunConfig, say=print) -> Outcome:
       UserError: a mistake in the configuration, the data or the run directory.
       NotFinite: the loss was not finite and the configuration does not allow going on.
     """
+    hosts.connect(config.distributed)
+    with use_rules(make_rules(config.mesh.rules)):
+        return _pretrain(config, say)
+
+
+def _pretrain(config: RunConfig, say) -> Outcome:
     from jaxssl.report import write_report
 
-    hosts.connect(config.distributed)
     parts = build(config)
     store = sha256(Path(config.data.store) / "manifest.json")
     first = hosts.is_first()

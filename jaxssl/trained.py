@@ -5,6 +5,7 @@ model = trained.open_run("runs/books")
 trained.fill_masks("runs/books", ["It was the best of [MASK]."])
 """
 
+import contextlib
 import dataclasses
 import re
 import sys
@@ -38,6 +39,7 @@ from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, check_length
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import MeshConfig, batch_shards, make_mesh, replicated
+from jaxssl.parallel.rules import make_rules, use_layout
 from jaxssl.run import RunConfig, find_recipe, make_vocabulary, tokens_per_byte
 from jaxssl.tasks.registry import TaskConfig
 from jaxssl.train.evaluation import Evaluation, evaluate
@@ -68,6 +70,10 @@ class TrainedModel:
     mesh: Mesh
     step: int
 
+    def in_use(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, arrays are laid out as the run's are."""
+        return use_layout(self.mesh, make_rules(self.config.mesh.rules))
+
 
 def open_run(
     run_dir: str | Path, step: int | str = "best", layers: Sequence[str] = ()
@@ -91,7 +97,7 @@ def open_run(
     model = Model(config.model, heads_of(config), config.precision)
     mesh = mesh_here(config.mesh)
     start = stored_start(run_dir, manager.path(chosen), model, config)
-    with jax.set_mesh(mesh):
+    with use_layout(mesh, make_rules(config.mesh.rules)):
         abstract = laid_out(model.abstract(), mesh)
         params = first_params(start, model, init_key(0), abstract, everything)
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
@@ -217,7 +223,7 @@ def evaluate_on(
     objective = config.objective
     seed = 0 if isinstance(config, ImportedConfig) else config.train.seed
     step = make_eval_step(trained.model, objective, trained.vocabulary, seed=seed)
-    with jax.set_mesh(trained.mesh):
+    with trained.in_use():
         return evaluate(
             jax.jit(step, out_shardings=replicated(trained.mesh)),
             objective,
@@ -233,7 +239,8 @@ def evaluate_on(
 
 def eval_batch_size(trained: TrainedModel) -> int:
     """The run's batch size, rounded up to what divides over the devices there are now."""
-    size, shards = trained.config.data.batch_size, batch_shards(trained.mesh)
+    with trained.in_use():
+        size, shards = trained.config.data.batch_size, batch_shards(trained.mesh)
     return -(-size // shards) * shards
 
 
@@ -302,7 +309,7 @@ def generate_texts(
     """What a causal run writes after each prompt; an empty prompt starts a document."""
     trained = open_run(run_dir, step, layers)
     _check_head(trained, "generate")
-    with jax.set_mesh(trained.mesh):
+    with trained.in_use():
         return continue_texts(
             trained.model,
             trained.params,
@@ -344,7 +351,7 @@ def fill_masks(
                 fix=f"write {mask} where a word is wanted",
             )
     model, params, vocabulary = trained.model, trained.params, trained.vocabulary
-    with jax.set_mesh(trained.mesh):
+    with trained.in_use():
         return [
             fill_text(model, params, trained.tokenizer, vocabulary, text, top) for text in texts
         ]
