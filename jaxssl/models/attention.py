@@ -55,7 +55,7 @@ class SelfAttention(nn.Module):
         if self.has_variable("cache", "cached_key"):
             k, v = self._cached(k, v, context)
             queries, keys = Tokens(positions=context.positions), Tokens()
-        out = self._attend(numbers.pattern, context.patterns, q, k, v, queries, keys)
+        out = self._attend(numbers.pattern, context, q, k, v, queries, keys)
         out = checkpoint_name(out, "attention_output")
         return Projection(
             (block.hidden_size,),
@@ -67,25 +67,23 @@ class SelfAttention(nn.Module):
             name="output",
         )(out)
 
-    def _attend(
-        self, number: jax.Array | None, patterns: tuple[Pattern, ...], *given: Any
-    ) -> jax.Array:
+    def _attend(self, number: jax.Array | None, context: Context, *given: Any) -> jax.Array:
         """Attention by the pattern of this number. Each runs for its own layers alone."""
         c, key = self.config.attention, dropout_rng(self)
 
-        def attend(pattern: Pattern, key: jax.Array | None, *given: Any) -> jax.Array:
-            q, k, v, queries, keys = given
-            options = {"dropout_rate": c.dropout, "dropout_key": key}
+        def attend(pattern: Pattern, *given: Any) -> jax.Array:
+            key, rows, q, k, v, queries, keys = given
+            options = {"dropout_rate": c.dropout, "dropout_key": key, "rows": rows}
             options["precision"] = self.config.precision
             return attention(c.kernel, q, k, v, pattern, queries, keys, **options)
 
-        branches = [functools.partial(attend, pattern) for pattern in patterns]
+        branches = [functools.partial(attend, pattern) for pattern in context.patterns]
         if number is None:
-            return branches[0](key, *given)
+            return branches[0](key, context.rows, *given)
         # Checkpointed, for else each layer keeps what the backward passes of all branches need:
         # 677 MiB instead of 167 in 22 layers of 512 tokens.
         switch = lambda number, *given: jax.lax.switch(number, branches, *given)
-        return jax.checkpoint(switch, prevent_cse=False)(number, key, *given)
+        return jax.checkpoint(switch, prevent_cse=False)(number, key, context.rows, *given)
 
     def _cached(self, k: jax.Array, v: jax.Array, context: Context) -> tuple[jax.Array, jax.Array]:
         """Writes k, v [B, T, K, D] to their slots; all keys and values [B, S, K, D]."""

@@ -21,7 +21,10 @@ class MaskedLmHead(nn.Module):
     precision: Precision
 
     @nn.compact
-    def __call__(self, hidden: jax.Array, embeddings: Embedding) -> jax.Array:
+    def __call__(
+        self, hidden: jax.Array, embeddings: Embedding, rows: jax.Array | None = None
+    ) -> jax.Array:
+        del rows
         c = self.config
         transform = Projection(
             (c.hidden_size,),
@@ -48,7 +51,10 @@ class CausalLmHead(nn.Module):
     precision: Precision
 
     @nn.compact
-    def __call__(self, hidden: jax.Array, embeddings: Embedding) -> jax.Array:
+    def __call__(
+        self, hidden: jax.Array, embeddings: Embedding, rows: jax.Array | None = None
+    ) -> jax.Array:
+        del rows
         c = self.config
         if c.body().tied:
             return embeddings.attend(hidden)
@@ -71,8 +77,10 @@ class NextSentenceHead(nn.Module):
     precision: Precision
 
     @nn.compact
-    def __call__(self, pooled: jax.Array, embeddings: Embedding) -> jax.Array:
-        del embeddings
+    def __call__(
+        self, pooled: jax.Array, embeddings: Embedding, rows: jax.Array | None = None
+    ) -> jax.Array:
+        del embeddings, rows
         c, p = self.config, self.precision
         output = Projection((2,), ("embed", None), c.initializer, p, wide=True, name="output")
         return output(pooled)
@@ -122,11 +130,13 @@ class OutputHead(nn.Module):
     outputs: Outputs
 
     @nn.compact
-    def __call__(self, x: jax.Array, embeddings: Embedding) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, embeddings: Embedding, rows: jax.Array | None = None
+    ) -> jax.Array:
         del embeddings
         c, o, p = self.config, self.outputs, self.precision
         family = c.task_head(o.scope)
-        drop = lambda y: dropout(y, o.dropout, dropout_rng(self))
+        drop = lambda y: dropout(y, o.dropout, dropout_rng(self), rows)
         into = lambda width, name, bias, wide=False: Projection(
             (width,), ("embed", None), c.initializer, p, use_bias=bias, wide=wide, name=name
         )

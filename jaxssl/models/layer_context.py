@@ -29,6 +29,8 @@ class Context:
     """int32 [B, T]; with a cache, the slots that keys and values are written to."""
     prefix: jax.Array | None = None
     """bool [B, T]: tokens that their whole segment sees, where a pattern asks for them."""
+    rows: jax.Array | None = None
+    """uint32 [B]: the rows' places in the global batch, for dropout; None: as they come."""
     patterns: tuple[Pattern, ...] = field(default=(), metadata={"static": True})
     """The different patterns of the layers."""
     rotations: tuple[jax.Array, jax.Array] | None = None

@@ -88,6 +88,8 @@ class Model:
         """Hidden states [B, T, H]; `dropout_key` None means evaluation.
 
         A batch with `features` [B, T, H] brings its hidden states along: they were encoded before.
+        One with `row` uint32 [B], its rows' places in the global batch, is dropped as it would be
+        there.
 
         Args:
           pattern: of attention in this call, in place of the configuration's; layers keep their
@@ -107,11 +109,20 @@ class Model:
         return hidden, updated["cache"]  # type: ignore[index]
 
     def head(
-        self, params: Params, name: str, x: jax.Array, dropout_key: jax.Array | None = None
+        self,
+        params: Params,
+        name: str,
+        x: jax.Array,
+        dropout_key: jax.Array | None = None,
+        rows: jax.Array | None = None,
     ) -> jax.Array:
-        """One head's output; reads only `head_params(params, name)`."""
+        """One head's output; reads only `head_params(params, name)`.
+
+        Args:
+          rows: a batch's `row`, the places in the global batch of the rows of `x`.
+        """
         rngs = None if dropout_key is None else {"dropout": dropout_key}
-        out = self.module.apply({"params": params}, name, x, method="head", rngs=rngs)
+        out = self.module.apply({"params": params}, name, x, rows, method="head", rngs=rngs)
         return cast(jax.Array, out)
 
     def pool(self, params: Params, hidden: jax.Array) -> jax.Array:

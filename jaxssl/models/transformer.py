@@ -216,7 +216,7 @@ class Embeddings(nn.Module):
             x = x + self.token_types(jnp.minimum(types, body.type_rows - 1))
         if body.embedding_norm:
             x = self.norm(x)
-        return dropout(x, self.config.dropout, dropout_rng(self))
+        return dropout(x, self.config.dropout, dropout_rng(self), batch.get("row"))
 
 
 class Transformer(nn.Module):
@@ -239,13 +239,13 @@ class Transformer(nn.Module):
             setattr(self, head_name(head), make_head(head, c, p))
 
     def encode(self, batch: Batch, pattern: Pattern | None = None) -> jax.Array:
-        """Hidden states [B, T, H] of `tokens`, `segment_ids`, `positions`, optional `token_types`
-        and, for a pattern with a prefix, `prefix`.
+        """Hidden states [B, T, H] of `tokens`, `segment_ids`, `positions`, optional `token_types`,
+        `row`, the rows' places in the global batch, and `prefix`, for a pattern that has one.
 
         Args:
           pattern: of attention, in place of the configuration's; layers keep their windows.
         """
-        context = Context(batch["segment_ids"], batch["positions"])
+        context = Context(batch["segment_ids"], batch["positions"], rows=batch.get("row"))
         if pattern is not None and pattern.prefix:
             context = dataclasses.replace(context, prefix=batch["prefix"] > 0)
         has_cache = self.is_mutable_collection("cache")  # its length is none of the batch's
@@ -259,6 +259,6 @@ class Transformer(nn.Module):
         """The sentence vector [B, H]: a dense tanh layer over the first token."""
         return jnp.tanh(self.pooler(hidden[:, 0]))
 
-    def head(self, name: str, x: jax.Array) -> Any:
-        """The output of one head."""
-        return getattr(self, name)(x, self.embeddings.tokens)
+    def head(self, name: str, x: jax.Array, rows: jax.Array | None = None) -> Any:
+        """The output of one head; `rows` as in `encode`."""
+        return getattr(self, name)(x, self.embeddings.tokens, rows)
