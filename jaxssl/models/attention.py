@@ -19,9 +19,12 @@ from jaxssl.ops.attention.pattern import Pattern, Tokens
 from jaxssl.ops.rotary import rotate
 from jaxssl.parallel.axes import constrain
 
+CACHE = ("batch", "sequence", "kv_heads", "head_dim")
+
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention; with a `cache` collection it decodes incrementally."""
+    """Multi-head self-attention; where the `cache` collection may be written to, it decodes
+    incrementally."""
 
     config: BlockConfig
 
@@ -52,7 +55,7 @@ class SelfAttention(nn.Module):
             q, k = rotate(q, cosine, sine), rotate(k, cosine, sine)
         tokens = Tokens(context.segment_ids, prefix=context.prefix)
         queries, keys = tokens, tokens
-        if self.has_variable("cache", "cached_key"):
+        if self.is_mutable_collection("cache"):
             k, v = self._cached(k, v, context)
             queries, keys = Tokens(positions=context.positions), Tokens()
         out = self._attend(numbers.pattern, context, q, k, v, queries, keys)
@@ -86,10 +89,15 @@ class SelfAttention(nn.Module):
         return jax.checkpoint(switch, prevent_cse=False)(number, key, context.rows, *given)
 
     def _cached(self, k: jax.Array, v: jax.Array, context: Context) -> tuple[jax.Array, jax.Array]:
-        """Writes k, v [B, T, K, D] to their slots; all keys and values [B, S, K, D]."""
-        keys: nn.Variable = self.variable("cache", "cached_key", lambda: k)
-        values: nn.Variable = self.variable("cache", "cached_value", lambda: v)
+        """Writes k, v [B, T, K, D] to their slots; all keys and values [B, S, K, D].
+
+        An empty cache gets as many slots as there are tokens.
+        """
         rows = jnp.arange(k.shape[0])[:, None]
-        keys.value = keys.value.at[rows, context.positions].set(k)
-        values.value = values.value.at[rows, context.positions].set(v)
-        return keys.value, values.value
+        written = []
+        for name, new in (("cached_key", k), ("cached_value", v)):
+            empty = nn.with_logical_partitioning(nn.initializers.zeros, CACHE)
+            slots: nn.Variable = self.variable("cache", name, empty, None, new.shape, new.dtype)
+            slots.value = slots.value.at[rows, context.positions].set(new)
+            written.append(slots.value)
+        return written[0], written[1]

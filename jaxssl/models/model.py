@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,10 +16,12 @@ from jaxssl.models.bert import BertConfig, DistilBertConfig, RobertaConfig
 from jaxssl.models.config import Stack
 from jaxssl.models.gpt2 import Gpt2Config
 from jaxssl.models.heads import Head, Outputs, head_name, head_parts
+from jaxssl.models.layers import is_boxed, unbox
 from jaxssl.models.llama import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from jaxssl.models.modernbert import ModernBertConfig
 from jaxssl.models.transformer import Transformer
 from jaxssl.ops.attention.pattern import Pattern
+from jaxssl.parallel.axes import constrain
 
 ModelConfig = (
     BertConfig
@@ -72,11 +74,33 @@ class Model:
                     x = jnp.concatenate([hidden] * head.inputs, axis=-1)
                 module.head(head_name(head), x)
 
-        return self.module.init(key, method=touch_everything)["params"]
+        return self.module.init(key, method=touch_everything, mutable=("params",))["params"]
 
     def abstract(self) -> Params:
         """Shapes and dtypes of the parameters, boxed; nothing is computed."""
         return jax.tree.map(lambda leaf: leaf, _abstract(self))
+
+    def apply(
+        self,
+        params: Params,
+        method: str,
+        *args: Any,
+        key: jax.Array | None = None,
+        cache: Any = None,
+    ) -> Any:
+        """What a method of the module makes of `args`: the one place where the module is called.
+
+        Args:
+          key: of dropout; None means evaluation.
+          cache: keys and values so far. With one, what comes out is (output, the cache with what
+            was written to it).
+        """
+        rngs = None if key is None else {"dropout": key}
+        if cache is None:
+            return self.module.apply({"params": params}, *args, method=method, rngs=rngs)
+        variables = {"params": params, "cache": cache}
+        out, new = self.module.apply(variables, *args, method=method, rngs=rngs, mutable="cache")
+        return out, new["cache"]  # type: ignore[index]
 
     def encode(
         self,
@@ -98,15 +122,14 @@ class Model:
         """
         if "features" in batch:
             return jnp.asarray(batch["features"])
-        rngs = None if dropout_key is None else {"dropout": dropout_key}
-        hidden = self.module.apply({"params": params}, batch, pattern, method="encode", rngs=rngs)
-        return cast(jax.Array, hidden)
+        return self.apply(params, "encode", batch, pattern, key=dropout_key)
 
     def decode(self, params: Params, batch: Batch, cache: Any) -> tuple[jax.Array, Any]:
-        """Hidden states of new tokens and the cache with their keys and values written."""
-        variables = {"params": params, "cache": cache}
-        hidden, updated = self.module.apply(variables, batch, method="encode", mutable="cache")
-        return hidden, updated["cache"]  # type: ignore[index]
+        """Hidden states of new tokens and the cache with their keys and values written.
+
+        The batch's `positions` are slots of the cache; each row fills its own without gaps.
+        """
+        return self.apply(params, "encode", batch, cache=cache)
 
     def head(
         self,
@@ -121,13 +144,11 @@ class Model:
         Args:
           rows: a batch's `row`, the places in the global batch of the rows of `x`.
         """
-        rngs = None if dropout_key is None else {"dropout": dropout_key}
-        out = self.module.apply({"params": params}, name, x, rows, method="head", rngs=rngs)
-        return cast(jax.Array, out)
+        return self.apply(params, "head", name, x, rows, key=dropout_key)
 
     def pool(self, params: Params, hidden: jax.Array) -> jax.Array:
         """The sentence vector [B, H]."""
-        return cast(jax.Array, self.module.apply({"params": params}, hidden, method="pool"))
+        return self.apply(params, "pool", hidden)
 
     def head_params(self, params: Params, name: str) -> Params:
         """The parameters that a head reads, as a tree that `head` accepts."""
@@ -136,19 +157,20 @@ class Model:
         inside = lambda path: any(path == part or path.startswith(part + "/") for part in parts)
         return unflatten({path: leaf for path, leaf in flat.items() if inside(path)})
 
-    def empty_cache(self, batch_size: int, length: int) -> dict[str, Any]:
-        """Zeroed keys and values for `length` positions, in the compute dtype."""
-        attention = self.config.self_attention()
-        shape = (batch_size, length, attention.num_kv_heads, attention.head_dim)
-        slots = lambda n: jnp.zeros((n, *shape), self.precision.compute)
-        (stack,) = self.stacks
-        layers = {
-            name: {
-                "attention": {"cached_key": slots(end - start), "cached_value": slots(end - start)}
-            }
-            for name, start, end in stack.parts
-        }
-        return {stack.name: layers}
+    def empty_cache(self, batch_size: int, length: int) -> Params:
+        """Zeroed keys and values for `length` positions of each row, in the compute dtype.
+
+        What the layers keep, and how it is laid out, they say themselves: it is what they would
+        write in a pass over rows of that length.
+        """
+
+        def written(params):
+            ids = jnp.zeros((batch_size, length), jnp.int32)
+            return self.decode(params, {"tokens": ids, "segment_ids": ids, "positions": ids}, {})[1]
+
+        boxed = jax.eval_shape(written, unbox(self.abstract()))
+        zeros = lambda box: constrain(jnp.zeros(box.value.shape, box.value.dtype), box.names)
+        return jax.tree.map(zeros, boxed, is_leaf=is_boxed)
 
 
 @functools.lru_cache(maxsize=32)
