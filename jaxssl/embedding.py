@@ -63,7 +63,7 @@ class Embedder:
             return np.zeros((0, width), np.float32), cut
         data = ExampleData(examples, fixed_lengths(self.max_length), list(texts))
         given: Any = (self.step, trained.params, data, trained.mesh, self.batch_size)
-        with jax.set_mesh(trained.mesh):
+        with trained.in_use():
             _, found = in_order(list(over_batches(*given, show=False)))
         return found["embedding"], cut
 
@@ -102,7 +102,8 @@ def open_embedder(
             expected="last or mean",
             got=pooling,
         )
-    shards = batch_shards(trained.mesh)
+    with trained.in_use():
+        shards = batch_shards(trained.mesh)
     return Embedder(
         trained,
         length,

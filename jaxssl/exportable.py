@@ -109,7 +109,7 @@ def write_tokenizer_for(
         tokenizer,
         directory,
         frames=found.frames,
-        has_types=model.around().type_rows > 1,
+        has_types=model.body().type_rows > 1,
         max_length=model.max_positions,
     )
 
@@ -147,7 +147,7 @@ def _check_pooling(choice: PoolingChoice, config: ModelConfig) -> dict[str, Any]
     how = resolve(choice, config)
     if config.name == "modernbert" and how in ("cls", "mean"):
         return {"classifier_pooling": how}
-    if config.name == "bert" and how == "cls" and not config.around().pooler:
+    if config.name == "bert" and how == "cls" and not config.body().pooler:
         raise UserError(
             "transformers' class of this family has a pooler, and this model none",
             where="model.pooler",

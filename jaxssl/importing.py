@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
-import jax
-
 from jaxssl.checkpoint import ledger
 from jaxssl.checkpoint.hf.directory import TASK_SCOPES, HfDirectory, open_model
 from jaxssl.checkpoint.hf.directory import fingerprint as checksum_of
@@ -33,6 +31,7 @@ from jaxssl.imported_task import GENERATION, task_of
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.parallel.mesh import make_mesh
+from jaxssl.parallel.rules import make_rules, use_layout
 from jaxssl.run.build import make_vocabulary
 from jaxssl.run.config import Imported, RunConfig, imported_objective, upgraded
 from jaxssl.run.directory import RunLock, open_run_directory
@@ -197,7 +196,7 @@ def _resized(before: ModelConfig, after: ModelConfig, model: Model) -> tuple[str
 def _save(config: RunConfig, model: Model, start: Start, run_dir: Path) -> None:
     """Reads the parameters into their places and saves them as step 0."""
     mesh = make_mesh(config.mesh)
-    with jax.set_mesh(mesh):
+    with use_layout(mesh, make_rules(config.mesh.rules)):
         abstract = laid_out(model.abstract(), mesh)
         params = first_params(start, model, init_key(0), abstract, everything)
         manager = CheckpointManager(run_dir / "checkpoints", config.checkpoint, compress=False)

@@ -81,7 +81,7 @@ class Predictor:
         if encoded.examples.num_rows:
             data = as_data(encoded, self.lengths)
             given = (self.step, trained.params, data, trained.mesh, self.batch_size)
-            with jax.set_mesh(trained.mesh):
+            with trained.in_use():
                 _, predictions = in_order(list(over_batches(*given, show=False)))
         return task.outputs(predictions, encoded.references)
 

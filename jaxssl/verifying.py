@@ -15,7 +15,6 @@ import numpy as np
 from jaxssl.checkpoint.hf.directory import HfDirectory, open_model
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten, unflatten
-from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
 from jaxssl.imported_task import pooling as row_pooling
 from jaxssl.importing import find_source
@@ -97,8 +96,8 @@ def _rows(found: HfDirectory, length: int | None) -> Batch:
 
 
 def _tell_windows(found: HfDirectory, length: int, say: Callable[[str], None]) -> None:
-    widths = [kind.window for kind in found.config.block(Precision()).kinds if kind.window]
-    widest = max(widths, default=0)
+    widths = [layer.pattern.window for layer in found.config.self_attention().layers]
+    widest = max((width for width in widths if width), default=0)
     if widest < length - 1:
         return
     longer = min(2 * widest, found.config.max_positions)

@@ -160,7 +160,7 @@ def test_every_family_takes_every_task_and_all_its_parameters_count(family, task
     config = WHOLE[family](**sizes, **({"num_kv_heads": 1} if family in GROUPED else {}))
     if task is None:
         objective = CausalLm() if config.causal else MaskedLm()
-        config = dataclasses.replace(config, pooler=False) if config.around().pooler else config
+        config = dataclasses.replace(config, pooler=False) if config.body().pooler else config
         batch = tiny.rows([[range(6, 30)]] * 4, length=32)
     else:
         objective, batch = labelled(task, tokenizer)

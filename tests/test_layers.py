@@ -128,6 +128,17 @@ def test_meshes_are_made_in_parallel_alone():
     assert {part_of(path) for path in found} == {"parallel"}, found
 
 
+def test_the_module_of_a_model_is_called_in_one_place():
+    calls = [
+        (path.relative_to(PACKAGE).as_posix(), line.strip())
+        for path in PACKAGE.rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "module.apply(" in line
+    ]
+    assert {path for path, _ in calls} == {"models/model.py"}, calls
+    assert len(calls) == 2, "with a cache and without, in Model.apply"
+
+
 def loaded_by(module):
     code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

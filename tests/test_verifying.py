@@ -53,6 +53,22 @@ def test_a_window_that_the_rows_do_not_reach_is_told(tmp_path, capsys):
     assert "at most model.max_positions=32" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("case", "window"),
+    [
+        ("modernbert", {"local_attention": 10}),
+        ("mistral, window", {"sliding_window": 9}),
+        ("qwen2, window above", {"sliding_window": 9}),
+    ],
+)
+def test_windows_much_narrower_than_the_rows_are_equal(case, window, tmp_path, capsys):
+    """Then local layers compute the blocks around the diagonal alone."""
+    changes = {**window, "max_position_embeddings": 90}
+    path = hf_models.save(hf_models.reference(case, **changes), tmp_path / "model")
+    assert cli.main(["verify", str(path), "--length", "90"]) == 0
+    assert "window" not in capsys.readouterr().out
+
+
 def test_another_model_is_told(tmp_path, monkeypatch, capsys):
     path = hf_models.save(hf_models.reference("llama"), tmp_path / "model")
 

@@ -3,10 +3,12 @@
 A stack holds its layers as one array a leaf, `encoder/layers/attention/query/kernel` [n, ...], or
 as one a segment, `encoder/layers[0:6]/...` [6, ...]. Rules are about single layers, and are
 matched against names such as `encoder/layers[3]/attention/query/kernel`, whatever the segments.
+A tree may hold several stacks, of different depths; a stack is named by what comes before its
+layers: `encoder`, `decoder`, `generator/encoder`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from jaxssl.core.names import matches
 
@@ -17,6 +19,8 @@ RANGE = re.compile(r"(?<![^/])layers(?:\[(-?\d+|(?:-?\d+)?:(?:-?\d+)?)\])?(?=/|$
 
 LAYER = re.compile(r"(?<![^/])layers\[(\d+)\]/(.*)$")
 """Of a layer's name: its number, and the name inside the layer."""
+WITHIN = re.compile(r"^(?P<stack>.+?)/layers(\[\d+(:\d+)?\])?(/|$)")
+"""Of a leaf's or a layer's name: its stack."""
 
 
 def layer_names(name: str, size: int | None = None) -> list[str]:
@@ -56,8 +60,24 @@ def canonical(name: str) -> str:
     return "/".join("layers" if STACK.match(part) else part for part in name.split("/"))
 
 
+def stack_of(name: str) -> str | None:
+    """The stack that a leaf or a layer of this name belongs to; None outside of stacks."""
+    found = WITHIN.match(name)
+    return found["stack"] if found else None
+
+
+def depths(names: Iterable[str]) -> dict[str, int]:
+    """{stack: how many layers it has}, from the names of all layers."""
+    found: dict[str, int] = {}
+    for name in names:
+        stack, layer = stack_of(name), LAYER.search(name)
+        if stack is not None and layer is not None:
+            found[stack] = max(found.get(stack, 0), int(layer[1]) + 1)
+    return found
+
+
 def expand(pattern: str, num_layers: int) -> str:
-    """A pattern whose layer ranges are written out, for `names.matches`.
+    """A pattern whose layer ranges are written out for a stack of this depth, for `names.matches`.
 
     `layers[0:8]` stands for layers 0 to 7, `layers[-2:]` for the last two, `layers[3]` for one, and
     `layers` alone for all.
@@ -78,29 +98,40 @@ def expand(pattern: str, num_layers: int) -> str:
     return RANGE.sub(ranged, pattern)
 
 
+def matched(pattern: str, names: Sequence[str]) -> set[str]:
+    """Those of all layers' names that a pattern matches, its ranges meant in each stack's depth."""
+    by_stack = {stack: expand(pattern, depth) for stack, depth in depths(names).items()}
+    own = lambda name: by_stack.get(stack_of(name) or "", pattern)
+    return {name for name in names if matches(own(name), name)}
+
+
 def decide(
-    rules: Sequence[tuple[str, bool]], names: Sequence[str], num_layers: int, default: bool
+    rules: Sequence[tuple[str, bool]], names: Sequence[str], default: bool
 ) -> dict[str, bool]:
     """{layer name: value of the first rule that matches it}."""
-    expanded = [(expand(pattern, num_layers), value) for pattern, value in rules]
+    found = [(matched(pattern, names), value) for pattern, value in rules]
     return {
-        name: next((value for pattern, value in expanded if matches(pattern, name)), default)
-        for name in names
+        name: next((value for those, value in found if name in those), default) for name in names
     }
 
 
-def segments_for(decisions: Sequence[Mapping[str, bool]], num_layers: int) -> tuple[int, ...]:
-    """The segments of the stack in which every leaf is wholly decided one way.
+def segments_for(decisions: Sequence[Mapping[str, bool]]) -> dict[str, tuple[int, ...]]:
+    """{stack: its segments} in which every leaf is wholly decided one way.
 
     Args:
       decisions: one mapping {layer name: value} a stage; boundaries of all stages are kept.
     """
-    cuts = {0, num_layers}
+    sizes = depths(name for decision in decisions for name in decision)
+    return {stack: _segments(decisions, stack, depth) for stack, depth in sizes.items()}
+
+
+def _segments(decisions: Sequence[Mapping[str, bool]], stack: str, depth: int) -> tuple[int, ...]:
+    cuts = {0, depth}
     for decision in decisions:
         by_layer: dict[int, dict[str, bool]] = {}
         for name, value in decision.items():
-            if found := LAYER.search(name):
+            if stack_of(name) == stack and (found := LAYER.search(name)):
                 by_layer.setdefault(int(found[1]), {})[found[2]] = value
-        cuts |= {i for i in range(1, num_layers) if by_layer.get(i) != by_layer.get(i - 1)}
+        cuts |= {i for i in range(1, depth) if by_layer.get(i) != by_layer.get(i - 1)}
     ends = sorted(cuts)
     return tuple(b - a for a, b in zip(ends, ends[1:]))

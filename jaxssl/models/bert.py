@@ -4,18 +4,16 @@ RoBERTa (Liu et al., 2019) counts positions from 2 and has no next sentence; Dis
 al., 2019) has no token types either, and half the layers. The network is the same.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
 import flax.linen as nn
 
 from jaxssl.core.bounds import check_at_least
-from jaxssl.core.precision import Precision
-from jaxssl.models.blocks import BlockConfig
+from jaxssl.models.config import BodyConfig, NormConfig
 from jaxssl.models.heads import Scope, TaskHead
 from jaxssl.models.layers import truncated_normal
-from jaxssl.models.transformer import Around, TransformerConfig
+from jaxssl.models.transformer import TransformerConfig
 from jaxssl.ops.activations import Activation
 
 
@@ -48,13 +46,13 @@ class BertConfig(TransformerConfig):
         """Of kernels and embeddings."""
         return truncated_normal(self.initializer_range)
 
-    def block(self, precision: Precision) -> BlockConfig:
-        """The configuration of one block."""
-        return dataclasses.replace(super().block(precision), norm="post")
+    def norm(self) -> NormConfig:
+        """After each sublayer."""
+        return NormConfig(epsilon=self.norm_epsilon, place="post")
 
-    def around(self) -> Around:
+    def body(self) -> BodyConfig:
         """Learned positions, token types, a norm of the embeddings, and the pooler."""
-        return Around(
+        return BodyConfig(
             position_rows=self.position_offset + self.max_positions,
             position_offset=self.position_offset,
             type_rows=self.type_vocab_size,

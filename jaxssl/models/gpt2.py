@@ -1,17 +1,15 @@
 """GPT-2 (Radford et al., 2019): a causal decoder with norms before each sublayer and a tied
 head."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import flax.linen as nn
 
-from jaxssl.core.precision import Precision
-from jaxssl.models.blocks import BlockConfig
+from jaxssl.models.config import BodyConfig
 from jaxssl.models.heads import Scope, TaskHead
-from jaxssl.models.transformer import Around, TransformerConfig
+from jaxssl.models.transformer import TransformerConfig
 from jaxssl.ops.activations import Activation
 
 
@@ -34,15 +32,14 @@ class Gpt2Config(TransformerConfig):
     """Scale of the normal that kernels and embeddings start from; residual outputs start
     smaller."""
 
-    def block(self, precision: Precision) -> BlockConfig:
-        """The configuration of one block; residual outputs start at 1 / sqrt(2 x layers)."""
-        scale = self.initializer_range / math.sqrt(2 * self.num_layers)
-        smaller = nn.initializers.normal(scale)
-        return dataclasses.replace(super().block(precision), output_initializer=smaller)
+    @property
+    def output_initializer(self) -> nn.initializers.Initializer:
+        """Residual outputs start at 1 / sqrt(2 x layers)."""
+        return nn.initializers.normal(self.initializer_range / math.sqrt(2 * self.num_layers))
 
-    def around(self) -> Around:
+    def body(self) -> BodyConfig:
         """Learned positions, and a norm at the end."""
-        return Around(position_rows=self.max_positions, final_norm=True)
+        return BodyConfig(position_rows=self.max_positions, final_norm=True)
 
     def task_head(self, scope: Scope) -> TaskHead:
         """Of a row a projection without bias."""

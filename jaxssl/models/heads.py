@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.core.precision import Precision
-from jaxssl.models.blocks import make_norm
-from jaxssl.models.layers import Embedding, Projection, dropout_rng, parameter
+from jaxssl.models.layers import Embedding, Projection, dropout_rng, make_norm, parameter
 from jaxssl.ops.activations import ACTIVATIONS, Activation
 from jaxssl.ops.dropout import dropout
 
@@ -59,17 +58,22 @@ class MaskedLmHead(nn.Module):
     precision: Precision
 
     @nn.compact
-    def __call__(self, hidden: jax.Array, embeddings: Embedding) -> jax.Array:
-        c, block = self.config, self.config.block(self.precision)
+    def __call__(
+        self, hidden: jax.Array, embeddings: Embedding, rows: jax.Array | None = None
+    ) -> jax.Array:
+        del rows
+        c = self.config
         transform = Projection(
             (c.hidden_size,),
             ("embed", None),
             c.initializer,
             self.precision,
-            use_bias=block.feed_forward_bias,
+            use_bias=c.feed_forward().bias,
             name="transform",
         )
-        hidden = make_norm(block, "norm")(ACTIVATIONS[c.activation](transform(hidden)))
+        hidden = make_norm(c.norm(), self.precision, "norm")(
+            ACTIVATIONS[c.activation](transform(hidden))
+        )
         bias = parameter(
             self, "bias", nn.initializers.zeros, ("vocab",), (c.vocab_size,), self.precision
         )
@@ -84,9 +88,12 @@ class CausalLmHead(nn.Module):
     precision: Precision
 
     @nn.compact
-    def __call__(self, hidden: jax.Array, embeddings: Embedding) -> jax.Array:
+    def __call__(
+        self, hidden: jax.Array, embeddings: Embedding, rows: jax.Array | None = None
+    ) -> jax.Array:
+        del rows
         c = self.config
-        if c.around().tied:
+        if c.body().tied:
             return embeddings.attend(hidden)
         return Projection(
             (c.vocab_size,),
@@ -107,8 +114,10 @@ class NextSentenceHead(nn.Module):
     precision: Precision
 
     @nn.compact
-    def __call__(self, pooled: jax.Array, embeddings: Embedding) -> jax.Array:
-        del embeddings
+    def __call__(
+        self, pooled: jax.Array, embeddings: Embedding, rows: jax.Array | None = None
+    ) -> jax.Array:
+        del embeddings, rows
         c, p = self.config, self.precision
         output = Projection((2,), ("embed", None), c.initializer, p, wide=True, name="output")
         return output(pooled)
@@ -126,7 +135,7 @@ class LanguageHead(Head):
     def reads(self, config: Any) -> tuple[str, ...]:
         """The token embedding, its own parameters, or both."""
         if self.table == "instead":
-            return (TOKENS,) if config.around().tied else (self.name,)
+            return (TOKENS,) if config.body().tied else (self.name,)
         return (TOKENS, self.name) if self.table == "beside" else (self.name,)
 
     def products(self, config: Any) -> int:
@@ -192,11 +201,13 @@ class OutputHead(nn.Module):
     outputs: LabelHead
 
     @nn.compact
-    def __call__(self, x: jax.Array, embeddings: Embedding) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, embeddings: Embedding, rows: jax.Array | None = None
+    ) -> jax.Array:
         del embeddings
         c, o, p = self.config, self.outputs, self.precision
         family = c.task_head(o.scope)
-        drop = lambda y: dropout(y, o.dropout, dropout_rng(self))
+        drop = lambda y: dropout(y, o.dropout, dropout_rng(self), rows)
         into = lambda width, name, bias, wide=False: Projection(
             (width,), ("embed", None), c.initializer, p, use_bias=bias, wide=wide, name=name
         )
@@ -204,5 +215,5 @@ class OutputHead(nn.Module):
         if transform is not None:
             x = into(c.hidden_size, "transform", family.transform_bias)(x)
             x = jnp.tanh(x) if transform == "tanh" else ACTIVATIONS[transform](x)
-            x = drop(make_norm(c.block(p), "norm")(x) if family.norm else x)
+            x = drop(make_norm(c.norm(), p, "norm")(x) if family.norm else x)
         return into(o.size, "output", family.output_bias, True)(x)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.core.precision import Precision
+from jaxssl.models.config import NormConfig
 from jaxssl.ops.linear import linear
 from jaxssl.ops.norms import layer_norm, rms_norm
 from jaxssl.parallel.axes import constrain
@@ -129,3 +130,10 @@ class RmsNorm(nn.Module):
         shape, p = x.shape[-1:], self.precision
         scale = parameter(self, "scale", nn.initializers.ones, ("norm",), shape, p)
         return rms_norm(x, scale, self.epsilon)
+
+
+def make_norm(config: NormConfig, precision: Precision, name: str | None = None) -> nn.Module:
+    """A norm of the network's type."""
+    if config.type == "rms":
+        return RmsNorm(config.epsilon, precision, name=name)
+    return LayerNorm(config.epsilon, precision, config.type == "layer", name=name)

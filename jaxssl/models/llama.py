@@ -11,11 +11,17 @@ from typing import ClassVar, Literal
 
 from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.errors import UserError
-from jaxssl.core.precision import Precision
-from jaxssl.models.blocks import BlockConfig, LayerKind
+from jaxssl.models.config import (
+    AttentionConfig,
+    BodyConfig,
+    FeedForwardConfig,
+    LayerType,
+    NormConfig,
+)
 from jaxssl.models.heads import Scope, TaskHead
-from jaxssl.models.transformer import Around, TransformerConfig
+from jaxssl.models.transformer import TransformerConfig
 from jaxssl.ops.activations import Activation
+from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.ops.rotary import Llama3, Rotary, Scaling
 
 
@@ -86,37 +92,38 @@ class LlamaConfig(TransformerConfig):
         """Width of a head."""
         return self.head_width or super().head_dim
 
-    def block(self, precision: Precision) -> BlockConfig:
-        """The configuration of one block."""
-        kinds, layer_kinds = self._kinds()
+    def self_attention(self) -> AttentionConfig:
+        """With rotary positions, and keys and values that heads share."""
         return dataclasses.replace(
-            super().block(precision),
+            super().self_attention(),
             num_kv_heads=self.num_kv_heads,
-            norm_type="rms",
+            layers=self._layers(),
             qkv_bias=self.attention_bias != "none",
             output_bias=self.attention_bias == "all",
-            feed_forward_bias=self.feed_forward_bias,
-            gated=True,
             qk_norm=self.qk_norm,
-            kinds=kinds,
-            layer_kinds=layer_kinds,
         )
 
-    def _kinds(self) -> tuple[tuple[LayerKind, ...], tuple[int, ...]]:
-        """The kinds of layers, and for each layer the number of its kind."""
-        rotary = Rotary(self.rotary_theta, self.rotary_scaling)
-        everywhere = LayerKind(None, rotary)
-        if self.window is None or self.window_from >= self.num_layers:
-            return (everywhere,), ()
-        windowed = LayerKind(self.window - 1, rotary)
-        if not self.window_from:
-            return (windowed,), ()
-        of = tuple(int(layer >= self.window_from) for layer in range(self.num_layers))
-        return (everywhere, windowed), of
+    def feed_forward(self) -> FeedForwardConfig:
+        """Gated."""
+        return dataclasses.replace(super().feed_forward(), gated=True, bias=self.feed_forward_bias)
 
-    def around(self) -> Around:
+    def norm(self) -> NormConfig:
+        """Of the root mean square, before each sublayer."""
+        return NormConfig(type="rms", epsilon=self.norm_epsilon)
+
+    def _layers(self) -> tuple[LayerType, ...]:
+        """The type of each layer."""
+        rotary = Rotary(self.rotary_theta, self.rotary_scaling)
+        window = None if self.window is None else self.window - 1  # besides the token itself
+        full = LayerType(Pattern(causal=True), rotary)
+        windowed = LayerType(Pattern(causal=True, window=window), rotary)
+        return tuple(
+            windowed if layer >= self.window_from else full for layer in range(self.num_layers)
+        )
+
+    def body(self) -> BodyConfig:
         """A norm at the end; positions come in with attention."""
-        return Around(final_norm=True, tied=self.tied)
+        return BodyConfig(final_norm=True, tied=self.tied)
 
     def task_head(self, scope: Scope) -> TaskHead:
         """Of a row a projection without bias."""

@@ -9,12 +9,18 @@ from typing import Literal
 import flax.linen as nn
 
 from jaxssl.core.bounds import check_above_zero, check_at_least
-from jaxssl.core.precision import Precision
-from jaxssl.models.blocks import BlockConfig, LayerKind
+from jaxssl.models.config import (
+    AttentionConfig,
+    BodyConfig,
+    FeedForwardConfig,
+    LayerType,
+    NormConfig,
+)
 from jaxssl.models.heads import Scope, TaskHead
 from jaxssl.models.layers import truncated_normal
-from jaxssl.models.transformer import Around, TransformerConfig
+from jaxssl.models.transformer import TransformerConfig
 from jaxssl.ops.activations import Activation
+from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.ops.rotary import Rotary
 
 
@@ -51,28 +57,31 @@ class ModernBertConfig(TransformerConfig):
         """Of kernels and embeddings."""
         return truncated_normal(self.initializer_range)
 
-    def block(self, precision: Precision) -> BlockConfig:
-        """The configuration of one block; residual outputs start at 1 / sqrt(2 x layers)."""
-        scale = self.initializer_range / math.sqrt(2 * self.num_layers)
-        everywhere = LayerKind(None, Rotary(self.global_theta))
-        nearby = LayerKind(self.local_window, Rotary(self.local_theta))
-        is_local = [int(layer % self.global_every > 0) for layer in range(self.num_layers)]
+    @property
+    def output_initializer(self) -> nn.initializers.Initializer:
+        """Residual outputs start at 1 / sqrt(2 x layers)."""
+        return truncated_normal(self.initializer_range / math.sqrt(2 * self.num_layers))
+
+    def self_attention(self) -> AttentionConfig:
+        """Local but for some layers, without biases."""
+        full = LayerType(Pattern(), Rotary(self.global_theta))
+        local = LayerType(Pattern(window=self.local_window), Rotary(self.local_theta))
+        layers = [local if i % self.global_every else full for i in range(self.num_layers)]
         return dataclasses.replace(
-            super().block(precision),
-            output_initializer=truncated_normal(scale),
-            norm_type="layer_without_bias",
-            qkv_bias=False,
-            output_bias=False,
-            feed_forward_bias=False,
-            gated=True,
-            first_norm=False,  # the embeddings were normalised
-            kinds=(everywhere, nearby),
-            layer_kinds=tuple(is_local),
+            super().self_attention(), layers=tuple(layers), qkv_bias=False, output_bias=False
         )
 
-    def around(self) -> Around:
+    def feed_forward(self) -> FeedForwardConfig:
+        """Gated, without biases."""
+        return dataclasses.replace(super().feed_forward(), gated=True, bias=False)
+
+    def norm(self) -> NormConfig:
+        """Without biases; none before the first attention, for the embeddings were normalised."""
+        return NormConfig(type="layer_without_bias", epsilon=self.norm_epsilon, first=False)
+
+    def body(self) -> BodyConfig:
         """A norm of the embeddings and one at the end; positions come in with attention."""
-        return Around(embedding_norm=True, final_norm=True)
+        return BodyConfig(embedding_norm=True, final_norm=True)
 
     def task_head(self, scope: Scope) -> TaskHead:
         """The layers of its masked language model, too."""

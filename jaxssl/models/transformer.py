@@ -1,12 +1,15 @@
 """The network of every family: embeddings, a stack of equal blocks, a last norm, and heads.
 
-A family is a configuration. It says what its blocks are (`block`), what is around them (`around`)
-and what its published models put under the outputs of a task (`task_head`).
+A family is a configuration. It says what its blocks are made of (`self_attention`, `feed_forward`,
+`norm`), what there is besides them (`body`) and what its published models put under the outputs of
+a task (`task_head`).
 """
 
+import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -16,32 +19,23 @@ from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
-from jaxssl.models.blocks import BlockConfig, Context, make_norm
+from jaxssl.models.config import (
+    AttentionConfig,
+    BlockConfig,
+    BodyConfig,
+    FeedForwardConfig,
+    LayerType,
+    NormConfig,
+    Stack,
+)
 from jaxssl.models.heads import Head, Scope, TaskHead
-from jaxssl.models.layers import Embedding, Projection, dropout_rng
-from jaxssl.models.stack import Remat, Stack, check_segments
+from jaxssl.models.layer_context import Context, layer_patterns
+from jaxssl.models.layers import Embedding, Projection, dropout_rng, make_norm
+from jaxssl.models.stack import LayerStack, Remat
 from jaxssl.ops.activations import Activation
+from jaxssl.ops.attention.kernels import Call, KernelName, check_call
+from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.ops.dropout import dropout
-
-
-@dataclass(frozen=True, kw_only=True)
-class Around:
-    """What is around a family's stack of blocks. Families derive it; users do not write it."""
-
-    position_rows: int = 0
-    """Rows of a table of learned positions; 0 where positions come in with attention."""
-    position_offset: int = 0
-    """Rows of that table before the one of the first position."""
-    type_rows: int = 0
-    """Rows of a table of token types; 0 has none."""
-    embedding_norm: bool = False
-    """A norm of the embeddings."""
-    final_norm: bool = False
-    """A norm after the last block."""
-    pooler: bool = False
-    """A dense tanh layer over the first token."""
-    tied: bool = True
-    """The token embedding is the language model head's projection, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +69,8 @@ class TransformerConfig(ABC):
     """Added to the variance (of root mean square norms: the mean square) in each norm."""
     initializer_range: float = 0.02
     """Scale of the normal that kernels and embeddings start from."""
+    attention: KernelName = "xla"
+    """What computes attention."""
     segments: tuple[int, ...] = ()
     """Sizes of the groups of layers that are scanned together; empty means one group of all."""
     remat: Remat = "none"
@@ -88,8 +84,9 @@ class TransformerConfig(ABC):
         check_at_least(1, self, *sizes, "max_positions")
         check_above_zero(self, "norm_epsilon", "initializer_range")
         check_rates(dropout=self.dropout, attention_dropout=self.attention_dropout)
-        check_segments(self.segments, self.num_layers)
+        _ = self.stacks  # which refuses segments that do not add up
         self._check_heads()
+        self._check_attention()
 
     def _check_heads(self) -> None:
         if self.hidden_size % self.num_heads:
@@ -102,6 +99,23 @@ class TransformerConfig(ABC):
                 fix=f"use hidden_size={below or self.num_heads} or another number of heads",
             )
 
+    def _check_attention(self) -> None:
+        has_dropout = self.attention_dropout > 0
+        for layer in self.self_attention().layers:
+            call = Call(pattern=layer.pattern, head_dim=self.head_dim, has_dropout=has_dropout)
+            check_call(self.attention, call)
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """The stacks of layers that the model has: here one."""
+        name = "decoder" if self.causal else "encoder"
+        return (Stack(name, self.num_layers, self.segments),)
+
+    def with_segments(self, segments: Mapping[str, tuple[int, ...]]) -> Self:
+        """The same shape with these segments of each stack, by its name; others in one."""
+        (stack,) = self.stacks
+        return dataclasses.replace(self, segments=segments.get(stack.name, ()))
+
     @property
     def head_dim(self) -> int:
         """Width of a head."""
@@ -112,28 +126,46 @@ class TransformerConfig(ABC):
         """Of kernels and embeddings."""
         return nn.initializers.normal(self.initializer_range)
 
-    def block(self, precision: Precision) -> BlockConfig:
-        """The configuration of one block: here with norms before each sublayer."""
-        return BlockConfig(
-            hidden_size=self.hidden_size,
+    @property
+    def output_initializer(self) -> nn.initializers.Initializer:
+        """Of the projections that write to the residual stream."""
+        return self.initializer
+
+    def self_attention(self) -> AttentionConfig:
+        """The configuration of attention: here of full width, alike in all layers."""
+        return AttentionConfig(
             num_heads=self.num_heads,
-            intermediate_size=self.intermediate_size,
-            activation=self.activation,
-            norm="pre",
-            norm_epsilon=self.norm_epsilon,
-            causal=self.causal,
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            initializer=self.initializer,
-            output_initializer=self.initializer,
-            precision=precision,
             num_kv_heads=self.num_heads,
             head_dim=self.head_dim,
+            layers=(LayerType(Pattern(causal=self.causal)),) * self.num_layers,
+            kernel=self.attention,
+            dropout=self.attention_dropout,
+        )
+
+    def feed_forward(self) -> FeedForwardConfig:
+        """The configuration of the feed-forward layers."""
+        return FeedForwardConfig(size=self.intermediate_size, activation=self.activation)
+
+    def norm(self) -> NormConfig:
+        """The configuration of norms: here before each sublayer."""
+        return NormConfig(epsilon=self.norm_epsilon)
+
+    def block(self, precision: Precision) -> BlockConfig:
+        """The configuration of one block."""
+        return BlockConfig(
+            hidden_size=self.hidden_size,
+            attention=self.self_attention(),
+            feed_forward=self.feed_forward(),
+            norm=self.norm(),
+            dropout=self.dropout,
+            initializer=self.initializer,
+            output_initializer=self.output_initializer,
+            precision=precision,
         )
 
     @abstractmethod
-    def around(self) -> Around:
-        """What is around the blocks."""
+    def body(self) -> BodyConfig:
+        """What there is besides the blocks."""
 
     @abstractmethod
     def task_head(self, scope: Scope) -> TaskHead:
@@ -163,28 +195,28 @@ class Embeddings(nn.Module):
     precision: Precision
 
     def setup(self):
-        c, p, around = self.config, self.precision, self.config.around()
+        c, p, body = self.config, self.precision, self.config.body()
         table = lambda size, axis: Embedding(size, c.hidden_size, (axis, "embed"), c.initializer, p)
         self.tokens = table(c.vocab_size, "vocab")
-        if around.position_rows:
-            self.positions = table(around.position_rows, "positions")
-        if around.type_rows:
-            self.token_types = table(around.type_rows, None)
-        if around.embedding_norm:
-            self.norm = make_norm(c.block(p))
+        if body.position_rows:
+            self.positions = table(body.position_rows, "positions")
+        if body.type_rows:
+            self.token_types = table(body.type_rows, None)
+        if body.embedding_norm:
+            self.norm = make_norm(c.norm(), p)
 
     def __call__(self, batch: Batch) -> jax.Array:
         """Hidden states [B, T, H] of `tokens`, `positions`, optional `token_types`."""
-        around, tokens = self.config.around(), batch["tokens"]
+        body, tokens = self.config.body(), batch["tokens"]
         x = self.tokens(tokens)
-        if around.position_rows:
-            x = x + self.positions(batch["positions"] + around.position_offset)
-        if around.type_rows:
+        if body.position_rows:
+            x = x + self.positions(batch["positions"] + body.position_offset)
+        if body.type_rows:
             types = batch.get("token_types", jnp.zeros_like(tokens))
-            x = x + self.token_types(jnp.minimum(types, around.type_rows - 1))
-        if around.embedding_norm:
+            x = x + self.token_types(jnp.minimum(types, body.type_rows - 1))
+        if body.embedding_norm:
             x = self.norm(x)
-        return dropout(x, self.config.dropout, dropout_rng(self))
+        return dropout(x, self.config.dropout, dropout_rng(self), batch.get("row"))
 
 
 class Transformer(nn.Module):
@@ -195,32 +227,38 @@ class Transformer(nn.Module):
     precision: Precision = Precision()
 
     def setup(self):
-        c, p, around = self.config, self.precision, self.config.around()
+        c, p, body = self.config, self.precision, self.config.body()
         self.embeddings = Embeddings(c, p)
-        stack = Stack(c.block(p), check_segments(c.segments, c.num_layers), c.remat, c.unroll)
-        if c.causal:
-            self.decoder = stack
-        else:
-            self.encoder = stack
-        if around.final_norm:
-            self.norm = make_norm(c.block(p))
-        if around.pooler:
+        for stack in c.stacks:
+            setattr(self, stack.name, LayerStack(stack, c.block(p), c.remat, c.unroll))
+        if body.final_norm:
+            self.norm = make_norm(c.norm(), p)
+        if body.pooler:
             self.pooler = Projection((c.hidden_size,), ("embed", None), c.initializer, p)
         for head in self.heads:
             setattr(self, head.name, head.make(c, p))
 
-    def encode(self, batch: Batch) -> jax.Array:
-        """Hidden states [B, T, H] of `tokens`, `segment_ids`, `positions`, optional
-        `token_types`."""
-        context = Context(batch["segment_ids"], batch["positions"])
-        stack = self.decoder if self.config.causal else self.encoder
-        x = stack(self.embeddings(batch), context)
-        return self.norm(x) if self.config.around().final_norm else x
+    def encode(self, batch: Batch, pattern: Pattern | None = None) -> jax.Array:
+        """Hidden states [B, T, H] of `tokens`, `segment_ids`, `positions`, optional `token_types`,
+        `row`, the rows' places in the global batch, and `prefix`, for a pattern that has one.
+
+        Args:
+          pattern: of attention, in place of the configuration's; layers keep their windows.
+        """
+        context = Context(batch["segment_ids"], batch["positions"], rows=batch.get("row"))
+        if pattern is not None and pattern.prefix:
+            context = dataclasses.replace(context, prefix=batch["prefix"] > 0)
+        has_cache = self.is_mutable_collection("cache")  # its length is none of the batch's
+        length = None if has_cache else batch["tokens"].shape[1]
+        patterns = layer_patterns(self.config.self_attention(), pattern, length)
+        (stack,) = self.config.stacks
+        x = getattr(self, stack.name)(self.embeddings(batch), context, patterns)
+        return self.norm(x) if self.config.body().final_norm else x
 
     def pool(self, hidden: jax.Array) -> jax.Array:
         """The sentence vector [B, H]: a dense tanh layer over the first token."""
         return jnp.tanh(self.pooler(hidden[:, 0]))
 
-    def head(self, name: str, x: jax.Array) -> Any:
-        """The output of one head."""
-        return getattr(self, name)(x, self.embeddings.tokens)
+    def head(self, name: str, x: jax.Array, rows: jax.Array | None = None) -> Any:
+        """The output of one head; `rows` as in `encode`."""
+        return getattr(self, name)(x, self.embeddings.tokens, rows)

@@ -38,7 +38,7 @@ class NextSentence(Objective):
 
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
         """The model needs a pooler."""
-        if not model.around().pooler:
+        if not model.body().pooler:
             raise UserError(
                 "next sentence prediction needs a pooler",
                 where="objective.name",

@@ -137,7 +137,7 @@ def _yarn(plain: np.ndarray, s: Yarn, theta: float) -> tuple[np.ndarray, float]:
     return (plain * (1 - divided + divided / s.factor)).astype(np.float32), scale
 
 
-def turns(
+def rotations_of(
     positions: jax.Array, frequencies: np.ndarray, scale: float
 ) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines, float32 [B, T, D / 2], of `positions` int32 [B, T]."""

@@ -6,14 +6,17 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from jaxssl.core.layer_names import is_stacked, layer_range
+from jaxssl.core.layer_names import is_stacked, layer_range, stack_of
 from jaxssl.core.names import flatten, unflatten
 
 EMBEDDINGS = "embeddings"
 
 
 def depth_factors(
-    params: Mapping[str, Any], decay: float, num_layers: int, electra_bug: bool = False
+    params: Mapping[str, Any],
+    decay: float,
+    num_layers: int | Mapping[str, int],
+    electra_bug: bool = False,
 ) -> dict[str, Any]:
     """What each parameter's learning rate is multiplied with: a number, or an array over layers.
 
@@ -23,25 +26,31 @@ def depth_factors(
 
     Args:
       params: the parameters (or shapes) that are trained.
+      num_layers: of the stack; of several, {stack: its own}, and embeddings are below the deepest.
       electra_bug: one power more below the heads, as ELECTRA's code has it by mistake
         (google-research/electra, issues 51 and 64): its published rates were tuned with it.
     """
     more = 1 if electra_bug else 0
+    deepest = num_layers if isinstance(num_layers, int) else max(num_layers.values())
+
+    def depth_of(path: str) -> int:
+        return num_layers if isinstance(num_layers, int) else num_layers[str(stack_of(path))]
 
     def factor(path: str, leaf: Any) -> Any:
         if path.split("/")[0] == EMBEDDINGS:
-            return decay ** (num_layers + 1 + more)
+            return decay ** (deepest + 1 + more)
         if not is_stacked(path):
             return 1.0
-        start, end = layer_range(path) or (0, num_layers)
-        factors = decay ** (num_layers - jnp.arange(start, end) + more).astype(jnp.float32)
+        depth = depth_of(path)
+        start, end = layer_range(path) or (0, depth)
+        factors = decay ** (depth - jnp.arange(start, end) + more).astype(jnp.float32)
         return factors.reshape(-1, *(1,) * (leaf.ndim - 1))
 
     return unflatten({path: factor(path, leaf) for path, leaf in flatten(params).items()})
 
 
 def scale_by_depth(
-    decay: float, num_layers: int, electra_bug: bool = False
+    decay: float, num_layers: int | Mapping[str, int], electra_bug: bool = False
 ) -> optax.GradientTransformation:
     """Multiplies updates with `depth_factors`; it has no state."""
 

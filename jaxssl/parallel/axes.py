@@ -1,36 +1,18 @@
-"""The one table from a model's logical axes to the mesh's axes.
+"""Arrays laid out by the logical names of their axes, inside a traced function."""
 
-Models name axes (`embed`, `heads`, ...) and know no mesh. Change how a model is laid out here.
-"""
-
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
 
-RULES: dict[str | None, str | tuple[str, ...] | None] = {
-    "batch": ("data", "fsdp"),
-    "microbatch": None,
-    "sequence": None,
-    "embed": "fsdp",
-    "activation": None,
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "head_dim": None,
-    "mlp": "tensor",
-    "vocab": "tensor",
-    "positions": None,
-    "layers": None,
-    "norm": None,
-    None: None,
-}
+from jaxssl.parallel.rules import num_shards, rules_in_force
 
 
 def to_spec(names: tuple[str | None, ...]) -> PartitionSpec:
-    """Logical axis names as a PartitionSpec; an unknown name is a KeyError."""
-    return PartitionSpec(*(RULES[name] for name in names))
+    """Logical axis names as a PartitionSpec by the rules in force; an unknown name is a
+    KeyError."""
+    return rules_in_force().spec(names)
 
 
 def constrain(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
@@ -55,8 +37,8 @@ def over_batch_shards(
       rows: pytree of arrays [C, B, ...]; so are the rows that come out.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    (axes,) = to_spec(("batch",))
-    if mesh.empty or math.prod(mesh.shape[axis] for axis in axes) == 1:
+    axes = rules_in_force().axes("batch")
+    if mesh.empty or num_shards(mesh, axes) == 1:
         return function(whole, rows)
 
     def on_shard(whole, rows):

@@ -1,15 +1,13 @@
 """The device mesh of a run, from the hardware layer of its configuration."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxssl.core.errors import UserError
-from jaxssl.parallel import axes
-
-AXES = ("data", "fsdp", "tensor")
+from jaxssl.parallel.rules import AXES, make_rules, num_shards, rules_in_force
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +20,12 @@ class MeshConfig:
     """Shards of parameters and optimizer state, gathered when used; they share the batch too."""
     tensor: int = 1
     """Shards of each layer's heads and width."""
+    rules: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Over the usual table: which of these axes split a logical one, as `{embed: [fsdp, tensor],
+    mlp: []}`. One that an earlier dimension of an array has taken is left out of the later ones."""
+
+    def __post_init__(self):
+        make_rules(self.rules)
 
     def sizes(self, devices: int) -> tuple[int, int, int]:
         """The mesh's shape for this many devices.
@@ -43,7 +47,10 @@ class MeshConfig:
                 "the mesh does not fit the devices",
                 where="mesh",
                 expected=f"axes whose product is {devices}, the number of devices",
-                got=", ".join(f"{name}={size}" for name, size in zip(AXES, self.__dict__.values())),
+                got=", ".join(
+                    f"{name}={size}"
+                    for name, size in zip(AXES, (self.data, self.fsdp, self.tensor))
+                ),
                 fix=fix,
             )
         return sizes[0], sizes[1], sizes[2]
@@ -56,8 +63,8 @@ def make_mesh(config: MeshConfig) -> Mesh:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over the data and fsdp axes, everything else whole."""
-    return NamedSharding(mesh, axes.to_spec(("batch",)))
+    """Rows split as the rules in force say, everything else whole."""
+    return NamedSharding(mesh, rules_in_force().spec(("batch",)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -67,7 +74,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_shards(mesh: Mesh) -> int:
     """How many ways a batch is split."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    return num_shards(mesh, rules_in_force().axes("batch"))
 
 
 def check_batch(batch_size: int, accumulation: int, mesh: Mesh) -> None:

@@ -249,7 +249,7 @@ def make_vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
 
 def fitted(model: ModelConfig, objectives: Sequence[Objective]) -> ModelConfig:
     """The model without a pooler that none of its objectives has a use for."""
-    if not model.around().pooler or any(each.keeps_pooler(model) for each in objectives):
+    if not model.body().pooler or any(each.keeps_pooler(model) for each in objectives):
         return model
     return dataclasses.replace(model, pooler=False)  # type: ignore[call-arg]
 
@@ -261,19 +261,16 @@ def plan_stages(
     where there are several, which of them each parameter is first trained in, by path."""
     model = Model(config.model, config.heads, config.precision)
     heads = [head.name for head in model.heads]
-    num_layers = config.model.num_layers
     whole = unbox(uncut(model).abstract())
-    chosen = freezing.choose_stages(config.freezing, whole, heads, num_layers)
+    chosen = freezing.choose_stages(config.freezing, whole, heads)
     decisions = [decision for _, decision in chosen]
     cuts = decisions
     if config.regularization.needs_anchors and start.fresh_top:
-        restored = num_layers - start.fresh_top
+        restored = config.model.num_layers - start.fresh_top
         cuts = [*decisions, freezing.by_layer(decisions[0], lambda layer: layer < restored)]
-    segments = freezing.cut(cuts, num_layers)
+    segments = freezing.cut(cuts)
     if segments:
-        model = dataclasses.replace(
-            model, config=dataclasses.replace(config.model, segments=segments)
-        )
+        model = dataclasses.replace(model, config=config.model.with_segments(segments))
     leaves = flatten(unbox(model.abstract()))
     stages, groups = [], {}
     for number, (epoch, decision) in enumerate(chosen):

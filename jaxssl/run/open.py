@@ -5,6 +5,7 @@ model = runs.open_run("runs/books")
 runs.fill_masks("runs/books", ["It was the best of [MASK]."])
 """
 
+import contextlib
 import dataclasses
 import re
 import sys
@@ -32,6 +33,7 @@ from jaxssl.models.model import Model, check_length
 from jaxssl.objectives.base import Objective
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import MeshConfig, batch_shards, make_mesh, replicated
+from jaxssl.parallel.rules import make_rules, use_layout
 from jaxssl.run.build import make_vocabulary
 from jaxssl.run.config import RunConfig, StreamConfig, read_config
 from jaxssl.run.feeds import open_split
@@ -63,6 +65,10 @@ class TrainedModel:
     mesh: Mesh
     step: int
 
+    def in_use(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, arrays are laid out as the run's are."""
+        return use_layout(self.mesh, make_rules(self.config.mesh.rules))
+
 
 def open_run(
     run_dir: str | Path, step: int | str = "best", layers: Sequence[str] = ()
@@ -86,7 +92,7 @@ def open_run(
     model = Model(config.model, config.heads, config.precision)
     mesh = mesh_here(config.mesh)
     start = stored_start(run_dir, manager.path(chosen), model, config)
-    with jax.set_mesh(mesh):
+    with use_layout(mesh, make_rules(config.mesh.rules)):
         abstract = laid_out(model.abstract(), mesh)
         params = first_params(start, model, init_key(0), abstract, everything)
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
@@ -193,7 +199,7 @@ def evaluate_on(
     """Loss, metrics and predictions of a trained model over data; see `evaluate_run`."""
     seed = trained.config.train.seed
     step = make_eval_step(trained.model, objective, trained.vocabulary, seed=seed)
-    with jax.set_mesh(trained.mesh):
+    with trained.in_use():
         return evaluate(
             jax.jit(step, out_shardings=replicated(trained.mesh)),
             objective,
@@ -209,7 +215,8 @@ def evaluate_on(
 
 def fitting_size(trained: TrainedModel, batch_size: int) -> int:
     """A batch size, rounded up to what divides over the devices there are now."""
-    shards = batch_shards(trained.mesh)
+    with trained.in_use():
+        shards = batch_shards(trained.mesh)
     return -(-batch_size // shards) * shards
 
 
@@ -227,7 +234,7 @@ def generate_texts(
     trained = open_run(run_dir, step, layers)
     _check_head(trained, "continue")
     data = trained.config.data
-    with jax.set_mesh(trained.mesh):
+    with trained.in_use():
         return continue_texts(
             trained.model,
             trained.params,
@@ -269,7 +276,7 @@ def fill_masks(
                 fix=f"write {mask} where a word is wanted",
             )
     model, params, vocabulary = trained.model, trained.params, trained.vocabulary
-    with jax.set_mesh(trained.mesh):
+    with trained.in_use():
         return [
             fill_text(model, params, trained.tokenizer, vocabulary, text, top) for text in texts
         ]

@@ -19,6 +19,7 @@ from jaxssl.core.files import atomic_write
 from jaxssl.models.model import num_parameters
 from jaxssl.objectives.base import Objective
 from jaxssl.parallel import hosts
+from jaxssl.parallel.rules import make_rules, use_rules
 from jaxssl.run.build import Built, build
 from jaxssl.run.config import RunConfig
 from jaxssl.run.directory import RunLock, open_run_directory
@@ -43,10 +44,14 @@ def train_run(config: RunConfig, say: Say = print) -> Outcome:
       UserError: a mistake in the configuration, the data or the run directory.
       NotFinite: the loss was not finite and the configuration does not allow going on.
     """
+    hosts.connect(config.distributed)
+    with use_rules(make_rules(config.mesh.rules)):
+        return _train(build(config), say)
+
+
+def _train(built: Built, say: Say) -> Outcome:
     from jaxssl.report import write_report
 
-    hosts.connect(config.distributed)
-    built = build(config)
     config, work = built.config, built.work
     first = hosts.is_first()
     tell = say if first else _say_nothing
@@ -149,7 +154,7 @@ def describe(built: Built, cost: Receipt) -> list[str]:
         f"{config.model.name}: {cost.parameters:,} parameters{share if is_partial else ''}, "
         f"{jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
         *(f"{part}: nothing reads it (model.{part}=false leaves it out)" for part in built.unread),
-        f"{config.precision.summary}; attention: xla",
+        f"{config.precision.summary}; attention: {config.model.attention}",
         *(line for name in built.streams for line in _describe_stream(built, name)),
         *([f"more parameters are trained from steps {', '.join(later)} on"] if later else []),
         *(receipt.table(cost) if is_partial else []),

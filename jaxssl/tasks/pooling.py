@@ -38,7 +38,7 @@ def reads_pooler(choice: PoolingChoice, model: ModelConfig) -> bool:
     """Whether a row's first token goes through the pooler: there is one, and the family's
     classifiers do not bring a layer of their own for it."""
     is_first = resolve(choice, model) == "cls"
-    return is_first and model.around().pooler and model.task_head("row").transform is None
+    return is_first and model.body().pooler and model.task_head("row").transform is None
 
 
 def pooled(

@@ -1,47 +1,109 @@
 """Counting the arithmetic of a function before it is compiled.
 
 XLA's own count takes the body of a loop once, however often it runs, so that a scanned stack looks
-cheap. Here a jaxpr is walked, and the body of a scan counts as often as it runs.
+cheap. Here a jaxpr is walked, and the body of a scan counts as often as it runs. Integers that are
+known beforehand are followed, so that where layers differ, each counts by its own branch.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Literal
 from jax.interpreters import partial_eval
+
+Known = np.ndarray | None
+"""The value of a variable, or None where it is not known before the function runs."""
+FOLLOWED = 4096
+"""Integers of a constant that is followed, at most."""
 
 
 def count_flops(function: Callable[..., Any], *args: Any) -> float:
     """FLOPs of the matrix products of `function(*args)`: 2 per multiply-add.
 
-    What no output depends on is not counted, as XLA leaves it out too. Of a `cond` the dearest
-    branch counts. Nothing is computed: `args` may be shapes.
+    What no output depends on is not counted, as XLA leaves it out too. Of a `cond` or `switch` the
+    branch that is taken counts, where a constant says which, as in a scan over numbered layers;
+    else the dearest. Nothing is computed: `args` may be shapes.
 
     Raises:
       ValueError: a matrix product in a `while` loop, whose length is not known.
     """
-    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
-    used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return _count(used)
+    closed = jax.make_jaxpr(function)(*args)
+    used, kept = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    flops, _ = _count(used, [None] * sum(kept), closed.consts)
+    return flops
 
 
-def _count(jaxpr: Any) -> float:
-    return sum(map(_count_equation, jaxpr.eqns))
+def _count(
+    jaxpr: Any, inputs: Sequence[Known], constants: Sequence[Any] = ()
+) -> tuple[float, list[Known]]:
+    """FLOPs, and what is known of the outputs."""
+    known: dict[Any, Known] = dict(zip(jaxpr.invars, inputs, strict=True))
+    known |= dict(zip(jaxpr.constvars, map(_followed, constants)))
+    read = lambda v: _followed(v.val) if isinstance(v, Literal) else known.get(v)
+    flops = 0.0
+    for equation in jaxpr.eqns:
+        more, outputs = _count_equation(equation, [read(v) for v in equation.invars])
+        flops += more
+        known |= {v: out for v, out in zip(equation.outvars, outputs) if out is not None}
+    return flops, [read(v) for v in jaxpr.outvars]
 
 
-def _count_equation(equation: Any) -> float:
+def _followed(value: Any) -> Known:
+    kind = jax.typeof(value)
+    is_integer = jnp.issubdtype(kind.dtype, jnp.integer)
+    return np.asarray(value) if is_integer and kind.size <= FOLLOWED else None
+
+
+def _count_equation(equation: Any, inputs: Sequence[Known]) -> tuple[float, Sequence[Known]]:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
-        return _dot_general(equation)
-    inner = [_count(jaxpr) for jaxpr in _jaxprs(params)]
-    if not any(inner):
-        return 0.0
-    if name == "while":
-        raise ValueError("the length of a while loop is not known before it runs")
+        return _dot_general(equation), ()
+    if name == "clamp" and all(x is not None for x in inputs):
+        low, value, high = inputs
+        return 0.0, [np.clip(value, low, high)]  # type: ignore[arg-type]
+    inner = list(_jaxprs(params))
     if name == "scan":
-        return params["length"] * sum(inner)
-    return max(inner) if name == "cond" else sum(inner)
+        return _count_scan(params, inputs)
+    if name == "cond":
+        return _count_branches(inner, inputs)
+    if len(inner) == 1 and name != "while" and len(inner[0][0].invars) == len(inputs):
+        return _count(inner[0][0], inputs, inner[0][1])
+    flops = sum(_count(jaxpr, [None] * len(jaxpr.invars), c)[0] for jaxpr, c in inner)
+    if flops and name == "while":
+        raise ValueError("the length of a while loop is not known before it runs")
+    return flops, ()
+
+
+def _count_branches(
+    branches: Sequence[tuple[Any, Sequence[Any]]], inputs: Sequence[Known]
+) -> tuple[float, Sequence[Known]]:
+    index, *operands = inputs
+    if index is not None:
+        jaxpr, constants = branches[int(index)]
+        return _count(jaxpr, operands, constants)
+    return max(_count(jaxpr, operands, constants)[0] for jaxpr, constants in branches), ()
+
+
+def _count_scan(params: dict[str, Any], inputs: Sequence[Known]) -> tuple[float, list[Known]]:
+    """Each turn by the scanned values that are known, turns of equal values once."""
+    ((jaxpr, constants),) = _jaxprs(params)
+    num_consts, num_carry, length = params["num_consts"], params["num_carry"], params["length"]
+    fixed, scanned = inputs[:num_consts], inputs[num_consts + num_carry :]
+    counted: dict[tuple[bytes | None, ...], tuple[float, list[Known]]] = {}
+    turns = []
+    for turn in range(length):
+        own = [None if x is None else x[turn] for x in scanned]
+        values = tuple(None if x is None else x.tobytes() for x in own)
+        if values not in counted:
+            counted[values] = _count(jaxpr, [*fixed, *[None] * num_carry, *own], constants)
+        turns.append(counted[values])
+    outputs = list(zip(*(known[num_carry:] for _, known in turns)))
+    stacked = [None if any(x is None for x in each) else np.stack(each) for each in outputs]
+    return sum(flops for flops, _ in turns), [*[None] * num_carry, *stacked]
 
 
 def _dot_general(equation: Any) -> float:
@@ -52,12 +114,10 @@ def _dot_general(equation: Any) -> float:
     return 2.0 * math.prod(equation.outvars[0].aval.shape) * depth
 
 
-def _jaxprs(params: dict[str, Any]) -> list[Any]:
-    """The jaxprs among an equation's parameters."""
-    found = []
+def _jaxprs(params: dict[str, Any]) -> Iterator[tuple[Any, Sequence[Any]]]:
+    """The jaxprs among an equation's parameters, each with its constants."""
     for value in params.values():
         for one in value if isinstance(value, tuple | list) else (value,):
-            one = getattr(one, "jaxpr", one)
-            if hasattr(one, "eqns"):
-                found.append(one)
-    return found
+            jaxpr = getattr(one, "jaxpr", one)
+            if hasattr(jaxpr, "eqns"):
+                yield jaxpr, getattr(one, "consts", ())

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxssl.core.precision import Precision
 from jaxssl.core.ramp import last_of
 from jaxssl.models.heads import Head
 from jaxssl.models.model import ModelConfig
 from jaxssl.objectives.base import Objective
+from jaxssl.ops.attention.pattern import Pattern
 
 PEAK_FLOPS = {
     "TPU v4": 275e12,
@@ -94,25 +94,24 @@ def step_flops(
     it; the vocabulary projection at the `labels` positions that have a label; embedding look-ups,
     norms and recomputation not counted.
     """
-    c, block = config, config.block(Precision())
-    projections = 2 * block.head_dim * (block.num_heads + block.num_kv_heads)
-    products = c.hidden_size * (projections + (2 + block.gated) * c.intermediate_size)
-    seen = [_keys_seen(length, kind.window, block.causal) for kind in block.kinds]
-    layers = block.layer_kinds if len(seen) > 1 else (0,) * c.num_layers
-    attention = 2 * block.num_heads * block.head_dim * sum(seen[kind] for kind in layers)
+    c, own, feed_forward = config, config.self_attention(), config.feed_forward()
+    projections = 2 * own.head_dim * (own.num_heads + own.num_kv_heads)
+    products = c.hidden_size * (projections + (2 + feed_forward.gated) * feed_forward.size)
+    seen = sum(keys_seen(length, layer.pattern) for layer in own.layers)
+    attention = 2 * own.num_heads * own.head_dim * seen
     body = rows * length * (c.num_layers * products + attention)
     over_labels = labels * sum(head.products(c) for head in heads)
     return 6.0 * (body + over_labels)
 
 
-def _keys_seen(length: int, window: int | None, causal: bool) -> float:
+def keys_seen(length: int, pattern: Pattern) -> float:
     """How many keys a query of a row meets on average: half of them in a causal model without a
     window."""
-    if window is None:
-        return length * (0.5 if causal else 1.0)
+    if pattern.window is None:
+        return length * (0.5 if pattern.causal else 1.0)
     places = np.arange(length)
-    behind, ahead = np.minimum(places, window), np.minimum(places[::-1], window)
-    return float(np.mean(1 + behind + (0 if causal else ahead)))
+    behind, ahead = (np.minimum(side, pattern.window) for side in (places, places[::-1]))
+    return float(np.mean(1 + behind + (0 if pattern.causal else ahead)))
 
 
 def peak_flops() -> float | None:

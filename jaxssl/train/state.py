@@ -14,6 +14,7 @@ from jaxssl.core.types import Params
 from jaxssl.core.widen import widen
 from jaxssl.models.layers import is_boxed
 from jaxssl.parallel.axes import to_spec
+from jaxssl.parallel.rules import num_shards
 
 T = TypeVar("T")
 
@@ -80,12 +81,13 @@ def laid_out(boxed: T, mesh: Mesh) -> T:
 
 def _check_divides(path, names, shape, sharding: NamedSharding) -> None:
     for axis, (name, size, part) in enumerate(zip(names, shape, sharding.spec)):
-        ways = 1 if part is None else sharding.mesh.shape[part]
+        axes = () if part is None else part if isinstance(part, tuple) else (part,)
+        ways = num_shards(sharding.mesh, axes)
         if size % ways:
             raise UserError(
                 "a parameter does not divide over the mesh",
                 where=f"{jax.tree_util.keystr(path)}, axis {axis} ({name})",
-                expected=f"a multiple of {ways} (mesh.{part})",
+                expected=f"a multiple of {ways} ({' x '.join(f'mesh.{each}' for each in axes)})",
                 got=size,
                 fix="pad the size (model.vocab_size, say) or use a smaller mesh axis",
             )

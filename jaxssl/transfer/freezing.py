@@ -14,8 +14,16 @@ import jax
 
 from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.errors import UserError
-from jaxssl.core.layer_names import LAYER, decide, expand, is_stacked, layer_names, segments_for
-from jaxssl.core.names import flatten, matches, unflatten, unmatched
+from jaxssl.core.layer_names import (
+    LAYER,
+    decide,
+    depths,
+    is_stacked,
+    layer_names,
+    matched,
+    segments_for,
+)
+from jaxssl.core.names import flatten, unflatten, unmatched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +39,7 @@ class Selection:
     """`full` trains everything, `head` the task's head and the pooler (a linear probe), `top` those
     and the last layers, `bias` those and all biases (BitFit), `norms` those and all norms."""
     top: int = 2
-    """For `top`: how many layers, counted from the last."""
+    """For `top`: how many layers of each stack, counted from the last."""
     train: tuple[str, ...] = ()
     """Patterns of parameters to train whatever the preset says."""
     freeze: tuple[str, ...] = ()
@@ -87,8 +95,12 @@ class Freezing(Selection):
                 got=epochs,
             )
 
-    def selections(self, num_layers: int) -> list[tuple[float, Selection]]:
-        """(epoch, what is trained from then on), the first at epoch 0."""
+    def selections(self, depth: int) -> list[tuple[float, Selection]]:
+        """(epoch, what is trained from then on), the first at epoch 0.
+
+        Args:
+          depth: layers of the deepest stack.
+        """
         start = (0.0, self)
         if self.gradual is None:
             return [start, *((stage.epoch, stage) for stage in self.stages)]
@@ -96,7 +108,7 @@ class Freezing(Selection):
         with_layers = lambda top: Selection(
             preset="top", top=top, train=self.train, freeze=self.freeze
         )
-        later: list[Selection] = [with_layers(top) for top in range(lowest + 1, num_layers + 1)]
+        later: list[Selection] = [with_layers(top) for top in range(lowest + 1, depth + 1)]
         later.append(Selection(preset="full", train=self.train, freeze=self.freeze))
         return [start, *((self.gradual * i, one) for i, one in enumerate(later, start=1))]
 
@@ -110,17 +122,15 @@ def make_rules(config: Selection, heads: Sequence[str]) -> list[tuple[str, bool]
     rules += [(f"{head}/**", True) for head in (*heads, "pooler")]
     rules += {
         "head": [],
-        "top": [(f"*/layers[-{config.top}:]/**", True), ("norm/**", True)],
+        "top": [(f"**/layers[-{config.top}:]/**", True), ("norm/**", True)],
         "bias": [("**/bias", True)],
         "norms": [("**/{norm,attention_norm,feed_forward_norm}/**", True), ("norm/**", True)],
     }[config.preset]
     return rules
 
 
-def choose(
-    config: Selection, params: Mapping[str, Any], heads: Sequence[str], num_layers: int
-) -> dict[str, bool]:
-    """{layer name: whether it is trained} of parameters in one segment.
+def choose(config: Selection, params: Mapping[str, Any], heads: Sequence[str]) -> dict[str, bool]:
+    """{layer name: whether it is trained} of parameters whose stacks are in one segment.
 
     Args:
       params: the model's parameters (or shapes), not cut in segments, unboxed.
@@ -130,21 +140,20 @@ def choose(
       UserError: a pattern matches nothing, more layers than there are, nothing is trained, or a
         preset finds nothing in this model.
     """
-    names = [
-        name for path, leaf in flatten(params).items() for name in _names(path, leaf, num_layers)
-    ]
+    names = _names(params)
     for where, patterns in (("train", config.train), ("freeze", config.freeze)):
         for pattern in patterns:
-            if not any(matches(expand(pattern, num_layers), name) for name in names):
+            if not matched(pattern, names):
                 raise unmatched(pattern, names, f"freezing.{where}")
-    if config.preset == "top" and config.top > num_layers:
+    deepest = _deepest(names)
+    if config.preset == "top" and config.top > deepest:
         raise UserError(
             "there are not so many layers",
             where="freezing.top",
-            expected=f"at most {num_layers}",
+            expected=f"at most {deepest}",
             got=config.top,
         )
-    decisions = decide(make_rules(config, heads), names, num_layers, False)
+    decisions = decide(make_rules(config, heads), names, False)
     body = [name for name, value in decisions.items() if value and _is_body(name, heads)]
     if config.preset in ("bias", "norms") and not body:
         raise UserError(
@@ -164,7 +173,7 @@ def choose(
 
 
 def choose_stages(
-    config: Freezing, params: Mapping[str, Any], heads: Sequence[str], num_layers: int
+    config: Freezing, params: Mapping[str, Any], heads: Sequence[str]
 ) -> list[tuple[float, dict[str, bool]]]:
     """(epoch, `choose`) of each stage of the schedule, the first at epoch 0.
 
@@ -172,8 +181,8 @@ def choose_stages(
       UserError: as `choose`; a stage freezes what was trained before it, or trains nothing more.
     """
     stages = [
-        (epoch, choose(selection, params, heads, num_layers))
-        for epoch, selection in config.selections(num_layers)
+        (epoch, choose(selection, params, heads))
+        for epoch, selection in config.selections(_deepest(_names(params)))
     ]
     for (_, before), (epoch, after) in zip(stages, stages[1:]):
         frozen_again = [name for name, value in before.items() if value and not after[name]]
@@ -187,8 +196,14 @@ def choose_stages(
     return stages
 
 
-def _names(path: str, leaf: Any, num_layers: int) -> list[str]:
-    return layer_names(path, leaf.shape[0] if is_stacked(path) else num_layers)
+def _names(params: Mapping[str, Any]) -> list[str]:
+    """The names of all layers, and of what is in none."""
+    flat = flatten(params)
+    return [name for path, leaf in flat.items() for name in layer_names(path, _depth(path, leaf))]
+
+
+def _deepest(names: Sequence[str]) -> int:
+    return max(depths(names).values(), default=0)
 
 
 def _is_body(name: str, heads: Sequence[str]) -> bool:
@@ -201,10 +216,10 @@ def by_layer(decisions: Mapping[str, bool], choose: Callable[[int], bool]) -> di
     return {name: layer is not None and choose(int(layer[1])) for name, layer in found.items()}
 
 
-def cut(decisions: Sequence[Mapping[str, bool]], num_layers: int) -> tuple[int, ...]:
-    """The model's `segments` for these choices (one a stage): () where one segment will do."""
-    segments = segments_for(decisions, num_layers)
-    return segments if len(segments) > 1 else ()
+def cut(decisions: Sequence[Mapping[str, bool]]) -> dict[str, tuple[int, ...]]:
+    """{stack: its segments} for these choices (one a stage), of stacks that one will not do for."""
+    segments = segments_for(decisions)
+    return {stack: sizes for stack, sizes in segments.items() if len(sizes) > 1}
 
 
 def is_trained(decisions: Mapping[str, bool], path: str, leaf: Any) -> bool:

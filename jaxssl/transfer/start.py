@@ -179,8 +179,8 @@ def restored_moments(checkpoint: Path, opt_state: Any) -> Any:
 
 
 def uncut(model: Model) -> Model:
-    """The model with its stack in one segment."""
-    return dataclasses.replace(model, config=dataclasses.replace(model.config, segments=()))
+    """The model with each of its stacks in one segment."""
+    return dataclasses.replace(model, config=model.config.with_segments({}))
 
 
 def plan_start(

@@ -106,7 +106,7 @@ def test_roberta_classifiers_do_not_use_a_pooler_that_is_in_the_file(tmp_path):
     tensors["roberta.pooler.dense.bias"] = np.ones(width, np.float32)
     save_file(tensors, tmp_path / "model.safetensors")
     found = open_model(tmp_path)
-    assert found.config.around().pooler and not found.leftovers
+    assert found.config.body().pooler and not found.leftovers
     hidden = np.arange(2 * 3 * width, dtype=np.float32).reshape(2, 3, width)
     rows = {"segment_ids": np.ones((2, 3), np.int32)}
     assert np.array_equal(pooled("cls", found.model, {}, hidden, rows), hidden[:, 0])

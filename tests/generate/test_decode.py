@@ -7,9 +7,11 @@ import tiny
 import toy
 
 from jaxssl.core.errors import UserError
+from jaxssl.core.names import flatten
 from jaxssl.core.types import Vocabulary
 from jaxssl.generate.decode import Sampling, generate
 from jaxssl.models.heads import CAUSAL_LM
+from jaxssl.models.llama import Qwen2Config
 from jaxssl.models.model import Model
 from jaxssl.train.samples import continue_texts
 
@@ -44,6 +46,37 @@ def test_greedy_decoding_with_a_cache_equals_whole_passes(greedy):
     new = generate(MODEL, PARAMS, PROMPTS, Sampling(max_new_tokens=6, temperature=0), None)
     assert [row.tolist() for row in new] == greedy
     assert len({token for row in greedy for token in row}) > 2, "it must not say one thing always"
+
+
+@pytest.mark.parametrize("window_from", [0, 1], ids=["all layers", "the upper one"])
+def test_a_cache_keeps_to_the_window_of_each_layer(window_from):
+    config = Qwen2Config(
+        **tiny.SHAPE, max_positions=64, num_kv_heads=1, window=4, window_from=window_from
+    )
+    model = Model(config, (CAUSAL_LM,))
+    params = tiny.random_params(model, seed=1, scale=1.0)
+    (prompt,) = tiny.random_documents([20])
+    (new,) = generate(model, params, [prompt], Sampling(max_new_tokens=24, temperature=0), None)
+    row = np.concatenate([prompt, new])[None]
+    ones, places = np.ones_like(row), np.arange(row.shape[1])[None]
+    batch = {"tokens": row, "segment_ids": ones, "positions": places}
+    logits = jax.jit(lambda b: model.head(params, "causal_lm", model.encode(params, b)))(batch)
+    assert np.array_equal(logits[0, 19:-1].argmax(axis=-1), new)
+    assert len(set(new.tolist())) > 2, "it must not say one thing always"
+
+
+def test_a_cache_is_born_sharded():
+    model = Model(tiny.gpt2(segments=(1, 1)), (CAUSAL_LM,))
+    with jax.set_mesh(tiny.mesh(2, 2, 2)):
+        cache = flatten(jax.jit(lambda: model.empty_cache(8, 12))())
+    assert sorted(cache) == [
+        f"decoder/{layers}/attention/cached_{what}"
+        for layers in ("layers[0:1]", "layers[1:2]")
+        for what in ("key", "value")
+    ]
+    for slots in cache.values():
+        assert slots.shape == (1, 8, 12, 2, 8) and not slots.any()
+        assert slots.sharding.shard_shape(slots.shape) == (1, 2, 12, 1, 8)
 
 
 def test_prompts_of_unequal_length_do_not_disturb_each_other(greedy):

@@ -211,11 +211,12 @@ def evaluated(config, objective):
     model = Model(config, objective.heads)
 
     def loss(params, batch):
-        hidden = model.encode(params, batch)
-        sums = objective.sums(model, params, {"hidden": hidden}, batch)
-        logits = model.head(params, objective.heads[0], hidden)
+        outputs = objective.forward(model, params, batch, None)
+        sums = objective.sums(model, params, outputs, batch)
+        hidden = outputs.get("masked_lm", outputs)["hidden"]
+        logits = model.head(params, objective.heads[0].name, hidden)
         pooled = model.pool(params, hidden) if len(objective.heads) > 1 else hidden
-        extra = model.head(params, objective.heads[-1], pooled)
+        extra = model.head(params, objective.heads[-1].name, pooled)
         return total_loss(objective, sums.losses, objective.weights(batch)), (
             hidden,
             logits,

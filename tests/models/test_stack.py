@@ -8,8 +8,8 @@ import pytest
 import tiny
 
 from jaxssl.core.errors import UserError
+from jaxssl.models.config import Stack
 from jaxssl.models.model import Model
-from jaxssl.models.stack import segment_names
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.train.step import make_loss
 
@@ -39,10 +39,10 @@ def loss_and_gradients(dropout=False, **changes):
 @pytest.mark.parametrize("segments", [(1, 2), (2, 1), (1, 1, 1)])
 def test_segments_give_the_same_bits(segments):
     whole = jax.jit(model().encode)(PARAMS, BATCH)
-    ends = np.cumsum([0, *segments])
     part = lambda a, b: jax.tree.map(lambda x: x[a:b], PARAMS["decoder"]["layers"])
-    pieces = [part(a, b) for a, b in zip(ends, ends[1:])]
-    cut = {**PARAMS, "decoder": dict(zip(segment_names(segments), pieces))}
+    parts = Stack("decoder", LAYERS, segments).parts
+    assert [end - start for _, start, end in parts] == list(segments)
+    cut = {**PARAMS, "decoder": {name: part(start, end) for name, start, end in parts}}
     assert np.array_equal(jax.jit(model(segments=segments).encode)(cut, BATCH), whole)
 
 

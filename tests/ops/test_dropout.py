@@ -54,6 +54,27 @@ def test_the_mask_does_not_depend_on_the_mesh(sizes):
     assert np.array_equal(mask(3, x=x), mask(3))
 
 
+@pytest.mark.parametrize("shape", [(8, 5), (8, 3, 5), (8, 2, 3, 5)], ids=str)
+def test_a_part_of_a_batch_is_dropped_as_in_the_whole(shape):
+    x, key = np.ones(shape, np.float32), jax.random.key(4)
+    drop = lambda x, rows: np.asarray(dropout(x, 0.5, key, rows))
+    whole = drop(x, None)
+    places = np.arange(8, dtype=np.uint32)
+    assert np.array_equal(drop(x, places), whole)
+    for first in range(4):  # every fourth row, as microbatches are
+        assert np.array_equal(drop(x[first::4], places[first::4]), whole[first::4])
+    assert not np.array_equal(drop(x[1::4], None), whole[1::4])
+    gradient = jax.grad(lambda x: jnp.sum(dropout(x, 0.5, key, places[1::4])))(x[1::4])
+    assert np.array_equal(gradient, whole[1::4])
+
+
+def test_places_beyond_two_bits_of_a_word_are_still_apart():
+    rows = np.array([0, 1, 2**20, 2**31 - 1], np.uint32)
+    bits = np.asarray(hash_bits(jax.random.key(0), (4, 3, 64), rows)).reshape(4, -1)
+    for a, b in [(0, 1), (0, 2), (1, 3), (2, 3)]:
+        assert np.mean(bits[a] == bits[b]) < 0.01
+
+
 def test_neighbouring_rows_and_keys_are_uncorrelated():
     kept = mask(0).reshape(-1, SHAPE[-1]).astype(float) - 0.5
     other = mask(1).reshape(kept.shape).astype(float) - 0.5

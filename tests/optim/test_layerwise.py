@@ -42,6 +42,27 @@ def test_powers_fall_from_the_head_to_the_embeddings(bug, segments):
         np.testing.assert_allclose(rates, want, rtol=1e-6)
 
 
+def test_each_stack_falls_from_its_own_top():
+    depths = {"encoder": 3, "decoder": 2, "generator/encoder": 1}
+    tree = {
+        "embeddings": {"embedding": np.zeros((5, 2))},
+        "encoder": {"layers[0:2]": {"k": np.zeros((2, 4))}, "layers[2:3]": {"k": np.zeros((1, 4))}},
+        "decoder": {"layers": {"k": np.zeros((2, 4))}},
+        "generator": {"encoder": {"layers": {"k": np.zeros((1, 4))}}},
+    }
+    found = {path: np.ravel(x) for path, x in flatten(depth_factors(tree, DECAY, depths)).items()}
+    want = {
+        "embeddings/embedding": [DECAY**4],
+        "encoder/layers[0:2]/k": [DECAY**3, DECAY**2],
+        "encoder/layers[2:3]/k": [DECAY],
+        "decoder/layers/k": [DECAY**2, DECAY],
+        "generator/encoder/layers/k": [DECAY],
+    }
+    assert found.keys() == want.keys()
+    for path, powers in want.items():
+        np.testing.assert_allclose(found[path], powers, rtol=1e-6)
+
+
 def test_the_top_layer_has_one_power_as_intended_and_two_as_in_electras_code():
     kernel = "encoder/layers/attention/query/kernel"
     right = flatten(depth_factors(shapes(), DECAY, LAYERS))[kernel]

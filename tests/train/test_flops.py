@@ -1,11 +1,15 @@
 """FLOPs are counted before anything is compiled: against formulas."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
 import tiny
 
+from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
+from jaxssl.models.modernbert import ModernBertConfig
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.optim.adamw import AdamW
@@ -36,6 +40,47 @@ def test_rematerialised_products_count_twice_and_the_dearest_branch_counts():
     assert both[0] - both[1] == PRODUCT
     branches = lambda w, x, p: jax.lax.cond(p, lambda: x @ w @ w, lambda: x @ w)
     assert count_flops(branches, W, X, True) == 2 * PRODUCT
+
+
+def test_a_branch_that_a_constant_chooses_counts_alone():
+    """Of three branches of 0, 1 and 2 products, by the numbers that a scan goes over."""
+    ways = (lambda x: x, lambda x: jnp.tanh(x @ W), lambda x: jnp.tanh(jnp.tanh(x @ W) @ W))
+    numbers = (2, 0, 1, 2, 2)
+
+    def loop(x, kinds, remat):
+        def turn(x, kind):
+            way = lambda x, kind: jax.lax.switch(kind, ways, x)
+            return (jax.checkpoint(way) if remat else way)(x, kind), None
+
+        return jax.lax.scan(turn, x, kinds)[0].sum()
+
+    known = lambda x, remat=False: loop(x, jnp.asarray(numbers), remat)
+    assert count_flops(known, X) == sum(numbers) * PRODUCT
+    assert count_flops(jax.jit(known), X) == sum(numbers) * PRODUCT
+    assert count_flops(jax.grad(known), X) == 2 * sum(numbers) * PRODUCT
+    # Computed again: all products but the last of each branch, whose result is not needed.
+    again = sum(numbers)
+    assert (
+        count_flops(jax.grad(functools.partial(known, remat=True)), X)
+        == (2 * sum(numbers) + again) * PRODUCT
+    )
+    unknown = lambda x, kinds: loop(x, kinds, False)
+    assert count_flops(unknown, X, jnp.asarray(numbers)) == len(numbers) * 2 * PRODUCT
+
+
+@pytest.mark.parametrize("segments", [(), (2, 3)])
+def test_layers_count_by_their_own_pattern(segments):
+    layers, length, window, width = 5, 64, 7, 16
+    sizes = {**tiny.SHAPE, "num_layers": layers, "max_positions": length, "segments": segments}
+    count = lambda every: count_flops(
+        Model(ModernBertConfig(**sizes, local_window=window, global_every=every)).encode,
+        unbox(Model(ModernBertConfig(**sizes)).abstract()),
+        tiny.rows([[d] for d in tiny.random_documents([length] * 2)]),
+    )
+    # A local layer computes a block of 16 queries with three of keys, for scores and for values.
+    local, whole = 2 * length * 3 * 16 * width, 2 * length * length * width
+    num_local = 3  # layers 0 and 3 see everything
+    assert count(1) - count(3) == 2 * 2 * num_local * (whole - local)
 
 
 def test_a_loop_of_unknown_length_is_refused():

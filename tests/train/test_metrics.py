@@ -3,6 +3,7 @@
 import math
 
 import jax
+import numpy as np
 import pytest
 import tiny
 
@@ -13,7 +14,15 @@ from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.combine import Combine, Term
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.objectives.next_sentence import NextSentence
-from jaxssl.train.metrics import device_peak, finished, language_numbers, step_flops, total
+from jaxssl.ops.attention.pattern import Pattern, Tokens, visible
+from jaxssl.train.metrics import (
+    device_peak,
+    finished,
+    keys_seen,
+    language_numbers,
+    step_flops,
+    total,
+)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +94,19 @@ def test_losses_in_nats_per_token_have_perplexity_and_bits_per_byte():
 
 
 def test_of_two_losses_in_nats_per_token_each_has_its_own_numbers():
-    terms = [Term(objective=MaskedLm(rate=rate), name=f"at_{rate}") for rate in (0.15, 0.4)]
-    values = {"at_0.15/loss/masked_lm": 1.0, "at_0.4/loss/masked_lm": 2.0}
+    rates = {"at_15": 0.15, "at_40": 0.4}
+    terms = [Term(objective=MaskedLm(rate=rate), name=name) for name, rate in rates.items()]
+    values = {"at_15/loss/masked_lm": 1.0, "at_40/loss/masked_lm": 2.0}
     assert language_numbers(Combine(terms=tuple(terms)), values, None) == {
-        "perplexity/at_0.15/masked_lm": math.exp(1.0),
-        "perplexity/at_0.4/masked_lm": math.exp(2.0),
+        "perplexity/at_15/masked_lm": math.exp(1.0),
+        "perplexity/at_40/masked_lm": math.exp(2.0),
     }
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_window_counts_the_keys_that_are_in_it(causal):
+    for length, window in ((9, None), (9, 0), (9, 3), (9, 20)):
+        pattern = Pattern(causal=causal, window=window)
+        seen = np.asarray(visible(pattern, Tokens(), Tokens(), length, length))
+        want = seen.sum() / length if window is not None else length / (1 + causal)
+        assert keys_seen(length, pattern) == pytest.approx(want)

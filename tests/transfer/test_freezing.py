@@ -9,11 +9,11 @@ import tiny
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.layer_names import layer_names
-from jaxssl.core.names import flatten
+from jaxssl.core.names import flatten, unflatten
 from jaxssl.models.heads import LabelHead
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
-from jaxssl.transfer.freezing import Freezing, choose, cut, is_trained, trained_mask
+from jaxssl.transfer.freezing import Freezing, choose, choose_stages, cut, is_trained, trained_mask
 
 LAYERS = 4
 HEAD = LabelHead(name="classify", size=3)
@@ -72,7 +72,7 @@ def params(family, **changes):
 
 
 def trained(family, **options):
-    decisions = choose(Freezing(**options), params(family), ["classify"], LAYERS)
+    decisions = choose(Freezing(**options), params(family), ["classify"])
     return sorted(name for name, value in decisions.items() if value)
 
 
@@ -166,8 +166,8 @@ def test_freeze_comes_before_train_and_train_before_the_preset():
     ],
 )
 def test_the_stack_is_cut_so_that_each_leaf_is_wholly_one_or_the_other(options, segments):
-    decisions = choose(Freezing(**options), params("bert"), ["classify"], LAYERS)
-    assert cut([decisions], LAYERS) == segments
+    decisions = choose(Freezing(**options), params("bert"), ["classify"])
+    assert cut([decisions]) == ({"encoder": segments} if segments else {})
     leaves = flatten(params("bert", segments=segments))
     kept = {path for path, leaf in leaves.items() if is_trained(decisions, path, leaf)}
     # By counting: the leaves' sizes are those of the layers that were chosen.
@@ -182,7 +182,7 @@ def test_the_stack_is_cut_so_that_each_leaf_is_wholly_one_or_the_other(options, 
 
 
 def test_the_mask_works_with_plain_optax():
-    decisions = choose(Freezing(preset="bias"), params("bert"), ["classify"], LAYERS)
+    decisions = choose(Freezing(preset="bias"), params("bert"), ["classify"])
     values = tiny.random_params(Model(tiny.bert(num_layers=LAYERS), (HEAD,)))
     mask = trained_mask(decisions, values)
     labels = {True: optax.sgd(1.0), False: optax.set_to_zero()}
@@ -193,6 +193,66 @@ def test_the_mask_works_with_plain_optax():
         is_moved = bool(np.any(np.asarray(update)))
         expected = name.endswith("/bias") or name.startswith(("classify/", "pooler/"))
         assert is_moved == expected == flatten(mask)[name], name
+
+
+# --- Several stacks ---------------------------------------------------------------------------
+
+
+DEPTHS = {"encoder": 6, "decoder": 4, "generator/encoder": 2}
+SEVERAL = unflatten(
+    {
+        "embeddings/tokens/embedding": np.zeros((3, 2)),
+        "classify/output/kernel": np.zeros((2, 2)),
+        **{f"{stack}/layers/attention/query/kernel": np.zeros(n) for stack, n in DEPTHS.items()},
+        **{f"{stack}/layers/norm/bias": np.zeros(n) for stack, n in DEPTHS.items()},
+    }
+)
+
+
+def layers_trained(**options):
+    """{stack: the layers of which anything is trained}."""
+    decisions = choose(Freezing(**options), SEVERAL, ["classify"])
+    found = {stack: set() for stack in DEPTHS}
+    for name, value in decisions.items():
+        stack, _, layer = name.partition("/layers[")
+        if value and layer:
+            found[stack].add(int(layer.partition("]")[0]))
+    return {stack: sorted(layers) for stack, layers in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("options", "encoder", "decoder", "generator"),
+    [
+        ({"preset": "top", "top": 1}, [5], [3], [1]),
+        ({"preset": "top", "top": 3}, [3, 4, 5], [1, 2, 3], [0, 1]),
+        ({"train": ("*/layers[-2:]/**",)}, [4, 5], [2, 3], []),
+        ({"train": ("**/layers[-2:]/**",)}, [4, 5], [2, 3], [0, 1]),
+        ({"train": ("encoder/layers[-1]/**",)}, [5], [], []),
+        ({"train": ("generator/encoder/layers[0]/**",)}, [], [], [0]),
+        ({"train": ("**/layers[3]/**",)}, [3], [3], []),
+        ({"train": ("{encoder,decoder}/layers[:-3]/attention/**",)}, [0, 1, 2], [0], []),
+    ],
+)
+def test_ranges_count_in_the_depth_of_each_stack(options, encoder, decoder, generator):
+    found = layers_trained(**{"preset": "head", **options})
+    assert found == {"encoder": encoder, "decoder": decoder, "generator/encoder": generator}
+
+
+def test_each_stack_is_cut_where_it_must_be():
+    decisions = choose(Freezing(preset="top", top=2), SEVERAL, ["classify"])
+    assert cut([decisions]) == {"encoder": (4, 2), "decoder": (2, 2)}
+    assert is_trained(decisions, "decoder/layers[2:4]/norm/bias", np.zeros(2))
+    assert not is_trained(decisions, "encoder/layers[0:4]/norm/bias", np.zeros(4))
+
+
+def test_gradual_unfreezing_ends_with_the_deepest_stack():
+    stages = choose_stages(Freezing(preset="head", gradual=1.0), SEVERAL, ["classify"])
+    trained = [sum(value for value in decisions.values()) for _, decisions in stages]
+    # The head; each stage a layer (two leaves) of each stack that has one left; the embeddings.
+    assert trained == [1, 7, 13, 17, 21, 23, 25, 26]
+    with pytest.raises(UserError, match="not so many layers") as error:
+        choose(Freezing(preset="top", top=7), SEVERAL, ["classify"])
+    assert error.value.expected == "at most 6"
 
 
 # --- Mistakes ---------------------------------------------------------------------------------
@@ -229,4 +289,4 @@ def test_a_preset_that_finds_nothing_in_the_body_is_refused(preset):
     left = {name: params("bert")[name] for name in ("classify", "pooler")}
     left["embeddings"] = {"tokens": params("bert")["embeddings"]["tokens"]}
     with pytest.raises(UserError, match=f"no {preset} to train"):
-        choose(Freezing(preset=preset), left, ["classify"], LAYERS)
+        choose(Freezing(preset=preset), left, ["classify"])

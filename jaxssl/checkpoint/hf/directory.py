@@ -206,7 +206,7 @@ def _open_model(path: Path, state: State) -> HfDirectory:
         if is_here:
             pairs.update({_in_head(head, pair.ours): pair for pair in more})
             heads += [head] if head not in heads else []
-    if set(heads) & set(family.pooled) and not config.around().pooler:
+    if set(heads) & set(family.pooled) and not config.body().pooler:
         raise _lacks(path, ["pooler.dense.weight"], tensors)
     _check_layers(path, config, pairs, tensors)
     _check_there(path, config, pairs, tensors)

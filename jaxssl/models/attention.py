@@ -1,0 +1,103 @@
+"""Self-attention of a layer.
+
+Shapes: B rows, T tokens, S cached tokens, N heads, K heads of keys and values, D width of a head.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxssl.models.config import BlockConfig
+from jaxssl.models.layer_context import Context, LayerNumbers
+from jaxssl.models.layers import Projection, dropout_rng, make_norm
+from jaxssl.ops.attention.kernels import attention
+from jaxssl.ops.attention.pattern import Pattern, Tokens
+from jaxssl.ops.rotary import rotate
+from jaxssl.parallel.axes import constrain
+
+CACHE = ("batch", "sequence", "kv_heads", "head_dim")
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; where the `cache` collection may be written to, it decodes
+    incrementally."""
+
+    config: BlockConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: Context, numbers: LayerNumbers) -> jax.Array:
+        block, c = self.config, self.config.attention
+
+        def project(name: str, heads: int) -> jax.Array:
+            axis = "heads" if name == "query" else "kv_heads"
+            layer = Projection(
+                (heads, c.head_dim),
+                ("embed", axis, "head_dim"),
+                block.initializer,
+                block.precision,
+                use_bias=c.qkv_bias,
+                name=name,
+            )
+            return constrain(layer(x), ("batch", "sequence", axis, "head_dim"))
+
+        q, k = project("query", c.num_heads), project("key", c.num_kv_heads)
+        v = project("value", c.num_kv_heads)
+        if c.qk_norm:
+            normal = functools.partial(make_norm, block.norm, block.precision)
+            q, k = normal("query_norm")(q), normal("key_norm")(k)
+        if context.rotations is not None:
+            which = 0 if numbers.rotary is None else numbers.rotary
+            cosine, sine = (x[which] for x in context.rotations)
+            q, k = rotate(q, cosine, sine), rotate(k, cosine, sine)
+        tokens = Tokens(context.segment_ids, prefix=context.prefix)
+        queries, keys = tokens, tokens
+        if self.is_mutable_collection("cache"):
+            k, v = self._cached(k, v, context)
+            queries, keys = Tokens(positions=context.positions), Tokens()
+        out = self._attend(numbers.pattern, context, q, k, v, queries, keys)
+        out = checkpoint_name(out, "attention_output")
+        return Projection(
+            (block.hidden_size,),
+            ("heads", "head_dim", "embed"),
+            block.output_initializer,
+            block.precision,
+            num_in=2,
+            use_bias=c.output_bias,
+            name="output",
+        )(out)
+
+    def _attend(self, number: jax.Array | None, context: Context, *given: Any) -> jax.Array:
+        """Attention by the pattern of this number. Each runs for its own layers alone."""
+        c, key = self.config.attention, dropout_rng(self)
+
+        def attend(pattern: Pattern, *given: Any) -> jax.Array:
+            key, rows, q, k, v, queries, keys = given
+            options = {"dropout_rate": c.dropout, "dropout_key": key, "rows": rows}
+            options["precision"] = self.config.precision
+            return attention(c.kernel, q, k, v, pattern, queries, keys, **options)
+
+        branches = [functools.partial(attend, pattern) for pattern in context.patterns]
+        if number is None:
+            return branches[0](key, context.rows, *given)
+        # Checkpointed, for else each layer keeps what the backward passes of all branches need:
+        # 677 MiB instead of 167 in 22 layers of 512 tokens.
+        switch = lambda number, *given: jax.lax.switch(number, branches, *given)
+        return jax.checkpoint(switch, prevent_cse=False)(number, key, context.rows, *given)
+
+    def _cached(self, k: jax.Array, v: jax.Array, context: Context) -> tuple[jax.Array, jax.Array]:
+        """Writes k, v [B, T, K, D] to their slots; all keys and values [B, S, K, D].
+
+        An empty cache gets as many slots as there are tokens.
+        """
+        rows = jnp.arange(k.shape[0])[:, None]
+        written = []
+        for name, new in (("cached_key", k), ("cached_value", v)):
+            empty = nn.with_logical_partitioning(nn.initializers.zeros, CACHE)
+            slots: nn.Variable = self.variable("cache", name, empty, None, new.shape, new.dtype)
+            slots.value = slots.value.at[rows, context.positions].set(new)
+            written.append(slots.value)
+        return written[0], written[1]

@@ -1,0 +1,146 @@
+"""What a family's network is made of, part by part. Families derive it; users do not write it."""
+
+import itertools
+from dataclasses import dataclass
+from typing import Literal
+
+import flax.linen as nn
+
+from jaxssl.core.errors import UserError
+from jaxssl.core.precision import Precision
+from jaxssl.ops.activations import Activation
+from jaxssl.ops.attention.kernels import KernelName
+from jaxssl.ops.attention.pattern import Pattern
+from jaxssl.ops.rotary import Rotary
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Equal blocks, one after the other.
+
+    Attributes:
+      name: its path in the parameters.
+      depth: how many blocks.
+      segments: sizes of the groups of layers that are scanned together, and whose parameters are
+        one array a leaf; empty means one group of all.
+    """
+
+    name: str
+    depth: int
+    segments: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if sum(self.sizes) != self.depth or any(size < 1 for size in self.sizes):
+            raise UserError(
+                "the segments do not add up to the layers",
+                where="segments",
+                expected=f"positive sizes that sum to {self.depth}",
+                got=self.segments,
+            )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of its segments."""
+        return self.segments or (self.depth,)
+
+    @property
+    def parts(self) -> list[tuple[str, int, int]]:
+        """(name among the stack's parameters, first layer, end) of each segment: `layers`, or
+        `layers[0:6]` and so on."""
+        if len(self.sizes) == 1:
+            return [("layers", 0, self.depth)]
+        ends = list(itertools.accumulate(self.sizes, initial=0))
+        return [(f"layers[{start}:{end}]", start, end) for start, end in zip(ends, ends[1:])]
+
+
+@dataclass(frozen=True)
+class LayerType:
+    """What layers of one stack may differ in.
+
+    Attributes:
+      pattern: which keys a query sees.
+      rotary: the rotary positions of queries and keys; None has none.
+    """
+
+    pattern: Pattern
+    rotary: Rotary | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """Self-attention of a stack's layers."""
+
+    num_heads: int
+    num_kv_heads: int
+    """Heads of keys and values; each serves as many heads of queries as there are to it."""
+    head_dim: int
+    layers: tuple[LayerType, ...]
+    """The type of each layer of the stack."""
+    kernel: KernelName
+    """What computes it."""
+    dropout: float
+    """Of the weights."""
+    qkv_bias: bool = True
+    output_bias: bool = True
+    qk_norm: bool = False
+    """Queries and keys are normalised, each head by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedForwardConfig:
+    """The feed-forward layers."""
+
+    size: int
+    activation: Activation
+    gated: bool = False
+    """The activation of one projection gates another."""
+    bias: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormConfig:
+    """The norms of a network."""
+
+    type: Literal["layer", "layer_without_bias", "rms"] = "layer"
+    epsilon: float
+    place: Literal["pre", "post"] = "pre"
+    """Before each sublayer, or after the residual is added."""
+    first: bool = True
+    """Whether the first layer normalises what attention reads. Where not, its scale is there and
+    stays 1, so that all layers are stacked alike."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """One block of a stack."""
+
+    hidden_size: int
+    attention: AttentionConfig
+    feed_forward: FeedForwardConfig
+    norm: NormConfig
+    dropout: float
+    """Of each sublayer's output."""
+    initializer: nn.initializers.Initializer
+    output_initializer: nn.initializers.Initializer
+    """For the two projections that write to the residual stream."""
+    precision: Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class BodyConfig:
+    """What a network has besides its stack of blocks."""
+
+    position_rows: int = 0
+    """Rows of a table of learned positions; 0 where positions come in with attention."""
+    position_offset: int = 0
+    """Rows of that table before the one of the first position."""
+    type_rows: int = 0
+    """Rows of a table of token types; 0 has none."""
+    embedding_norm: bool = False
+    """A norm of the embeddings."""
+    final_norm: bool = False
+    """A norm after the last block."""
+    pooler: bool = False
+    """A dense tanh layer over the first token."""
+    tied: bool = True
+    """The token embedding is the language model head's projection, too."""
