@@ -52,5 +52,5 @@ def example_keys(seed: int, batch: Batch) -> jax.Array:
 
 
 def dropout_key(seed: int, step: jax.Array | int) -> jax.Array:
-    """The key of one step's dropout; the step folds in the microbatch."""
+    """The key of one step's dropout; its rows are told apart by their places in the batch."""
     return jax.random.fold_in(stream(seed, DROPOUT), step)

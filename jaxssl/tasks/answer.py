@@ -237,7 +237,7 @@ class Answer(Task):
         hidden, null = outputs["hidden"], _null_position(model, batch)
         position = jnp.arange(hidden.shape[1])
         allowed = _within(batch["context"], hidden) | (position == null[:, None])
-        logits = model.head(params, HEAD, hidden, key)
+        logits = model.head(params, HEAD, hidden, key, batch.get("row"))
         logits = jnp.where(allowed[..., None], logits, NEVER).swapaxes(1, 2)  # [B, 2, T]
         real = batch["example_weights"]
         labels = jnp.where(batch["labels"] < 0, null[:, None], batch["labels"])

@@ -234,4 +234,5 @@ class Classify(LabelLoss):
         return {"logits": self._logits(model, params, outputs["hidden"], batch, None)}
 
     def _logits(self, model, params, hidden, batch, key) -> jax.Array:
-        return model.head(params, HEAD, pooled(self.pooling, model, params, hidden, batch), key)
+        rows = pooled(self.pooling, model, params, hidden, batch)
+        return model.head(params, HEAD, rows, key, batch.get("row"))

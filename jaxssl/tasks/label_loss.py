@@ -51,7 +51,10 @@ class LabelLoss(Task):
         """The rows that go through the model: in training with R-Drop, each twice."""
         if key is None or not self.r_drop:
             return batch
-        return {name: jnp.repeat(x, 2, axis=0) for name, x in batch.items()}
+        twice = {name: jnp.repeat(x, 2, axis=0) for name, x in batch.items()}
+        if "row" in batch:  # each time with a dropout of its own
+            twice["row"] = 2 * twice["row"] + jnp.arange(len(twice["row"]), dtype="uint32") % 2
+        return twice
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         """The summed weights of the rows."""

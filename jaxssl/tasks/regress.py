@@ -183,4 +183,4 @@ class Regress(Task):
 
     def _value(self, model, params, outputs, batch, key) -> jax.Array:
         features = pooled(self.pooling, model, params, outputs["hidden"], batch)
-        return model.head(params, HEAD, features, key)[:, 0]
+        return model.head(params, HEAD, features, key, batch.get("row"))[:, 0]

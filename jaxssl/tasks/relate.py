@@ -286,8 +286,10 @@ class Relate(LabelLoss):
 
     def _logits(self, model, params, hidden, batch, key) -> jax.Array:
         if "features" in batch:  # encoded before: the two states alone
-            return model.head(params, HEAD, hidden.reshape(hidden.shape[0], -1), key)
-        return model.head(params, HEAD, states_at(hidden, batch["entity_starts"]), key)
+            states = hidden.reshape(hidden.shape[0], -1)
+        else:
+            states = states_at(hidden, batch["entity_starts"])
+        return model.head(params, HEAD, states, key, batch.get("row"))
 
 
 def _types(table: Table, column: str, key: str) -> list[str]:

@@ -288,7 +288,7 @@ class Tag(Task):
         key: jax.Array | None = None,
     ) -> Sums:
         """Cross entropy of the words' labels."""
-        logits = model.head(params, HEAD, outputs["hidden"], key)
+        logits = model.head(params, HEAD, outputs["hidden"], key, batch.get("row"))
         labels, weights = batch["labels"], batch["label_weights"]
         loss = softmax_loss(logits, labels, self.label_smoothing, self.focal)
         plain = softmax_loss(logits, labels)

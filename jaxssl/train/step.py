@@ -25,7 +25,7 @@ from jaxssl.train.state import Choice, State, everything, layout
 from jaxssl.transfer.regularize import mix_out, penalty_gradient
 
 HEAD, MIX, STREAM = 1 << 20, 1 << 21, 1 << 23
-"""What a microbatch's dropout key is folded with for its heads, and for mixout; and what a step's
+"""What a batch's dropout key is folded with for its heads, and for mixout; and what a step's
 is folded with for its later streams."""
 
 
@@ -59,7 +59,9 @@ def make_loss(
     `params` started from, for mixout.
 
     Gradients are added over microbatches in float32 at least. Every microbatch's loss is
-    divided by the weight of the whole batch, so the sum is exact however the labels fall.
+    divided by the weight of the whole batch, so the sum is exact however the labels fall. The batch
+    gets `row`, each row's place in it: dropout goes by that, so a microbatch is dropped as the
+    same rows of the whole batch are.
     """
 
     def microbatch_loss(params, others, anchors, batch, weights, key, step):
@@ -74,23 +76,22 @@ def make_loss(
 
     def loss(params, batch, key, others: Params = NOTHING, anchors: Params = NOTHING, step=0):
         weights = objective.weights(batch)
-        fixed = (params, others, anchors)
+        batch = {**batch, "row": jnp.arange(num_rows(batch), dtype=jnp.uint32)}
+        fixed, key = (params, others, anchors), _fold(key, 0)
         if microbatches == 1:
-            (value, metrics), grads = gradient(*fixed, batch, weights, _fold(key, 0), step)
+            (value, metrics), grads = gradient(*fixed, batch, weights, key, step)
             return value, metrics, grads
 
-        def body(carry, item):
-            index, microbatch = item
-            made = gradient(*fixed, microbatch, weights, _fold(key, index), step)
-            (value, metrics), grads = made
+        def body(carry, microbatch):
+            (value, metrics), grads = gradient(*fixed, microbatch, weights, key, step)
             return jax.tree.map(jnp.add, carry, (value, metrics, grads)), None
 
-        parts = jax.tree.map(functools.partial(split_rows, count=microbatches), dict(batch))
+        parts = jax.tree.map(functools.partial(split_rows, count=microbatches), batch)
         first = jax.tree.map(lambda x: x[0], parts)
         shapes = jax.eval_shape(gradient, *fixed, first, weights, key, step)
         (value, metrics), grads = jax.tree.map(lambda s: widen(jnp.zeros(s.shape, s.dtype)), shapes)
         start = (value, metrics, grads)
-        total, _ = jax.lax.scan(body, start, (jnp.arange(microbatches), parts))
+        total, _ = jax.lax.scan(body, start, parts)
         return total
 
     return loss
@@ -98,6 +99,11 @@ def make_loss(
 
 def _fold(key: jax.Array | None, index: jax.Array | int) -> jax.Array | None:
     return None if key is None else jax.random.fold_in(key, index)
+
+
+def num_rows(batch: Batch) -> int:
+    """B of a batch."""
+    return next(iter(batch.values())).shape[0]
 
 
 def split_rows(x: jax.Array, count: int) -> jax.Array:
