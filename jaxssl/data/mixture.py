@@ -33,13 +33,16 @@ class Draws(Protocol):
         """{stream: how many of its batches come before batch `number`}."""
         ...
 
+    def is_over(self, stream: str, number: int) -> bool:
+        """Whether a stream has no batch from batch `number` on."""
+        ...
+
 
 def steps_until(draws: Draws, stream: str, batches: int) -> int:
     """How many batch numbers it takes until a stream had `batches` of its own."""
     high = max(1, batches)
     while draws.before(high)[stream] < batches:
-        high *= 2
-        if high > 1 << 40:
+        if draws.is_over(stream, high):
             raise UserError(
                 "a stream never gets so many batches",
                 where=f"streams.{stream}.weight",
@@ -47,6 +50,7 @@ def steps_until(draws: Draws, stream: str, batches: int) -> int:
                 got="a share that ends at 0",
                 fix="give train.steps instead of epochs, or the stream a larger share",
             )
+        high *= 2
     low = 0
     while low < high:
         middle = (low + high) // 2
@@ -149,6 +153,9 @@ class AllAtOnce:
     def before(self, number: int) -> dict[str, int]:
         return dict.fromkeys(self.streams, number)
 
+    def is_over(self, stream: str, number: int) -> bool:
+        return False
+
 
 def quantised(shares: Sequence[Fraction]) -> list[int]:
     """Integers in the proportion of `shares` that sum to ONE, by largest remainders."""
@@ -191,6 +198,11 @@ class Turns:
         order = self._order(block)[:place]
         counts = self._starts[block]
         return {name: counts[i] + int((order == i).sum()) for i, name in enumerate(self._names)}
+
+    def is_over(self, stream: str, number: int) -> bool:
+        ramps = [weight for weight, _ in self.weights.values() if isinstance(weight, Ramp)]
+        still_moves = any(number < ramp.points[-1][0] for ramp in ramps)
+        return not still_moves and not self._shares(number)[self._names.index(stream)]
 
     def _order(self, block: int) -> np.ndarray:
         """The stream of each place in a block."""
