@@ -117,7 +117,7 @@ def program(model, objective, optimizer, batch, *, over=None, **changes) -> Prog
     """A program of one stream, on one device unless told otherwise."""
     given = {
         "model": model,
-        "streams": (Stream.of(objective, batch),),
+        "streams": changes.pop("streams", None) or (Stream.of(objective, batch),),
         "optimizer": optimizer,
         "schedule": optax.constant_schedule(0.0),
         "vocabulary": WORDS,

@@ -5,6 +5,7 @@ last, `manifest.json`. What has no manifest was never finished and is not looked
 """
 
 import contextlib
+import copy
 import logging
 import math
 import shutil
@@ -153,7 +154,8 @@ class CheckpointManager:
         except Exception as error:
             self._discard(step)
             raise self._cannot_save(step, error) from error
-        finish = threading.Thread(target=self._finish, args=(step, meta), name="checkpoint")
+        noted = copy.deepcopy(meta)  # the run counts on while this is written
+        finish = threading.Thread(target=self._finish, args=(step, noted), name="checkpoint")
         self._thread = finish
         finish.start()
 

@@ -92,6 +92,7 @@ class Loop:
         self.start, meta = self._begin_or_resume()
         self.proof = FrozenProof(run_dir, self.learner.fingerprints(), resumed=self.start > 0)
         self.data_offset: int = meta.get("data_offset", 0)
+        self._check_draws(meta)
         self.log = StepLog(self.program, self.learner, meta)
         self.not_finite_count: int = meta.get("not_finite_count", 0)
         self._make_validation(meta.get("selections", []))
@@ -314,6 +315,18 @@ class Loop:
         self.learner.restore(step)
         self.say(f"resuming at step {step}")
         return step, self.checkpoints.meta(step)
+
+    def _check_draws(self, meta: dict[str, Any]) -> None:
+        """Refuses to go on with other batches than those that follow what a checkpoint has seen."""
+        seen, own = meta.get("draws"), self.program.draws.before(self.start + self.data_offset)
+        if seen is not None and seen != own:
+            raise UserError(
+                "the checkpoint has seen other batches than this mixture draws",
+                where=f"{self.checkpoints.path(self.start)}, streams, mixture",
+                expected=f"{seen} batches by stream",
+                got=own,
+                fix="start a run of its own from this one (init), or take the old weights back",
+            )
 
     def _tell_of_phase(self, step: int) -> None:
         """Says that more is trained from here on; compiling its step takes time."""

@@ -1,0 +1,173 @@
+"""Several streams in one run: what each is told, what rests, and that a resumed run is the same."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny
+import toy
+
+from jaxssl.checkpoint.manager import CheckpointManager
+from jaxssl.core.errors import UserError
+from jaxssl.core.names import flatten
+from jaxssl.models.model import Model
+from jaxssl.objectives.masked_lm import MaskedLm
+from jaxssl.optim.build import make_optimizer
+from jaxssl.optim.schedules import Constant
+from jaxssl.optim.sgd import Sgd
+from jaxssl.run.config import load_config
+from jaxssl.run.open import open_run
+from jaxssl.run.train import train_run
+from jaxssl.tasks.classify import Classify
+from jaxssl.train.program import Stream
+
+STEPS = 20
+PLAIN = Sgd(learning_rate=0.1, schedule=Constant(), momentum=0.0, weight_decay=0.0, clip_norm=None)
+MIXTURES = {"jointly": {"name": "jointly"}, "by turns": {"name": "by_turns", "seed": 3}}
+HEADS = {"text": "masked_lm", "labels": "classify"}
+
+
+def table(path):
+    """Sentences with a label that their first word decides."""
+    texts = ["".join(document) for document in toy.documents(60, seed=5)]
+    lines = ["text,label", *(f'"{text}",{"the" if text[0] == "t" else "other"}' for text in texts)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def recipe(words, csv, out, mixture, **weights):
+    """Masked language modelling on a store beside classification of a table."""
+    plain = toy.recipe(words, out, "masked")
+    text = {"objective": plain.pop("objective"), "data": plain.pop("data")}
+    rows = {"tables": {"train": {"name": "file", "path": str(csv)}, "validation_fraction": 0.2}}
+    labels = {
+        "objective": {"name": "classify", "pooling": "mean", "dropout": 0.0},
+        "data": {**rows, "max_length": 16, "batch_size": 8, "row_lengths": 1},
+    }
+    plain["model"] |= {"dropout": 0.0, "attention_dropout": 0.0}
+    plain["checkpoint"] = {"every": 5, "keep_last": 9}
+    streams = {"text": text, "labels": labels}
+    for name, weight in weights.items():
+        streams[name]["weight"] = weight
+    return {**plain, "streams": streams, "mixture": mixture}
+
+
+@pytest.fixture(scope="module")
+def csv(tmp_path_factory):
+    return table(tmp_path_factory.mktemp("tables") / "labels.csv")
+
+
+@pytest.fixture(scope="module", params=MIXTURES)
+def done(request, words, csv, tmp_path_factory):
+    """(its recipe, where it is) of a run to its end."""
+    out = tmp_path_factory.mktemp("streams") / "run"
+    made = recipe(words, csv, out, MIXTURES[request.param], labels=0.5)
+    assert train_run(load_config([made], []), lambda text: None).step == STEPS
+    return made, out
+
+
+def notes(out, step):
+    return json.loads((out / "checkpoints" / str(step) / "meta.json").read_text())
+
+
+def test_a_resumed_run_ends_with_the_same_bits_and_rows(done, tmp_path):
+    """From a checkpoint in the middle, the rows after it in place, as a kill leaves them."""
+    made, out = done
+    again = tmp_path / "run"
+    shutil.copytree(out, again)
+    for step in (15, 20):
+        shutil.rmtree(again / "checkpoints" / str(step))
+    said = []
+    train_run(load_config([{**made, "out": str(again)}], []), said.append)
+    assert "resuming at step 10" in said
+    toy.assert_same_arrays(toy.restored(again, STEPS), toy.restored(out, STEPS))
+    assert toy.rows_of(again) == toy.rows_of(out)
+
+
+def test_each_stream_is_counted_and_told_under_its_name(done):
+    made, out = done
+    meta, rows = notes(out, STEPS), toy.rows_of(out, "train")
+    by_turns = made["mixture"]["name"] == "by_turns"
+    assert sum(meta["draws"].values()) == (STEPS if by_turns else 2 * STEPS)
+    assert sum(meta["tokens_by_stream"].values()) == meta["tokens"] == rows[-1]["tokens"]
+    for name, loss in HEADS.items():
+        told = [row[f"{name}/loss/{loss}"] for row in rows if f"{name}/loss/{loss}" in row]
+        assert told and np.isfinite(told).all()
+        if not by_turns:
+            assert len(told) == len(rows)
+    if not by_turns:  # the loss of a step is the weighted sum
+        for row in rows:
+            assert row["loss"] == pytest.approx(row["text/loss"] + 0.5 * row["labels/loss"])
+    validation = toy.rows_of(out, "validation")[-1]
+    assert {"text/loss/masked_lm", "text/perplexity", "labels/accuracy"} <= validation.keys()
+
+
+def test_the_trained_run_opens_with_both_heads(done):
+    opened = open_run(done[1])
+    assert {head.name for head in opened.model.heads} == {"masked_lm", "classify"}
+
+
+def test_by_turns_what_the_drawn_stream_does_not_reach_rests(words, csv, tmp_path):
+    """The head of the other stream keeps value, moments and count, whatever the weight decay."""
+    made = recipe(words, csv, tmp_path / "run", MIXTURES["by turns"])
+    made["checkpoint"]["every"] = 1
+    made["train"]["steps"] = 8
+    made["evaluation"] = {"split": None}
+    train_run(load_config([made], []), lambda text: None)
+    draws = [notes(tmp_path / "run", step)["draws"] for step in range(1, 9)]
+    arrays = [toy.restored(tmp_path / "run", step) for step in range(1, 9)]
+    rested = {name: 0 for name in HEADS}
+    for before, after, old, new in zip(draws, draws[1:], arrays, arrays[1:]):
+        (drawn,) = [name for name in HEADS if after[name] > before[name]]
+        for stream, head in HEADS.items():
+            of_head = [path for path in old if f"['{head}']" in path]
+            assert len(of_head) >= 6, "values and two moments of a kernel and a bias"
+            same = [old[path].tobytes() == new[path].tobytes() for path in of_head]
+            assert not any(same) if stream == drawn else all(same)
+            rested[stream] += stream != drawn
+    assert all(rested.values()), "each of them rested once at least"
+
+
+def test_a_checkpoint_that_saw_other_batches_is_refused(done, tmp_path, monkeypatch):
+    made, out = done
+    again = tmp_path / "run"
+    shutil.copytree(out, again)
+    for step in (15, 20):
+        shutil.rmtree(again / "checkpoints" / str(step))
+    seen = notes(again, 10)
+    other = {**seen, "draws": {**seen["draws"], "text": seen["draws"]["text"] + 1}}
+    monkeypatch.setattr(CheckpointManager, "meta", lambda self, step: other)
+    with pytest.raises(UserError, match="has seen other batches"):
+        train_run(load_config([{**made, "out": str(again)}], []), lambda text: None)
+
+
+def test_the_step_of_several_streams_is_the_sum_of_their_steps_each_by_its_weight():
+    """With plain SGD, in float64."""
+    masked, labelled = MaskedLm(slots=4), Classify(labels=("a", "b", "c"), dropout=0.0)
+    model = Model(tiny.bert(num_layers=1), (*masked.heads, *labelled.heads), tiny.FLOAT64)
+    text = tiny.rows([[d] for d in tiny.random_documents([16, 9, 12, 16])])
+    labels = {"labels": np.arange(4) % 3, "example_weights": np.ones(4, np.float32)}
+    batches = {"text": text, "labels": {**text, **labels}}
+
+    def moved(drawn, weight):
+        streams = (
+            Stream.of(masked, text, name="text"),
+            Stream.of(labelled, batches["labels"], name="labels", weight=weight),
+        )
+        optimizer, _ = make_optimizer(PLAIN, 10, 1)
+        with jax.enable_x64(True):
+            phase, state = tiny.begun(tiny.program(model, None, optimizer, text, streams=streams))
+            before = jax.device_get(flatten(state.params))
+            with jax.set_mesh(phase.program.mesh):
+                given = {name: batches[name] for name in drawn}
+                state, _ = phase.step(drawn)(state, given, phase.constants)
+            after = jax.device_get(flatten(state.params))
+        return {path: after[path] - before[path] for path in after}
+
+    both = moved(("text", "labels"), 0.25)
+    one, other = moved(("text",), 0.25), moved(("labels",), 1.0)
+    for path, step in both.items():
+        np.testing.assert_allclose(step, one[path] + 0.25 * other[path], atol=1e-9)
+    assert any(np.abs(step).max() > 1e-4 for step in other.values())
