@@ -14,6 +14,7 @@ import inspect
 import json
 import operator
 import re
+import sys
 import textwrap
 import types
 import typing
@@ -398,15 +399,34 @@ def field_docs(cls: type) -> dict[str, str]:
     """The attribute docstrings of a dataclass: the string literal below each field."""
     docs: dict[str, str] = {}
     for base in reversed([c for c in cls.__mro__ if dataclasses.is_dataclass(c)]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for statement, following in zip(body.body, body.body[1:]):
+        body = _class_bodies(base.__module__)[base.__qualname__]
+        for statement, following in zip(body, body[1:]):
             if not (isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr)):
                 continue
             text = getattr(following.value, "value", None)
             if isinstance(text, str) and isinstance(statement.target, ast.Name):
                 docs[statement.target.id] = " ".join(text.split())
     return docs
+
+
+@functools.cache
+def _class_bodies(module: str) -> dict[str, list[ast.stmt]]:
+    """The statements of each class of a module, by its qualified name; a file is parsed once, which
+    takes longer than all else that is done for `--help`."""
+    bodies: dict[str, list[ast.stmt]] = {}
+
+    def visit(node: ast.AST, inside: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.ClassDef):
+                bodies[inside + child.name] = child.body
+                visit(child, f"{inside}{child.name}.")
+            elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                visit(child, f"{inside}{child.name}.<locals>.")
+            else:
+                visit(child, inside)
+
+    visit(ast.parse(inspect.getsource(sys.modules[module])), "")
+    return bodies
 
 
 def document(cls: type, defaults: Mapping[str, Any] | None = None) -> Iterator[str]:

@@ -47,7 +47,7 @@ def our_step(model):
 
     def forward(params, rows, targets):
         hidden = model.encode(params, rows)
-        logits = model.head(params, model.heads[0], hidden)
+        logits = model.head(params, model.heads[0].name, hidden)
         kept = targets >= 0
         chosen = jnp.where(kept, targets, 0)[..., None]
         losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), chosen, -1)[..., 0]
@@ -71,7 +71,7 @@ def differences(case, side, root):
     real = rows["segment_ids"] > 0
     if reference.config.model_type == "distilbert":  # it counts padding, too
         rows["positions"] = np.broadcast_to(np.arange(hf_models.T, dtype=np.int32), real.shape)
-    head = model.heads[0]
+    head = model.heads[0].name
     labels = np.where(real, (rows["tokens"] * 7) % hf_models.VOCAB, -100)
     if head == "causal_lm":
         first = real & ~np.pad(real, ((0, 0), (1, 0)))[:, :-1]

@@ -290,7 +290,7 @@ def test_the_loss_is_that_of_labelled_tokens_alone(smoothing, focal):
     logits = rng.normal(size=(4, 7, 3)).astype(np.float32)
     labels = rng.integers(3, size=(4, 7)).astype(np.int32)
     weights = (rng.random((4, 7)) < 0.5).astype(np.float32)
-    model = SimpleNamespace(head=lambda params, name, x, key=None: x)
+    model = SimpleNamespace(head=lambda params, name, x, key=None, rows=None: x)
     batch = {"labels": labels, "label_weights": weights}
     got = task.sums(model, {}, {"hidden": jnp.asarray(logits)}, batch)  # type: ignore[arg-type]
     total = plain = hits = 0.0
@@ -309,7 +309,7 @@ def test_the_loss_is_that_of_labelled_tokens_alone(smoothing, focal):
 
 def test_predictions_are_the_likeliest_label_and_its_probability():
     logits = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
-    model = SimpleNamespace(head=lambda params, name, x, key=None: x)
+    model = SimpleNamespace(head=lambda params, name, x, key=None, rows=None: x)
     got = Tag().predict(model, {}, {"hidden": jnp.asarray(logits)}, {})  # type: ignore[arg-type]
     shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     np.testing.assert_array_equal(got["tag"], shares.argmax(axis=-1))
