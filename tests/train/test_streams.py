@@ -1,13 +1,16 @@
 """Several streams in one run: what each is told, what rests, and that a resumed run is the same."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import tiny
 import toy
+import yaml
 
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.core.errors import UserError
@@ -66,6 +69,17 @@ def done(request, words, csv, tmp_path_factory):
     made = recipe(words, csv, out, MIXTURES[request.param], labels=0.5)
     assert train_run(load_config([made], []), lambda text: None).step == STEPS
     return made, out
+
+
+def test_the_recipe_of_the_page_trains(words, csv, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "streams.md").read_text()
+    made = yaml.safe_load(re.search(r"```yaml\n(.*?)```", page, re.S)[1])
+    given = recipe(words, csv, tmp_path / "run", None)
+    for name, stream in made["streams"].items():
+        stream["data"] = given["streams"][name]["data"]
+    made |= {key: given[key] for key in ("out", "model", "logging")}
+    config = load_config([made], ["train.steps=3", "evaluation.every=0"])
+    assert train_run(config, lambda text: None).validation.keys() >= {"labels/accuracy"}
 
 
 def notes(out, step):
