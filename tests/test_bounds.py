@@ -102,8 +102,8 @@ def numbers(cls) -> list[str]:
 
 
 NUMBERS = [
-    pytest.param(cls, name, id=f"{cls.__name__}.{name}")
-    for cls in sorted(dataclasses_of(RunConfig, set()), key=lambda cls: cls.__name__)
+    pytest.param(cls, name, id=f"{cls.__module__}.{cls.__name__}.{name}")
+    for cls in sorted(dataclasses_of(RunConfig, set()), key=lambda c: (c.__name__, c.__module__))
     for name in numbers(cls)
     if cls.__name__ not in CHECKED_LATER and f"{cls.__name__}.{name}" not in ANY_NUMBER
 ]
