@@ -128,7 +128,6 @@ def _write(
 ) -> None:
     with RunLock(config.out):
         run_dir = open_run_directory(config, tokenizer, checksum_of(source), lambda text: None)
-        assert start.base is not None
         ledger.write_ledger(run_dir / ledger.FILE_NAME, start.base, start.entries)
         if (source / GENERATION).is_file():
             shutil.copyfile(source / GENERATION, run_dir / GENERATION)

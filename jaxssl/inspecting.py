@@ -89,14 +89,15 @@ def _checkpoint(path: Path, verify: bool) -> Iterator[str]:
 
 def _run(path: Path, verify: bool) -> Iterator[str]:
     from jaxssl.checkpoint.manager import CheckpointManager
-    from jaxssl.models.model import Model, num_parameters
+    from jaxssl.models.model import num_parameters
     from jaxssl.run.config import read_config
+    from jaxssl.run.networks import make_model
     from jaxssl.run.open import shapes_of
     from jaxssl.train.sinks import read_metrics
 
     config = read_config(path)
     manager = CheckpointManager(path / "checkpoints", config.checkpoint)
-    model = Model(config.model, config.heads, config.precision)
+    model = make_model(config)
     abstract = model.abstract()
     yield f"run {path}: {config.model.name}, {config.purpose}"
     for step in manager.steps():

@@ -37,7 +37,7 @@ from jaxssl.tasks.classify import Classify  # noqa: E402
 from jaxssl.tasks.regress import Regress  # noqa: E402
 from jaxssl.tasks.relate import Relate  # noqa: E402
 from jaxssl.tasks.tag import Tag  # noqa: E402
-from jaxssl.train.step import make_loss  # noqa: E402
+from jaxssl.train.gradients import make_loss  # noqa: E402
 
 TEXTS = ["the old man sees a bird near a river", "a dog", "my sister sees a bird at home"]
 

@@ -31,6 +31,8 @@ class InitConfig:
     of Hugging Face's with config.json and safetensors."""
     step: str | int = "best"
     """The run's checkpoint: best, last or a step."""
+    network: str | None = None
+    """Which of that run's networks; null is the main one."""
     scratch: bool = False
     """Take the model and the tokenizer of that run, but none of its parameters: the same network
     from scratch, to compare with."""

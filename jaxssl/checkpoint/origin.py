@@ -1,7 +1,7 @@
 """What a run goes on from: another run, or a Hugging Face directory. Opened once, asked after."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from jaxssl.checkpoint.stored import (
     stored_run,
 )
 from jaxssl.core import config as configuration
-from jaxssl.core.errors import UserError
+from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.models.heads import HEADS
 
 RUN_CONFIG = "config.yaml"
@@ -36,8 +36,15 @@ class Origin(ABC):
         """The directory of its tokenizer."""
 
     @abstractmethod
-    def model(self) -> dict[str, Any]:
-        """The configuration of its model, in one segment, as recipes have it."""
+    def model(self, network: str = "") -> dict[str, Any]:
+        """The configuration of its model, in one segment, as recipes have it.
+
+        Args:
+          network: which of its networks; empty is the main one.
+
+        Raises:
+          UserError: it has none of that name.
+        """
 
     @abstractmethod
     def open(
@@ -73,8 +80,12 @@ class RunOrigin(Origin):
     def tokenizer(self) -> Path:
         return self.path / "tokenizer"
 
-    def model(self) -> dict[str, Any]:
-        return {**configuration.read_yaml(self.path / RUN_CONFIG)["model"], "segments": []}
+    def model(self, network: str = "") -> dict[str, Any]:
+        config = configuration.read_yaml(self.path / RUN_CONFIG)
+        others = config.get("networks") or {}
+        if network and network not in others:
+            raise _no_such_network(self.path, network, others)
+        return {**(others[network] if network else config)["model"], "segments": []}
 
     def open(
         self, init: InitConfig, checkpoint: CheckpointConfig, noted: Mapping[str, Any] | None
@@ -98,7 +109,9 @@ class HfOrigin(Origin):
     def tokenizer(self) -> Path:
         return self.path
 
-    def model(self) -> dict[str, Any]:
+    def model(self, network: str = "") -> dict[str, Any]:
+        if network:
+            raise _no_such_network(self.path, network, ())
         return configuration.to_dict(open_model(self.path).config)
 
     def open(
@@ -119,6 +132,16 @@ class HfOrigin(Origin):
         if noted is not None:
             check_base(noted, holder)
         return holder, stored_hf(self.path)
+
+
+def _no_such_network(path: Path, network: str, known: Iterable[str]) -> UserError:
+    return UserError(
+        "there is no such network in what is started from",
+        where=f"init.network, {path}",
+        expected=", ".join(known) or "null, the only one",
+        got=network,
+        fix=did_you_mean(network, known),
+    )
 
 
 def find_origin(path: Path) -> Origin | None:

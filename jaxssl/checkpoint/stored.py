@@ -109,32 +109,54 @@ def _overlaid(old: tuple[Piece, ...], new: Piece) -> tuple[Piece, ...]:
 
 
 def stored_run(
-    run_dir: Path, checkpoint: Path, base_run: Path | None = None, *, verify: bool = True
+    run_dir: Path,
+    checkpoint: Path,
+    moved: Mapping[str, Path] | None = None,
+    *,
+    verify: bool = True,
 ) -> Stored:
     """The parameters of a run at a checkpoint, those of its bases included.
 
     Args:
-      base_run: where its base is now, if it is not where it was.
+      moved: where the bases of its networks are now, by the network's name, empty for the main one;
+        others are where they were.
       verify: compare the files of bases with their checksums.
 
     Raises:
       UserError: a base that is not there, or is another one.
     """
-    noted = read_base(run_dir)
-    if noted is None:
-        return stored_params(checkpoint)
-    where = (base_run or Path(noted["run"])).absolute()  # Orbax reads no other paths
+    pieces: dict[str, tuple[Piece, ...]] = {}
+    for network, noted in read_base(run_dir).items():
+        where = (moved or {}).get(network) or Path(noted["run"])
+        pieces |= under(network, _of_base(noted, where.absolute(), verify)).pieces
+    return stored_params(checkpoint, Stored(pieces))
+
+
+def _of_base(noted: Mapping[str, Any], where: Path, verify: bool) -> Stored:
+    """What a run takes of a base; `where` is absolute, as Orbax wants it."""
     if noted["step"] is None:
         check_base(noted, HfHolder(where))
-        pieces = stored_hf(where).pieces
+        found = stored_hf(where)
     else:
         base = where / "checkpoints" / str(noted["step"])
         check_base(noted, StepHolder(base))
         if verify:
             manifest.verify(base)
-        pieces = stored_run(where, base, verify=verify).pieces
-    named = {name: pieces[origin] for name, origin in noted["names"].items()}
-    return stored_params(checkpoint, Stored(named))
+        found = stored_run(where, base, verify=verify)
+    return Stored({name: found.pieces[origin] for name, origin in noted["names"].items()})
+
+
+def under(network: str, stored: Stored) -> Stored:
+    """Parameters of a network, by their names in the tree of all networks."""
+    lead = f"{network}/" if network else ""
+    return Stored({lead + name: x for name, x in stored.pieces.items()}, stored.notes)
+
+
+def within(network: str, stored: Stored) -> Stored:
+    """The parameters of one network of several, by its own names."""
+    lead = f"{network}/"
+    mine = {name: x for name, x in stored.pieces.items() if name.startswith(lead)}
+    return Stored({name.removeprefix(lead): x for name, x in mine.items()}, stored.notes)
 
 
 def stored_hf(path: Path) -> Stored:
@@ -285,30 +307,49 @@ class HfHolder(Holder):
 # --- The base -----------------------------------------------------------------------------------
 
 
-def identity(holder: Holder, entries: Sequence[Entry]) -> dict[str, Any]:
-    """What a run notes of where it starts from, and which of the parameters there it takes."""
+def identity(holder: Holder, entries: Sequence[Entry], lead: str = "") -> dict[str, Any]:
+    """What a run notes of where it starts from, and which of the parameters there it takes.
+
+    Args:
+      lead: what the names there begin with, before those in the entries.
+    """
     return {
         "run": str(holder.run.absolute()),
         "step": holder.step,
         "manifest": holder.checksum(),
         "names": {
-            entry.target: entry.source
+            entry.target: f"{lead}{entry.source}"
             for entry in entries
             if entry.action in ("restored", "renamed") and not entry.is_cast
         },
     }
 
 
-def read_base(run_dir: Path) -> dict[str, Any] | None:
-    """What a run noted of its base, or None for a run without one."""
+NETWORKS = "networks"
+"""Where the notes of further networks' bases lie beside those of the main one's."""
+
+
+def by_network(noted: Mapping[str, Any]) -> dict[str, Any]:
+    """{network: what is noted of its base}, of a file's content; the main one's name is empty."""
+    main = {key: value for key, value in noted.items() if key != NETWORKS}
+    return ({"": main} if main else {}) | dict(noted.get(NETWORKS, {}))
+
+
+def read_base(run_dir: Path) -> dict[str, dict[str, Any]]:
+    """What a run noted of the base of each network; nothing of those without."""
     path = run_dir / BASE
     if not path.is_file():
-        return None
+        return {}
+    types = {"run": str, "manifest": str, "names": dict}
     try:
-        base = json.loads(path.read_text(encoding="utf-8"))
-        types = {"run": str, "manifest": str, "names": dict}
-        step = None if base["step"] is None else int(base["step"])
-        return {"step": step, **{name: read(base[name]) for name, read in types.items()}}
+        found = by_network(json.loads(path.read_text(encoding="utf-8")))
+        return {
+            network: {
+                "step": None if base["step"] is None else int(base["step"]),
+                **{name: read(base[name]) for name, read in types.items()},
+            }
+            for network, base in found.items()
+        }
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             "the note of a run's base is damaged",

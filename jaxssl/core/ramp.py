@@ -59,6 +59,18 @@ def last_of(factor: Factor) -> float:
     return factor.points[-1][1] if isinstance(factor, Ramp) else factor
 
 
+def agree(one: Factor, other: Factor, until: int) -> bool:
+    """Whether two factors have the same values at all steps up to one."""
+    ramps = [factor if isinstance(factor, Ramp) else constant(factor) for factor in (one, other)]
+    bends = {step for ramp in ramps for step, _ in ramp.points if step <= until}
+    return all(ramps[0].at(step) == ramps[1].at(step) for step in {*bends, until})
+
+
+def constant(value: float) -> Ramp:
+    """A number as one that does not move."""
+    return Ramp(points=((0, value),))
+
+
 def times(outer: Factor, inner: Factor) -> Factor:
     """A factor of a factor.
 

@@ -10,6 +10,13 @@ Batch = Mapping[str, Any]
 """Fixed-shape arrays by name: `tokens`, `segment_ids`, `positions` int32 [B, T], `epoch` int32 [B],
 `example_id` uint32 [B, 2], and what a row source or an objective adds."""
 
+
+def batch_shape(batch: Batch) -> tuple[int, ...]:
+    """The places of a batch: [B, T], or [B, K, T] of K texts a row. They are those of its segments:
+    token ids may be absent."""
+    return tuple(batch["segment_ids"].shape)
+
+
 Params = Mapping[str, Any]
 """Nested plain dicts of arrays."""
 

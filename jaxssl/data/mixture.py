@@ -6,6 +6,7 @@ draws are in the order of a keyed permutation. So counts never go down, the draw
 not depend on how long the run is, and each stream's batches are its own numbers 0, 1, 2, ...
 """
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -35,6 +36,10 @@ class Draws(Protocol):
 
     def is_over(self, stream: str, number: int) -> bool:
         """Whether a stream has no batch from batch `number` on."""
+        ...
+
+    def history(self, number: int) -> int:
+        """A checksum of all draws before batch `number`."""
         ...
 
 
@@ -156,6 +161,9 @@ class AllAtOnce:
     def is_over(self, stream: str, number: int) -> bool:
         return False
 
+    def history(self, number: int) -> int:
+        return 0
+
 
 def quantised(shares: Sequence[Fraction]) -> list[int]:
     """Integers in the proportion of `shares` that sum to ONE, by largest remainders."""
@@ -198,6 +206,11 @@ class Turns:
         order = self._order(block)[:place]
         counts = self._starts[block]
         return {name: counts[i] + int((order == i).sum()) for i, name in enumerate(self._names)}
+
+    def history(self, number: int) -> int:
+        before = self.before(number)
+        edges = self._starts[: number // BLOCK + 1]
+        return zlib.crc32(repr((edges, before, self.seed)).encode())
 
     def is_over(self, stream: str, number: int) -> bool:
         ramps = [weight for weight, _ in self.weights.values() if isinstance(weight, Ramp)]

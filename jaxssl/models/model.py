@@ -1,6 +1,9 @@
 """A model as pure functions: what objectives, evaluation and generation call."""
 
+import dataclasses
 import functools
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.core.errors import UserError
-from jaxssl.core.names import flatten, unflatten
+from jaxssl.core.names import flatten, join, split, unflatten
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch, Params
 from jaxssl.models.bert import BertConfig, DistilBertConfig, RobertaConfig
@@ -19,6 +22,7 @@ from jaxssl.models.heads import Head, Use
 from jaxssl.models.layers import is_boxed, unbox
 from jaxssl.models.llama import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from jaxssl.models.modernbert import ModernBertConfig
+from jaxssl.models.network import Tie
 from jaxssl.models.transformer import Transformer
 from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.parallel.axes import constrain
@@ -41,15 +45,39 @@ ModelConfig = (
 class Model:
     """A configured model. Hashable; holds no parameters.
 
+    Its methods take the tree of all networks' parameters: those of the main one lie at the root,
+    those of another under its name.
+
     Attributes:
       config: the family's configuration.
       heads: those it carries.
       precision: the dtypes it computes in.
+      root: where its parameters lie in the tree; empty for the main network.
+      ties: parameters that it borrows from other networks: its own tree lacks them.
+      others: the networks beside it, of the main one.
     """
 
     config: ModelConfig
     heads: tuple[Head, ...] = ()
     precision: Precision = Precision()
+    root: str = ""
+    ties: tuple[Tie, ...] = ()
+    others: tuple["Model", ...] = ()
+
+    @property
+    def networks(self) -> dict[str, "Model"]:
+        """Each network by itself, by name; the main one's name is empty."""
+        alone = dataclasses.replace(self, others=())
+        return {self.root: alone, **{other.root: other for other in self.others}}
+
+    def network(self, name: str) -> "Model":
+        """A network beside the main one; its methods take the same parameters as this one's."""
+        return next(other for other in self.others if other.root == name)
+
+    def network_of(self, path: str) -> str:
+        """The network that a parameter of the tree lies in."""
+        first = path.split("/")[0]
+        return first if any(other.root == first for other in self.others) else ""
 
     @property
     def module(self) -> nn.Module:
@@ -76,16 +104,45 @@ class Model:
 
     @property
     def optional_parts(self) -> tuple[str, ...]:
-        """Top-level names of parameters that the configuration may ask for unread."""
-        return ("pooler",)
+        """Beginnings of the paths of parameters that the configuration may ask for unread."""
+        return tuple(_join(name, "pooler") for name in self.networks)
+
+    @property
+    def head_parts(self) -> tuple[str, ...]:
+        """The paths that the parameters of heads lie under, in all networks."""
+        named = self.networks.items()
+        return tuple(_join(name, head.name) for name, model in named for head in model.heads)
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
-        """The stacks of layers that it has."""
-        return self.config.stacks
+        """The stacks of layers that its networks have, by their paths."""
+        return tuple(
+            dataclasses.replace(stack, name=_join(name, stack.name))
+            for name, model in self.networks.items()
+            for stack in model.config.stacks
+        )
+
+    def with_segments(self, segments: Mapping[str, tuple[int, ...]]) -> "Model":
+        """The same networks with these segments of each stack, by its path; others in one."""
+        lead = _join(self.root, "")
+        own = {name.removeprefix(lead): x for name, x in segments.items() if name.startswith(lead)}
+        return dataclasses.replace(
+            self,
+            config=self.config.with_segments(own),
+            others=tuple(other.with_segments(segments) for other in self.others),
+        )
 
     def init(self, key: jax.Array) -> Params:
-        """Fresh parameters, boxed with their logical axes (`layers.unbox` takes them off)."""
+        """Fresh parameters, boxed with their logical axes (`layers.unbox` takes them off): of the
+        main network its own and the other networks', of another its own alone."""
+        own = self._init_own(key)
+        if self.ties:
+            own, _ = split(own, lambda path: not self._is_tied(path))
+        keys = {other: jax.random.fold_in(key, _number(other.root)) for other in self.others}
+        return {**own, **{other.root: other.init(key) for other, key in keys.items()}}
+
+    def _init_own(self, key: jax.Array) -> Params:
+        """Of this network alone, with what it borrows."""
 
         def touch_everything(module):
             ids = jnp.zeros((1, 2), jnp.int32)
@@ -101,6 +158,28 @@ class Model:
         """Shapes and dtypes of the parameters, boxed; nothing is computed."""
         return jax.tree.map(lambda leaf: leaf, _abstract(self))
 
+    def _is_tied(self, path: str) -> bool:
+        return any(_is_within(path, tie.own) for tie in self.ties)
+
+    def own(self, params: Params) -> Params:
+        """The network's parameters as its module takes them, with what it borrows, out of the tree
+        of all networks or of a part of it."""
+        if not (self.root or self.ties or self.others):
+            return params
+        names = {other.root for other in self.others}
+        inside = params.get(self.root, {}) if self.root else params
+        tree = {name: x for name, x in inside.items() if name not in names}
+        for tie in self.ties:
+            found, _ = split(params, functools.partial(_is_within, part=tie.of))
+            borrowed = {
+                tie.own + path.removeprefix(tie.of): jax.lax.stop_gradient(x)
+                if tie.stop_gradient
+                else x
+                for path, x in flatten(found).items()
+            }
+            tree = join(tree, unflatten(borrowed))
+        return tree
+
     def apply(
         self,
         params: Params,
@@ -112,10 +191,14 @@ class Model:
         """What a method of the module makes of `args`: the one place where the module is called.
 
         Args:
-          key: of dropout; None means evaluation.
+          params: of all networks; or what of them the method reads.
+          key: of dropout; None means evaluation. Networks of one run draw masks of their own.
           cache: keys and values so far. With one, what comes out is (output, the cache with what
             was written to it).
         """
+        params = self.own(params)
+        if key is not None and self.root:
+            key = jax.random.fold_in(key, _number(self.root))
         rngs = None if key is None else {"dropout": key}
         if cache is None:
             return self.module.apply({"params": params}, *args, method=method, rngs=rngs)
@@ -174,9 +257,9 @@ class Model:
     def head_params(self, params: Params, name: str) -> Params:
         """The parameters that a head reads, as a tree that `head` accepts."""
         parts = self.head_named(name).reads(self.config)
-        flat = flatten(params)
-        inside = lambda path: any(path == part or path.startswith(part + "/") for part in parts)
-        return unflatten({path: leaf for path, leaf in flat.items() if inside(path)})
+        wanted = [_join(self.root, part) for part in parts]
+        wanted += [tie.of for tie in self.ties if any(_is_within(tie.own, p) for p in parts)]
+        return split(params, lambda path: any(_is_within(path, part) for part in wanted))[0]
 
     def empty_cache(self, batch_size: int, length: int) -> Params:
         """Zeroed keys and values for `length` positions of each row, in the compute dtype.
@@ -184,14 +267,29 @@ class Model:
         What the layers keep, and how it is laid out, they say themselves: it is what they would
         write in a pass over rows of that length.
         """
+        alone = dataclasses.replace(self, root="", ties=(), others=())
 
         def written(params):
             ids = jnp.zeros((batch_size, length), jnp.int32)
-            return self.decode(params, {"tokens": ids, "segment_ids": ids, "positions": ids}, {})[1]
+            batch = {"tokens": ids, "segment_ids": ids, "positions": ids}
+            return alone.decode(params, batch, {})[1]
 
-        boxed = jax.eval_shape(written, unbox(self.abstract()))
+        boxed = jax.eval_shape(written, unbox(alone.abstract()))
         zeros = lambda box: constrain(jnp.zeros(box.value.shape, box.value.dtype), box.names)
         return jax.tree.map(zeros, boxed, is_leaf=is_boxed)
+
+
+def _join(root: str, path: str) -> str:
+    return f"{root}/{path}" if root else path
+
+
+def _is_within(path: str, part: str) -> bool:
+    return path == part or path.startswith(part + "/")
+
+
+def _number(name: str) -> int:
+    """What a network's keys are folded with."""
+    return zlib.crc32(name.encode())
 
 
 @functools.lru_cache(maxsize=32)

@@ -1,7 +1,8 @@
 """The contract of an objective: what is minimised, as pure functions of a batch.
 
 A step corrupts its batch once (`corrupt`), counts what the losses will be divided by (`weights`),
-runs the model on each microbatch (`forward`) and adds up sums (`sums`). The loss is
+runs the model on each microbatch (`forward`) and adds up sums (`sums`); what needs all rows of the
+batch at once gets a summary of each (`summary`, `whole_sums`). The loss is
 `sum_n factor_n * sum_n / weight_n`, divided by weights of the whole global batch, so that neither
 microbatches nor devices change it.
 """
@@ -19,6 +20,7 @@ from jaxssl.core.ramp import Factor, factor_at
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.models.heads import Head
 from jaxssl.models.model import Model, ModelConfig
+from jaxssl.models.network import Network
 
 Outputs = Mapping[str, jax.Array]
 """What `forward` makes of a microbatch; `hidden` [B, T, H] unless an objective has its own."""
@@ -83,6 +85,11 @@ class Objective(ABC):
     def heads(self) -> tuple[Head, ...]:
         """The model heads it needs."""
         return ()
+
+    def networks(self, model: ModelConfig) -> Mapping[str, Network]:
+        """The networks that it needs beside the main one, by name: where their parameters lie, and
+        what `model.network(name)` finds. Of the name "" it takes what the main one borrows."""
+        return {}
 
     @property
     def named_tasks(self) -> Mapping[str, Any]:
@@ -157,6 +164,35 @@ class Objective(ABC):
         """Sums over one corrupted microbatch; `key` is for dropout in a head, None in
         evaluation."""
 
+    @property
+    def whole_batch(self) -> bool:
+        """Whether a loss needs every row of the batch at once, as contrastive ones do."""
+        return False
+
+    def summary(
+        self,
+        model: Model,
+        params: Params,
+        outputs: Outputs,
+        batch: Batch,
+        key: jax.Array | None = None,
+    ) -> dict[str, jax.Array]:
+        """What `whole_sums` needs of each row of a corrupted microbatch: small floating point
+        arrays [B, ...], such as one vector a row."""
+        return {}
+
+    def whole_sums(
+        self,
+        model: Model,
+        params: Params,
+        summaries: Mapping[str, jax.Array],
+        batch: Batch,
+        key: jax.Array | None = None,
+    ) -> Sums:
+        """Sums over the whole corrupted batch, of the summaries of all its rows, in the order of
+        the batch's. In evaluation the batch is that of the validation."""
+        return Sums({}, {})
+
     def finish(self, metric: str, total: Any, weight: Any) -> dict[str, float]:
         """The numbers that people read of a metric's sum and weight, on the host, once."""
         value = float(total) / float(weight) if weight else math.nan
@@ -188,9 +224,33 @@ class Objective(ABC):
 def total_loss(
     objective: Objective, losses: Mapping, weights: Mapping, step: jax.Array | int = 0
 ) -> jax.Array:
-    """The number that is minimised at a step; a loss without any weight counts as zero."""
+    """The number that is minimised at a step; a loss without any weight counts as zero.
+
+    Args:
+      losses: sums by name; those that are not there are added elsewhere.
+    """
     terms = [
         factor_at(loss.factor, step, jnp.interp) * losses[name] / jnp.maximum(weights[name], 1e-9)
         for name, loss in objective.losses.items()
+        if name in losses
     ]
-    return sum(terms[1:], terms[0])
+    return sum(terms[1:], terms[0]) if terms else jnp.zeros([])
+
+
+def all_sums(
+    objective: Objective,
+    model: Model,
+    params: Params,
+    outputs: Outputs,
+    batch: Batch,
+    key: jax.Array | None = None,
+) -> Sums:
+    """The sums over one batch that is a whole by itself."""
+    made = objective.sums(model, params, outputs, batch, key)
+    if objective.whole_batch:
+        summaries = objective.summary(model, params, outputs, batch, key)
+        more = objective.whole_sums(model, params, summaries, batch, key)
+        made = Sums({**made.losses, **more.losses}, {**made.metrics, **more.metrics})
+    missing = objective.losses.keys() - made.losses.keys()
+    assert not missing, f"{objective.name} has no sum of {', '.join(sorted(missing))}"
+    return made

@@ -20,6 +20,7 @@ from jaxssl.core.ramp import Factor, Ramp, times
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.models.heads import Head
 from jaxssl.models.model import Model, ModelConfig
+from jaxssl.models.network import Network
 from jaxssl.objectives.base import Loss, Objective, Sums
 
 INPUTS = frozenset(("tokens", "segment_ids", "positions", "token_types"))
@@ -99,6 +100,10 @@ class Combine(Objective):
     def heads(self) -> tuple[Head, ...]:
         """All terms' heads."""
         return unite_heads(head for term in self.terms for head in term.objective.heads)
+
+    def networks(self, model: ModelConfig) -> Mapping[str, Network]:
+        """All terms' networks."""
+        return unite_networks(term.objective.networks(model) for term in self.terms)
 
     @property
     def named_tasks(self) -> Mapping[str, Any]:
@@ -213,6 +218,46 @@ class Combine(Objective):
             metrics |= {f"{name}/{metric}": x for metric, x in part.metrics.items()}
         return Sums(losses, metrics)
 
+    @property
+    def whole_batch(self) -> bool:
+        """Whether a term does."""
+        return any(term.objective.whole_batch for term in self.terms)
+
+    def summary(
+        self,
+        model: Model,
+        params: Params,
+        outputs: Any,
+        batch: Batch,
+        key: jax.Array | None = None,
+    ) -> dict[str, jax.Array]:
+        """`TERM/ARRAY` for each array of a term."""
+        made = {}
+        for number, (name, term) in enumerate(self.by_name.items()):
+            seen = self._seen_by(name, batch, key is not None)
+            own_key = _numbered_key(key, number)
+            part = term.objective.summary(model, params, outputs[name], seen, own_key)
+            made |= {f"{name}/{array}": x for array, x in part.items()}
+        return made
+
+    def whole_sums(
+        self,
+        model: Model,
+        params: Params,
+        summaries: Mapping[str, jax.Array],
+        batch: Batch,
+        key: jax.Array | None = None,
+    ) -> Sums:
+        """All terms' sums over the whole batch."""
+        losses, metrics = {}, {}
+        for number, (name, term) in enumerate(self.by_name.items()):
+            seen, own = self._seen_by(name, batch, key is not None), _own(name, summaries)
+            own_key = _numbered_key(key, number)
+            part = term.objective.whole_sums(model, params, own, seen, own_key)
+            losses |= {_labelled(term, loss): x for loss, x in part.losses.items()}
+            metrics |= {f"{name}/{metric}": x for metric, x in part.metrics.items()}
+        return Sums(losses, metrics)
+
     def finish(self, metric: str, total: Any, weight: Any) -> dict[str, float]:
         """The numbers of the term that the metric is of."""
         name, _, own = metric.partition("/")
@@ -300,3 +345,26 @@ def unite_heads(heads: Iterable[Head]) -> tuple[Head, ...]:
                 fix="two tasks of one kind need labels alike, or runs of their own",
             )
     return tuple(found.values())
+
+
+def unite_networks(several: Iterable[Mapping[str, Network]]) -> dict[str, Network]:
+    """The networks of several objectives: one that two of them have has the heads of both.
+
+    Raises:
+      UserError: two of one name that are not alike.
+    """
+    found: dict[str, Network] = {}
+    for networks in several:
+        for name, network in networks.items():
+            known = found.setdefault(name, network)
+            heads = unite_heads((*known.heads, *network.heads))
+            found[name] = dataclasses.replace(network, heads=heads)
+            if found[name] != dataclasses.replace(known, heads=heads):
+                raise UserError(
+                    "two networks of one name are not alike",
+                    where=name,
+                    expected=known,
+                    got=network,
+                    fix="give the objectives the same settings of it, or runs of their own",
+                )
+    return found

@@ -1,6 +1,7 @@
 """From the settings of an optimizer to the optimizer."""
 
 import functools
+from collections.abc import Mapping
 
 import jax
 import optax
@@ -16,7 +17,7 @@ def make_optimizer(
     config: Optimizer,
     total_steps: int,
     tokens_per_step: int,
-    num_layers: int = 0,
+    depths: Mapping[str, int] | None = None,
     group_of: GroupOf | None = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer and its learning rate schedule.
@@ -24,7 +25,7 @@ def make_optimizer(
     Args:
       total_steps: of the whole run.
       tokens_per_step: that the rows of a step have room for, for schedules in tokens.
-      num_layers: of the model, for `layer_decay`.
+      depths: {stack: its layers}, for `layer_decay`.
       group_of: parameters whose moments have a count of their own, by path; None is one for all.
         With groups, an update may leave whole groups out (`groups.by_group`).
     """
@@ -41,7 +42,7 @@ def make_optimizer(
         optax.scale_by_learning_rate(schedule),
     ]
     if config.layer_decay is not None:
-        parts.append(scale_by_depth(config.layer_decay, num_layers, config.electra_bug))
+        parts.append(scale_by_depth(config.layer_decay, depths or {}, config.electra_bug))
     return optax.chain(*parts), schedule
 
 

@@ -15,7 +15,7 @@ EMBEDDINGS = "embeddings"
 def depth_factors(
     params: Mapping[str, Any],
     decay: float,
-    num_layers: int | Mapping[str, int],
+    depths: Mapping[str, int],
     electra_bug: bool = False,
 ) -> dict[str, Any]:
     """What each parameter's learning rate is multiplied with: a number, or an array over layers.
@@ -26,22 +26,21 @@ def depth_factors(
 
     Args:
       params: the parameters (or shapes) that are trained.
-      num_layers: of the stack; of several, {stack: its own}, and embeddings are below the deepest.
+      depths: {stack: its layers}; the embeddings of a network are below its deepest.
       electra_bug: one power more below the heads, as ELECTRA's code has it by mistake
         (google-research/electra, issues 51 and 64): its published rates were tuned with it.
     """
     more = 1 if electra_bug else 0
-    deepest = num_layers if isinstance(num_layers, int) else max(num_layers.values())
-
-    def depth_of(path: str) -> int:
-        return num_layers if isinstance(num_layers, int) else num_layers[str(stack_of(path))]
+    networks = set(map(_network, depths))
 
     def factor(path: str, leaf: Any) -> Any:
-        if path.split("/")[0] == EMBEDDINGS:
-            return decay ** (deepest + 1 + more)
+        network, found, _ = f"/{path}".partition(f"/{EMBEDDINGS}/")
+        if found and network[1:] in networks:
+            stacks = [depth for stack, depth in depths.items() if _network(stack) == network[1:]]
+            return decay ** (max(stacks) + 1 + more)
         if not is_stacked(path):
             return 1.0
-        depth = depth_of(path)
+        depth = depths[str(stack_of(path))]
         start, end = layer_range(path) or (0, depth)
         factors = decay ** (depth - jnp.arange(start, end) + more).astype(jnp.float32)
         return factors.reshape(-1, *(1,) * (leaf.ndim - 1))
@@ -49,14 +48,18 @@ def depth_factors(
     return unflatten({path: factor(path, leaf) for path, leaf in flatten(params).items()})
 
 
+def _network(stack: str) -> str:
+    return stack.rpartition("/")[0]
+
+
 def scale_by_depth(
-    decay: float, num_layers: int | Mapping[str, int], electra_bug: bool = False
+    decay: float, depths: Mapping[str, int], electra_bug: bool = False
 ) -> optax.GradientTransformation:
     """Multiplies updates with `depth_factors`; it has no state."""
 
     def update(updates, state, params=None):
         del params
-        factors = flatten(depth_factors(updates, decay, num_layers, electra_bug))
+        factors = flatten(depth_factors(updates, decay, depths, electra_bug))
         scaled = {path: x * factors[path] for path, x in flatten(updates).items()}
         return unflatten(scaled), state
 

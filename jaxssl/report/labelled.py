@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxssl.checkpoint.stored import by_network, named
 from jaxssl.report.markup import exact
 from jaxssl.report.record import Run, number
 
@@ -138,7 +139,8 @@ def _ledger(ledger: Mapping[str, Any] | None) -> str:
         for entry in entries
     ]
     table = _table(["", "parameter", "stored as", "shape", ""], rows)
-    origin = html.escape(f"{ledger['from']['run']}, step {ledger['from']['step']}")
+    bases = by_network(ledger["from"]).items()
+    origin = html.escape("; ".join(f"{network} {named(base)}".strip() for network, base in bases))
     return (
         f'<p class="note">From {origin}: {lead}.</p><details><summary>Every array'
         f"</summary>{table}</details>"

@@ -12,7 +12,7 @@ import numpy as np
 from jaxssl.checkpoint.origin import open_origin
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
-from jaxssl.core.types import Vocabulary
+from jaxssl.core.types import Vocabulary, batch_shape
 from jaxssl.data.config import StoreConfig
 from jaxssl.data.mixture import steps_until
 from jaxssl.data.store import TokenStore
@@ -26,6 +26,7 @@ from jaxssl.optim.weight_decay import check_no_decay
 from jaxssl.parallel.mesh import check_batch, make_mesh
 from jaxssl.run.config import RunConfig
 from jaxssl.run.feeds import Opened, open_stream
+from jaxssl.run.networks import inits, make_model, untrained, with_networks
 from jaxssl.train.feeds import Feed, Feeds
 from jaxssl.train.loop import Work
 from jaxssl.train.phase import Phases
@@ -35,7 +36,7 @@ from jaxssl.train.samples import check_samples
 from jaxssl.train.settings import Epochs
 from jaxssl.train.validation import check_best_by, prefixed
 from jaxssl.transfer import freezing
-from jaxssl.transfer.start import Start, open_start, uncut
+from jaxssl.transfer.start import Start, open_starts, uncut
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +76,7 @@ def build(config: RunConfig) -> Built:
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
     config = config.with_streams({name: each.config for name, each in opened.items()})
     config = dataclasses.replace(config, model=fitted(config.model, config.objectives))
+    config = with_networks(config)
     for objective in config.objectives:
         objective.check(config.model, vocabulary)
     check_samples(config.samples, config.model, config.heads, tokenizer, vocabulary)
@@ -109,9 +111,10 @@ def make_program(
     first = next(iter(streams))
     per_epoch = make_feed(streams[first], opened[first]).per_epoch
     epochs = Epochs(per_epoch, functools.partial(steps_until, draws, first))
-    model = Model(config.model, config.heads, config.precision)
-    start = open_start(config.init, model, config.checkpoint, config.out)
-    model, stages, group_of = plan_stages(config, start, epochs)
+    model = make_model(config)
+    _check_vocabularies(model)
+    start = open_starts(inits(config), model, config.checkpoint, config.out)
+    model, stages, group_of = plan_stages(config, model, start, epochs)
     check_no_decay(config.optimizer.no_decay, model.abstract())
     steps = epochs.resolve(config.train, config.evaluation)[0].steps
     _check_stages(stages, steps)
@@ -126,9 +129,13 @@ def make_program(
     )
     reach = None if config.mixture.takes_all else reached(model, parts, vocabulary)
     group_of = grouped_by_reach(group_of, reach)
-    places = sum(int(np.prod(each.largest["tokens"].shape)) for each in opened.values())
+    places = sum(int(np.prod(batch_shape(each.largest))) for each in opened.values())
     optimizer, schedule = make_optimizer(
-        config.optimizer, steps, places, config.model.num_layers, group_of
+        config.optimizer,
+        steps,
+        places,
+        {stack.name: stack.depth for stack in model.stacks},
+        group_of,
     )
     program = Program(
         model=model,
@@ -189,8 +196,10 @@ def find_tokenizer(config: RunConfig) -> str:
     }
     if config.tokenizer is not None:
         given["tokenizer"] = config.tokenizer
-    if config.init is not None:
-        given["the run to start from"] = str(open_origin(config.init.run_dir).tokenizer)
+    for name, init in inits(config).items():
+        if init is not None:
+            what = "the run to start from" if not name else f"what {name} starts from"
+            given[what] = str(open_origin(init.run_dir).tokenizer)
     if not given:
         raise UserError(
             "without a run to start from, a tokenizer must be given",
@@ -244,6 +253,18 @@ def make_vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
     )
 
 
+def _check_vocabularies(model: Model) -> None:
+    """Refuses a network that reads other tokens than the main one."""
+    for other in model.others:
+        if other.config.vocab_size < model.config.vocab_size:
+            raise UserError(
+                "a network has fewer embeddings than the main one",
+                where=f"networks.{other.root}.model.vocab_size",
+                expected=f"at least {model.config.vocab_size}",
+                got=other.config.vocab_size,
+            )
+
+
 # --- What is trained ----------------------------------------------------------------------------
 
 
@@ -255,22 +276,19 @@ def fitted(model: ModelConfig, objectives: Sequence[Objective]) -> ModelConfig:
 
 
 def plan_stages(
-    config: RunConfig, start: Start, epochs: Epochs
+    config: RunConfig, model: Model, start: Start, epochs: Epochs
 ) -> tuple[Model, tuple[Stage, ...], GroupOf | None]:
     """The model, cut so that each array is wholly trained or frozen in each stage; the stages; and,
     where there are several, which of them each parameter is first trained in, by path."""
-    model = Model(config.model, config.heads, config.precision)
-    heads = [head.name for head in model.heads]
-    whole = unbox(uncut(model).abstract())
-    chosen = freezing.choose_stages(config.freezing, whole, heads)
+    whole, fixed = unbox(uncut(model).abstract()), untrained(config)
+    chosen = freezing.choose_stages(config.freezing, whole, model.head_parts, fixed)
     decisions = [decision for _, decision in chosen]
     cuts = decisions
-    if config.regularization.needs_anchors and start.fresh_top:
-        restored = config.model.num_layers - start.fresh_top
-        cuts = [*decisions, freezing.by_layer(decisions[0], lambda layer: layer < restored)]
+    if config.regularization.needs_anchors and start.fresh_from:
+        cuts = [*decisions, freezing.below(start.fresh_from, decisions[0])]
     segments = freezing.cut(cuts)
     if segments:
-        model = dataclasses.replace(model, config=config.model.with_segments(segments))
+        model = model.with_segments(segments)
     leaves = flatten(unbox(model.abstract()))
     stages, groups = [], {}
     for number, (epoch, decision) in enumerate(chosen):
@@ -312,7 +330,7 @@ def _check_stages(stages: Sequence[Stage], steps: int) -> None:
 def _encodes_once(config: RunConfig, program: Program) -> bool:
     """Whether each example is encoded once: of one task alone, whose body is not trained."""
     (stream, *others), stages = program.streams, program.stages
-    alone = not others and "" in stream.objective.named_tasks
+    alone = not (others or program.model.others) and "" in stream.objective.named_tasks
     if not (alone and config.freezing.cache and len(stages) == 1):
         return False
     heads = {*(head.name for head in program.model.heads), "pooler"}

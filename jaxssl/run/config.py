@@ -55,6 +55,16 @@ class Imported:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """A network that an objective has beside the main one: a generator, a teacher."""
+
+    model: ModelConfig | None = None
+    """Its shape; null is that of what it starts from, or as its objective wants it."""
+    init: InitConfig | None = None
+    """What it starts from; null starts afresh."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StreamConfig:
     """One of several things that a run is trained on, side by side."""
 
@@ -85,6 +95,9 @@ class RunConfig:
     """What it goes on from; null starts afresh."""
     model: ModelConfig
     """The network; what is not given is as in the run it goes on from."""
+    networks: dict[str, NetworkConfig] = field(default_factory=dict)
+    """Where the networks that the objective has beside the main one start from, by their names:
+    {teacher: {init: {from: RUN}}}."""
     tokenizer: str | None = None
     """Directory, .model file or name on the hub, for labelled data; null takes that of the run it
     goes on from. A token store brings its own."""
@@ -284,7 +297,7 @@ def load_config(
     layers = [upgraded(x if isinstance(x, Mapping) else read(x)) for x in recipes]
     layers.append(upgraded(configuration.combine([], overrides)))
     given = configuration.combine(layers)
-    below = configuration.combine([defaults, base_model(given)])
+    below = configuration.combine([defaults, base_model(given), base_networks(given)])
     if given.get("streams"):
         below = {k: v for k, v in below.items() if k not in ("objective", "data")}
     for section, keys in EITHER:
@@ -391,7 +404,16 @@ def base_model(given: Layer) -> dict[str, Any]:
     if not isinstance(init, Mapping) or not isinstance(init.get("from"), str):
         return {}
     run_dir, _ = split_checkpoint(init["from"])
-    return {"model": open_origin(run_dir).model()}
+    return {"model": open_origin(run_dir).model(str(init.get("network") or ""))}
+
+
+def base_networks(given: Layer) -> dict[str, Any]:
+    """{"networks": {name: `base_model` of it}} of those that say what they start from."""
+    networks = given.get("networks")
+    if not isinstance(networks, Mapping):
+        return {}
+    named = {name: each for name, each in networks.items() if isinstance(each, Mapping)}
+    return {"networks": {name: base_model(each) for name, each in named.items()}}
 
 
 def find_recipe(name: str | Path) -> Path:

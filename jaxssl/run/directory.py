@@ -17,6 +17,7 @@ from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.names import flatten, matches
+from jaxssl.core.ramp import Factor, Ramp, agree
 from jaxssl.data.tokenizer import Tokenizer
 from jaxssl.parallel import hosts
 from jaxssl.run.config import RunConfig, upgraded_run
@@ -32,9 +33,12 @@ MAY_CHANGE = (
     "streams/*/data/{store,verify,prefetch}",
     "streams/*/validation",
 )
-"""Keys that a run may be resumed with changes in. They do not change what is learnt, but for the
-order of sums, the dropout masks with another `accumulation`, and the learning rate from there on
-with other `steps`. The data are compared by their contents."""
+"""Keys that a run may be resumed with changes in. They do not change what was learnt, but for the
+order of sums, and the learning rate from there on with other `steps`. The data are compared by
+their contents."""
+WEIGHTS = ("streams/*/weight", "{,streams/*/}objective/terms/*/weight")
+"""Factors that may change from the newest checkpoint on, where they were the same so far. Draws
+that were made already are compared by the loop."""
 
 
 class RunLock:
@@ -109,9 +113,10 @@ def _open_run_directory(
     identity = {"config": configuration.to_dict(config), "data": data}
     known = run_dir / "run.json"
     if known.is_file():
-        if CheckpointManager(run_dir / "checkpoints").steps():
+        steps = CheckpointManager(run_dir / "checkpoints").steps()
+        if steps:
             old = read_identity(known)
-            check_same_run(known, old, identity)
+            check_same_run(known, old, identity, steps[-1])
             for change in _changes(old["config"], identity["config"], lambda path: True):
                 say(f"changed since the run was started: {change}")
     elif others := _foreign_files(run_dir):
@@ -175,13 +180,18 @@ def read_identity(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def check_same_run(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def check_same_run(path: Path, old: dict[str, Any], new: dict[str, Any], step: int) -> None:
     """Refuses to resume with another model, objective, optimizer or data.
+
+    Args:
+      step: of the newest checkpoint.
 
     Raises:
       UserError: lists each difference.
     """
-    different = _changes(old["config"], new["config"], _decides)
+    ahead = _changed_ahead(old["config"], new["config"], step)
+    counts = lambda path: _decides(path) and not path.startswith(tuple(ahead))
+    different = _changes(old["config"], new["config"], counts)
     if different:
         raise UserError(
             "the run directory belongs to a different configuration",
@@ -205,6 +215,30 @@ def _decides(path: str) -> bool:
     return not any(matches(pattern, path) for pattern in MAY_CHANGE)
 
 
+def _changed_ahead(old: dict[str, Any], new: dict[str, Any], step: int) -> list[str]:
+    """The paths of weights that differ, but were the same up to a step."""
+    before, after = _weights(old), _weights(new)
+    both = before.keys() & after.keys()
+    return [path for path in both if agree(before[path], after[path], step)]
+
+
+def _weights(config: dict[str, Any]) -> dict[str, Factor]:
+    """{path: the factor} of all weights in a configuration."""
+    found, todo = {}, [("", _without_lists(config))]
+    while todo:
+        path, node = todo.pop()
+        if any(matches(pattern, path) for pattern in WEIGHTS):
+            points = node.get("points") if isinstance(node, dict) else None
+            found[path] = node if points is None else Ramp(points=_points(points))
+        elif isinstance(node, dict):
+            todo += [(f"{path}/{key}" if path else key, x) for key, x in node.items()]
+    return found
+
+
+def _points(points: dict[str, dict[str, Any]]) -> tuple[tuple[int, float], ...]:
+    return tuple((point["0"], point["1"]) for point in points.values())
+
+
 def _changes(old: dict[str, Any], new: dict[str, Any], counts: Callable[[str], bool]) -> list[str]:
     """`key: old value -> new value` of each value that differs and counts, lists taken apart."""
     before, after = (flatten(_without_lists(json.loads(json.dumps(x)))) for x in (old, new))
@@ -216,7 +250,7 @@ def _changes(old: dict[str, Any], new: dict[str, Any], counts: Callable[[str], b
 
 
 def _without_lists(value: Any) -> Any:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         value = {str(i): item for i, item in enumerate(value)} or None
     if isinstance(value, dict):
         return {key: _without_lists(item) for key, item in value.items()}

@@ -37,6 +37,7 @@ from jaxssl.parallel.rules import make_rules, use_layout
 from jaxssl.run.build import make_vocabulary
 from jaxssl.run.config import RunConfig, StreamConfig, read_config
 from jaxssl.run.feeds import open_split
+from jaxssl.run.networks import inits, make_model
 from jaxssl.train.evaluation import Evaluation, evaluate
 from jaxssl.train.samples import continue_texts, fill_text, mask_text
 from jaxssl.train.state import everything, laid_out
@@ -89,7 +90,7 @@ def open_run(
     manager = CheckpointManager(run_dir / "checkpoints", config.checkpoint)
     chosen = hosts.first_decides(lambda: manager.choose(step))
     tokenizer = load_tokenizer(str(run_dir / "tokenizer"))
-    model = Model(config.model, config.heads, config.precision)
+    model = make_model(config)
     mesh = mesh_here(config.mesh)
     start = stored_start(run_dir, manager.path(chosen), model, config)
     with use_layout(mesh, make_rules(config.mesh.rules)):
@@ -105,9 +106,8 @@ def stored_start(run_dir: Path, checkpoint: Path, model: Model, config: RunConfi
     Raises:
       UserError: not the parameters of this model, or of another base.
     """
-    moved = config.init.run_dir if config.init else None
-    if moved is not None and not moved.is_dir():  # it is still where it was when the run began
-        moved = None
+    places = {name: init.run_dir for name, init in inits(config).items() if init is not None}
+    moved = {name: place for name, place in places.items() if place.is_dir()}
     stored = stored_run(run_dir, checkpoint, moved, verify=config.checkpoint.verify)
     start = InitConfig(from_=str(run_dir), cast=True)  # averages are float32, whatever they are of
     return plan_start(start, model, stored, (), is_whole=True)

@@ -108,7 +108,4 @@ class Learner:
         """Those of `params` that were restored, copied: the state is donated to the step."""
         if not self._program.regularization.needs_anchors:
             return {}
-        return jax.tree.map(lambda x: x.copy(), split(params, self._has_source)[0])
-
-    def _has_source(self, path: str) -> bool:
-        return self._program.start.has_source(path, self._program.model.config.num_layers)
+        return jax.tree.map(lambda x: x.copy(), split(params, self._program.start.has_source)[0])

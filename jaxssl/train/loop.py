@@ -18,6 +18,7 @@ from jaxssl.checkpoint.manager import CheckpointManager, as_tree
 from jaxssl.core.config import read_yaml
 from jaxssl.core.errors import UserError
 from jaxssl.core.progress import bar
+from jaxssl.core.types import batch_shape
 from jaxssl.data.loader import TrainLoader
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_sharding
@@ -93,7 +94,7 @@ class Loop:
         self.proof = FrozenProof(run_dir, self.learner.fingerprints(), resumed=self.start > 0)
         self.data_offset: int = meta.get("data_offset", 0)
         self._check_draws(meta)
-        self.log = StepLog(self.program, self.learner, meta)
+        self.log = StepLog(self.program, self.feeds, self.learner, meta)
         self.not_finite_count: int = meta.get("not_finite_count", 0)
         self._make_validation(meta.get("selections", []))
         if self.feeds.encodes_once and not self._is_complete():
@@ -137,7 +138,7 @@ class Loop:
                     self._tell_of_phase(step)
                 out = self.learner.train(step, batches)
                 step += 1
-                shapes = {name: batch["tokens"].shape for name, batch in batches.items()}
+                shapes = {name: batch_shape(batch) for name, batch in batches.items()}
                 in_flight.append((step, out, shapes))
                 progress.update(1)
                 due = self._is_due(step) or step == steps or self._signalled_alone()
@@ -211,7 +212,7 @@ class Loop:
         return None
 
     def _log(self, step: int, out: dict[str, Any]) -> None:
-        row = self.log.row(step, out, self.skipped)
+        row = self.log.row(step, out, self.skipped, self.data_offset)
         self.sinks.write("train", step, **row)
         self.progress.set_postfix(shown(row), refresh=False)
 
@@ -289,6 +290,7 @@ class Loop:
             "tokens": self.log.tokens,
             "tokens_by_stream": self.log.by_stream,
             "draws": self.program.draws.before(step + self.data_offset),
+            "draws_history": self.program.draws.history(step + self.data_offset),
             "not_finite_count": self.not_finite_count,
         }
         self.checkpoints.save(step, as_tree(self.learner.state), meta)
@@ -318,8 +320,12 @@ class Loop:
 
     def _check_draws(self, meta: dict[str, Any]) -> None:
         """Refuses to go on with other batches than those that follow what a checkpoint has seen."""
-        seen, own = meta.get("draws"), self.program.draws.before(self.start + self.data_offset)
-        if seen is not None and seen != own:
+        draws, number = self.program.draws, self.start + self.data_offset
+        seen, own = meta.get("draws"), draws.before(number)
+        if seen is None:  # of version 0.1
+            return
+        history = draws.history(number)
+        if seen != own or meta.get("draws_history", history) != history:
             raise UserError(
                 "the checkpoint has seen other batches than this mixture draws",
                 where=f"{self.checkpoints.path(self.start)}, streams, mixture",

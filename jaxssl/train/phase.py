@@ -78,8 +78,8 @@ class Phases:
 
 def make_phase(program: Program, stage: Stage) -> Phase:
     """The shapes of a stage's state, and of what its steps are given beside it."""
-    start, num_layers = program.start, program.model.config.num_layers
-    is_kept = lambda path: not start.is_verbatim(path, num_layers)
+    start = program.start
+    is_kept = lambda path: not start.is_verbatim(path)
 
     def begin(params: Params) -> State:
         trained, others = split(params, stage.is_trained)
@@ -91,7 +91,7 @@ def make_phase(program: Program, stage: Stage) -> Phase:
     leaves = flatten(laid_out(boxed, program.mesh))
     trained = flatten(abstract.params)
     beside = leaves.keys() - trained.keys() - flatten(abstract.kept).keys()
-    anchored = {path for path in trained if start.has_source(path, num_layers)}
+    anchored = {path for path in trained if start.has_source(path)}
     anchored = anchored if program.regularization.needs_anchors else set()
     chosen = lambda paths: unflatten({path: x for path, x in leaves.items() if path in paths})
     return Phase(program, stage, is_kept, abstract, Constants(chosen(beside), chosen(anchored)))

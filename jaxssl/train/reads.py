@@ -10,7 +10,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.types import Params, Vocabulary
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
-from jaxssl.objectives.base import total_loss
+from jaxssl.objectives.base import all_sums, total_loss
 from jaxssl.optim.weight_decay import parameter_names
 from jaxssl.train.program import Stream
 from jaxssl.train.step import make_eval_step
@@ -39,7 +39,8 @@ def check_read(model: Model, streams: Sequence[Stream], vocabulary: Vocabulary) 
       UserError: names them.
     """
     names = unread(model, streams, vocabulary)
-    wrong = [name for name in names if name.split("/")[0] not in model.optional_parts]
+    parts = [_part(name, model) for name in names]
+    wrong = [name for name, part in zip(names, parts) if part not in model.optional_parts]
     if wrong:
         raise UserError(
             "the model has parameters that nothing reads",
@@ -48,7 +49,13 @@ def check_read(model: Model, streams: Sequence[Stream], vocabulary: Vocabulary) 
             got=", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
             fix="leave them out of the model, or add the objective that they are for",
         )
-    return sorted({name.split("/")[0] for name in names})
+    return sorted(set(parts))
+
+
+def _part(name: str, model: Model) -> str:
+    """The beginning of a parameter's path: its part of the main network, or of another."""
+    depth = 2 if model.network_of(name) else 1
+    return "/".join(name.split("/")[:depth])
 
 
 def reached(
@@ -75,7 +82,7 @@ def _loss_of(model: Model, stream: Stream, vocabulary: Vocabulary) -> Any:
     def loss(params: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
         corrupted = {**batch, **objective.corrupt(batch, 0, vocabulary)}
         outputs = objective.forward(model, params, corrupted, None)
-        losses = objective.sums(model, params, outputs, corrupted).losses
+        losses = all_sums(objective, model, params, outputs, corrupted).losses
         return total_loss(objective, losses, objective.weights(corrupted))
 
     return loss

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from jaxssl.core.files import atomic_write
+from jaxssl.core.types import batch_shape
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import num_parameters
 from jaxssl.parallel.mesh import batch_sharding
@@ -63,7 +64,7 @@ def make_receipt(program: Program, phases: Phases, *, encodes_once: bool = False
     """
     drawn = program.draws.at(0)
     batches = {stream.name: stream.batch for stream in program.streams if stream.name in drawn}
-    sizes = [batch["tokens"].shape for batch in batches.values()]
+    sizes = [batch_shape(batch) for batch in batches.values()]
     parameters = num_parameters(unbox(program.model.abstract()))
     own_batches = batches
     if encodes_once:
@@ -77,7 +78,7 @@ def make_receipt(program: Program, phases: Phases, *, encodes_once: bool = False
         with jax.set_mesh(program.mesh):
             phase = Phases(whole).at(0)
         full = step_cost(phase, batches, may_not_fit=True)
-    rows, length = sum(size[0] for size in sizes), max(size[1] for size in sizes)
+    rows, length = sum(size[0] for size in sizes), max(size[-1] for size in sizes)
     return Receipt(parameters, rows, length, own, full, devices_of(program))
 
 

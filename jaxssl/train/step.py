@@ -16,17 +16,16 @@ from jaxssl.core.ramp import factor_at
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.core.widen import widen
 from jaxssl.models.model import Model
-from jaxssl.objectives.base import Objective, total_loss
-from jaxssl.parallel.axes import constrain
+from jaxssl.objectives.base import Objective, all_sums
 from jaxssl.parallel.mesh import replicated
 from jaxssl.tasks.base import Task
+from jaxssl.train.gradients import make_loss
 from jaxssl.train.program import Program
 from jaxssl.train.state import Choice, State, everything, layout
-from jaxssl.transfer.regularize import mix_out, penalty_gradient
+from jaxssl.transfer.regularize import penalty_gradient
 
-HEAD, MIX, STREAM = 1 << 20, 1 << 21, 1 << 23
-"""What a batch's dropout key is folded with for its heads, and for mixout; and what a step's
-is folded with for its later streams."""
+STREAM = 1 << 23
+"""What a step's dropout key is folded with for its later streams."""
 
 
 @jax.tree_util.register_dataclass
@@ -41,75 +40,6 @@ class Constants:
 
     frozen: Params = field(default_factory=dict)
     anchors: Params = field(default_factory=dict)
-
-
-NOTHING: Params = {}
-
-
-# --- The loss of one batch ----------------------------------------------------------------------
-
-
-def make_loss(
-    model: Model, objective: Objective, microbatches: int = 1, mixout: float = 0.0
-) -> Callable[..., tuple[jax.Array, Any, Params]]:
-    """A function `(params, corrupted batch, key, others, anchors, step) -> (loss, metrics,
-    gradients)`.
-
-    `params` are the parameters to differentiate by, `others` those that are not, and `anchors` what
-    `params` started from, for mixout.
-
-    Gradients are added over microbatches in float32 at least. Every microbatch's loss is
-    divided by the weight of the whole batch, so the sum is exact however the labels fall. The batch
-    gets `row`, each row's place in it: dropout goes by that, so a microbatch is dropped as the
-    same rows of the whole batch are.
-    """
-
-    def microbatch_loss(params, others, anchors, batch, weights, key, step):
-        if mixout and key is not None:
-            params = mix_out(params, anchors, mixout, jax.random.fold_in(key, MIX))
-        params = join(params, others)
-        outputs = objective.forward(model, params, batch, key)
-        sums = objective.sums(model, params, outputs, batch, _fold(key, HEAD))
-        return total_loss(objective, sums.losses, weights, step), sums.metrics
-
-    gradient = jax.value_and_grad(microbatch_loss, has_aux=True)
-
-    def loss(params, batch, key, others: Params = NOTHING, anchors: Params = NOTHING, step=0):
-        weights = objective.weights(batch)
-        batch = {**batch, "row": jnp.arange(num_rows(batch), dtype=jnp.uint32)}
-        fixed, key = (params, others, anchors), _fold(key, 0)
-        if microbatches == 1:
-            (value, metrics), grads = gradient(*fixed, batch, weights, key, step)
-            return value, metrics, grads
-
-        def body(carry, microbatch):
-            (value, metrics), grads = gradient(*fixed, microbatch, weights, key, step)
-            return jax.tree.map(jnp.add, carry, (value, metrics, grads)), None
-
-        parts = jax.tree.map(functools.partial(split_rows, count=microbatches), batch)
-        first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(gradient, *fixed, first, weights, key, step)
-        (value, metrics), grads = jax.tree.map(lambda s: widen(jnp.zeros(s.shape, s.dtype)), shapes)
-        start = (value, metrics, grads)
-        total, _ = jax.lax.scan(body, start, parts)
-        return total
-
-    return loss
-
-
-def _fold(key: jax.Array | None, index: jax.Array | int) -> jax.Array | None:
-    return None if key is None else jax.random.fold_in(key, index)
-
-
-def num_rows(batch: Batch) -> int:
-    """B of a batch."""
-    return next(iter(batch.values())).shape[0]
-
-
-def split_rows(x: jax.Array, count: int) -> jax.Array:
-    """[B, ...] as [count, B / count, ...], every device keeping the rows it has."""
-    parts = jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)
-    return constrain(parts, ("microbatch", "batch", *(None,) * (x.ndim - 1)))
 
 
 # --- The training step --------------------------------------------------------------------------
@@ -253,7 +183,7 @@ def make_eval_step(
     def step(params: Params, batch: Batch) -> dict[str, Any]:
         corrupted = {**batch, **objective.corrupt(batch, seed, vocabulary)}
         outputs = objective.forward(model, params, corrupted, None)
-        made = objective.sums(model, params, outputs, corrupted)
+        made = all_sums(objective, model, params, outputs, corrupted)
         rows = objective.predict(model, params, outputs, corrupted)
         return {
             "losses": made.losses,

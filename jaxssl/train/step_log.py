@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxssl.models.model import num_parameters
 from jaxssl.train import metrics
+from jaxssl.train.feeds import Feeds
 from jaxssl.train.learner import Learner
 from jaxssl.train.program import Program, Stream
 
@@ -20,8 +21,9 @@ class StepLog:
       by_stream: the same of each stream, where there are several.
     """
 
-    def __init__(self, program: Program, learner: Learner, noted: Mapping[str, Any]):
+    def __init__(self, program: Program, feeds: Feeds, learner: Learner, noted: Mapping[str, Any]):
         self._program, self._learner = program, learner
+        self._per_epoch = {name: max(1, feed.per_epoch) for name, feed in feeds.streams.items()}
         self._streams = {stream.name: stream for stream in program.streams}
         self._latest: dict[str, dict[str, Any]] = {}
         self._rows = self._places = 0
@@ -48,9 +50,15 @@ class StepLog:
             self._rows += shapes[name][0]
             self._places += int(np.prod(shapes[name]))
 
-    def row(self, step: int, out: dict[str, Any], skipped: int) -> dict[str, float]:
+    def row(
+        self, step: int, out: dict[str, Any], skipped: int, left_out: int = 0
+    ) -> dict[str, float]:
         """The numbers of a step, of each stream those of its last batch since the row before, and
-        the speed since then."""
+        the speed since then.
+
+        Args:
+          left_out: batches before it that were left out after a step that was not finite.
+        """
         then, since, tokens_before, rows_before, places_before = self._since
         latest, self._latest = self._latest, {}
         now = self.start(step)
@@ -61,6 +69,7 @@ class StepLog:
             "tokens": self.tokens,
             "loss": float(out["loss"]),
             **self._numbers(latest),
+            **self._epochs(step + left_out),
             **({"penalty": float(out["penalty"])} if "penalty" in out else {}),
             "learning_rate": float(np.asarray(self._program.schedule(step - 1 - skipped))),
             "grad_norm": float(out["grad_norm"]),
@@ -78,6 +87,11 @@ class StepLog:
             numbers |= {f"{name}/{key}" if name else key: value for key, value in own.items()}
         return numbers
 
+    def _epochs(self, number: int) -> dict[str, float]:
+        """`STREAM/epoch` after so many batches: passes over the data of each of several streams."""
+        taken = self._program.draws.before(number)
+        return {f"{x}/epoch": taken[x] / each for x, each in self._per_epoch.items() if x}
+
     def _mfu(
         self, latest: Mapping[str, dict[str, Any]], rows: float, length: float, seconds: float
     ) -> dict[str, float]:
@@ -85,10 +99,9 @@ class StepLog:
         if peak is None or self._learner.num_trained < num_parameters(self._learner.params):
             return {}  # the convention counts a whole backward pass
         labels = [_labels(self._streams[name], told) for name, told in latest.items()]
-        model = self._program.model
-        flops = metrics.step_flops(
-            model.config, model.heads, round(rows), round(length), sum(labels)
-        )
+        size = (round(rows), round(length), sum(labels))
+        networks = self._program.model.networks.values()
+        flops = sum(metrics.step_flops(each.config, each.heads, *size) for each in networks)
         return {"mfu": flops / seconds / peak}
 
 

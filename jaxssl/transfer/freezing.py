@@ -6,7 +6,8 @@ Frozen parameters get no gradient, no moments, no weight decay and no bytes in a
 are given to the step beside the state, so the backward pass ends where nothing below is trained.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from jaxssl.core.layer_names import (
     layer_names,
     matched,
     segments_for,
+    stack_of,
 )
 from jaxssl.core.names import flatten, unflatten, unmatched
 
@@ -113,18 +115,27 @@ class Freezing(Selection):
         return [start, *((self.gradual * i, one) for i, one in enumerate(later, start=1))]
 
 
-def make_rules(config: Selection, heads: Sequence[str]) -> list[tuple[str, bool]]:
-    """(pattern, whether it is trained), first match wins; what none matches is frozen."""
+def make_rules(
+    config: Selection, heads: Sequence[str], networks: Sequence[str] = ()
+) -> list[tuple[str, bool]]:
+    """(pattern, whether it is trained), first match wins; what none matches is frozen.
+
+    Args:
+      heads: the paths of all heads.
+      networks: the names of those beside the main one.
+    """
+    leads = ("", *(f"{name}/" for name in networks))
+    norms = [(f"{lead}norm/**", True) for lead in leads]
     rules = [(pattern, False) for pattern in config.freeze]
     rules += [(pattern, True) for pattern in config.train]
     if config.preset == "full":
         return [*rules, ("**", True)]
-    rules += [(f"{head}/**", True) for head in (*heads, "pooler")]
+    rules += [(f"{head}/**", True) for head in (*heads, *(f"{lead}pooler" for lead in leads))]
     rules += {
         "head": [],
-        "top": [(f"**/layers[-{config.top}:]/**", True), ("norm/**", True)],
+        "top": [(f"**/layers[-{config.top}:]/**", True), *norms],
         "bias": [("**/bias", True)],
-        "norms": [("**/{norm,attention_norm,feed_forward_norm}/**", True), ("norm/**", True)],
+        "norms": [("**/{norm,attention_norm,feed_forward_norm}/**", True), *norms],
     }[config.preset]
     return rules
 
@@ -153,7 +164,8 @@ def choose(config: Selection, params: Mapping[str, Any], heads: Sequence[str]) -
             expected=f"at most {deepest}",
             got=config.top,
         )
-    decisions = decide(make_rules(config, heads), names, False)
+    networks = [name for name, x in params.items() if "embeddings" in x]
+    decisions = decide(make_rules(config, heads, networks), names, False)
     body = [name for name, value in decisions.items() if value and _is_body(name, heads)]
     if config.preset in ("bias", "norms") and not body:
         raise UserError(
@@ -173,15 +185,23 @@ def choose(config: Selection, params: Mapping[str, Any], heads: Sequence[str]) -
 
 
 def choose_stages(
-    config: Freezing, params: Mapping[str, Any], heads: Sequence[str]
+    config: Freezing,
+    params: Mapping[str, Any],
+    heads: Sequence[str],
+    fixed: Sequence[str] = (),
 ) -> list[tuple[float, dict[str, bool]]]:
     """(epoch, `choose`) of each stage of the schedule, the first at epoch 0.
+
+    Args:
+      fixed: top-level names of what no stage trains, such as a teacher.
 
     Raises:
       UserError: as `choose`; a stage freezes what was trained before it, or trains nothing more.
     """
+    never = dict.fromkeys(_names({name: params[name] for name in fixed}), False)
+    params = {name: x for name, x in params.items() if name not in fixed}
     stages = [
-        (epoch, choose(selection, params, heads))
+        (epoch, {**choose(selection, params, heads), **never})
         for epoch, selection in config.selections(_deepest(_names(params)))
     ]
     for (_, before), (epoch, after) in zip(stages, stages[1:]):
@@ -207,13 +227,21 @@ def _deepest(names: Sequence[str]) -> int:
 
 
 def _is_body(name: str, heads: Sequence[str]) -> bool:
-    return name.split("/")[0] not in (*heads, "pooler")
+    return "pooler" not in name.split("/")[:2] and not name.startswith(
+        tuple(f"{head}/" for head in heads)
+    )
 
 
-def by_layer(decisions: Mapping[str, bool], choose: Callable[[int], bool]) -> dict[str, bool]:
-    """A decision over the same names that goes by the layer alone, so that `cut` cuts there."""
+def below(first: Mapping[str, int], decisions: Mapping[str, bool]) -> dict[str, bool]:
+    """A decision over the same names that takes the layers below one of each stack, so that `cut`
+    cuts there.
+
+    Args:
+      first: {stack: the layer}; of other stacks all are taken.
+    """
     found = {name: LAYER.search(name) for name in decisions}
-    return {name: layer is not None and choose(int(layer[1])) for name, layer in found.items()}
+    limit = {name: first.get(stack_of(name) or "", math.inf) for name in decisions}
+    return {name: at is not None and int(at[1]) < limit[name] for name, at in found.items()}
 
 
 def cut(decisions: Sequence[Mapping[str, bool]]) -> dict[str, tuple[int, ...]]:

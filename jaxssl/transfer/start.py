@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,23 @@ from jaxssl.checkpoint.manager import (
     stored_arrays,
 )
 from jaxssl.checkpoint.origin import open_origin
-from jaxssl.checkpoint.stored import BASE, Holder, Raw, Stored, assemble, identity, named, read
+from jaxssl.checkpoint.stored import (
+    BASE,
+    NETWORKS,
+    Holder,
+    Raw,
+    Stored,
+    assemble,
+    by_network,
+    identity,
+    named,
+    read,
+    under,
+    within,
+)
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
-from jaxssl.core.layer_names import canonical, is_stacked, layer_range
+from jaxssl.core.layer_names import canonical, layer_range, stack_of
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.types import Params
 from jaxssl.models.layers import unbox
@@ -33,95 +46,152 @@ from jaxssl.models.model import Model
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Where each parameter comes from; without entries, all are fresh.
+    """Where each parameter of all networks comes from; what has no entry is fresh.
 
     Attributes:
-      fresh_top: layers at the top of the stack that are fresh, counted from the last.
+      fresh_from: {stack: the first of its layers that is fresh, with all above it}.
       stored: what is restored.
-      base: what the run notes of the checkpoint it starts from (`identity`).
+      base: what the run notes of the checkpoints it starts from: `identity` of the main network's,
+        and under `networks` those of others.
       moments: the checkpoint whose optimizer state is taken too.
     """
 
     entries: Sequence[Entry] = ()
-    fresh_top: int = 0
+    fresh_from: Mapping[str, int] = field(default_factory=dict)
     stored: Stored = Stored()
-    base: Mapping[str, Any] | None = None
+    base: Mapping[str, Any] = field(default_factory=dict)
     moments: Path | None = None
 
     def lines(self) -> list[str]:
         """What is told of it: the ledger, and where it comes from."""
-        if self.base is None:
+        if not self.base:
             return []
         optimizer = "the optimizer's moments too" if self.moments else "the optimizer afresh"
-        lead = f"from {named(self.base)}, {optimizer}:"
+        bases = by_network(self.base).items()
+        places = (f"{name + ' ' if name else ''}from {named(base)}" for name, base in bases)
+        lead = f"{', '.join(places)}, {optimizer}:"
         return [lead, *ledger.table(self.entries), *self.stored.notes]
 
-    def is_verbatim(self, path: str, num_layers: int) -> bool:
+    def is_verbatim(self, path: str) -> bool:
         """Whether the base holds this leaf of the model as it is, so that it need not be kept."""
-        is_copy = self.is_whole_copy(path, num_layers)
-        return is_copy and not self._by_target[canonical(path)].is_cast
+        return self.is_whole_copy(path) and not self._by_target[canonical(path)].is_cast
 
-    def is_whole_copy(self, path: str, num_layers: int) -> bool:
+    def is_whole_copy(self, path: str) -> bool:
         """Whether this leaf of the model has all values of the base's, cast or not."""
         entry = self._by_target.get(canonical(path))
-        if entry is None or entry.action not in ("restored", "renamed"):
-            return False
-        return self._is_below_fresh(path, num_layers)
+        is_stored = entry is not None and entry.action in ("restored", "renamed")
+        return is_stored and self._is_below_fresh(path)
 
-    def has_source(self, path: str, num_layers: int) -> bool:
+    def has_source(self, path: str) -> bool:
         """Whether this leaf of the model was restored, renamed or resized, and not made fresh."""
         entry = self._by_target.get(canonical(path))
-        is_stored = entry is not None and entry.source is not None
-        return is_stored and self._is_below_fresh(path, num_layers)
+        return entry is not None and entry.source is not None and self._is_below_fresh(path)
 
-    def _is_below_fresh(self, path: str, num_layers: int) -> bool:
-        _, end = layer_range(path) or (0, num_layers if is_stacked(path) else 0)
-        return end <= num_layers - self.fresh_top
+    def _is_below_fresh(self, path: str) -> bool:
+        first = self.fresh_from.get(stack_of(path) or "")
+        layers = layer_range(path)
+        return first is None or (layers is not None and layers[1] <= first)
 
     @functools.cached_property
     def _by_target(self) -> dict[str, Entry]:
         return {entry.target: entry for entry in self.entries if entry.target is not None}
 
 
-def open_start(
-    init: InitConfig | None, model: Model, checkpoint: CheckpointConfig, out: str
+def open_starts(
+    inits: Mapping[str, InitConfig | None], model: Model, checkpoint: CheckpointConfig, out: str
 ) -> Start:
-    """Finds what a run starts from and decides for every parameter; nothing is read yet.
+    """Finds what the networks of a run start from and decides for every parameter; nothing is read
+    yet.
 
-    A run that has saved something starts from the same checkpoint again, whichever is best now.
+    A run that has saved something starts from the same checkpoints again, whichever are best now.
 
     Args:
+      inits: by the network's name; the main one's is empty.
       out: the directory of the run that starts.
 
     Raises:
       UserError: no such checkpoint, a parameter that is not covered, or an optimizer's state that
         cannot be taken.
     """
-    if init is None or init.scratch:
-        return Start()
+    noted, networks = _noted(Path(out)), model.networks
+    starts = {
+        name: _open_start(
+            init, dataclasses.replace(networks[name], root=""), checkpoint, noted.get(name)
+        )
+        for name, init in inits.items()
+        if init is not None and not init.scratch
+    }
+    if len(networks) == 1:
+        return starts.get("", Start())
+    if any(start.moments for start in starts.values()):
+        raise UserError(
+            "moments are restored for a run of one network alone",
+            where="init.optimizer",
+            expected="reset",
+            got="restore",
+        )
+    return _united(starts, model)
+
+
+def _open_start(
+    init: InitConfig, model: Model, checkpoint: CheckpointConfig, noted: Mapping[str, Any] | None
+) -> Start:
+    """Where one network starts, by its own names."""
     origin = open_origin(init.run_dir)
-    holder, stored = origin.open(init, checkpoint, _noted(Path(out)))
-    start = plan_start(init, model, stored, origin.heads(stored, model.body_parts))
-    start = dataclasses.replace(start, base=identity(holder, start.entries))
+    holder, stored = origin.open(init, checkpoint, noted)
+    dropped = origin.heads(stored, model.body_parts)
+    if init.network:
+        stored = within(init.network, stored)
+        dropped = sorted({name.split("/")[0] for name in stored.pieces} - {*model.body_parts})
+    borrowed = [tie.own for tie in model.ties]
+    start = plan_start(init, model, stored, (*dropped, *borrowed))
+    lead = f"{init.network}/" if init.network else ""
+    base = identity(holder, start.entries, lead)
+    start = dataclasses.replace(start, base=base)
     if init.optimizer == "reset":
         return start
     _check_verbatim(start, model, holder)
     return dataclasses.replace(start, moments=holder.path)
 
 
-def _noted(run_dir: Path) -> Mapping[str, Any] | None:
-    """What a run that has saved something noted of the checkpoint it started from."""
+def _united(starts: Mapping[str, Start], model: Model) -> Start:
+    """The starts of several networks as one of the tree of all."""
+    if not starts:
+        return Start()
+    shapes = flatten(unbox(uncut(model).abstract()))
+    others = [name for name in model.networks if name not in starts]
+    fresh = {name: x for name, x in shapes.items() if model.network_of(name) in others}
+    entries = [Entry("fresh", name, None, tuple(x.shape)) for name, x in fresh.items()]
+    fresh_from, pieces, notes = {}, {}, []
+    for network, start in starts.items():
+        lead = f"{network}/" if network else ""
+        moved = lambda name, lead=lead: None if name is None else lead + name
+        entries += [
+            dataclasses.replace(entry, target=moved(entry.target), source=moved(entry.source))
+            for entry in start.entries
+        ]
+        fresh_from |= {lead + stack: layer for stack, layer in start.fresh_from.items()}
+        pieces |= under(network, start.stored).pieces
+        notes += start.stored.notes
+    bases = {network: start.base for network, start in starts.items()}
+    beside = {network: base for network, base in bases.items() if network}
+    base = {**bases.get("", {}), **({NETWORKS: beside} if beside else {})}
+    return Start(entries, fresh_from, Stored(pieces, tuple(notes)), base)
+
+
+def _noted(run_dir: Path) -> dict[str, Any]:
+    """What a run that has saved something noted of the checkpoints its networks started from."""
     path = run_dir / ledger.FILE_NAME
     if not path.is_file() or not CheckpointManager(run_dir / "checkpoints").steps():
-        return None
-    return json.loads(path.read_text(encoding="utf-8"))["from"]
+        return {}
+    return by_network(json.loads(path.read_text(encoding="utf-8"))["from"])
 
 
 def write_start(run_dir: Path, start: Start, *, keeps_base: bool) -> None:
     """Writes `ledger.json`, and with `keeps_base` `base.json`: the run's checkpoints then lack what
     the base holds. Removes what an earlier start that saved nothing has left.
     """
-    if start.base is None:
+    if not start.base:
         for name in (ledger.FILE_NAME, BASE):
             (run_dir / name).unlink(missing_ok=True)
         return
@@ -133,9 +203,8 @@ def write_start(run_dir: Path, start: Start, *, keeps_base: bool) -> None:
 
 def _check_verbatim(start: Start, model: Model, holder: Holder) -> None:
     """Refuses to take moments where not all parameters are those they belong to."""
-    num_layers = model.config.num_layers
     names = flatten(unbox(uncut(model).abstract()))
-    changed = [name for name in names if not start.is_verbatim(name, num_layers)]
+    changed = [name for name in names if not start.is_verbatim(name)]
     if changed or holder.has_averages:
         raise UserError(
             "the optimizer's state does not fit the parameters",
@@ -180,7 +249,7 @@ def restored_moments(checkpoint: Path, opt_state: Any) -> Any:
 
 def uncut(model: Model) -> Model:
     """The model with each of its stacks in one segment."""
-    return dataclasses.replace(model, config=model.config.with_segments({}))
+    return model.with_segments({})
 
 
 def plan_start(
@@ -206,7 +275,9 @@ def plan_start(
     entries = make_ledger(
         config, target, stored.leaves(), target_heads=heads, source_heads=stored_heads
     )
-    return Start(entries, config.fresh_top, stored)
+    top = config.fresh_top
+    fresh_from = {stack.name: stack.depth - top for stack in model.stacks} if top else {}
+    return Start(entries, fresh_from, stored)
 
 
 def first_params(
@@ -229,7 +300,7 @@ def first_params(
         if name in needed and entry.source is not None
     }
     raw = read(start.stored, list(sources), sources)
-    ready = _taken_as_read(start, raw, leaves, model.config.num_layers)
+    ready = _taken_as_read(start, raw, leaves)
     made = {path: leaf for path, leaf in leaves.items() if path not in ready}
     if not made:
         return unflatten(ready)
@@ -244,13 +315,11 @@ def first_params(
     return unflatten({**ready, **jax.jit(build, out_shardings=shardings)(raw, key)})
 
 
-def _taken_as_read(
-    start: Start, raw: Raw, leaves: Mapping[str, Any], num_layers: int
-) -> dict[str, jax.Array]:
+def _taken_as_read(start: Start, raw: Raw, leaves: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The leaves that are an array as it was read, which so is not held twice. They leave `raw`."""
     ready = {}
     for path, leaf in leaves.items():
-        if not start.is_whole_copy(path, num_layers) or layer_range(path) is not None:
+        if not start.is_whole_copy(path) or layer_range(path) is not None:
             continue
         pieces = start.stored.pieces[str(start._by_target[path].source)]
         array = raw[str(pieces[0].holder.path)][pieces[0].name]
@@ -273,8 +342,8 @@ def _value(
         kept = min(value.shape[axis], fresh.shape[axis])
         cut = lambda x, start, end: jax.lax.slice_in_dim(x, start, end, axis=axis)
         return jnp.concatenate([cut(value, 0, kept), cut(fresh, kept, None)], axis)
-    if start.fresh_top and is_stacked(entry.target):
-        kept = value.shape[0] - start.fresh_top
+    kept = start.fresh_from.get(stack_of(entry.target) or "")
+    if kept is not None:
         return jnp.concatenate([value[:kept], fresh[kept:]])
     return value
 

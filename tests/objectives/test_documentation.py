@@ -18,7 +18,7 @@ from jaxssl.objectives.base import Objective
 from jaxssl.run.config import RunConfig, load_config
 from jaxssl.run.open import evaluate_run
 from jaxssl.run.train import train_run
-from jaxssl.train.step import make_loss
+from jaxssl.train.gradients import make_loss
 
 PAGE = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text()
 

@@ -48,7 +48,7 @@ def test_the_state_of_adamw_has_the_paths_that_checkpoints_have(
 ):
     config = AdamW(bias_correction=bias_correction, layer_decay=layer_decay, clip_norm=clip_norm)
     group_of = None if group is None else {"a/kernel": group, "a/bias": group}.__getitem__
-    optimizer, _ = make_optimizer(config, STEPS, 1, 2, group_of)
+    optimizer, _ = make_optimizer(config, STEPS, 1, {}, group_of)
     found = jax.tree_util.tree_leaves_with_path(jax.eval_shape(optimizer.init, START))
     first = 0 if clip_norm is None else 1
     lead = f"[{first}]" + ("" if group is None else f"['{group}']")

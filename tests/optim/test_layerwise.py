@@ -16,6 +16,7 @@ from jaxssl.optim.layerwise import depth_factors, scale_by_depth
 from jaxssl.optim.schedules import Constant
 
 LAYERS, DECAY = 4, 0.8
+DEPTHS = {"encoder": LAYERS}
 HEAD = LabelHead(name="classify", size=2)
 
 
@@ -27,7 +28,7 @@ def shapes(segments=()):
 @pytest.mark.parametrize("bug", [False, True])
 @pytest.mark.parametrize("segments", [(), (3, 1), (1, 1, 2)])
 def test_powers_fall_from_the_head_to_the_embeddings(bug, segments):
-    factors = flatten(depth_factors(shapes(segments), DECAY, LAYERS, bug))
+    factors = flatten(depth_factors(shapes(segments), DECAY, DEPTHS, bug))
     more = int(bug)
     found = {}
     for name, factor in factors.items():
@@ -65,8 +66,8 @@ def test_each_stack_falls_from_its_own_top():
 
 def test_the_top_layer_has_one_power_as_intended_and_two_as_in_electras_code():
     kernel = "encoder/layers/attention/query/kernel"
-    right = flatten(depth_factors(shapes(), DECAY, LAYERS))[kernel]
-    wrong = flatten(depth_factors(shapes(), DECAY, LAYERS, electra_bug=True))[kernel]
+    right = flatten(depth_factors(shapes(), DECAY, DEPTHS))[kernel]
+    wrong = flatten(depth_factors(shapes(), DECAY, DEPTHS, electra_bug=True))[kernel]
     assert float(right[-1].ravel()[0]) == pytest.approx(DECAY)
     assert float(wrong[-1].ravel()[0]) == pytest.approx(DECAY**2)
 
@@ -77,11 +78,11 @@ def test_updates_and_weight_decay_are_scaled_alike():
     grads = jax.tree.map(lambda x: jnp.full(x.shape, 0.5), params)
     config = dict(learning_rate=0.1, schedule=Constant(), clip_norm=None)
     plain, _ = make_optimizer(AdamW(**config), 10, 1)
-    scaled, _ = make_optimizer(AdamW(**config, layer_decay=DECAY), 10, 1, LAYERS)
+    scaled, _ = make_optimizer(AdamW(**config, layer_decay=DECAY), 10, 1, DEPTHS)
     first, _ = plain.update(grads, plain.init(params), params)
     second, _ = scaled.update(grads, scaled.init(params), params)
-    factors = depth_factors(params, DECAY, LAYERS)
+    factors = depth_factors(params, DECAY, DEPTHS)
     want = jax.tree.map(lambda x, f: x * f, first, factors)
     for a, b in zip(jax.tree.leaves(second), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
-    assert jax.tree.leaves(scale_by_depth(DECAY, LAYERS).init(params)) == []
+    assert jax.tree.leaves(scale_by_depth(DECAY, DEPTHS).init(params)) == []

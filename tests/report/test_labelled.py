@@ -94,7 +94,7 @@ def test_the_receipt_says_where_full_fine_tuning_does_not_fit(run, tmp_path):
 
 def test_the_ledger_lists_every_array(run):
     shown = sections(run)["Where parameters come from"]
-    assert "runs/base, step 7" in shown and "1 arrays restored, 1 arrays fresh" in shown
+    assert "step 7 of runs/base" in shown and "1 arrays restored, 1 arrays fresh" in shown
     assert {"x/kernel", "head/bias", "2 x 3"} <= set(cells(shown))
 
 

@@ -14,7 +14,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.data.tables import Table
 from jaxssl.models.model import Model
 from jaxssl.tasks.classify import HEAD, Classify
-from jaxssl.train.step import make_loss
+from jaxssl.train.gradients import make_loss
 
 WEIGHTS = (0.5, 2.0, 1.25)
 LABELS = np.array([2, 0, 1, 1, 0], np.int32)

@@ -11,9 +11,9 @@ from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.tasks.classify import Classify
+from jaxssl.train.gradients import make_loss
 from jaxssl.train.program import Stream
 from jaxssl.train.reads import check_read, reached, unread
-from jaxssl.train.step import make_loss
 
 MASKED = MaskedLm(slots=4)
 LABELLED = Classify(labels=("a", "b", "c"), pooling="mean", dropout=0.0)

@@ -23,8 +23,8 @@ from jaxssl.optim.schedules import Constant
 from jaxssl.parallel.axes import to_spec
 from jaxssl.parallel.mesh import MeshConfig, check_batch
 from jaxssl.tasks.classify import Classify
+from jaxssl.train.gradients import make_loss
 from jaxssl.train.state import layout
-from jaxssl.train.step import make_loss
 
 OBJECTIVE = CausalLm()
 MODEL = Model(tiny.gpt2(), OBJECTIVE.heads)

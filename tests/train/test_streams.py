@@ -20,6 +20,7 @@ from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.optim.build import make_optimizer
 from jaxssl.optim.schedules import Constant
 from jaxssl.optim.sgd import Sgd
+from jaxssl.run.build import build
 from jaxssl.run.config import load_config
 from jaxssl.run.open import open_run
 from jaxssl.run.train import train_run
@@ -155,6 +156,44 @@ def test_a_checkpoint_that_saw_other_batches_is_refused(done, tmp_path, monkeypa
     monkeypatch.setattr(CheckpointManager, "meta", lambda self, step: other)
     with pytest.raises(UserError, match="has seen other batches"):
         train_run(load_config([{**made, "out": str(again)}], []), lambda text: None)
+
+
+def resumed_with(done, tmp_path, points):
+    """The outcome of a run of 20 steps whose text weighs less from step 10 on, resumed there."""
+    made, out = done
+    again = tmp_path / "run"
+    shutil.copytree(out, again)
+    for step in (15, 20):
+        shutil.rmtree(again / "checkpoints" / str(step))
+    changed = json.loads(json.dumps({**made, "out": str(again)}))
+    changed["streams"]["text"]["weight"] = {"points": points}
+    return train_run(load_config([changed], []), lambda text: None)
+
+
+def test_a_weight_may_change_from_the_newest_checkpoint_on(done, tmp_path):
+    if done[0]["mixture"]["name"] == "by_turns":  # all of this run's draws are of one block
+        with pytest.raises(UserError, match="different configuration"):
+            resumed_with(done, tmp_path, [[0, 0.9], [10, 1.0]])
+        return
+    assert resumed_with(done, tmp_path, [[0, 1.0], [10, 1.0], [11, 0.5]]).step == STEPS
+
+
+def test_a_weight_that_was_another_so_far_is_refused(done, tmp_path):
+    with pytest.raises(UserError, match="different configuration"):
+        resumed_with(done, tmp_path, [[0, 1.0], [9, 1.0], [10, 0.9]])
+
+
+def test_the_passes_over_each_stream_are_counted(done):
+    made, out = done
+    first, last = (toy.rows_of(out, "train")[i] for i in (0, -1))
+    sizes = {"text": None, "labels": None}
+    per_epoch = {
+        name: build(load_config([made])).work.feeds.streams[name].per_epoch for name in sizes
+    }
+    drawn = notes(out, STEPS)["draws"]
+    for name in sizes:
+        assert last[f"{name}/epoch"] == pytest.approx(drawn[name] / per_epoch[name])
+        assert last[f"{name}/epoch"] > first[f"{name}/epoch"]
 
 
 def test_the_step_of_several_streams_is_the_sum_of_their_steps_each_by_its_weight():

@@ -45,9 +45,9 @@ def test_each_needs_to_know_what_was_restored(name):
 
 def test_layers_that_start_fresh_have_no_source():
     entry = Entry("restored", "encoder/layers/x/kernel", "encoder/layers/x/kernel", (4, 2))
-    start = Start((entry,), fresh_top=1)
-    assert start.has_source("encoder/layers[0:3]/x/kernel", 4)
-    assert not start.has_source("encoder/layers[3:4]/x/kernel", 4)
+    start = Start((entry,), {"encoder": 3})
+    assert start.has_source("encoder/layers[0:3]/x/kernel")
+    assert not start.has_source("encoder/layers[3:4]/x/kernel")
 
 
 def test_mixout_takes_its_share_from_the_start_and_keeps_the_mean():

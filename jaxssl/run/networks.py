@@ -1,0 +1,131 @@
+"""The networks of a run: the main one, and those that its objectives have beside it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxssl.checkpoint.ledger import InitConfig
+from jaxssl.core.errors import UserError, did_you_mean
+from jaxssl.core.names import flatten
+from jaxssl.models.layers import unbox
+from jaxssl.models.model import Model
+from jaxssl.models.network import Network, Tie
+from jaxssl.objectives.combine import unite_networks
+from jaxssl.run.config import NetworkConfig, RunConfig
+
+RESERVED = ("adapters", "embeddings", "encoder", "decoder", "norm", "pooler")
+"""Names at the root of the parameters that are no network's."""
+
+
+def declared(config: RunConfig) -> dict[str, Network]:
+    """What the objectives of a run want beside the main network."""
+    return unite_networks(objective.networks(config.model) for objective in config.objectives)
+
+
+def with_networks(config: RunConfig) -> RunConfig:
+    """The configuration with the shape of each network in it, so that a run directory tells it.
+
+    Raises:
+      UserError: a network that no objective has, one of no known shape, or of two.
+    """
+    wanted = {name: network for name, network in declared(config).items() if name}
+    for name in config.networks:
+        if name not in wanted:
+            raise UserError(
+                "no objective of this run has such a network",
+                where="networks",
+                expected=", ".join(wanted) or "none",
+                got=name,
+                fix=did_you_mean(name, wanted),
+            )
+    filled = {}
+    for name, network in wanted.items():
+        given = config.networks.get(name, NetworkConfig())
+        model = given.model if network.config is None else network.config
+        is_started = given.init is not None  # from another shape: the ledger has the say
+        is_other = given.model not in (None, model) and not is_started
+        if model is None or is_other:
+            raise UserError(
+                "the shape of a network is not known"
+                if model is None
+                else "a network has another shape than its objective wants",
+                where=f"networks.{name}.model",
+                expected="a model, or networks.NAME.init.from" if model is None else model,
+                got=given.model,
+                fix=f"set networks.{name}.init.from=RUN" if model is None else None,
+            )
+        filled[name] = dataclasses.replace(given, model=model)
+    return dataclasses.replace(config, networks=filled)
+
+
+def make_model(config: RunConfig) -> Model:
+    """The model of a run, with all its networks; `with_networks` has given their shapes.
+
+    Raises:
+      UserError: a name that is taken, or a tie to what is not there.
+    """
+    wanted = declared(config)
+    main = wanted.pop("", Network())
+    model = Model(config.model, config.heads, config.precision, ties=main.ties)
+    others = []
+    for name, network in wanted.items():
+        shape = config.networks[name].model
+        assert shape is not None, name
+        others.append(Model(shape, network.heads, config.precision, root=name, ties=network.ties))
+    model = dataclasses.replace(model, others=tuple(others))
+    _check(model)
+    return model
+
+
+def _check(model: Model) -> None:
+    taken = (*RESERVED, *(head.name for head in model.heads))
+    for other in model.others:
+        if other.root in taken or "/" in other.root:
+            raise UserError(
+                "a network has a name that is taken",
+                where="networks",
+                expected=f"another name than {', '.join(taken)}, without a slash",
+                got=other.root,
+            )
+    if any(network.ties for network in model.networks.values()):
+        _check_ties(model)
+
+
+def _check_ties(model: Model) -> None:
+    """Refuses a tie of what is not there, or of another shape."""
+    whole = flatten(unbox(model.abstract()))
+    for network in model.networks.values():
+        free = dataclasses.replace(network, root="", ties=())
+        own = flatten(unbox(free.abstract()))
+        for tie in network.ties:
+            mine, theirs = _below(tie.own, own), _below(tie.of, whole)
+            if not mine or mine != {path: theirs.get(path) for path in mine}:
+                raise _wrong_tie(network.root, tie, mine, theirs)
+
+
+def _below(part: str, flat: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """{path after `part`: shape and dtype}."""
+    return {
+        path.removeprefix(part): (x.shape, x.dtype.name)
+        for path, x in flat.items()
+        if path == part or path.startswith(f"{part}/")
+    }
+
+
+def _wrong_tie(network: str, tie: Tie, mine: Mapping, theirs: Mapping) -> UserError:
+    return UserError(
+        "a network cannot borrow these parameters",
+        where=f"{network or 'the main network'}: {tie.own}, which is {tie.of}",
+        expected=f"the same shapes: {dict(mine)}",
+        got=dict(theirs) or "nothing there",
+    )
+
+
+def inits(config: RunConfig) -> dict[str, InitConfig | None]:
+    """What each network starts from; the main one's name is empty."""
+    return {"": config.init, **{name: each.init for name, each in config.networks.items()}}
+
+
+def untrained(config: RunConfig) -> tuple[str, ...]:
+    """The networks that keep their bits."""
+    return tuple(name for name, each in declared(config).items() if name and not each.trained)

@@ -1,0 +1,225 @@
+"""Runs of several networks: each with its own start, resumed to the bit, opened, started from."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import toy
+from proofs.distil import Distil
+from proofs.electra import Electra
+from proofs.prefix_lm import PrefixLm
+from proofs.simcse import SimCse
+
+from jaxssl.core import registry
+from jaxssl.core.errors import UserError
+from jaxssl.core.names import flatten
+from jaxssl.objectives.base import Objective
+from jaxssl.run.build import build
+from jaxssl.run.config import load_config
+from jaxssl.run.open import evaluate_run, fill_masks, open_run
+from jaxssl.run.train import train_run
+
+TABLE = "embeddings/tokens/embedding"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    """The objectives of these proofs can be named in recipes, here alone."""
+    known = registry._MEMBERS[Objective]
+    before = dict(known)
+    registry.register(Objective, Electra, Distil, SimCse, PrefixLm)
+    yield
+    known.clear()
+    known.update(before)
+
+
+def quiet(text):
+    del text
+
+
+def recipe(words, out, objective, **changes):
+    plain = toy.recipe(words, out, "masked")
+    plain["train"] = {"steps": 6}
+    plain["evaluation"] = {"every": 3}
+    plain["checkpoint"] = {"every": 3, "keep_last": 9}
+    plain["logging"]["every"] = 1
+    return {**plain, "objective": objective, **changes}
+
+
+ELECTRA = {"name": "electra_proof", "table": "shared", "slots": 8}
+
+
+@pytest.fixture(scope="module")
+def electra(words, tmp_path_factory):
+    out = tmp_path_factory.mktemp("electra") / "run"
+    outcome = train_run(load_config([recipe(words, out, ELECTRA)]), quiet)
+    assert outcome.step == 6
+    return out
+
+
+@pytest.fixture(scope="module")
+def base(words, tmp_path_factory):
+    """A masked language model."""
+    out = tmp_path_factory.mktemp("base") / "run"
+    masked = {"name": "masked_lm", "slots": 8}
+    train_run(load_config([recipe(words, out, masked)]), quiet)
+    return out
+
+
+def test_both_networks_learn_and_are_validated(electra):
+    rows = toy.rows_of(electra, "validation")
+    assert len(rows) == 2
+    wanted = {"loss", "loss/masked_lm", "loss/replaced", "perplexity", "accuracy/replaced"}
+    assert wanted <= rows[-1].keys()
+    assert rows[-1]["loss/masked_lm"] < rows[0]["loss/masked_lm"]
+    found = toy.restored(electra, 6)
+    names = {name for name in found if name.startswith(".params") or "'params'" in name}
+    assert any("generator" in name for name in names)
+    assert sum("tokens" in name for name in names) == 1  # the shared table exists once
+
+
+def test_a_killed_run_of_two_networks_goes_on_to_the_bit(electra, words, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(electra, out)
+    shutil.rmtree(out / "checkpoints" / "6")
+    config = load_config([recipe(words, out, ELECTRA)])
+    assert train_run(config, quiet).step == 6
+    toy.assert_same_arrays(toy.restored(out, 6), toy.restored(electra, 6))
+    assert toy.rows_of(out, "train", "validation") == toy.rows_of(electra, "train", "validation")
+
+
+def test_a_run_directory_says_how_its_networks_are_made(electra):
+    values = evaluate_run(electra)
+    assert values["loss/masked_lm"] == pytest.approx(
+        toy.rows_of(electra, "validation")[-1]["loss/masked_lm"], rel=1e-5
+    )
+    assert open_run(electra).config.networks["generator"].model.num_layers == 1
+
+
+def test_a_run_starts_from_the_discriminator_or_from_the_generator(electra, words, tmp_path):
+    masked = {"name": "masked_lm", "slots": 8}
+    for network, depth in ((None, 2), ("generator", 1)):
+        table = {} if network is None else {"fresh": ["embeddings/tokens/**"]}
+        init = {"from": str(electra), "network": network, "step": 6, **table}
+        given = recipe(words, tmp_path / f"from-{network}", masked, init=init)
+        del given["model"]
+        config = load_config([given])
+        assert config.model.num_layers == depth
+        built = build(config)
+        entries = built.work.program.start.entries
+        dropped = {e.source.split("/")[0] for e in entries if e.action == "dropped"}
+        assert dropped == ({"generator", "replaced"} if network is None else set())
+        outcome = train_run(config, quiet)
+        assert outcome.step == 6
+        noted = json.loads((tmp_path / f"from-{network}" / "ledger.json").read_text())
+        names = noted["from"]["names"]
+        lead = "" if network is None else "generator/"
+        kernel = "encoder/layers/attention/query/kernel"
+        assert names[kernel] == lead + kernel
+
+
+def test_each_network_starts_from_what_it_is_told(base, words, tmp_path):
+    networks = {"generator": {"init": {"from": str(base), "drop": ["pooler/**"]}}}
+    objective = {**ELECTRA, "generator_layers": 2}
+    given = recipe(words, tmp_path / "run", objective, networks=networks)
+    built = build(load_config([given]))
+    entries = {e.target: e for e in built.work.program.start.entries if e.target}
+    assert entries["generator/masked_lm/bias"].action == "restored"
+    assert entries["encoder/layers/attention/query/kernel"].action == "fresh"
+    said = []
+    assert train_run(load_config([given]), said.append).step == 6
+    assert any(line.startswith(f"generator from step 6 of {base}") for line in said)
+    first = flatten(jax.device_get(open_run(base, 6).params))
+    other = tmp_path / "still"
+    still = recipe(words, other, objective, networks=networks, optimizer={"learning_rate": 1e-30})
+    train_run(load_config([still]), quiet)
+    found = flatten(jax.device_get(open_run(other, 6).params))
+    mine = "encoder/layers/attention/query/kernel"
+    np.testing.assert_array_equal(found[f"generator/{mine}"], first[mine])
+    assert not np.array_equal(found[mine], first[mine])
+
+
+def distil(words, base, out, **changes):
+    networks = {"teacher": {"init": {"from": str(base)}}}
+    return recipe(words, out, {"name": "distil_proof", "slots": 8}, networks=networks, **changes)
+
+
+def test_a_teacher_keeps_its_bits_and_takes_no_room_in_checkpoints(words, base, tmp_path):
+    out = tmp_path / "run"
+    said = []
+    given = distil(words, base, out)
+    assert train_run(load_config([given]), said.append).step == 6
+    assert not any("teacher" in name for name in toy.restored(out, 6))
+    assert any("frozen arrays: each has the bits it started with" in line for line in said)
+    teacher = flatten(jax.device_get(open_run(base, 6).params))
+    found = flatten(jax.device_get(open_run(out, 6).params))
+    for path, value in teacher.items():
+        np.testing.assert_array_equal(found[f"teacher/{path}"], value, err_msg=path)
+    values = evaluate_run(out)
+    last = toy.rows_of(out, "validation")[-1]
+    assert values["loss/distil"] == pytest.approx(last["loss/distil"], rel=1e-5)
+    assert fill_masks(out, ["the [MASK] sees a dog."])[0]  # the student, alone
+    again = tmp_path / "again"
+    shutil.copytree(out, again)
+    shutil.rmtree(again / "checkpoints" / "6")
+    train_run(load_config([{**given, "out": str(again)}]), quiet)
+    toy.assert_same_arrays(toy.restored(again, 6), toy.restored(out, 6))
+
+
+def test_a_student_like_its_teacher_has_nothing_to_learn(words, base, tmp_path):
+    given = distil(words, base, tmp_path / "run", init={"from": str(base)})
+    values = dict(train_run(load_config([given]), quiet).validation)
+    assert values["loss/distil"] < 0.05  # of dropout alone
+
+
+@pytest.mark.parametrize(
+    "networks, said",
+    [
+        ({}, "the shape of a network is not known"),
+        ({"generator": {}}, "no objective of this run has such a network"),
+    ],
+)
+def test_a_network_that_is_not_known_is_told(networks, said, words, tmp_path):
+    given = recipe(words, tmp_path / "run", {"name": "distil_proof"}, networks=networks)
+    with pytest.raises(UserError, match=said):
+        build(load_config([given]))
+
+
+def test_one_set_of_weights_is_a_prefix_lm_and_a_masked_lm_by_turns(words, tmp_path):
+    plain = recipe(words, tmp_path / "run", None)
+    data = plain.pop("data")
+    plain.pop("objective")
+    streams = {
+        "masked": {"objective": {"name": "masked_lm", "slots": 8}, "data": data},
+        "prefix": {"objective": {"name": "prefix_lm_proof"}, "data": {**data, "seed": 1}},
+    }
+    given = {**plain, "streams": streams, "mixture": {"name": "by_turns", "seed": 0}}
+    given["train"] = {"steps": 40}
+    given["evaluation"] = {"every": 20}
+    given["checkpoint"] = {"every": 20, "keep_last": 9}
+    config = load_config([given])
+    reached = build(config).work.program.reached
+    both = reached["masked"] & reached["prefix"]
+    assert sum(path.startswith("encoder/") for path in both) > 10
+    train_run(config, quiet)
+    first, last = toy.rows_of(tmp_path / "run", "validation")
+    for number in ("masked/loss", "prefix/loss", "prefix/perplexity"):
+        assert last[number] < first[number], number
+
+
+def test_contrast_beside_masked_lm_trains_on_microbatches_as_on_one_batch(words, tmp_path):
+    terms = [
+        {"objective": {"name": "masked_lm", "slots": 8}},
+        {"objective": {"name": "simcse_proof"}},
+    ]
+    rows = {}
+    for parts in (1, 4):
+        out = tmp_path / f"run-{parts}"
+        given = recipe(words, out, {"name": "combine", "terms": terms})
+        given["train"] = {"steps": 6, "accumulation": parts}
+        given["data"]["batch_size"] = 32
+        train_run(load_config([given]), quiet)
+        rows[parts] = toy.rows_of(out, "train")[-1]
+    assert rows[1]["loss/contrast"] == pytest.approx(rows[4]["loss/contrast"], rel=1e-4)
