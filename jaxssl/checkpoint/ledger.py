@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
@@ -357,3 +357,20 @@ def write_ledger(path: Path, origin: Mapping[str, object], entries: Sequence[Ent
             file,
             indent=1,
         )
+
+
+NETWORKS = "networks"
+"""Where the notes of further networks' bases lie beside those of the main one's."""
+
+
+def by_network(noted: Mapping[str, Any]) -> dict[str, Any]:
+    """{network: what is noted of its base}, of a file's content; the main one's name is empty."""
+    main = {key: value for key, value in noted.items() if key != NETWORKS}
+    return ({"": main} if main else {}) | dict(noted.get(NETWORKS, {}))
+
+
+def named(noted: Mapping[str, Any]) -> str:
+    """What a run started from, in words."""
+    if noted["step"] is None:
+        return str(noted["run"])
+    return f"step {noted['step']} of {noted['run']}"

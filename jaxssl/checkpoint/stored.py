@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxssl.checkpoint import manifest
 from jaxssl.checkpoint.hf.directory import CONFIG, fingerprint, open_model
-from jaxssl.checkpoint.ledger import Entry, Leaf
+from jaxssl.checkpoint.ledger import Entry, Leaf, by_network, named
 from jaxssl.checkpoint.manager import read_arrays, stored_arrays
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import sha256
@@ -325,16 +325,6 @@ def identity(holder: Holder, entries: Sequence[Entry], lead: str = "") -> dict[s
     }
 
 
-NETWORKS = "networks"
-"""Where the notes of further networks' bases lie beside those of the main one's."""
-
-
-def by_network(noted: Mapping[str, Any]) -> dict[str, Any]:
-    """{network: what is noted of its base}, of a file's content; the main one's name is empty."""
-    main = {key: value for key, value in noted.items() if key != NETWORKS}
-    return ({"": main} if main else {}) | dict(noted.get(NETWORKS, {}))
-
-
 def read_base(run_dir: Path) -> dict[str, dict[str, Any]]:
     """What a run noted of the base of each network; nothing of those without."""
     path = run_dir / BASE
@@ -373,10 +363,3 @@ def check_base(noted: Mapping[str, Any], holder: Holder) -> None:
             got="no such checkpoint" if found is None else f"checksum {found[:16]}...",
             fix="say where the base is now: --with init.from=RUN",
         )
-
-
-def named(noted: Mapping[str, Any]) -> str:
-    """What a run started from, in words."""
-    if noted["step"] is None:
-        return str(noted["run"])
-    return f"step {noted['step']} of {noted['run']}"

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxssl.checkpoint.stored import by_network, named
+from jaxssl.checkpoint.ledger import by_network, named
 from jaxssl.report.markup import exact
 from jaxssl.report.record import Run, number
 

@@ -13,7 +13,15 @@ import jax.numpy as jnp
 import optax
 
 from jaxssl.checkpoint import ledger
-from jaxssl.checkpoint.ledger import Entry, InitConfig, Leaf, make_ledger
+from jaxssl.checkpoint.ledger import (
+    NETWORKS,
+    Entry,
+    InitConfig,
+    Leaf,
+    by_network,
+    make_ledger,
+    named,
+)
 from jaxssl.checkpoint.manager import (
     CheckpointConfig,
     CheckpointManager,
@@ -23,14 +31,11 @@ from jaxssl.checkpoint.manager import (
 from jaxssl.checkpoint.origin import open_origin
 from jaxssl.checkpoint.stored import (
     BASE,
-    NETWORKS,
     Holder,
     Raw,
     Stored,
     assemble,
-    by_network,
     identity,
-    named,
     read,
     under,
     within,
