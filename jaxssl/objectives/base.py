@@ -130,6 +130,11 @@ class Objective(ABC):
         """Whether a pooler that the model has stays; one that stays and is not read is told."""
         return True
 
+    def raw_length(self, length: int) -> int:
+        """How many tokens are read of a store for a row of `length` tokens in the model: more,
+        where `corrupt` makes rows shorter, as span corruption does."""
+        return length
+
     def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
         """The entries that it adds to the batch or changes in it, each row by its own key."""
         return {}

@@ -146,6 +146,23 @@ class Combine(Objective):
         for name, term in self.by_name.items():
             term.objective.check_rows(self._seen_by(name, rows))
 
+    def raw_length(self, length: int) -> int:
+        """That of all terms.
+
+        Raises:
+          UserError: they differ, and the terms read the same rows.
+        """
+        found = {name: term.objective.raw_length(length) for name, term in self.by_name.items()}
+        if len(set(found.values())) > 1:
+            raise UserError(
+                "the terms want to read rows of different lengths",
+                where="objective.terms",
+                expected="one length for all terms of one stream",
+                got=", ".join(f"{name}: {tokens} tokens" for name, tokens in found.items()),
+                fix="put them into streams of their own",
+            )
+        return next(iter(found.values()))
+
     def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
         """`TERM/ENTRY` for each entry that a term adds or changes."""
         entries = {}

@@ -69,7 +69,7 @@ def open_stream(
 def _open_store(
     config: StreamConfig, model: ModelConfig, tokenizer: Tokenizer, note: Note
 ) -> Opened:
-    data: Any = config.data
+    data = _as_read(config)
     if config.objective.tasks:
         raise UserError(
             "a token store has no labels",
@@ -100,6 +100,14 @@ def _open_store(
         summary=f"{train.num_rows:,} rows of {data.sequence_length} tokens, {per_epoch:,} steps an "
         f"epoch ({left_over} rows{tokens} left over)",
     )
+
+
+def _as_read(stream: StreamConfig) -> StoreConfig:
+    """What a stream reads, its rows as long as its objective wants them from the store."""
+    data = stream.data
+    assert isinstance(data, StoreConfig)
+    length = stream.objective.raw_length(data.sequence_length)
+    return dataclasses.replace(data, sequence_length=length)
 
 
 def _complete_store(data: StoreConfig, validation: str | None) -> TokenStore:
@@ -142,11 +150,11 @@ def tokens_per_byte(store: TokenStore, split: str) -> float | None:
 def _store_split(
     stream: StreamConfig, split: str, model: ModelConfig, tokenizer: Tokenizer
 ) -> tuple[Data, float | None]:
-    assert isinstance(stream.data, StoreConfig)
-    store = TokenStore.open(stream.data.store)
+    config = _as_read(stream)
+    store = TokenStore.open(config.store)
     check_tokenizer(store, tokenizer.fingerprint)
     check_vocabulary(store, model.vocab_size)
-    return StoreData(open_rows(stream.data, split, store)), tokens_per_byte(store, split)
+    return StoreData(open_rows(config, split, store)), tokens_per_byte(store, split)
 
 
 # --- Tables -------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import numpy as np
@@ -16,6 +18,7 @@ from jaxssl.core import registry
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
 from jaxssl.objectives.base import Objective
+from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.run.build import build
 from jaxssl.run.config import load_config
 from jaxssl.run.open import evaluate_run, fill_masks, open_run
@@ -24,12 +27,31 @@ from jaxssl.run.train import train_run
 TABLE = "embeddings/tokens/embedding"
 
 
+@dataclass(frozen=True, kw_only=True)
+class EveryToken(CausalLm):
+    """Every token of a row has a next one: a token more is read than the model sees."""
+
+    name: Literal["every_token"] = "every_token"  # type: ignore[assignment]
+    """The objective."""
+
+    def raw_length(self, length):
+        return length + 1
+
+    def corrupt(self, batch, seed, vocabulary):
+        made = super().corrupt(batch, seed, vocabulary)
+        return {
+            name: x[:, :-1]
+            for name, x in {**batch, **made}.items()
+            if x.ndim == 2 and x.shape[1] > 2
+        }
+
+
 @pytest.fixture(scope="module", autouse=True)
 def registered():
     """The objectives of these proofs can be named in recipes, here alone."""
     known = registry._MEMBERS[Objective]
     before = dict(known)
-    registry.register(Objective, Electra, Distil, SimCse, PrefixLm)
+    registry.register(Objective, Electra, Distil, SimCse, PrefixLm, EveryToken)
     yield
     known.clear()
     known.update(before)
@@ -223,3 +245,18 @@ def test_contrast_beside_masked_lm_trains_on_microbatches_as_on_one_batch(words,
         train_run(load_config([given]), quiet)
         rows[parts] = toy.rows_of(out, "train")[-1]
     assert rows[1]["loss/contrast"] == pytest.approx(rows[4]["loss/contrast"], rel=1e-4)
+
+
+def test_an_objective_reads_as_many_tokens_as_it_shortens_rows_by(byte_store, tmp_path):
+    given = toy.recipe(byte_store, tmp_path / "run", "gpt2")
+    given |= {"objective": {"name": "every_token"}, "train": {"steps": 6}}
+    given["model"]["max_positions"] = 16  # as many as the model sees, one less than are read
+    config = load_config([given])
+    built = build(config)
+    assert built.work.program.streams[0].batch["tokens"].shape == (8, 17)
+    outcome = train_run(config, quiet)
+    assert outcome.validation["loss"] == pytest.approx(evaluate_run(tmp_path / "run")["loss"])
+    terms = [{"objective": {"name": "every_token"}}, {"objective": {"name": "causal_lm"}}]
+    given["objective"] = {"name": "combine", "terms": terms}
+    with pytest.raises(UserError, match="rows of different lengths"):
+        build(load_config([{**given, "out": str(tmp_path / "other")}]))
