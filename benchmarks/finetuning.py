@@ -143,10 +143,10 @@ def _rows(length: int) -> dict[str, np.ndarray]:
 def against_trainer(scratch: Path) -> None:
     """The same network from scratch, telling two libraries' docstrings apart: examples/s of the
     last epoch, when everything is compiled and warm, and test accuracy."""
-    from jaxssl.data.docstrings import as_jsonl
-    from jaxssl.data.libraries import write_libraries
-    from jaxssl.data.sources import Docstrings
-    from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_tokenizer
+    from jaxssl.data.corpus.docstrings import as_jsonl
+    from jaxssl.data.corpus.libraries import write_libraries
+    from jaxssl.data.corpus.sources import Docstrings
+    from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_tokenizer
 
     source = as_jsonl(Docstrings(max_bytes=4_000_000), scratch)
     tables = write_libraries(

@@ -161,7 +161,7 @@ def _document(
 
 
 def _tokenizer(options: argparse.Namespace) -> int:
-    from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_tokenizer
+    from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_tokenizer
 
     config = _load(TokenizerTrainConfig, options)
     if config is not None:
@@ -171,7 +171,7 @@ def _tokenizer(options: argparse.Namespace) -> int:
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    from jaxssl.data.prepare import PrepareConfig, prepare
+    from jaxssl.data.corpus.prepare import PrepareConfig, prepare
 
     config = _load(PrepareConfig, options)
     if config is not None:

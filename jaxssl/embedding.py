@@ -20,11 +20,11 @@ from jaxssl.core.progress import bar, silent
 from jaxssl.core.types import Batch, Params
 from jaxssl.core.widen import widen
 from jaxssl.data.encoding import Truncation, encode_rows
-from jaxssl.data.labelled import ExampleData, fixed_lengths
-from jaxssl.data.table_inputs import input_file
-from jaxssl.data.table_readers import file_paths
-from jaxssl.data.table_writers import check_output, check_place
-from jaxssl.data.tables import Note, Table, TableFile, read_chunks, say
+from jaxssl.data.examples import ExampleData, fixed_lengths
+from jaxssl.data.tables.inputs import input_file
+from jaxssl.data.tables.readers import file_paths
+from jaxssl.data.tables.table import Note, Table, TableFile, read_chunks, say
+from jaxssl.data.tables.writers import check_output, check_place
 from jaxssl.models.model import Model, check_length
 from jaxssl.ops.pooling import Pooling, pool
 from jaxssl.parallel import hosts

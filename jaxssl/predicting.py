@@ -17,11 +17,11 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.progress import bar, silent
 from jaxssl.core.types import Batch, Params
 from jaxssl.data.encoding import Truncation
-from jaxssl.data.labelled import fixed_lengths
-from jaxssl.data.table_inputs import input_file
-from jaxssl.data.table_readers import file_paths
-from jaxssl.data.table_writers import check_output, open_output
-from jaxssl.data.tables import Note, Table, TableFile, read_chunks, say
+from jaxssl.data.examples import fixed_lengths
+from jaxssl.data.tables.inputs import input_file
+from jaxssl.data.tables.readers import file_paths
+from jaxssl.data.tables.table import Note, Table, TableFile, read_chunks, say
+from jaxssl.data.tables.writers import check_output, open_output
 from jaxssl.models.model import check_length
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import replicated

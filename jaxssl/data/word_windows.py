@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.labelled import Examples
-from jaxssl.data.rows import pad_id
-from jaxssl.data.tokenizer import Tokenizer
-from jaxssl.data.words import Words, encode_words, offsets, ragged
+from jaxssl.data.examples import Examples
+from jaxssl.data.store.rows import pad_id
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
+from jaxssl.data.tokenizer.words import Words, encode_words, offsets, ragged
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
+from jaxssl.data.tokenizer.words import Words, offsets
 from jaxssl.data.word_windows import cut, encode_windows, owners
-from jaxssl.data.words import Words, offsets
 
 LENGTHS = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=25), min_size=1, max_size=6)
 

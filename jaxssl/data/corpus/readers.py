@@ -1,0 +1,355 @@
+"""datatrove readers: the documents of a source, shared out over tasks, bad ones set aside.
+
+A text file of more than `PART_BYTES` is handed on in several `Document`s with the same id; all but
+the last have `metadata["more"]`. They are cut before whitespace, so that encoding the parts gives
+the tokens of the whole.
+"""
+
+import abc
+import codecs
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.readers import HuggingFaceDatasetReader
+
+from jaxssl.core.errors import UserError, did_you_mean
+from jaxssl.data.corpus import docstrings
+from jaxssl.data.corpus.lines import MAX_LINE_BYTES, Line, Lines, share
+from jaxssl.data.corpus.sentences import last_whitespace
+from jaxssl.data.corpus.set_aside import SetAside
+from jaxssl.data.corpus.sources import FIRST_BLOCK, Docstrings, Hub, Jsonl, SourceFile, open_file
+
+PART_BYTES = 1 << 20
+
+
+class Reader(PipelineStep):
+    """Base of our readers: keeps count of what was set aside.
+
+    Args:
+      set_aside: start of the names of the files for set-aside documents ("-00000.jsonl" is added
+        for each task); None to count only.
+    """
+
+    type = "📖 - READER"
+    name = "reader"
+
+    def __init__(self, set_aside: str | Path | None = None):
+        super().__init__()
+        self.set_aside = set_aside
+        self.aside = SetAside()
+        """What the latest run set aside."""
+
+    def run(self, data=None, rank: int = 0, world_size: int = 1):
+        """Yields the documents in `data` and then those of task `rank`."""
+        yield from data or ()
+        self.aside = SetAside(set_aside_path(self.set_aside, rank))
+        with self.aside:
+            for document in self.documents(rank, world_size):
+                self.stat_update("documents")
+                yield document
+
+    @abc.abstractmethod
+    def documents(self, rank: int, world_size: int) -> Iterator[Document]:
+        """The documents of task `rank` of `world_size`."""
+
+
+class FilesReader(Reader):
+    """Base of the readers of files."""
+
+    name = "files"
+    can_cut = True
+    """Whether a file can be read from the middle."""
+
+    def __init__(self, files: list[SourceFile], set_aside: str | Path | None = None):
+        super().__init__(set_aside)
+        self.files = files
+
+    def documents(self, rank: int, world_size: int) -> Iterator[Document]:
+        for file, start, stop in share(self.files, rank, world_size, self.can_cut):
+            self.stat_update("input_files")
+            try:
+                yield from self.read(file, start, stop)
+            except (OSError, EOFError) as error:  # a damaged archive, a file without permission
+                self.aside.add(file.path, None, f"{type(error).__name__}: {error}")
+
+    @abc.abstractmethod
+    def read(self, file: SourceFile, start: int, stop: int | None) -> Iterator[Document]:
+        """Documents that start in bytes [start, stop) of `file`."""
+
+
+class JsonlReader(FilesReader):
+    """One document a line. `metadata["group"]` is the value of `group_key`, if there is one."""
+
+    name = "jsonl"
+
+    def __init__(self, config: Jsonl, files: list[SourceFile], set_aside: str | Path | None = None):
+        super().__init__(files, set_aside)
+        self.config = config
+
+    def read(self, file: SourceFile, start: int, stop: int | None) -> Iterator[Document]:
+        for line in Lines(file, start, stop):
+            if line.is_blank:
+                continue
+            try:
+                yield self._document(file, line)
+            except (ValueError, RecursionError) as error:
+                self.aside.add(file.path, line.number, str(error) or type(error).__name__)
+
+    def _document(self, file: SourceFile, line: Line) -> Document:
+        if line.data is None:
+            raise ValueError(f"a line of more than {MAX_LINE_BYTES >> 20} MiB")
+        row = json.loads(decode(line.data))
+        if not isinstance(row, dict):
+            raise ValueError(f"a JSON {type(row).__name__}, not an object")
+        text = check_text(_value(row, self.config.text_key))
+        key, group = self.config.id_key, self.config.group_key
+        name = f"{file.id}:{line.offset}" if key is None else str(_value(row, key))
+        metadata = {} if group is None else {"group": str(_value(row, group))}
+        return Document(text, name, metadata=metadata)
+
+
+class ParagraphReader(FilesReader):
+    """One document a stretch of lines between blank lines.
+
+    A document belongs to the part of the file that holds the start of the last blank line before it
+    (or the start of the file), so that a task need not look at what comes before its part.
+    """
+
+    name = "paragraphs"
+
+    def read(self, file: SourceFile, start: int, stop: int | None) -> Iterator[Document]:
+        lines: list[Line] = []
+        size, owned = 0, start == 0
+        for line in Lines(file, start, None):
+            if not line.is_blank:
+                size += MAX_LINE_BYTES if line.data is None else len(line.data)
+                if not lines or size < MAX_LINE_BYTES:
+                    lines.append(line)
+                continue
+            if owned and lines:
+                yield from self._documents(file, lines, size)
+            lines, size, owned = [], 0, stop is None or line.offset < stop
+            if not owned:
+                return
+        if owned and lines:
+            yield from self._documents(file, lines, size)
+
+    def _documents(self, file: SourceFile, lines: list[Line], size: int) -> Iterator[Document]:
+        try:
+            if size >= MAX_LINE_BYTES:
+                raise ValueError(f"{MAX_LINE_BYTES >> 20} MiB or more without a blank line")
+            text = check_text(decode(b"".join(line.data or b"" for line in lines)))
+            yield Document(text.rstrip("\r\n"), f"{file.id}:{lines[0].offset}")
+        except ValueError as error:
+            self.aside.add(file.path, lines[0].number, str(error))
+
+
+class TextFileReader(FilesReader):
+    """One document a file; a large one in parts."""
+
+    name = "text"
+    can_cut = False
+
+    def read(self, file: SourceFile, start: int, stop: int | None) -> Iterator[Document]:
+        try:
+            with open_file(file) as opened:
+                check_encoding(opened)
+            with open_file(file) as opened:
+                yield from _with_more(_parts(opened), file.id)
+        except ValueError as error:
+            self.aside.add(file.path, None, str(error))
+
+
+class DocstringReader(Reader):
+    """Docstrings of installed packages. Each task parses all of them and keeps its share."""
+
+    name = "docstrings"
+
+    def __init__(self, config: Docstrings, set_aside: str | Path | None = None):
+        super().__init__(set_aside)
+        self.config = config
+
+    def documents(self, rank: int, world_size: int) -> Iterator[Document]:
+        aside = self.aside if rank == 0 else SetAside()
+        for i, module in enumerate(docstrings.collect(self.config, aside, progress=rank == 0)):
+            if i % world_size == rank:
+                metadata = {"group": module.path, "package": module.package}
+                yield Document(module.text, module.path, metadata=metadata)
+
+
+class HubReader(Reader):
+    """Rows of a hub data set, streamed by datatrove's reader; rows without text are set aside."""
+
+    name = "hub"
+
+    def __init__(self, config: Hub, set_aside: str | Path | None = None):
+        super().__init__(set_aside)
+        self.config = config
+
+    def documents(self, rank: int, world_size: int) -> Iterator[Document]:
+        yield from _HubRows(self.config, self.aside).run(None, rank, world_size) or ()
+
+
+class _HubRows(HuggingFaceDatasetReader):
+    def __init__(self, config: Hub, aside: SetAside):
+        options = {"name": config.config, "split": config.split, "revision": config.revision}
+        super().__init__(config.dataset, options, streaming=True, text_key=config.text_key)
+        self.config, self.aside = config, aside
+
+    def get_document_from_dict(self, data: dict, source_file: str, id_in_file: int | str):
+        name = f"{source_file}/{id_in_file}"
+        key, group_key = self.config.id_key, self.config.group_key
+        try:
+            text = check_text(_value(data, self.text_key))
+            name = name if key is None else str(_value(data, key))
+            # Not the place by default: it depends on how many tasks read the data set.
+            group = text if group_key is None else str(_value(data, group_key))
+            return Document(text, name, metadata={"group": group})
+        except ValueError as error:
+            self.aside.add(name, None, str(error))
+            return None
+
+
+def set_aside_path(start: str | Path | None, rank: int) -> Path | None:
+    """The file for what task `rank` sets aside."""
+    return None if start is None else Path(f"{start}-{rank:05d}.jsonl")
+
+
+def open_hub(config: Hub) -> None:
+    """Reads one row of a hub data set, so that mistakes show before a long run."""
+    import datasets
+
+    revision = "" if config.revision is None else f", revision {config.revision}"
+    where = f"source.dataset={config.dataset}, split {config.split}{revision}"
+    try:
+        stream = datasets.load_dataset(
+            config.dataset,
+            name=config.config,
+            split=config.split,
+            revision=config.revision,
+            streaming=True,
+        )
+        row: dict[str, Any] | None = next(iter(stream), None)
+    except Exception as error:  # `datasets` raises whatever its loaders raise
+        raise UserError(
+            "a hub data set cannot be read",
+            where=where,
+            expected="a data set that exists and can be reached",
+            got=f"{type(error).__name__}: {error}",
+            fix="check name, config, split and revision; without a network, use files",
+        ) from error
+    if row is None:
+        raise UserError("the corpus is empty", where=where, expected="rows", got="none")
+    for field in ("text_key", "id_key", "group_key"):
+        column = getattr(config, field)
+        if column is not None and column not in row:
+            raise UserError(
+                "the data set has no such column",
+                where=f"source.{field}",
+                expected=" or ".join(sorted(row)),
+                got=column,
+                fix=did_you_mean(column, row),
+            )
+
+
+def hub_commit(config: Hub) -> str | None:
+    """The commit that a data set's revision stands for now, asked of the hub; None without it."""
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi().dataset_info(
+            config.dataset, revision=config.revision, expand=["sha"], timeout=30
+        )
+        return info.sha
+    except Exception as error:  # whatever its HTTP library raises; reading may still work
+        cause = f"{type(error).__name__}: {error}"[:200]
+        print(f"{config.dataset}: its commit is not recorded ({cause})", file=sys.stderr)
+        return None
+
+
+def check_text(text: Any) -> str:
+    """`text` if it can be a document; a `ValueError` says why not."""
+    if not isinstance(text, str):
+        raise ValueError(f"the text is a {type(text).__name__}, not a string")
+    if not text or text.isspace():
+        raise ValueError("the text is empty")
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError("the text has half of a surrogate pair") from None
+    return text
+
+
+def decode(data: bytes) -> str:
+    """UTF-8 to text; a `ValueError` says what is wrong."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def check_encoding(opened: Any) -> None:
+    """Reads all of a file; a `ValueError` says why it cannot be a document."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    empty, line, first = True, 1, True
+    while block := opened.read(1 << 20):
+        if first and b"\0" in block[:FIRST_BLOCK]:
+            raise ValueError("a binary file (NUL bytes in its first block)")
+        first = False
+        try:
+            text = decoder.decode(block)
+        except UnicodeDecodeError as error:
+            line += error.object[: error.start].count(b"\n")
+            raise ValueError(f"not UTF-8: {error.reason} in line {line}") from None
+        empty = empty and not text.removeprefix("\ufeff").strip()
+        line += block.count(b"\n")
+    try:
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8: the file ends within a character") from None
+    if empty:
+        raise ValueError("the text is empty")
+
+
+def _parts(opened: Any) -> Iterator[str]:
+    """The text of a file of valid UTF-8 in parts of about `PART_BYTES`, cut before whitespace."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    rest = ""
+    while block := opened.read(PART_BYTES):
+        rest += decoder.decode(block)
+        if len(block) == PART_BYTES or len(rest) > PART_BYTES:
+            cut = _cut(rest)
+            yield rest[:cut]
+            rest = rest[cut:]
+    if rest:
+        yield rest
+
+
+def _cut(text: str) -> int:
+    """Where to cut: before a blank line in the second half, else before any whitespace."""
+    blank = text.rfind("\n\n", len(text) // 2)
+    if blank > 0 and not text[blank - 1].isspace():
+        return blank
+    return last_whitespace(text, 1, len(text) - 1) or len(text)
+
+
+def _with_more(parts: Iterator[str], name: str) -> Iterator[Document]:
+    previous: str | None = None
+    for part in parts:
+        if previous is not None:
+            yield Document(previous, name, metadata={"more": True})
+        previous = part
+    if previous is not None:
+        yield Document(previous, name)
+
+
+def _value(row: dict, key: str) -> Any:
+    if key not in row:
+        raise ValueError(f"no key {key!r} (keys: {', '.join(sorted(map(str, row))[:8])})")
+    return row[key]
