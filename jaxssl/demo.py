@@ -45,7 +45,6 @@ SHORT = Scale(
 
 def demo(out: Path, *, short: bool = False) -> int:
     """Runs everything in `out`, or goes on where an earlier demo stopped; returns the exit code."""
-    from jaxssl.data.corpus.docstrings import as_jsonl
     from jaxssl.data.corpus.sources import Docstrings
     from jaxssl.report import summary_table, write_comparison
     from jaxssl.run.config import load_config
@@ -54,7 +53,7 @@ def demo(out: Path, *, short: bool = False) -> int:
 
     started, scale = time.time(), SHORT if short else FULL
     _check_scale(out, short)
-    source = as_jsonl(Docstrings(max_bytes=scale.corpus_bytes), out / "corpus")
+    source = Docstrings(max_bytes=scale.corpus_bytes).collected(out / "corpus")
     runs = []
     models: tuple[tuple[str, Kind, tuple[str, ...]], ...] = (
         ("bert", "wordpiece", scale.bert),

@@ -21,9 +21,10 @@ from jaxssl.core.types import Batch, Params
 from jaxssl.core.widen import widen
 from jaxssl.data.encoding import Truncation, encode_rows
 from jaxssl.data.examples import ExampleData, fixed_lengths
+from jaxssl.data.tables.config import TableFile
 from jaxssl.data.tables.inputs import input_file
-from jaxssl.data.tables.readers import file_paths
-from jaxssl.data.tables.table import Note, Table, TableFile, read_chunks, say
+from jaxssl.data.tables.read import file_paths, read_chunks
+from jaxssl.data.tables.table import Note, Table, say
 from jaxssl.data.tables.writers import check_output, check_place
 from jaxssl.models.model import Model, check_length
 from jaxssl.ops.pooling import Pooling, pool

@@ -23,7 +23,7 @@ from jaxssl.core.layer_names import canonical, layer_range
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.data.store.manifest import ROLES
 from jaxssl.data.tokenizer.export import check_written
-from jaxssl.data.tokenizer.tokenizer import load_tokenizer
+from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.exportable import (
     HfClass,
     check_exportable,

@@ -25,8 +25,8 @@ from jaxssl.core.keys import init_key
 from jaxssl.core.names import flatten
 from jaxssl.core.precision import Float, Precision
 from jaxssl.data.config import ImportedData
-from jaxssl.data.tokenizer.loading import with_tokens
-from jaxssl.data.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from jaxssl.data.tokenizer.loading import load_tokenizer, with_tokens
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.imported_task import GENERATION, task_of
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig

@@ -39,7 +39,7 @@ def _described(path: Path, verify: bool) -> Iterator[str]:
 
 
 def _tokenizer(path: Path, verify: bool) -> Iterator[str]:
-    from jaxssl.data.tokenizer.tokenizer import load_tokenizer
+    from jaxssl.data.tokenizer.loading import load_tokenizer
 
     if verify:
         raise UserError(

@@ -18,9 +18,10 @@ from jaxssl.core.progress import bar, silent
 from jaxssl.core.types import Batch, Params
 from jaxssl.data.encoding import Truncation
 from jaxssl.data.examples import fixed_lengths
+from jaxssl.data.tables.config import TableFile
 from jaxssl.data.tables.inputs import input_file
-from jaxssl.data.tables.readers import file_paths
-from jaxssl.data.tables.table import Note, Table, TableFile, read_chunks, say
+from jaxssl.data.tables.read import file_paths, read_chunks
+from jaxssl.data.tables.table import Note, Table, say
 from jaxssl.data.tables.writers import check_output, open_output
 from jaxssl.models.model import check_length
 from jaxssl.parallel import hosts

@@ -16,7 +16,8 @@ from jaxssl.core.types import Vocabulary
 from jaxssl.data.config import StoreConfig
 from jaxssl.data.mixture import steps_until
 from jaxssl.data.store.store import TokenStore
-from jaxssl.data.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from jaxssl.data.tokenizer.loading import load_tokenizer
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Objective

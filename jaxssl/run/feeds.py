@@ -17,7 +17,8 @@ from jaxssl.data.examples import ExampleData, Examples, row_lengths
 from jaxssl.data.loader import Data, StoreData, make_plans, open_rows
 from jaxssl.data.store.rows import RowSource
 from jaxssl.data.store.store import TokenStore, check_tokenizer, check_vocabulary
-from jaxssl.data.tables.table import Note, Table, read_splits, read_table, say
+from jaxssl.data.tables.read import read_splits, read_table
+from jaxssl.data.tables.table import Note, Table, say
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.models.model import ModelConfig, check_length
 from jaxssl.objectives.base import Objective

@@ -25,7 +25,8 @@ from jaxssl.core.keys import init_key
 from jaxssl.core.names import flatten
 from jaxssl.core.types import Params, Vocabulary
 from jaxssl.data.loader import Data
-from jaxssl.data.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from jaxssl.data.tokenizer.loading import load_tokenizer
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.generate.decode import Sampling
 from jaxssl.models.heads import Use
 from jaxssl.models.layers import unbox

@@ -11,17 +11,14 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.files import atomic_write
 from jaxssl.core.progress import bar
 from jaxssl.data.corpus.set_aside import SetAside
-
-if TYPE_CHECKING:
-    from jaxssl.data.corpus.sources import Docstrings, Jsonl
 
 SKIPPED_FOLDERS = frozenset({"__pycache__", "test", "tests"})
 OWN_PACKAGE = "jaxssl"  # left out: the corpus must not depend on how jaxssl itself is installed
@@ -42,29 +39,36 @@ class Module(NamedTuple):
 
 
 def collect(
-    source: "Docstrings", set_aside: SetAside | None = None, *, progress: bool = True
+    packages: tuple[str, ...] = (),
+    max_bytes: int | None = None,
+    set_aside: SetAside | None = None,
+    *,
+    progress: bool = True,
 ) -> Iterator[Module]:
     """The modules of the corpus, in the order of a hash of their paths so that packages mix.
 
     The same environment gives the same modules. Exact duplicates of a docstring are dropped, and so
     are very short ones. Files that cannot be parsed are set aside.
 
+    Args:
+      packages: see `sources.Docstrings`.
+      max_bytes: see there.
+
     Raises:
       UserError: a package that is not installed, or no docstring at all.
     """
     set_aside = set_aside or SetAside()
-    files = sorted(_files(source.packages), key=lambda f: hashlib.sha256(f[0].encode()).digest())
+    files = sorted(_files(packages), key=lambda f: hashlib.sha256(f[0].encode()).digest())
     seen: set[bytes] = set()
     total = 0
-    limit = source.max_bytes
-    amount = limit or sum(os.path.getsize(file) for _, file in files)
+    amount = max_bytes or sum(os.path.getsize(file) for _, file in files)
     with bar(total=amount, description="docstrings", unit="B", enabled=progress) as progress_bar:
         for name, file in files:
             data = Path(file).read_bytes()
             text = _document(name, data, seen, set_aside)
-            if limit and total + len(text.encode()) > limit:
+            if max_bytes and total + len(text.encode()) > max_bytes:
                 break
-            progress_bar.update(len(text.encode()) if limit else len(data))
+            progress_bar.update(len(text.encode()) if max_bytes else len(data))
             if len(text) >= MIN_MODULE:
                 total += len(text.encode())
                 yield Module(name, text)
@@ -73,15 +77,15 @@ def collect(
             "no docstrings were found in the installed packages",
             where="source.packages",
             expected="packages with Python source files on sys.path",
-            got=", ".join(source.packages) or f"{len(files)} files on sys.path",
+            got=", ".join(packages) or f"{len(files)} files on sys.path",
             fix="name other packages, or use text files of your own (source.name=text)",
         )
 
 
-def write_docstrings(source: "Docstrings", path: str | Path, set_aside: SetAside) -> None:
-    """Writes the corpus as jsonl with keys text, id, group and package."""
+def write_docstrings(modules: Iterable[Module], path: str | Path) -> None:
+    """Writes docstrings as jsonl with keys text, id, group and package."""
     with atomic_write(path) as file:
-        for module in collect(source, set_aside):
+        for module in modules:
             row = {"text": module.text, "id": module.path, "group": module.path}
             file.write(json.dumps({**row, "package": module.package}, ensure_ascii=False) + "\n")
 
@@ -162,19 +166,3 @@ def _docstrings(node: ast.AST) -> Iterator[str]:
         for child in getattr(node, block, None) or ():
             if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
                 yield from _docstrings(child)
-
-
-def as_jsonl(source: "Docstrings", directory: Path) -> "Jsonl":
-    """The corpus collected to a file in `directory` (if it is not there yet), as a jsonl source.
-
-    What was set aside is in the file `docstrings-set-aside.jsonl` beside it.
-    """
-    from jaxssl.data.corpus.sources import Jsonl
-
-    path = directory / "docstrings.jsonl"
-    if not path.is_file():
-        unfinished = path.with_suffix(".part")
-        with SetAside(directory / "docstrings-set-aside.jsonl") as aside:
-            write_docstrings(source, unfinished, aside)
-        os.replace(unfinished, path)
-    return Jsonl(paths=(str(path),), id_key="id", group_key="group")

@@ -3,7 +3,7 @@
 import codecs
 from collections.abc import Iterator, Sequence
 
-from jaxssl.data.corpus.sources import SourceFile, open_file
+from jaxssl.data.corpus.files import SourceFile, open_file
 
 MAX_LINE_BYTES = 16 << 20
 """A longer line is not read into memory."""

@@ -24,12 +24,14 @@ from jaxssl.core.bounds import check_local
 from jaxssl.core.config import to_dict
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
-from jaxssl.data.corpus.sources import Docstrings, Hub, Jsonl, SourceConfig, TextFiles, fingerprint
+from jaxssl.data.corpus.files import fingerprint
+from jaxssl.data.corpus.sources import Docstrings, Hub, Jsonl, SourceConfig, TextFiles
 from jaxssl.data.store import packing
 from jaxssl.data.store.manifest import split_record, token_dtype, write_manifest
 from jaxssl.data.store.split import Split
 from jaxssl.data.store.store import TokenStore
-from jaxssl.data.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from jaxssl.data.tokenizer.loading import load_tokenizer
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 
 RECORD = "prepare.json"
 SET_ASIDE = "set_aside.jsonl"
@@ -372,11 +374,9 @@ def _too_unknown(config: PrepareConfig, tokenizer: Tokenizer, rate: float, place
 
 def _collected(source: SourceConfig, index: int, work: Path) -> SourceConfig:
     """The source to read from: docstrings are collected to a file once, not by each task."""
-    if not isinstance(source, Docstrings):
-        return source
-    from jaxssl.data.corpus.docstrings import as_jsonl
-
-    return as_jsonl(source, work / f"source{index}")
+    if isinstance(source, Docstrings):
+        return source.collected(work / f"source{index}")
+    return source
 
 
 def _size(sources: list[SourceConfig]) -> int | None:

@@ -8,7 +8,6 @@ the tokens of the whole.
 import abc
 import codecs
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.readers import HuggingFaceDatasetReader
 
-from jaxssl.core.errors import UserError, did_you_mean
-from jaxssl.data.corpus import docstrings
+from jaxssl.data.corpus.docstrings import collect
+from jaxssl.data.corpus.files import FIRST_BLOCK, SourceFile, open_file
+from jaxssl.data.corpus.hub import HubRows, Keys
 from jaxssl.data.corpus.lines import MAX_LINE_BYTES, Line, Lines, share
 from jaxssl.data.corpus.sentences import last_whitespace
 from jaxssl.data.corpus.set_aside import SetAside
-from jaxssl.data.corpus.sources import FIRST_BLOCK, Docstrings, Hub, Jsonl, SourceFile, open_file
 
 PART_BYTES = 1 << 20
 
@@ -83,13 +82,13 @@ class FilesReader(Reader):
 
 
 class JsonlReader(FilesReader):
-    """One document a line. `metadata["group"]` is the value of `group_key`, if there is one."""
+    """One document a line. `metadata["group"]` is the value of the group's key, if it has one."""
 
     name = "jsonl"
 
-    def __init__(self, config: Jsonl, files: list[SourceFile], set_aside: str | Path | None = None):
+    def __init__(self, files: list[SourceFile], keys: Keys, set_aside: str | Path | None = None):
         super().__init__(files, set_aside)
-        self.config = config
+        self.keys = keys
 
     def read(self, file: SourceFile, start: int, stop: int | None) -> Iterator[Document]:
         for line in Lines(file, start, stop):
@@ -106,8 +105,8 @@ class JsonlReader(FilesReader):
         row = json.loads(decode(line.data))
         if not isinstance(row, dict):
             raise ValueError(f"a JSON {type(row).__name__}, not an object")
-        text = check_text(_value(row, self.config.text_key))
-        key, group = self.config.id_key, self.config.group_key
+        text = check_text(_value(row, self.keys.text))
+        key, group = self.keys.id, self.keys.group
         name = f"{file.id}:{line.offset}" if key is None else str(_value(row, key))
         metadata = {} if group is None else {"group": str(_value(row, group))}
         return Document(text, name, metadata=metadata)
@@ -170,13 +169,19 @@ class DocstringReader(Reader):
 
     name = "docstrings"
 
-    def __init__(self, config: Docstrings, set_aside: str | Path | None = None):
+    def __init__(
+        self,
+        packages: tuple[str, ...],
+        max_bytes: int | None,
+        set_aside: str | Path | None = None,
+    ):
         super().__init__(set_aside)
-        self.config = config
+        self.packages, self.max_bytes = packages, max_bytes
 
     def documents(self, rank: int, world_size: int) -> Iterator[Document]:
         aside = self.aside if rank == 0 else SetAside()
-        for i, module in enumerate(docstrings.collect(self.config, aside, progress=rank == 0)):
+        modules = collect(self.packages, self.max_bytes, aside, progress=rank == 0)
+        for i, module in enumerate(modules):
             if i % world_size == rank:
                 metadata = {"group": module.path, "package": module.package}
                 yield Document(module.text, module.path, metadata=metadata)
@@ -187,23 +192,23 @@ class HubReader(Reader):
 
     name = "hub"
 
-    def __init__(self, config: Hub, set_aside: str | Path | None = None):
+    def __init__(self, rows: HubRows, keys: Keys, set_aside: str | Path | None = None):
         super().__init__(set_aside)
-        self.config = config
+        self.rows, self.keys = rows, keys
 
     def documents(self, rank: int, world_size: int) -> Iterator[Document]:
-        yield from _HubRows(self.config, self.aside).run(None, rank, world_size) or ()
+        yield from _Stream(self.rows, self.keys, self.aside).run(None, rank, world_size) or ()
 
 
-class _HubRows(HuggingFaceDatasetReader):
-    def __init__(self, config: Hub, aside: SetAside):
-        options = {"name": config.config, "split": config.split, "revision": config.revision}
-        super().__init__(config.dataset, options, streaming=True, text_key=config.text_key)
-        self.config, self.aside = config, aside
+class _Stream(HuggingFaceDatasetReader):
+    def __init__(self, rows: HubRows, keys: Keys, aside: SetAside):
+        options = {"name": rows.subset, "split": rows.split, "revision": rows.revision}
+        super().__init__(rows.dataset, options, streaming=True, text_key=keys.text)
+        self.keys, self.aside = keys, aside
 
     def get_document_from_dict(self, data: dict, source_file: str, id_in_file: int | str):
         name = f"{source_file}/{id_in_file}"
-        key, group_key = self.config.id_key, self.config.group_key
+        key, group_key = self.keys.id, self.keys.group
         try:
             text = check_text(_value(data, self.text_key))
             name = name if key is None else str(_value(data, key))
@@ -218,58 +223,6 @@ class _HubRows(HuggingFaceDatasetReader):
 def set_aside_path(start: str | Path | None, rank: int) -> Path | None:
     """The file for what task `rank` sets aside."""
     return None if start is None else Path(f"{start}-{rank:05d}.jsonl")
-
-
-def open_hub(config: Hub) -> None:
-    """Reads one row of a hub data set, so that mistakes show before a long run."""
-    import datasets
-
-    revision = "" if config.revision is None else f", revision {config.revision}"
-    where = f"source.dataset={config.dataset}, split {config.split}{revision}"
-    try:
-        stream = datasets.load_dataset(
-            config.dataset,
-            name=config.config,
-            split=config.split,
-            revision=config.revision,
-            streaming=True,
-        )
-        row: dict[str, Any] | None = next(iter(stream), None)
-    except Exception as error:  # `datasets` raises whatever its loaders raise
-        raise UserError(
-            "a hub data set cannot be read",
-            where=where,
-            expected="a data set that exists and can be reached",
-            got=f"{type(error).__name__}: {error}",
-            fix="check name, config, split and revision; without a network, use files",
-        ) from error
-    if row is None:
-        raise UserError("the corpus is empty", where=where, expected="rows", got="none")
-    for field in ("text_key", "id_key", "group_key"):
-        column = getattr(config, field)
-        if column is not None and column not in row:
-            raise UserError(
-                "the data set has no such column",
-                where=f"source.{field}",
-                expected=" or ".join(sorted(row)),
-                got=column,
-                fix=did_you_mean(column, row),
-            )
-
-
-def hub_commit(config: Hub) -> str | None:
-    """The commit that a data set's revision stands for now, asked of the hub; None without it."""
-    from huggingface_hub import HfApi
-
-    try:
-        info = HfApi().dataset_info(
-            config.dataset, revision=config.revision, expand=["sha"], timeout=30
-        )
-        return info.sha
-    except Exception as error:  # whatever its HTTP library raises; reading may still work
-        cause = f"{type(error).__name__}: {error}"[:200]
-        print(f"{config.dataset}: its commit is not recorded ({cause})", file=sys.stderr)
-        return None
 
 
 def check_text(text: Any) -> str:

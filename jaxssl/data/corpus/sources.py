@@ -4,41 +4,23 @@ Each source has `check()`, which finds a user's mistakes early, and `reader()`, 
 datatrove reader that yields its documents, shared out over tasks by (rank, world_size).
 """
 
-import contextlib
 import dataclasses
-import glob
-import hashlib
-from collections.abc import Callable, Iterable
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from jaxssl.core.errors import UserError
+from jaxssl.data.corpus.docstrings import collect, write_docstrings
+from jaxssl.data.corpus.files import SourceFile, check_files, list_files
+from jaxssl.data.corpus.hub import HubRows, Keys
+from jaxssl.data.corpus.set_aside import SetAside
 
+# The readers are imported where they are made: they load datatrove.
 if TYPE_CHECKING:
     from jaxssl.data.corpus.readers import Reader
 
 MAX_DOCUMENT_BYTES = 64 << 20
 """A text file that is one document may be this large; its tokens are held in memory."""
-CHECKED_FILES = 1000
-"""Files whose first block is looked at before a run; the others are looked at when read."""
-FIRST_BLOCK = 8192
-ENDS = 64 << 10
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceFile:
-    """One file of a corpus."""
-
-    path: str
-    """Path or fsspec URL."""
-    id: str
-    """Path below the folder or pattern that was asked for: does not change when a corpus moves."""
-    size: int
-    """Bytes, as stored."""
-
-    @property
-    def compressed(self) -> bool:
-        return self.path.endswith((".gz", ".zst", ".bz2", ".xz"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,13 +76,17 @@ class Jsonl:
     def files(self) -> list[SourceFile]:
         return list_files(self.paths, _is_jsonl)
 
+    @property
+    def keys(self) -> Keys:
+        return Keys(self.text_key, self.id_key, self.group_key)
+
     def check(self) -> None:
         check_files(self.files())
 
     def reader(self, set_aside: str | Path | None = None) -> "Reader":
         from jaxssl.data.corpus.readers import JsonlReader
 
-        return JsonlReader(self, self.files(), set_aside)
+        return JsonlReader(self.files(), self.keys, set_aside)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,9 +111,15 @@ class Hub:
     """Column of the group (an author, a site) that must not be divided between training and
     held-out text; null means that documents with the same text are one."""
 
-    def check(self) -> None:
-        from jaxssl.data.corpus.readers import open_hub
+    @property
+    def rows(self) -> HubRows:
+        return HubRows(self.dataset, self.config, self.split, self.revision)
 
+    @property
+    def keys(self) -> Keys:
+        return Keys(self.text_key, self.id_key, self.group_key)
+
+    def check(self) -> None:
         if self.revision is not None and Path(self.dataset).exists():
             raise UserError(
                 "a local folder has no revisions",
@@ -135,18 +127,16 @@ class Hub:
                 expected=f"null, for the folder {self.dataset}",
                 got=self.revision,
             )
-        open_hub(self)
+        self.rows.check(self.keys)
 
     def commit(self) -> str | None:
         """The commit that `revision` stands for now; None for a folder, or if none can be had."""
-        from jaxssl.data.corpus.readers import hub_commit
-
-        return None if Path(self.dataset).exists() else hub_commit(self)
+        return self.rows.commit()
 
     def reader(self, set_aside: str | Path | None = None) -> "Reader":
         from jaxssl.data.corpus.readers import HubReader
 
-        return HubReader(self, set_aside)
+        return HubReader(self.rows, self.keys, set_aside)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,151 +162,26 @@ class Docstrings:
     def check(self) -> None:
         """Nothing to do: reading looks for the packages first."""
 
+    def collected(self, directory: Path) -> Jsonl:
+        """The docstrings in a file in `directory`, written now if it is not there yet.
+
+        What was set aside is in the file `docstrings-set-aside.jsonl` beside it.
+        """
+        path = directory / "docstrings.jsonl"
+        if not path.is_file():
+            unfinished = path.with_suffix(".part")
+            with SetAside(directory / "docstrings-set-aside.jsonl") as aside:
+                write_docstrings(collect(self.packages, self.max_bytes, aside), unfinished)
+            os.replace(unfinished, path)
+        return Jsonl(paths=(str(path),), id_key="id", group_key="group")
+
     def reader(self, set_aside: str | Path | None = None) -> "Reader":
         from jaxssl.data.corpus.readers import DocstringReader
 
-        return DocstringReader(self, set_aside)
+        return DocstringReader(self.packages, self.max_bytes, set_aside)
 
 
 SourceConfig = TextFiles | Jsonl | Hub | Docstrings
-
-
-def list_files(paths: Iterable[str], wanted: Callable[[str], bool]) -> list[SourceFile]:
-    """The files that `paths` name: in the order of `paths`, sorted within each, none twice.
-
-    Args:
-      paths: files, folders, globs or fsspec URLs.
-      wanted: which names to take from a folder.
-
-    Raises:
-      UserError: a path that does not exist or names nothing, or no path at all.
-    """
-    found: dict[str, SourceFile] = {}
-    for pattern in paths:
-        files = _list_remote(pattern, wanted) if "://" in pattern else _list_local(pattern, wanted)
-        if not files:
-            exists = Path(pattern).exists()
-            raise UserError(
-                "a path of the corpus is empty" if exists else "a path of the corpus names nothing",
-                where=pattern,
-                expected="a file, a folder with files, a glob or a URL",
-                got="no files of this kind in it" if exists else "no such file",
-                fix="correct source.paths; relative paths start at the current directory",
-            )
-        for file in files:
-            found.setdefault(file.path, file)
-    if not found:
-        raise UserError(
-            "the corpus has no paths",
-            where="source.paths",
-            expected="at least one file, folder, glob or URL",
-            got="none",
-        )
-    return list(found.values())
-
-
-def _list_local(pattern: str, wanted: Callable[[str], bool]) -> list[SourceFile]:
-    path = Path(pattern)
-    if path.is_file():
-        return [SourceFile(str(path), path.name, path.stat().st_size)]
-    if path.is_dir():
-        root = path
-        files = [f for f in path.rglob("*") if wanted(f.name)]
-    else:
-        literal = glob.escape(pattern).split("[")[0] if glob.has_magic(pattern) else pattern
-        root = Path(literal[: literal.rfind("/") + 1] or ".")
-        files = [Path(f) for f in glob.glob(pattern, recursive=True)]
-    hidden = [f for f in files if any(p.startswith(".") for p in f.relative_to(root).parts)]
-    files = sorted(f for f in set(files) - set(hidden) if f.is_file())
-    return [SourceFile(str(f), f.relative_to(root).as_posix(), f.stat().st_size) for f in files]
-
-
-def _list_remote(pattern: str, wanted: Callable[[str], bool]) -> list[SourceFile]:
-    from fsspec.core import url_to_fs
-
-    try:
-        filesystem, path = url_to_fs(pattern)
-        if glob.has_magic(path):
-            infos = filesystem.glob(path, detail=True)
-        elif filesystem.isdir(path):
-            infos = {f: i for f, i in filesystem.find(path, detail=True).items() if wanted(f)}
-        else:
-            infos = {path: filesystem.info(path)}
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError("a URL of the corpus cannot be read", where=pattern, got=error) from error
-    root = path.split("*")[0].rpartition("/")[0] if len(infos) > 1 else path.rpartition("/")[0]
-    return [
-        SourceFile(filesystem.unstrip_protocol(f), f.removeprefix(root).lstrip("/"), info["size"])
-        for f, info in sorted(infos.items())
-        if info["type"] == "file"
-    ]
-
-
-def check_files(files: list[SourceFile]) -> None:
-    """Raises a `UserError` when the corpus is empty or one of its first files is binary."""
-    if not any(file.size for file in files):
-        raise UserError(
-            "the corpus is empty",
-            where=files[0].path
-            if len(files) == 1
-            else f"{files[0].path} and {len(files) - 1} more",
-            expected="text in UTF-8",
-            got="0 bytes",
-        )
-    for file in files[:CHECKED_FILES]:
-        if b"\0" in _first_block(file):
-            raise UserError(
-                "a file of the corpus is binary, not text",
-                where=file.path,
-                expected="text in UTF-8",
-                got="NUL bytes in its first block (UTF-16 has them too)",
-                fix="leave the file out of source.paths, or convert it to UTF-8",
-            )
-
-
-def _first_block(file: SourceFile) -> bytes:
-    try:
-        with open_file(file) as opened:
-            return opened.read(FIRST_BLOCK)
-    except EOFError:  # a damaged archive: its reader will set it aside
-        return b""
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(
-            "a file of the corpus cannot be read", where=file.path, got=error
-        ) from error
-
-
-def fingerprint(file: SourceFile) -> str:
-    """SHA-256 of a file's name, size, and first and last 64 KiB as stored: for noticing changes.
-
-    Of a URL that cannot be read from the middle, the beginning only.
-    """
-    digest = hashlib.sha256(f"{file.id}\0{file.size}\0".encode())
-    try:
-        with _open_stored(file) as opened:
-            digest.update(opened.read(ENDS))
-            if file.size and file.size > ENDS:
-                with contextlib.suppress(ValueError):  # how fsspec says that it only streams
-                    opened.seek(max(ENDS, file.size - ENDS))
-                    digest.update(opened.read(ENDS))
-    except OSError as error:  # what cannot be opened is set aside by its reader
-        digest.update(type(error).__name__.encode())
-    return digest.hexdigest()
-
-
-def open_file(file: SourceFile) -> Any:
-    """The file's bytes, unpacked if it is compressed."""
-    return _open_stored(file, compression="infer" if file.compressed else None)
-
-
-def _open_stored(file: SourceFile, compression: str | None = None) -> Any:
-    if "://" not in file.path and compression is None:
-        return open(file.path, "rb", buffering=1 << 20)
-    import fsspec
-
-    return cast(Any, fsspec.open(file.path, "rb", compression=compression)).open()
 
 
 def _is_jsonl(name: str) -> bool:

@@ -19,7 +19,8 @@ from jaxssl.data.corpus.sentences import split_lines, split_sentences
 from jaxssl.data.corpus.set_aside import SetAside
 from jaxssl.data.store.manifest import FILE_KINDS, token_dtype
 from jaxssl.data.store.store import ShardWriter
-from jaxssl.data.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from jaxssl.data.tokenizer.loading import load_tokenizer
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 
 BATCH_DOCUMENTS = 1000
 BATCH_CHARACTERS = 1 << 20

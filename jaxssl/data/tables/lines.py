@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jaxssl.core import progress
 from jaxssl.core.errors import UserError
-from jaxssl.data.corpus.sources import SourceFile, open_file
+from jaxssl.data.corpus.files import SourceFile, open_file
 
 BLANKS = " \t\r\n"
 """What a blank line is made of. Other spaces of Unicode occur as tokens and in texts."""

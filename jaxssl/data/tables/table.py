@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from jaxssl.core import progress
 from jaxssl.core.errors import UserError, did_you_mean
-from jaxssl.data.tables.config import TableFile, TableHub, TableSplits
 
 Note = Callable[[str], None]
 T = TypeVar("T")
@@ -126,83 +125,3 @@ def _wrong_value(name: str, place: str, expected: str, value: Any) -> UserError:
 
 def _short(text: str) -> str:
     return text if len(text) <= 80 else text[:80] + "..."
-
-
-def read_table(config: TableFile | TableHub, note: Note = say) -> Table:
-    """All rows of a file or a hub data set.
-
-    Of a CoNLL file, a row is a sentence and each column holds a list of strings for each row. Of a
-    SQuAD file, the columns are id, title, question, context and answers: {"text": [...],
-    "answer_start": [...]}, with empty lists where the question has no answer and null where the
-    file does not give any. A key that a line of jsonl leaves out is null in that row.
-
-    Args:
-      config: what to read.
-      note: told of rows left out.
-
-    Raises:
-      UserError: what cannot be read, with its line; or no rows.
-    """
-    from jaxssl.data.tables import arrow, readers
-
-    if isinstance(config, TableHub):
-        return arrow.read_hub(config)
-    tables = list(readers.read_files(config, note))
-    if len(tables) == 1:
-        return tables[0]
-    is_one_file = len({table.source for table in tables}) == 1
-    return join(tables, tables[0].source if is_one_file else config.path)
-
-
-def read_chunks(config: TableFile, rows: int, note: Note = say) -> Iterator[Table]:
-    """The rows of `read_table` in tables of at most `rows`, in memory that does not grow with the
-    file: but SQuAD json is read whole, and parquet by its row groups.
-
-    A column that jsonl first has in a later table is not in those before.
-
-    Raises:
-      UserError: as `read_table`, when the reader gets there.
-    """
-    from jaxssl.data.tables import readers
-
-    return readers.read_files(config, note, rows)
-
-
-def read_splits(
-    config: TableSplits,
-    label_column: str | None,
-    note: Note = say,
-    *,
-    key: str = "label_column",
-    has_classes: bool = True,
-) -> dict[str, Table]:
-    """The splits "train", "validation" and "test", those that are given or held out.
-
-    Args:
-      config: what to read and how much to hold out.
-      label_column: must be in every split, and is what `stratify` goes by; None for neither.
-      has_classes: whether its values are few, so that held-out rows are balanced by them unless
-        `config.stratify` says otherwise.
-      note: told of what was held out and of labels too rare for it.
-      key: what the recipe calls `label_column`, for the error.
-
-    Raises:
-      UserError: see `read_table`; a split without rows, or labels that cannot be stratified by.
-    """
-    from jaxssl.data.tables import splits
-
-    given = {"train": config.train, "validation": config.validation, "test": config.test}
-    tables = {name: read_table(c, note) for name, c in given.items() if c is not None}
-    if label_column is not None:
-        for table in tables.values():
-            table.column(label_column, key)
-    fractions = {
-        "test": config.test_fraction,
-        "validation": 0.0 if config.validation is not None else config.validation_fraction,
-    }
-    stratify = False if config.stratify is None and not has_classes else config.stratify
-    if any(fractions.values()):
-        tables |= splits.hold_out(
-            tables["train"], fractions, config.seed, label_column, stratify, note
-        )
-    return {name: tables[name] for name in given if name in tables}

@@ -25,9 +25,17 @@ _VOCABULARIES = ("vocab.txt", "vocab.json", "tekken.json")
 _WORD_MARK = "\u2581"
 
 
-def load(name: str) -> Tokenizer:
-    """See `jaxssl.data.tokenizer.tokenizer.load_tokenizer`."""
-    path = Path(name)
+def load_tokenizer(name: str | Path) -> Tokenizer:
+    """Loads a tokenizer.
+
+    Args:
+      name: a Hugging Face tokenizer directory, a SentencePiece `.model` file, a `tokenizer.json`,
+        or a name on the hub (from the local cache if `HF_HUB_OFFLINE` is set).
+
+    Raises:
+      UserError: nothing there, or not a tokenizer.
+    """
+    path, name = Path(name), str(name)
     try:
         if path.is_dir():
             return _load_directory(path)

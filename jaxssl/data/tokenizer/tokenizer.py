@@ -166,7 +166,7 @@ class Tokenizer(ABC):
         return result
 
     def save(self, directory: str | Path) -> None:
-        """Writes the tokenizer's directory, which `load_tokenizer` reads."""
+        """Writes the tokenizer's directory, which `loading.load_tokenizer` reads."""
         for name, content in self.files.items():
             with atomic_write(Path(directory) / name, "wb") as file:
                 file.write(content)
@@ -283,21 +283,6 @@ def check_roles(tokenizer: Tokenizer, roles: Iterable[str], why: str) -> None:
             got=", ".join(has) or "no special tokens",
             fix="use a tokenizer that has them, or train one with `jaxssl tokenizer`",
         )
-
-
-def load_tokenizer(name: str | Path) -> Tokenizer:
-    """Loads a tokenizer.
-
-    Args:
-      name: a Hugging Face tokenizer directory, a SentencePiece `.model` file, a `tokenizer.json`,
-        or a name on the hub (from the local cache if `HF_HUB_OFFLINE` is set).
-
-    Raises:
-      UserError: nothing there, or not a tokenizer.
-    """
-    from jaxssl.data.tokenizer import loading
-
-    return loading.load(str(name))
 
 
 def is_word_start(text: str) -> bool:

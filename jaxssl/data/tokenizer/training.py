@@ -23,7 +23,8 @@ from jaxssl.core.files import atomic_write
 from jaxssl.core.progress import bar
 from jaxssl.data.corpus.sentences import split_long
 from jaxssl.data.corpus.sources import Docstrings, SourceConfig
-from jaxssl.data.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from jaxssl.data.tokenizer.loading import load_tokenizer
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 
 Texts = Callable[[], Iterable[str]]
 WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -138,11 +139,9 @@ def _is_done(out: Path, wanted: dict) -> bool:
 
 def _texts(config: TokenizerTrainConfig, scratch: Path) -> Texts:
     """The source's texts, with a progress bar; collected only once if that is costly."""
-    from jaxssl.data.corpus.docstrings import as_jsonl
-
     source = config.source
     if isinstance(source, Docstrings):
-        source = as_jsonl(source, scratch)
+        source = source.collected(scratch)
 
     def read() -> Iterator[str]:
         reader = source.reader()

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.corpus.docstrings import as_jsonl, collect
+from jaxssl.data.corpus.docstrings import collect
 from jaxssl.data.corpus.set_aside import SetAside
 from jaxssl.data.corpus.sources import Docstrings
 
@@ -51,7 +51,7 @@ def site(tmp_path, monkeypatch):
 
 
 def test_a_document_holds_what_inspect_finds(site):
-    modules = {m.path: m for m in collect(Docstrings(), progress=False)}
+    modules = {m.path: m for m in collect(progress=False)}
     assert set(modules) == {"one/__init__.py", "one/deep/m.py", "two.py", "three/raises.py"}
     spec = importlib.util.spec_from_file_location("two", site / "two.py")
     two = importlib.util.module_from_spec(spec)
@@ -66,28 +66,28 @@ def test_a_document_holds_what_inspect_finds(site):
 
 def test_files_that_cannot_be_parsed_are_set_aside(site, tmp_path):
     with SetAside(tmp_path / "aside.jsonl") as aside:
-        list(collect(Docstrings(), aside, progress=False))
+        list(collect(set_aside=aside, progress=False))
     assert aside.count == 1
     assert '"three/broken.py", "line": 1' in (tmp_path / "aside.jsonl").read_text()
 
 
 def test_packages_can_be_chosen_and_a_missing_one_is_named(site):
-    found = {m.path for m in collect(Docstrings(packages=("two", "three")), progress=False)}
+    found = {m.path for m in collect(packages=("two", "three"), progress=False)}
     assert found == {"two.py", "three/raises.py"}
     with pytest.raises(UserError, match="did you mean 'three'"):
-        list(collect(Docstrings(packages=("thre",)), progress=False))
+        list(collect(packages=("thre",), progress=False))
 
 
 def test_a_limit_keeps_a_prefix_of_the_same_order(site):
-    everything = list(collect(Docstrings(), progress=False))
+    everything = list(collect(progress=False))
     limit = sum(len(m.text.encode()) for m in everything[:2]) + 5
-    assert list(collect(Docstrings(max_bytes=limit), progress=False)) == everything[:2]
+    assert list(collect(max_bytes=limit, progress=False)) == everything[:2]
 
 
 def test_the_corpus_in_a_file_and_the_reader_agree(site, tmp_path):
     source = Docstrings()
     collected = [
-        (d.text, d.id, d.metadata["group"]) for d in as_jsonl(source, tmp_path).reader().run()
+        (d.text, d.id, d.metadata["group"]) for d in source.collected(tmp_path).reader().run()
     ]
     for tasks in (1, 3):
         parts = [source.reader().run(None, rank, tasks) for rank in range(tasks)]
@@ -98,4 +98,4 @@ def test_the_corpus_in_a_file_and_the_reader_agree(site, tmp_path):
 def test_an_environment_without_docstrings_is_refused(site, monkeypatch):
     monkeypatch.setattr(sys, "path", [p for p in sys.path if not p.endswith("site-packages")])
     with pytest.raises(UserError, match="no docstrings"):
-        list(collect(Docstrings(), progress=False))
+        list(collect(progress=False))

@@ -21,7 +21,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.data.corpus.prepare import PrepareConfig, _inputs, prepare
 from jaxssl.data.corpus.sources import Docstrings, Hub, Jsonl, TextFiles
 from jaxssl.data.store.store import TokenStore
-from jaxssl.data.tokenizer.tokenizer import load_tokenizer
+from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_on_texts
 
 TEXTS = [*documents(150), *NASTY]

@@ -11,8 +11,9 @@ from sample_texts import documents
 
 from jaxssl.core.errors import UserError
 from jaxssl.data.corpus import readers
+from jaxssl.data.corpus.files import SourceFile
 from jaxssl.data.corpus.lines import share
-from jaxssl.data.corpus.sources import Docstrings, Hub, Jsonl, SourceFile, TextFiles
+from jaxssl.data.corpus.sources import Docstrings, Hub, Jsonl, TextFiles
 
 
 def read(source, world_size=1, set_aside=None):

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.tables.table import TableFile, join, read_chunks, read_table
+from jaxssl.data.tables.config import TableFile
+from jaxssl.data.tables.read import read_chunks, read_table
+from jaxssl.data.tables.table import join
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -3,8 +3,8 @@
 import pytest
 
 from jaxssl.core.errors import UserError
+from jaxssl.data.tables.config import TableFile, TableHub
 from jaxssl.data.tables.inputs import input_file, unused_options
-from jaxssl.data.tables.table import TableFile, TableHub
 
 
 def test_options_are_read_as_in_a_recipe():

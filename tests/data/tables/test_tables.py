@@ -16,15 +16,10 @@ from hypothesis import strategies as st
 
 from jaxssl.core import config as configs
 from jaxssl.core.errors import UserError
+from jaxssl.data.tables.config import TableFile, TableHub, TableSplits
+from jaxssl.data.tables.read import read_splits, read_table
 from jaxssl.data.tables.splits import allot
-from jaxssl.data.tables.table import (
-    Table,
-    TableFile,
-    TableHub,
-    TableSplits,
-    read_splits,
-    read_table,
-)
+from jaxssl.data.tables.table import Table
 
 NASTY = [
     "plain",

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.tables.table import TableFile, read_table
+from jaxssl.data.tables.config import TableFile
+from jaxssl.data.tables.read import read_table
 from jaxssl.data.tables.writers import check_output, open_output
 
 NAMES = ("text", "a,b", 'say "x"')

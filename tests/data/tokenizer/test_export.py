@@ -8,8 +8,7 @@ import toy
 from jaxssl.core.errors import UserError
 from jaxssl.data.corpus.sources import Docstrings
 from jaxssl.data.tokenizer.export import check_written, write_tokenizer
-from jaxssl.data.tokenizer.loading import SentencePieceTokenizer
-from jaxssl.data.tokenizer.tokenizer import load_tokenizer
+from jaxssl.data.tokenizer.loading import SentencePieceTokenizer, load_tokenizer
 from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_on_texts
 
 transformers = pytest.importorskip("transformers")

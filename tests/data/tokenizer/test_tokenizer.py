@@ -16,8 +16,8 @@ from sample_texts import NASTY, documents
 from jaxssl.core.errors import UserError
 from jaxssl.data.corpus.sentences import split_sentences
 from jaxssl.data.corpus.sources import Docstrings, Jsonl
-from jaxssl.data.tokenizer.loading import JsonTokenizer
-from jaxssl.data.tokenizer.tokenizer import check_roles, load_tokenizer
+from jaxssl.data.tokenizer.loading import JsonTokenizer, load_tokenizer
+from jaxssl.data.tokenizer.tokenizer import check_roles
 from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_on_texts, train_tokenizer
 
 KINDS = ("wordpiece", "byte_bpe", "sentencepiece_bpe", "sentencepiece_unigram")
