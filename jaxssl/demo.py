@@ -197,7 +197,7 @@ def library_table(rows: list[tuple], runs: Path) -> list[str]:
 
 def last_screen(runs: list[Path]) -> list[str]:
     """What the two models say, from their metrics."""
-    from jaxssl.generate.shown import shown_candidates, shown_sample
+    from jaxssl.generate.formatting import format_candidates, format_sample
     from jaxssl.train.sinks import read_metrics
 
     lines = []
@@ -207,7 +207,7 @@ def last_screen(runs: list[Path]) -> list[str]:
         lines.append(f"\n{run_dir.name} after step {last}\n")
         for row in (row for row in rows if row["step"] == last):
             if row["kind"] == "fill_mask":
-                lines += [row["text"], f"    {shown_candidates(row['predictions'])}"]
+                lines += [row["text"], f"    {format_candidates(row['predictions'])}"]
             else:
-                lines += [shown_sample(row["prompt"], row["text"].rstrip()), ""]
+                lines += [format_sample(row["prompt"], row["text"].rstrip()), ""]
     return lines

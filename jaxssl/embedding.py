@@ -18,7 +18,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.progress import bar, silent
 from jaxssl.core.types import Batch, Params
-from jaxssl.core.widen import widen
+from jaxssl.core.upcast import upcast
 from jaxssl.data.encoding import Truncation, encode_rows
 from jaxssl.data.examples import ExampleData, fixed_lengths
 from jaxssl.data.tables.config import TableFile
@@ -122,7 +122,7 @@ def make_embed_step(
     """A function `(params, batch) -> {"embedding": float32 [B, H], ...}`."""
 
     def step(params: Params, batch: Batch) -> dict[str, jax.Array]:
-        vectors = widen(pool(model.encode(params, batch), batch["segment_ids"], pooling))
+        vectors = upcast(pool(model.encode(params, batch), batch["segment_ids"], pooling))
         if normalize:
             norm = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
             vectors = vectors / jnp.maximum(norm, 1e-12)

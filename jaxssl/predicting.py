@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxssl.core.ahead import ahead
 from jaxssl.core.errors import UserError
+from jaxssl.core.prefetch import prefetch
 from jaxssl.core.progress import bar, silent
 from jaxssl.core.types import Batch, Params
 from jaxssl.data.encoding import Truncation
@@ -141,7 +141,7 @@ def predictions_of(predictor: Predictor, files: Iterable[TableFile], note: Note 
     tables = (table for file in files for table in read_chunks(file, chunk, note))
     cut = Truncation(0, 0, 0)
     numbered = _numbered(tables)
-    for table, encoded in ahead((table, predictor.encode(table)) for table in numbered):
+    for table, encoded in prefetch((table, predictor.encode(table)) for table in numbered):
         rows = predictor.predict_encoded(encoded)
         assert len(rows) == len(table), "a task gives one output for each row"
         for text in encoded.notes:

@@ -1,4 +1,4 @@
-"""Long series made drawable: smoothed for the eye, thinned without losing an extreme."""
+"""Long series made drawable: smoothed for the eye, downsampled without losing an extreme."""
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def running_mean(values: np.ndarray, half_width: int) -> np.ndarray:
     return np.where(usable, total / np.maximum(count, 1), np.nan)
 
 
-def thin(values: np.ndarray, limit: int) -> np.ndarray:
+def downsample(values: np.ndarray, limit: int) -> np.ndarray:
     """Indices, ascending, of at most `limit` points that show `values`.
 
     The series is cut into equal runs; of each, the lowest and the highest point stay, and the first

@@ -1,17 +1,17 @@
-"""What a model says, as text for a terminal: which part is whose is always to be seen."""
+"""What a model writes, as text for a terminal; prompts are quoted, to be told from it."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def shown_sample(prompt: str, text: str) -> str:
+def format_sample(prompt: str, text: str) -> str:
     """A prompt, quoted, above what the model wrote after it."""
     head = f"prompt {quoted(prompt)}" if prompt else "no prompt: the start of a document"
     return f"== {head}\n{text}"
 
 
-def shown_candidates(predictions: Sequence[Mapping[str, Any]]) -> str:
+def format_candidates(predictions: Sequence[Mapping[str, Any]]) -> str:
     """The candidates for a mask, quoted, with three digits of their probabilities."""
     return ", ".join(f"{quoted(p['token'])} {p['probability']:#.3g}" for p in predictions)
 

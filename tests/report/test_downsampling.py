@@ -3,15 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxssl.report.thinning import running_mean, smooth, thin
+from jaxssl.report.downsampling import downsample, running_mean, smooth
 
 values = st.lists(st.floats(-1e6, 1e6) | st.just(float("nan")), min_size=1, max_size=300)
 
 
 @given(values, st.integers(5, 60))
-def test_thinning_keeps_ends_extremes_and_the_limit(content, limit):
+def test_downsampling_keeps_ends_extremes_and_the_limit(content, limit):
     array = np.array(content)
-    kept = thin(array, limit)
+    kept = downsample(array, limit)
     assert len(kept) <= max(limit, 5) and (np.diff(kept) > 0).all()
     assert kept[0] == 0 and kept[-1] == len(array) - 1
     if np.isfinite(array).any():
@@ -24,11 +24,11 @@ def test_every_stretch_keeps_its_own_spike():
     array = np.zeros(100_000)
     spikes = np.arange(50, 100_000, 1000)
     array[spikes] = np.arange(len(spikes)) + 1
-    assert set(spikes) <= set(thin(array, 1500))
+    assert set(spikes) <= set(downsample(array, 1500))
 
 
 def test_short_series_are_not_thinned():
-    assert thin(np.arange(7.0), 7).tolist() == list(range(7))
+    assert downsample(np.arange(7.0), 7).tolist() == list(range(7))
 
 
 @pytest.mark.parametrize("half", [0, 1, 3, 50])

@@ -1,4 +1,4 @@
-"""Making the next item while one is used."""
+"""Making the next item in a thread while one is used."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
+def prefetch(items: Iterable[T]) -> Iterator[T]:
     """The items in their order, each made in a thread while the one before it is used.
 
     It pays where the making leaves Python's lock alone, as reading and tokenizing do.

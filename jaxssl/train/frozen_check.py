@@ -1,4 +1,7 @@
-"""Proof that what was frozen did not move: a number for the bits of each array, at both ends."""
+"""Checks that frozen parameters did not change, by a fingerprint of each array's bits.
+
+Fingerprints are taken when a run starts and when it ends.
+"""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +14,7 @@ from jaxssl.parallel import hosts
 FILE_NAME = "frozen.json"
 
 
-class FrozenProof:
+class FrozenCheck:
     """The fingerprints of a run's frozen parameters, kept in the run directory from its start.
 
     Args:

@@ -1,6 +1,6 @@
-"""Copies of tensors that are turned or cast on the way, at the speed of memory.
+"""Copies of tensors that are transposed or cast on the way, at the speed of memory.
 
-Kernels lie the other way round in Hugging Face's files. numpy turns a matrix element by element,
+Kernels are transposed in Hugging Face's files. numpy transposes a matrix element by element,
 0.23 GB/s in bfloat16; in tiles that stay in the cache, eight bytes at a time and on all cores it is
 1.6 GB/s in bfloat16 and 2.3 in float32 (two cores).
 """
@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 BAND = (256, 2048)
-"""Rows and columns that one core turns at once."""
+"""Rows and columns that one core transposes at once."""
 TILE = 16
 """Words across a tile; it stays in a core's first cache."""
 BLOCK = 64 << 20
@@ -38,7 +38,7 @@ def copy(
     to, source = target.reshape(rows, -1), values.reshape(rows, -1)
     assert np.shares_memory(to, target) or not target.size, "a target whose axes cannot be joined"
     if source.size and source.strides[0] == source.itemsize < source.strides[1]:
-        _turn(to, source)
+        _transpose(to, source)
     else:
         size = max(1, BLOCK // max(1, source[:1].nbytes))
         for start in range(0, rows, size):
@@ -48,28 +48,28 @@ def copy(
     forget(1.0)
 
 
-def _turn(target: np.ndarray, source: np.ndarray) -> None:
+def _transpose(target: np.ndarray, source: np.ndarray) -> None:
     """`source`, whose columns are contiguous, band by band."""
     height, width = BAND
 
-    def turn(places: Sequence[tuple[int, int]]) -> None:
+    def transpose(places: Sequence[tuple[int, int]]) -> None:
         scratch = [np.empty(height * width * target.itemsize, np.uint8) for _ in range(2)]
         for top, left in places:
             columns = source[top : top + height, left : left + width].T
-            _turn_band(target[top : top + height, left : left + width], columns, scratch)
+            _transpose_band(target[top : top + height, left : left + width], columns, scratch)
 
     tops, lefts = (range(0, size, step) for size, step in zip(source.shape, BAND))
     places = list(itertools.product(tops, lefts))
     workers = min(os.cpu_count() or 1, len(places))
     if workers < 2:
-        return turn(places)
+        return transpose(places)
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(turn, (places[worker::workers] for worker in range(workers))))
+        list(pool.map(transpose, (places[worker::workers] for worker in range(workers))))
 
 
-def _turn_band(target: np.ndarray, columns: np.ndarray, scratch: Sequence[np.ndarray]) -> None:
+def _transpose_band(target: np.ndarray, columns: np.ndarray, scratch: Sequence[np.ndarray]) -> None:
     """`target[...] = columns.T`: neighbours are joined to words of eight bytes, since numpy moves a
-    word as fast as a byte, and words are turned in tiles. Few calls, each long: between them a
+    word as fast as a byte, and words are transposed in tiles. Few calls, each long: between them a
     thread must wait for Python's lock.
 
     Args:
