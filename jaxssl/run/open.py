@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
-from jaxssl.checkpoint.stored import stored_run
+from jaxssl.checkpoint.parameter_index import index_run as stored_run
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import init_key
 from jaxssl.core.names import flatten

@@ -21,7 +21,16 @@ from jaxssl.checkpoint.manager import (
     stored_arrays,
 )
 from jaxssl.checkpoint.origin import open_origin
-from jaxssl.checkpoint.stored import BASE, Holder, Raw, Stored, assemble, identity, named, read
+from jaxssl.checkpoint.parameter_index import (
+    BASE,
+    ParameterIndex,
+    ParameterSource,
+    RawArrays,
+    assemble,
+    base_record,
+    describe_base,
+    read,
+)
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.layer_names import canonical, is_stacked, layer_range
@@ -38,13 +47,13 @@ class Start:
     Attributes:
       fresh_top: layers at the top of the stack that are fresh, counted from the last.
       stored: what is restored.
-      base: what the run notes of the checkpoint it starts from (`identity`).
+      base: what the run notes of the checkpoint it starts from (`base_record`).
       moments: the checkpoint whose optimizer state is taken too.
     """
 
     entries: Sequence[Entry] = ()
     fresh_top: int = 0
-    stored: Stored = Stored()
+    stored: ParameterIndex = ParameterIndex()
     base: Mapping[str, Any] | None = None
     moments: Path | None = None
 
@@ -53,7 +62,7 @@ class Start:
         if self.base is None:
             return []
         optimizer = "the optimizer's moments too" if self.moments else "the optimizer afresh"
-        lead = f"from {named(self.base)}, {optimizer}:"
+        lead = f"from {describe_base(self.base)}, {optimizer}:"
         return [lead, *ledger.table(self.entries), *self.stored.notes]
 
     def is_verbatim(self, path: str, num_layers: int) -> bool:
@@ -100,13 +109,13 @@ def open_start(
     if init is None or init.scratch:
         return Start()
     origin = open_origin(init.run_dir)
-    holder, stored = origin.open(init, checkpoint, _noted(Path(out)))
+    source, stored = origin.open(init, checkpoint, _noted(Path(out)))
     start = plan_start(init, model, stored, origin.heads(stored, model.body_parts))
-    start = dataclasses.replace(start, base=identity(holder, start.entries))
+    start = dataclasses.replace(start, base=base_record(source, start.entries))
     if init.optimizer == "reset":
         return start
-    _check_verbatim(start, model, holder)
-    return dataclasses.replace(start, moments=holder.path)
+    _check_verbatim(start, model, source)
+    return dataclasses.replace(start, moments=source.path)
 
 
 def _noted(run_dir: Path) -> Mapping[str, Any] | None:
@@ -131,12 +140,12 @@ def write_start(run_dir: Path, start: Start, *, keeps_base: bool) -> None:
             json.dump(start.base, file, indent=1)
 
 
-def _check_verbatim(start: Start, model: Model, holder: Holder) -> None:
+def _check_verbatim(start: Start, model: Model, source: ParameterSource) -> None:
     """Refuses to take moments where not all parameters are those they belong to."""
     num_layers = model.config.num_layers
     names = flatten(unbox(uncut(model).abstract()))
     changed = [name for name in names if not start.is_verbatim(name, num_layers)]
-    if changed or holder.has_averages:
+    if changed or source.has_averages:
         raise UserError(
             "the optimizer's state does not fit the parameters",
             where="init.optimizer",
@@ -186,7 +195,7 @@ def uncut(model: Model) -> Model:
 def plan_start(
     config: InitConfig,
     model: Model,
-    stored: Stored,
+    stored: ParameterIndex,
     stored_heads: Sequence[str],
     *,
     is_whole: bool = False,
@@ -245,7 +254,7 @@ def first_params(
 
 
 def _taken_as_read(
-    start: Start, raw: Raw, leaves: Mapping[str, Any], num_layers: int
+    start: Start, raw: RawArrays, leaves: Mapping[str, Any], num_layers: int
 ) -> dict[str, jax.Array]:
     """The leaves that are an array as it was read, which so is not held twice. They leave `raw`."""
     ready = {}
@@ -253,10 +262,10 @@ def _taken_as_read(
         if not start.is_whole_copy(path, num_layers) or layer_range(path) is not None:
             continue
         pieces = start.stored.pieces[str(start._by_target[path].source)]
-        array = raw[str(pieces[0].holder.path)][pieces[0].name]
+        array = raw[str(pieces[0].source.path)][pieces[0].name]
         same = (array.shape, array.dtype, array.sharding)
         if len(pieces) == 1 and same == (leaf.shape, leaf.dtype, leaf.sharding):
-            ready[path] = raw[str(pieces[0].holder.path)].pop(pieces[0].name)
+            ready[path] = raw[str(pieces[0].source.path)].pop(pieces[0].name)
     return ready
 
 

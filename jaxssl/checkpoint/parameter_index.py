@@ -35,7 +35,7 @@ class Piece:
     """Some layers, or all, of a parameter, in an array of a checkpoint.
 
     Attributes:
-      holder: what holds the array.
+      source: what holds the array.
       name: the array's path among its parameters.
       start: the first layer it is taken for.
       end: the layer after the last; None for an array that is no stack.
@@ -44,7 +44,7 @@ class Piece:
       dtype: of the array.
     """
 
-    holder: "Holder"
+    source: "ParameterSource"
     name: str
     start: int
     end: int | None
@@ -54,7 +54,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Stored:
+class ParameterIndex:
     """Parameters by canonical name, where their pieces lie, and what there is to say of them."""
 
     pieces: Mapping[str, tuple[Piece, ...]] = field(default_factory=dict)
@@ -71,21 +71,21 @@ class Stored:
         return found
 
 
-def stored_params(checkpoint: Path, base: Stored | None = None) -> Stored:
+def index_checkpoint(checkpoint: Path, base: ParameterIndex | None = None) -> ParameterIndex:
     """The parameters in the directory of a step, over those of its base."""
-    pieces, holder = dict(base.pieces) if base else {}, StepHolder(checkpoint)
-    for path, (_, leaf) in held(checkpoint).items():
+    pieces, source = dict(base.pieces) if base else {}, CheckpointSource(checkpoint)
+    for path, (_, leaf) in saved_leaves(checkpoint).items():
         name, shape, dtype = canonical(path), tuple(leaf.shape), str(jnp.dtype(leaf.dtype))
         if not is_stacked(path):
-            pieces[name] = (Piece(holder, path, 0, None, 0, shape, dtype),)
+            pieces[name] = (Piece(source, path, 0, None, 0, shape, dtype),)
             continue
         start, end = layer_range(path) or (0, shape[0])
-        new = Piece(holder, path, start, end, 0, shape, dtype)
+        new = Piece(source, path, start, end, 0, shape, dtype)
         pieces[name] = _overlaid(pieces.get(name, ()), new)
-    return Stored(pieces)
+    return ParameterIndex(pieces)
 
 
-def held(checkpoint: Path) -> dict[str, tuple[str, Any]]:
+def saved_leaves(checkpoint: Path) -> dict[str, tuple[str, Any]]:
     """{path of a parameter: (the part of the state it is taken from, its shape and dtype)}."""
     tree = stored_arrays(checkpoint)
     return {
@@ -108,9 +108,9 @@ def _overlaid(old: tuple[Piece, ...], new: Piece) -> tuple[Piece, ...]:
     return tuple(sorted([*result, new], key=lambda piece: piece.start))
 
 
-def stored_run(
+def index_run(
     run_dir: Path, checkpoint: Path, base_run: Path | None = None, *, verify: bool = True
-) -> Stored:
+) -> ParameterIndex:
     """The parameters of a run at a checkpoint, those of its bases included.
 
     Args:
@@ -122,39 +122,39 @@ def stored_run(
     """
     noted = read_base(run_dir)
     if noted is None:
-        return stored_params(checkpoint)
+        return index_checkpoint(checkpoint)
     where = (base_run or Path(noted["run"])).absolute()  # Orbax reads no other paths
     if noted["step"] is None:
-        check_base(noted, HfHolder(where))
-        pieces = stored_hf(where).pieces
+        check_base(noted, HfSource(where))
+        pieces = index_hf(where).pieces
     else:
         base = where / "checkpoints" / str(noted["step"])
-        check_base(noted, StepHolder(base))
+        check_base(noted, CheckpointSource(base))
         if verify:
             manifest.verify(base)
-        pieces = stored_run(where, base, verify=verify).pieces
+        pieces = index_run(where, base, verify=verify).pieces
     named = {name: pieces[origin] for name, origin in noted["names"].items()}
-    return stored_params(checkpoint, Stored(named))
+    return index_checkpoint(checkpoint, ParameterIndex(named))
 
 
-def stored_hf(path: Path) -> Stored:
+def index_hf(path: Path) -> ParameterIndex:
     """The parameters in a Hugging Face directory; tensors that are none have their own names.
 
     Raises:
       UserError: no such model here, or not whole.
     """
-    pieces, found, holder = {}, open_model(path), HfHolder(path)
+    pieces, found, source = {}, open_model(path), HfSource(path)
     for name, leaf in found.leaves().items():
         end = leaf.shape[0] if is_stacked(name) else None
-        pieces[name] = (Piece(holder, name, 0, end, 0, leaf.shape, leaf.dtype),)
-    return Stored(pieces, tuple(found.notes()))
+        pieces[name] = (Piece(source, name, 0, end, 0, leaf.shape, leaf.dtype),)
+    return ParameterIndex(pieces, tuple(found.notes()))
 
 
-Raw = dict[str, dict[str, jax.Array]]
-"""{path of a holder: {array's path: array}}."""
+RawArrays = dict[str, dict[str, jax.Array]]
+"""{path of a source: {array's path: array}}."""
 
 
-def read(stored: Stored, names: list[str], targets: Mapping[str, Any]) -> Raw:
+def read(stored: ParameterIndex, names: list[str], targets: Mapping[str, Any]) -> RawArrays:
     """Reads the arrays that hold `names`, laid out like the parameters they are for.
 
     Args:
@@ -162,16 +162,16 @@ def read(stored: Stored, names: list[str], targets: Mapping[str, Any]) -> Raw:
         sharding does not divide is whole on every device. Tensors of a Hugging Face directory come
         in the dtype, cast as they are read; arrays of a checkpoint in their own.
     """
-    wanted: dict[Holder, dict[str, jax.ShapeDtypeStruct]] = {}
+    wanted: dict[ParameterSource, dict[str, jax.ShapeDtypeStruct]] = {}
     for name in names:
         for piece in stored.pieces[name]:
             target = targets[name]
-            wanted.setdefault(piece.holder, {})[piece.name] = jax.ShapeDtypeStruct(
+            wanted.setdefault(piece.source, {})[piece.name] = jax.ShapeDtypeStruct(
                 piece.shape,
-                piece.holder.read_dtype(piece.dtype, target.dtype),
+                piece.source.read_dtype(piece.dtype, target.dtype),
                 sharding=_dividing(target.sharding, piece.shape),
             )
-    return {str(holder.path): holder.read(arrays) for holder, arrays in wanted.items()}
+    return {str(source.path): source.read(arrays) for source, arrays in wanted.items()}
 
 
 def _dividing(sharding: Any, shape: tuple[int, ...]) -> Any:
@@ -182,11 +182,13 @@ def _dividing(sharding: Any, shape: tuple[int, ...]) -> Any:
     return sharding
 
 
-def assemble(stored: Stored, raw: Mapping[str, Mapping[str, jax.Array]], name: str) -> jax.Array:
+def assemble(
+    stored: ParameterIndex, raw: Mapping[str, Mapping[str, jax.Array]], name: str
+) -> jax.Array:
     """A parameter as a whole, of its pieces. May be traced."""
     parts = []
     for piece in stored.pieces[name]:
-        array = raw[str(piece.holder.path)][piece.name]
+        array = raw[str(piece.source.path)][piece.name]
         if piece.end is None:
             return array
         parts.append(array[piece.offset : piece.offset + piece.end - piece.start])
@@ -197,7 +199,7 @@ def assemble(stored: Stored, raw: Mapping[str, Mapping[str, jax.Array]], name: s
 
 
 @dataclass(frozen=True)
-class Holder(ABC):
+class ParameterSource(ABC):
     """A directory that parameters lie in."""
 
     path: Path
@@ -231,11 +233,11 @@ class Holder(ABC):
 
 
 @dataclass(frozen=True)
-class StepHolder(Holder):
+class CheckpointSource(ParameterSource):
     """The directory of a run's step."""
 
     def read(self, arrays: Mapping[str, Any]) -> dict[str, jax.Array]:
-        there, nested = held(self.path), {}
+        there, nested = saved_leaves(self.path), {}
         for part in PARTS:
             chosen = {path: array for path, array in arrays.items() if there[path][0] == part}
             if chosen:
@@ -260,11 +262,11 @@ class StepHolder(Holder):
 
     @property
     def has_averages(self) -> bool:
-        return any(part == "ema" for part, _ in held(self.path).values())
+        return any(part == "ema" for part, _ in saved_leaves(self.path).values())
 
 
 @dataclass(frozen=True)
-class HfHolder(Holder):
+class HfSource(ParameterSource):
     """A Hugging Face directory, whose tensors are cast as they are read."""
 
     def read(self, arrays: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -285,12 +287,12 @@ class HfHolder(Holder):
 # --- The base -----------------------------------------------------------------------------------
 
 
-def identity(holder: Holder, entries: Sequence[Entry]) -> dict[str, Any]:
+def base_record(source: ParameterSource, entries: Sequence[Entry]) -> dict[str, Any]:
     """What a run notes of where it starts from, and which of the parameters there it takes."""
     return {
-        "run": str(holder.run.absolute()),
-        "step": holder.step,
-        "manifest": holder.checksum(),
+        "run": str(source.run.absolute()),
+        "step": source.step,
+        "manifest": source.checksum(),
         "names": {
             entry.target: entry.source
             for entry in entries
@@ -317,24 +319,24 @@ def read_base(run_dir: Path) -> dict[str, Any] | None:
         ) from error
 
 
-def check_base(noted: Mapping[str, Any], holder: Holder) -> None:
+def check_base(noted: Mapping[str, Any], source: ParameterSource) -> None:
     """Refuses parameters that are not those a run was started with.
 
     Raises:
       UserError: says which are wanted.
     """
-    found = holder.checksum()
+    found = source.checksum()
     if found != noted["manifest"]:
         raise UserError(
             "this is not the base that the run was trained on",
-            where=holder.path,
-            expected=f"{named(noted)}, with checksum {noted['manifest'][:16]}...",
+            where=source.path,
+            expected=f"{describe_base(noted)}, with checksum {noted['manifest'][:16]}...",
             got="no such checkpoint" if found is None else f"checksum {found[:16]}...",
             fix="say where the base is now: --with init.from=RUN",
         )
 
 
-def named(noted: Mapping[str, Any]) -> str:
+def describe_base(noted: Mapping[str, Any]) -> str:
     """What a run started from, in words."""
     if noted["step"] is None:
         return str(noted["run"])
