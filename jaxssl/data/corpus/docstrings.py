@@ -18,7 +18,7 @@ from typing import NamedTuple
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.files import atomic_write
 from jaxssl.core.progress import bar
-from jaxssl.data.corpus.set_aside import SetAside
+from jaxssl.data.corpus.skipped import SkippedDocuments
 
 SKIPPED_FOLDERS = frozenset({"__pycache__", "test", "tests"})
 OWN_PACKAGE = "jaxssl"  # left out: the corpus must not depend on how jaxssl itself is installed
@@ -41,14 +41,14 @@ class Module(NamedTuple):
 def collect(
     packages: tuple[str, ...] = (),
     max_bytes: int | None = None,
-    set_aside: SetAside | None = None,
+    skipped: SkippedDocuments | None = None,
     *,
     progress: bool = True,
 ) -> Iterator[Module]:
     """The modules of the corpus, in the order of a hash of their paths so that packages mix.
 
     The same environment gives the same modules. Exact duplicates of a docstring are dropped, and so
-    are very short ones. Files that cannot be parsed are set aside.
+    are very short ones. Files that cannot be parsed are skipped.
 
     Args:
       packages: see `sources.Docstrings`.
@@ -57,7 +57,7 @@ def collect(
     Raises:
       UserError: a package that is not installed, or no docstring at all.
     """
-    set_aside = set_aside or SetAside()
+    skipped = skipped or SkippedDocuments()
     files = sorted(_files(packages), key=lambda f: hashlib.sha256(f[0].encode()).digest())
     seen: set[bytes] = set()
     total = 0
@@ -65,7 +65,7 @@ def collect(
     with bar(total=amount, description="docstrings", unit="B", enabled=progress) as progress_bar:
         for name, file in files:
             data = Path(file).read_bytes()
-            text = _document(name, data, seen, set_aside)
+            text = _document(name, data, seen, skipped)
             if max_bytes and total + len(text.encode()) > max_bytes:
                 break
             progress_bar.update(len(text.encode()) if max_bytes else len(data))
@@ -129,7 +129,7 @@ def _is_wanted(top: str, packages: tuple[str, ...]) -> bool:
     return top in packages if packages else top != OWN_PACKAGE
 
 
-def _document(name: str, source: bytes, seen: set[bytes], set_aside: SetAside) -> str:
+def _document(name: str, source: bytes, seen: set[bytes], skipped: SkippedDocuments) -> str:
     """A module's docstrings that were not seen before, joined by blank lines."""
     if b'"""' not in source and b"'''" not in source:
         return ""
@@ -148,7 +148,7 @@ def _document(name: str, source: bytes, seen: set[bytes], set_aside: SetAside) -
                 texts.append(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = f"{type(error).__name__}: {getattr(error, 'msg', None) or error}"
-        set_aside.add(name, getattr(error, "lineno", None), reason)
+        skipped.add(name, getattr(error, "lineno", None), reason)
         return ""
     finally:
         if was_enabled:

@@ -131,7 +131,7 @@ def _first_block(file: SourceFile) -> bytes:
     try:
         with open_file(file) as opened:
             return opened.read(FIRST_BLOCK)
-    except EOFError:  # a damaged archive: its reader will set it aside
+    except EOFError:  # a damaged archive: its reader will skip it
         return b""
     except (OSError, ValueError, ImportError) as error:
         raise UserError(
@@ -152,7 +152,7 @@ def fingerprint(file: SourceFile) -> str:
                 with contextlib.suppress(ValueError):  # how fsspec says that it only streams
                     opened.seek(max(ENDS, file.size - ENDS))
                     digest.update(opened.read(ENDS))
-    except OSError as error:  # what cannot be opened is set aside by its reader
+    except OSError as error:  # what cannot be opened is skipped by its reader
         digest.update(type(error).__name__.encode())
     return digest.hexdigest()
 

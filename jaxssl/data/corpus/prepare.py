@@ -34,7 +34,7 @@ from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 
 RECORD = "prepare.json"
-SET_ASIDE = "set_aside.jsonl"
+SKIPPED = "set_aside.jsonl"
 WORK = ".work"
 INPUTS, COMMITS = "inputs", "commits"
 PROBE_CHARACTERS = 200_000
@@ -166,7 +166,7 @@ def _run(config: PrepareConfig, sources: list[SourceConfig], work: Any, out: Pat
     from jaxssl.data.corpus.executor import QuietExecutor, show_progress
     from jaxssl.data.corpus.writer import StoreWriter
 
-    readers = [s.reader(work.set_aside / f"source{i}") for i, s in enumerate(sources)]
+    readers = [s.reader(work.skipped / f"source{i}") for i, s in enumerate(sources)]
     writer = StoreWriter(out.absolute(), work, config.seed, config.fractions, config.sentences)
     executor = QuietExecutor(
         pipeline=[*readers, writer],
@@ -188,7 +188,7 @@ def _run(config: PrepareConfig, sources: list[SourceConfig], work: Any, out: Pat
 
 
 def _finish(config: PrepareConfig, tokenizer: Tokenizer, work: Any, out: Path) -> None:
-    """Merges the tasks' records, checks the whole, writes tokenizer, set-aside file, manifest."""
+    """Merges the tasks' records, checks the whole, writes all that is not shards."""
     shards: dict[str, list[dict]] = {}
     counts: dict[str, np.ndarray] = {}
     for rank in range(config.tasks):
@@ -198,7 +198,7 @@ def _finish(config: PrepareConfig, tokenizer: Tokenizer, work: Any, out: Path) -
             for split in file:
                 total = counts.setdefault(split, np.zeros(tokenizer.vocab_size, np.int64))
                 total[: file[split].size] += file[split]
-    aside, first = _merge_set_aside(work, out / SET_ASIDE)
+    aside, first = _merge_skipped(work, out / SKIPPED)
     _check_result(config, tokenizer, counts, f"{aside} set aside; the first: {first}")
     tokenizer.save(out / "tokenizer")
     write_manifest(
@@ -213,7 +213,7 @@ def _finish(config: PrepareConfig, tokenizer: Tokenizer, work: Any, out: Path) -
             "seed": config.seed,
             "split_fractions": config.fractions,
             "splits": {name: split_record(shards[name], counts[name]) for name in sorted(shards)},
-            "set_aside": {"documents": aside, "file": SET_ASIDE if aside else None},
+            "set_aside": {"documents": aside, "file": SKIPPED if aside else None},
         },
     )
 
@@ -341,7 +341,7 @@ def _check_result(
             where="source",
             expected="text in UTF-8",
             got=f"no document ({aside})",
-            fix=f"look at {config.out}/{SET_ASIDE}; check text_key and the files' encoding",
+            fix=f"look at {config.out}/{SKIPPED}; check text_key and the files' encoding",
         )
     if "train" not in counts:
         raise UserError(
@@ -387,10 +387,10 @@ def _size(sources: list[SourceConfig]) -> int | None:
     return None if any(file.compressed for file in files) else sum(file.size for file in files)
 
 
-def _merge_set_aside(work: Any, path: Path) -> tuple[int, str | None]:
-    """Joins the tasks' set-aside files into one; returns their count and the first, in words."""
+def _merge_skipped(work: Any, path: Path) -> tuple[int, str | None]:
+    """Joins the tasks' lists of skipped documents; returns their count and the first, in words."""
     files = [*sorted(work.path.glob("source*/*-set-aside.jsonl"))]
-    files += sorted(work.set_aside.glob("*.jsonl"))
+    files += sorted(work.skipped.glob("*.jsonl"))
     count, first = 0, None
     with contextlib.ExitStack() as stack:
         merged = stack.enter_context(atomic_write(path)) if files else None

@@ -1,4 +1,4 @@
-"""datatrove readers: the documents of a source, shared out over tasks, bad ones set aside.
+"""datatrove readers: the documents of a source, shared out over tasks, bad ones skipped.
 
 A text file of more than `PART_BYTES` is handed on in several `Document`s with the same id; all but
 the last have `metadata["more"]`. They are cut before whitespace, so that encoding the parts gives
@@ -21,33 +21,33 @@ from jaxssl.data.corpus.files import FIRST_BLOCK, SourceFile, open_file
 from jaxssl.data.corpus.hub import HubRows, Keys
 from jaxssl.data.corpus.lines import MAX_LINE_BYTES, Line, Lines, share
 from jaxssl.data.corpus.sentences import last_whitespace
-from jaxssl.data.corpus.set_aside import SetAside
+from jaxssl.data.corpus.skipped import SkippedDocuments
 
 PART_BYTES = 1 << 20
 
 
 class Reader(PipelineStep):
-    """Base of our readers: keeps count of what was set aside.
+    """Base of our readers: keeps count of what was skipped.
 
     Args:
-      set_aside: start of the names of the files for set-aside documents ("-00000.jsonl" is added
+      skipped_to: start of the names of the files for skipped documents ("-00000.jsonl" is added
         for each task); None to count only.
     """
 
     type = "📖 - READER"
     name = "reader"
 
-    def __init__(self, set_aside: str | Path | None = None):
+    def __init__(self, skipped_to: str | Path | None = None):
         super().__init__()
-        self.set_aside = set_aside
-        self.aside = SetAside()
-        """What the latest run set aside."""
+        self.skipped_to = skipped_to
+        self.skipped = SkippedDocuments()
+        """What the latest run skipped."""
 
     def run(self, data=None, rank: int = 0, world_size: int = 1):
         """Yields the documents in `data` and then those of task `rank`."""
         yield from data or ()
-        self.aside = SetAside(set_aside_path(self.set_aside, rank))
-        with self.aside:
+        self.skipped = SkippedDocuments(skipped_file(self.skipped_to, rank))
+        with self.skipped:
             for document in self.documents(rank, world_size):
                 self.stat_update("documents")
                 yield document
@@ -64,8 +64,8 @@ class FilesReader(Reader):
     can_cut = True
     """Whether a file can be read from the middle."""
 
-    def __init__(self, files: list[SourceFile], set_aside: str | Path | None = None):
-        super().__init__(set_aside)
+    def __init__(self, files: list[SourceFile], skipped_to: str | Path | None = None):
+        super().__init__(skipped_to)
         self.files = files
 
     def documents(self, rank: int, world_size: int) -> Iterator[Document]:
@@ -74,7 +74,7 @@ class FilesReader(Reader):
             try:
                 yield from self.read(file, start, stop)
             except (OSError, EOFError) as error:  # a damaged archive, a file without permission
-                self.aside.add(file.path, None, f"{type(error).__name__}: {error}")
+                self.skipped.add(file.path, None, f"{type(error).__name__}: {error}")
 
     @abc.abstractmethod
     def read(self, file: SourceFile, start: int, stop: int | None) -> Iterator[Document]:
@@ -86,8 +86,8 @@ class JsonlReader(FilesReader):
 
     name = "jsonl"
 
-    def __init__(self, files: list[SourceFile], keys: Keys, set_aside: str | Path | None = None):
-        super().__init__(files, set_aside)
+    def __init__(self, files: list[SourceFile], keys: Keys, skipped_to: str | Path | None = None):
+        super().__init__(files, skipped_to)
         self.keys = keys
 
     def read(self, file: SourceFile, start: int, stop: int | None) -> Iterator[Document]:
@@ -97,7 +97,7 @@ class JsonlReader(FilesReader):
             try:
                 yield self._document(file, line)
             except (ValueError, RecursionError) as error:
-                self.aside.add(file.path, line.number, str(error) or type(error).__name__)
+                self.skipped.add(file.path, line.number, str(error) or type(error).__name__)
 
     def _document(self, file: SourceFile, line: Line) -> Document:
         if line.data is None:
@@ -145,7 +145,7 @@ class ParagraphReader(FilesReader):
             text = check_text(decode(b"".join(line.data or b"" for line in lines)))
             yield Document(text.rstrip("\r\n"), f"{file.id}:{lines[0].offset}")
         except ValueError as error:
-            self.aside.add(file.path, lines[0].number, str(error))
+            self.skipped.add(file.path, lines[0].number, str(error))
 
 
 class TextFileReader(FilesReader):
@@ -161,7 +161,7 @@ class TextFileReader(FilesReader):
             with open_file(file) as opened:
                 yield from _with_more(_parts(opened), file.id)
         except ValueError as error:
-            self.aside.add(file.path, None, str(error))
+            self.skipped.add(file.path, None, str(error))
 
 
 class DocstringReader(Reader):
@@ -173,14 +173,14 @@ class DocstringReader(Reader):
         self,
         packages: tuple[str, ...],
         max_bytes: int | None,
-        set_aside: str | Path | None = None,
+        skipped_to: str | Path | None = None,
     ):
-        super().__init__(set_aside)
+        super().__init__(skipped_to)
         self.packages, self.max_bytes = packages, max_bytes
 
     def documents(self, rank: int, world_size: int) -> Iterator[Document]:
-        aside = self.aside if rank == 0 else SetAside()
-        modules = collect(self.packages, self.max_bytes, aside, progress=rank == 0)
+        skipped = self.skipped if rank == 0 else SkippedDocuments()
+        modules = collect(self.packages, self.max_bytes, skipped, progress=rank == 0)
         for i, module in enumerate(modules):
             if i % world_size == rank:
                 metadata = {"group": module.path, "package": module.package}
@@ -188,23 +188,23 @@ class DocstringReader(Reader):
 
 
 class HubReader(Reader):
-    """Rows of a hub data set, streamed by datatrove's reader; rows without text are set aside."""
+    """Rows of a hub data set, streamed by datatrove's reader; rows without text are skipped."""
 
     name = "hub"
 
-    def __init__(self, rows: HubRows, keys: Keys, set_aside: str | Path | None = None):
-        super().__init__(set_aside)
+    def __init__(self, rows: HubRows, keys: Keys, skipped_to: str | Path | None = None):
+        super().__init__(skipped_to)
         self.rows, self.keys = rows, keys
 
     def documents(self, rank: int, world_size: int) -> Iterator[Document]:
-        yield from _Stream(self.rows, self.keys, self.aside).run(None, rank, world_size) or ()
+        yield from _Stream(self.rows, self.keys, self.skipped).run(None, rank, world_size) or ()
 
 
 class _Stream(HuggingFaceDatasetReader):
-    def __init__(self, rows: HubRows, keys: Keys, aside: SetAside):
+    def __init__(self, rows: HubRows, keys: Keys, skipped: SkippedDocuments):
         options = {"name": rows.subset, "split": rows.split, "revision": rows.revision}
         super().__init__(rows.dataset, options, streaming=True, text_key=keys.text)
-        self.keys, self.aside = keys, aside
+        self.keys, self.skipped = keys, skipped
 
     def get_document_from_dict(self, data: dict, source_file: str, id_in_file: int | str):
         name = f"{source_file}/{id_in_file}"
@@ -216,12 +216,12 @@ class _Stream(HuggingFaceDatasetReader):
             group = text if group_key is None else str(_value(data, group_key))
             return Document(text, name, metadata={"group": group})
         except ValueError as error:
-            self.aside.add(name, None, str(error))
+            self.skipped.add(name, None, str(error))
             return None
 
 
-def set_aside_path(start: str | Path | None, rank: int) -> Path | None:
-    """The file for what task `rank` sets aside."""
+def skipped_file(start: str | Path | None, rank: int) -> Path | None:
+    """The file for what task `rank` skips."""
     return None if start is None else Path(f"{start}-{rank:05d}.jsonl")
 
 

@@ -13,7 +13,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.data.corpus.docstrings import collect, write_docstrings
 from jaxssl.data.corpus.files import SourceFile, check_files, list_files
 from jaxssl.data.corpus.hub import HubRows, Keys
-from jaxssl.data.corpus.set_aside import SetAside
+from jaxssl.data.corpus.skipped import SkippedDocuments
 
 # The readers are imported where they are made: they load datatrove.
 if TYPE_CHECKING:
@@ -50,11 +50,11 @@ class TextFiles:
                 fix="set documents=blank_lines, or split the file",
             )
 
-    def reader(self, set_aside: str | Path | None = None) -> "Reader":
+    def reader(self, skipped_to: str | Path | None = None) -> "Reader":
         from jaxssl.data.corpus.readers import ParagraphReader, TextFileReader
 
         kind = TextFileReader if self.documents == "file" else ParagraphReader
-        return kind(self.files(), set_aside)
+        return kind(self.files(), skipped_to)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,10 +83,10 @@ class Jsonl:
     def check(self) -> None:
         check_files(self.files())
 
-    def reader(self, set_aside: str | Path | None = None) -> "Reader":
+    def reader(self, skipped_to: str | Path | None = None) -> "Reader":
         from jaxssl.data.corpus.readers import JsonlReader
 
-        return JsonlReader(self.files(), self.keys, set_aside)
+        return JsonlReader(self.files(), self.keys, skipped_to)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,10 +133,10 @@ class Hub:
         """The commit that `revision` stands for now; None for a folder, or if none can be had."""
         return self.rows.commit()
 
-    def reader(self, set_aside: str | Path | None = None) -> "Reader":
+    def reader(self, skipped_to: str | Path | None = None) -> "Reader":
         from jaxssl.data.corpus.readers import HubReader
 
-        return HubReader(self.rows, self.keys, set_aside)
+        return HubReader(self.rows, self.keys, skipped_to)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,20 +165,20 @@ class Docstrings:
     def collected(self, directory: Path) -> Jsonl:
         """The docstrings in a file in `directory`, written now if it is not there yet.
 
-        What was set aside is in the file `docstrings-set-aside.jsonl` beside it.
+        What was skipped is in the file `docstrings-set-aside.jsonl` beside it.
         """
         path = directory / "docstrings.jsonl"
         if not path.is_file():
             unfinished = path.with_suffix(".part")
-            with SetAside(directory / "docstrings-set-aside.jsonl") as aside:
-                write_docstrings(collect(self.packages, self.max_bytes, aside), unfinished)
+            with SkippedDocuments(directory / "docstrings-set-aside.jsonl") as skipped:
+                write_docstrings(collect(self.packages, self.max_bytes, skipped), unfinished)
             os.replace(unfinished, path)
         return Jsonl(paths=(str(path),), id_key="id", group_key="group")
 
-    def reader(self, set_aside: str | Path | None = None) -> "Reader":
+    def reader(self, skipped_to: str | Path | None = None) -> "Reader":
         from jaxssl.data.corpus.readers import DocstringReader
 
-        return DocstringReader(self.packages, self.max_bytes, set_aside)
+        return DocstringReader(self.packages, self.max_bytes, skipped_to)
 
 
 SourceConfig = TextFiles | Jsonl | Hub | Docstrings

@@ -14,9 +14,9 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from jaxssl.core.files import atomic_write, fsync_directory
-from jaxssl.data.corpus.readers import set_aside_path
+from jaxssl.data.corpus.readers import skipped_file
 from jaxssl.data.corpus.sentences import split_lines, split_sentences
-from jaxssl.data.corpus.set_aside import SetAside
+from jaxssl.data.corpus.skipped import SkippedDocuments
 from jaxssl.data.store.manifest import FILE_KINDS, token_dtype
 from jaxssl.data.store.store import ShardWriter
 from jaxssl.data.tokenizer.loading import load_tokenizer
@@ -46,7 +46,7 @@ class Work(NamedTuple):
         return self.path / "progress" / f"{rank:05d}"
 
     @property
-    def set_aside(self) -> Path:
+    def skipped(self) -> Path:
         return self.path / "set_aside"
 
     @property
@@ -114,7 +114,7 @@ class StoreWriter(PipelineStep):
         if not self.work.record(rank).is_file():
             self._open(rank)
             try:
-                with self._aside:
+                with self._skipped:
                     for batch in _batches(data):
                         self._write(batch)
                         self._report(rank)
@@ -136,7 +136,7 @@ class StoreWriter(PipelineStep):
         self._writers = {
             name: ShardWriter(self._folder / name, f"{rank:05d}", dtype, end) for name in SPLITS
         }
-        self._aside = SetAside(set_aside_path(self.work.set_aside / "encoding", rank))
+        self._skipped = SkippedDocuments(skipped_file(self.work.skipped / "encoding", rank))
         self._parts: list[tuple[np.ndarray, np.ndarray]] = []
         self._size = self._done = 0
 
@@ -159,7 +159,7 @@ class StoreWriter(PipelineStep):
             self._writers[split].append(tokens, ends, self._size)
             self.stat_update("documents", split)
         else:
-            self._aside.add(document.id, None, "the tokenizer makes no token of the text")
+            self._skipped.add(document.id, None, "the tokenizer makes no token of the text")
         self._done += self._size
         self._parts, self._size = [], 0
 

@@ -154,12 +154,15 @@ def _texts(config: TokenizerTrainConfig, scratch: Path) -> Texts:
                 yield document.text
                 if config.max_bytes is not None and size >= config.max_bytes:
                     break
-        if reader.aside.count:
-            count, first = reader.aside.count, reader.aside.first
+        skipped = reader.skipped
+        if skipped.count:
+            count, first = skipped.count, skipped.first
             print(f"{count} documents could not be read; the first: {first}", file=sys.stderr)
         if not size:
             raise UserError(
-                "the corpus has no readable text", where="source", got=reader.aside.first or "none"
+                "the corpus has no readable text",
+                where="source",
+                got=skipped.first or "none",
             )
 
     return read

@@ -8,7 +8,7 @@ import pytest
 
 from jaxssl.core.errors import UserError
 from jaxssl.data.corpus.docstrings import collect
-from jaxssl.data.corpus.set_aside import SetAside
+from jaxssl.data.corpus.skipped import SkippedDocuments
 from jaxssl.data.corpus.sources import Docstrings
 
 LONG = "This sentence makes the docstring long enough to be kept, number {}. "
@@ -65,8 +65,8 @@ def test_a_document_holds_what_inspect_finds(site):
 
 
 def test_files_that_cannot_be_parsed_are_set_aside(site, tmp_path):
-    with SetAside(tmp_path / "aside.jsonl") as aside:
-        list(collect(set_aside=aside, progress=False))
+    with SkippedDocuments(tmp_path / "aside.jsonl") as aside:
+        list(collect(skipped=aside, progress=False))
     assert aside.count == 1
     assert '"three/broken.py", "line": 1' in (tmp_path / "aside.jsonl").read_text()
 

@@ -22,7 +22,7 @@ def read(source, world_size=1, set_aside=None):
     for rank in range(world_size):
         found += list(source.reader(set_aside).run(None, rank, world_size))
         if set_aside is not None:
-            file = readers.set_aside_path(set_aside, rank)
+            file = readers.skipped_file(set_aside, rank)
             lines = file.read_text().splitlines() if file.is_file() else []
             aside += [tuple(json.loads(line).values()) for line in lines]
     return found, aside

@@ -1,4 +1,4 @@
-"""Documents that cannot be used are counted and written down, never dropped in silence."""
+"""Documents that are skipped are counted and written down, never dropped in silence."""
 
 import json
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import IO
 from jaxssl.core.files import atomic_write
 
 
-class SetAside:
+class SkippedDocuments:
     """The documents one task could not use: a JSON line each of path, line and reason.
 
     Args:
       path: the file to write when the task is done (whole or absent; absent when there was
-        nothing to set aside), or None to count only.
+        nothing to skip), or None to count only.
     """
 
     def __init__(self, path: str | Path | None = None):
@@ -24,7 +24,7 @@ class SetAside:
         self._file: IO | None = None
 
     def add(self, path: str, line: int | None, reason: str) -> None:
-        """Sets one document aside. `line` counts from 1; None where lines mean nothing."""
+        """Notes one document. `line` counts from 1; None where lines mean nothing."""
         self.count += 1
         place = path if line is None else f"{path}:{line}"
         self.first = self.first or f"{place}: {reason}"
@@ -36,7 +36,7 @@ class SetAside:
         record = {"path": path, "line": line, "reason": reason}
         self._file.write(json.dumps(record, ensure_ascii=True) + "\n")
 
-    def __enter__(self) -> "SetAside":
+    def __enter__(self) -> "SkippedDocuments":
         if self.path is not None:
             self.path.unlink(missing_ok=True)
         return self
