@@ -118,7 +118,7 @@ def fixed_lengths(longest: int, multiple: int = MULTIPLE) -> np.ndarray:
     return np.unique(np.append(lengths[lengths < longest], -(-longest // multiple) * multiple))
 
 
-class LabelledBatches:
+class ExampleBatches:
     """Batch s of a run, at index s.
 
     Attributes:
@@ -193,9 +193,9 @@ class ExampleData:
     def num_rows(self) -> int:
         return self.examples.num_rows
 
-    def train_batches(self, batch_size: int, seed: int, places: np.ndarray) -> LabelledBatches:
-        """See `LabelledBatches`."""
-        return LabelledBatches(
+    def train_batches(self, batch_size: int, seed: int, places: np.ndarray) -> ExampleBatches:
+        """See `ExampleBatches`."""
+        return ExampleBatches(
             self.examples, self.edges, batch_size, seed, places, self.plan_lengths
         )
 

@@ -19,8 +19,9 @@ import numpy as np
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.progress import bar
+from jaxssl.data.ragged import ragged_arange
 from jaxssl.data.store.rows import Batch, identity, pad_id, segments
-from jaxssl.data.store.split import Split, ragged_arange
+from jaxssl.data.store.split import Split
 
 PLAN_FORMAT = 1
 _ARRAYS = {"starts": np.dtype("<i8"), "lengths": np.dtype("<i4"), "rows": np.dtype("<i8")}

@@ -32,8 +32,9 @@ import numpy as np
 
 from jaxssl.core.errors import UserError
 from jaxssl.data import counter
+from jaxssl.data.ragged import ragged_arange
 from jaxssl.data.store.rows import Batch, identity, pad_id
-from jaxssl.data.store.split import Split, ragged_arange
+from jaxssl.data.store.split import Split
 
 _PURPOSE = 0x7061697273
 _SPECIALS = 3

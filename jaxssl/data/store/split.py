@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxssl.core.errors import UserError
+from jaxssl.data.ragged import ragged_arange
 from jaxssl.data.store.manifest import FILE_KINDS, SplitRecord
 
 Selection = slice | np.ndarray
@@ -18,13 +19,6 @@ Selection = slice | np.ndarray
 def file_dtype(kind: str, token_dtype: str) -> np.dtype:
     """The little-endian type of one entry of a `.tokens`, `.documents` or `.sentences` file."""
     return np.dtype(token_dtype if kind == "tokens" else "int64").newbyteorder("<")
-
-
-def ragged_arange(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Concatenation of `arange(start, start + length)` for each pair, [sum of lengths] int64."""
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.repeat(starts - (ends - lengths), lengths) + np.arange(total)
 
 
 class Split:

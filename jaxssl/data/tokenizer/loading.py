@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.data.store.manifest import ROLES
-from jaxssl.data.tokenizer.tokenizer import CONFIG_FILE, Encoded, Frame, Tokenizer, is_word_start
+from jaxssl.data.tokenizer.tokenizer import CONFIG_FILE, Encoding, Frame, Tokenizer, is_word_start
 
 JSON_FILE = "tokenizer.json"
 MODEL_FILE = "tokenizer.model"
@@ -159,7 +159,7 @@ class JsonTokenizer(Tokenizer):
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
-    def _encode_spans(self, texts: Sequence[str]) -> list[Encoded]:
+    def _encode_spans(self, texts: Sequence[str]) -> list[Encoding]:
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [
             (np.array(e.ids, np.int32), np.array(e.offsets, np.int32).reshape(-1, 2))
@@ -235,7 +235,7 @@ class SentencePieceTokenizer(Tokenizer):
         # As arrays: lists of Python's integers cost as much again as the encoding.
         return self._processor.encode(list(texts), num_threads=1, return_type="numpy")
 
-    def _encode_spans(self, texts: Sequence[str]) -> list[Encoded]:
+    def _encode_spans(self, texts: Sequence[str]) -> list[Encoding]:
         found = self._processor.encode(list(texts), return_type="offset_mapping", num_threads=1)
         return [
             (np.array(row["ids"], np.int32), _completed(text, row))

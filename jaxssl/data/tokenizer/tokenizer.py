@@ -19,7 +19,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.data.corpus.sentences import split_long
 from jaxssl.data.store.manifest import ROLES
-from jaxssl.data.tokenizer.offsets import without_spaces
+from jaxssl.data.tokenizer.char_spans import trim_spaces
 
 MAX_PIECE = 1 << 13
 """Characters that a library is given at once: bounds its memory for a text without spaces."""
@@ -33,9 +33,11 @@ _PROBE = (
 )
 _CJK_PROBE = ("\u4f60\u597d\u3002", "\u518d\u89c1")
 
-Encoded = tuple[np.ndarray, np.ndarray]
+Encoding = tuple[np.ndarray, np.ndarray]
+"""Ids of a text, int32 [n], and spans of characters, [n, 2], or ends of sentences, [s]."""
 
 Frame = tuple[list[int], list[int], list[int]]
+"""Special tokens before, between and after the texts of a row."""
 
 
 class Tokenizer(ABC):
@@ -118,7 +120,7 @@ class Tokenizer(ABC):
                     rows[i] = self._encode_around(texts[i])
         return rows
 
-    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoding]:
         """Ids of each text, as `encode_batch` gives them, and where its tokens stand in it.
 
         Returns:
@@ -132,9 +134,9 @@ class Tokenizer(ABC):
         for i, (ids, _) in enumerate(rows):
             if self._forbidden[ids].any():
                 rows[i] = self._encode_spans_around(texts[i])
-        return [(ids, without_spaces(text, spans)) for text, (ids, spans) in zip(texts, rows)]
+        return [(ids, trim_spaces(text, spans)) for text, (ids, spans) in zip(texts, rows)]
 
-    def encode_documents(self, documents: Sequence[Sequence[str]]) -> list[Encoded]:
+    def encode_documents(self, documents: Sequence[Sequence[str]]) -> list[Encoding]:
         """Ids and sentence ends of documents given as sentences (see `split_sentences`).
 
         Returns:
@@ -194,7 +196,7 @@ class Tokenizer(ABC):
         """As `encode_batch`, but special tokens may come out."""
 
     @abstractmethod
-    def _encode_spans(self, texts: Sequence[str]) -> list[Encoded]:
+    def _encode_spans(self, texts: Sequence[str]) -> list[Encoding]:
         """As `_encode`, with the characters each token spans, int32 [n, 2]; spaces may be in."""
 
     @abstractmethod
@@ -226,7 +228,7 @@ class Tokenizer(ABC):
         self._check_ordinary(ids, text)
         return ids
 
-    def _encode_spans_around(self, text: str) -> Encoded:
+    def _encode_spans_around(self, text: str) -> Encoding:
         """The same, with the characters that each token spans."""
         pieces = self._cut_around(text)
         rows = self._encode_spans(pieces)
@@ -255,7 +257,7 @@ class Tokenizer(ABC):
             fix="use another tokenizer, or take this string out of the text",
         )
 
-    def _encode_whole(self, sentences: Sequence[str]) -> Encoded:
+    def _encode_whole(self, sentences: Sequence[str]) -> Encoding:
         """Encodes a document whole (up to `MAX_PIECE`) and finds its sentences by characters."""
         rows, ends, total = [], [], 0
         for group in _groups(sentences, MAX_PIECE):
@@ -291,7 +293,7 @@ def is_word_start(text: str) -> bool:
     return first.isspace() or (first.isascii() and not first.isalnum())
 
 
-def _join(rows: Sequence[np.ndarray], counts: Sequence[int]) -> Encoded:
+def _join(rows: Sequence[np.ndarray], counts: Sequence[int]) -> Encoding:
     """Joins pieces' ids into a document's; `counts` says how many pieces each sentence has."""
     if len(rows) == 1:  # a document without sentences: numpy's small calls would cost more
         return rows[0], np.array([rows[0].size] if rows[0].size else [], np.int64)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxssl.core.errors import UserError
+from jaxssl.data.ragged import ragged_arange, row_splits
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 
 _PROBE = ("the", "cat", "sat", "here")
@@ -52,11 +53,11 @@ def encode_words(
             rows[i] = np.array([unknown], np.int32)
     lengths = np.array([len(row) for row in rows], np.int64)
     number = np.fromiter(map(numbers.__getitem__, flat), np.int64, len(flat))
-    starts = offsets(lengths[number])
+    starts = row_splits(lengths[number])
     tokens = np.concatenate(rows) if rows else np.zeros(0, np.int32)
-    taken = ragged(offsets(lengths)[number], lengths[number])
+    taken = ragged_arange(row_splits(lengths)[number], lengths[number])
     counts = np.array([len(words) for words in sentences], np.int64)
-    return Words(tokens[taken], starts, offsets(counts))
+    return Words(tokens[taken], starts, row_splits(counts))
 
 
 def word_prefix(tokenizer: Tokenizer) -> str:
@@ -80,17 +81,6 @@ def word_prefix(tokenizer: Tokenizer) -> str:
         got=f"other tokens for {' '.join(_PROBE)!r} than for its words",
         fix="use a tokenizer that parts texts at spaces",
     )
-
-
-def offsets(counts: np.ndarray) -> np.ndarray:
-    """int64 [N + 1]: where runs of these lengths start, one after the other, and the end."""
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-
-def ragged(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The indices start, start + 1, ... of each run, one run after the other: int64."""
-    before = offsets(counts)
-    return np.repeat(starts - before[:-1], counts) + np.arange(before[-1])
 
 
 def _without_token(

@@ -1,4 +1,4 @@
-"""Where tokens stand in the text that they were made of."""
+"""Spans of characters: where tokens stand in the text that they were made of."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ IS_SPACE = np.array([chr(code).isspace() for code in range(0x3002)])
 """Of the first characters of Unicode; none past them is whitespace, nor is the last of these."""
 
 
-def without_spaces(text: str, spans: np.ndarray) -> np.ndarray:
+def trim_spaces(text: str, spans: np.ndarray) -> np.ndarray:
     """Spans of characters without the whitespace at their ends.
 
     Args:
