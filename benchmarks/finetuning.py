@@ -143,12 +143,11 @@ def _rows(length: int) -> dict[str, np.ndarray]:
 def against_trainer(scratch: Path) -> None:
     """The same network from scratch, telling two libraries' docstrings apart: examples/s of the
     last epoch, when everything is compiled and warm, and test accuracy."""
-    from jaxssl.data.docstrings import as_jsonl
-    from jaxssl.data.libraries import write_libraries
-    from jaxssl.data.sources import Docstrings
-    from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_tokenizer
+    from jaxssl.data.corpus.libraries import write_libraries
+    from jaxssl.data.corpus.sources import Docstrings
+    from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_tokenizer
 
-    source = as_jsonl(Docstrings(max_bytes=4_000_000), scratch)
+    source = Docstrings(max_bytes=4_000_000).collected(scratch)
     tables = write_libraries(
         scratch / "docstrings.jsonl", scratch / "tables", labels=2, per_label=800
     )

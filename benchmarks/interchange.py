@@ -87,8 +87,8 @@ def make_llama(path: Path) -> None:
     import torch
     import transformers
 
-    from jaxssl.data.sources import Docstrings
-    from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_on_texts
+    from jaxssl.data.corpus.sources import Docstrings
+    from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_on_texts
 
     config = transformers.LlamaConfig(
         vocab_size=128256,

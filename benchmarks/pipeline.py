@@ -32,10 +32,10 @@ def run() -> None:
 
 def _prepare(scratch: Path) -> None:
     """`prepare` against the tokenizer's own encode_batch, over the same text on all cores."""
-    from jaxssl.data.prepare import PrepareConfig, prepare
-    from jaxssl.data.sources import Docstrings, Jsonl
-    from jaxssl.data.tokenizer import load_tokenizer
-    from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_tokenizer
+    from jaxssl.data.corpus.prepare import PrepareConfig, prepare
+    from jaxssl.data.corpus.sources import Docstrings, Jsonl
+    from jaxssl.data.tokenizer.loading import load_tokenizer
+    from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_tokenizer
 
     documents = Docstrings().reader().run()  # type: ignore[attr-defined]
     texts = list(itertools.islice((document.text for document in documents), 1_000_000))
@@ -80,8 +80,8 @@ def _prepare(scratch: Path) -> None:
 
 def _synthetic_store(path: Path) -> Path:
     """A store of 100M random tokens: 100,000 documents of 50 sentences of 20."""
-    from jaxssl.data.manifest import split_record, write_manifest
-    from jaxssl.data.store import ShardWriter
+    from jaxssl.data.store.manifest import split_record, write_manifest
+    from jaxssl.data.store.store import ShardWriter
 
     generator = np.random.default_rng(0)
     writer = ShardWriter(path / "train", "00000", "uint16", 3)
@@ -111,8 +111,8 @@ def _load(store: Path) -> None:
     """Tokens per second of the loader on this process's cores, and its share of a training step."""
     from jaxssl.data.config import StoreConfig
     from jaxssl.data.loader import load
-    from jaxssl.data.pairs import Pairs
-    from jaxssl.data.rows import Windows
+    from jaxssl.data.store.pairs import Pairs
+    from jaxssl.data.store.rows import Windows
 
     for rows, length, target in (
         (Windows(), 512, 20e6),

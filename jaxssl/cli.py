@@ -161,7 +161,7 @@ def _document(
 
 
 def _tokenizer(options: argparse.Namespace) -> int:
-    from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_tokenizer
+    from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_tokenizer
 
     config = _load(TokenizerTrainConfig, options)
     if config is not None:
@@ -171,7 +171,7 @@ def _tokenizer(options: argparse.Namespace) -> int:
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    from jaxssl.data.prepare import PrepareConfig, prepare
+    from jaxssl.data.corpus.prepare import PrepareConfig, prepare
 
     config = _load(PrepareConfig, options)
     if config is not None:
@@ -327,7 +327,7 @@ def _once(values: dict[str, float]) -> dict[str, float]:
 def _generate(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl.generate.decode import Sampling
-    from jaxssl.generate.shown import shown_sample
+    from jaxssl.generate.formatting import format_sample as shown_sample
     from jaxssl.run.open import generate_texts
 
     sampling = Sampling(
@@ -345,7 +345,7 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _fill_mask(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl.generate.shown import shown_candidates
+    from jaxssl.generate.formatting import format_candidates as shown_candidates
     from jaxssl.run.open import fill_masks
 
     filled = fill_masks(options.run_dir, options.texts, options.top, options.step, options.layers)

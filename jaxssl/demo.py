@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from jaxssl.core.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxssl.data.sources import Jsonl
+    from jaxssl.data.corpus.sources import Jsonl
 
 Kind = Literal["wordpiece", "byte_bpe"]
 
@@ -45,8 +45,7 @@ SHORT = Scale(
 
 def demo(out: Path, *, short: bool = False) -> int:
     """Runs everything in `out`, or goes on where an earlier demo stopped; returns the exit code."""
-    from jaxssl.data.docstrings import as_jsonl
-    from jaxssl.data.sources import Docstrings
+    from jaxssl.data.corpus.sources import Docstrings
     from jaxssl.report import summary_table, write_comparison
     from jaxssl.run.config import load_config
     from jaxssl.run.train import train_run
@@ -54,7 +53,7 @@ def demo(out: Path, *, short: bool = False) -> int:
 
     started, scale = time.time(), SHORT if short else FULL
     _check_scale(out, short)
-    source = as_jsonl(Docstrings(max_bytes=scale.corpus_bytes), out / "corpus")
+    source = Docstrings(max_bytes=scale.corpus_bytes).collected(out / "corpus")
     runs = []
     models: tuple[tuple[str, Kind, tuple[str, ...]], ...] = (
         ("bert", "wordpiece", scale.bert),
@@ -109,8 +108,8 @@ def _check_scale(out: Path, short: bool) -> None:
 
 def make_store(out: Path, name: str, kind: Kind, vocab_size: int, source: "Jsonl") -> Path:
     """Trains the tokenizer and prepares the token store of one model."""
-    from jaxssl.data.prepare import PrepareConfig, prepare
-    from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_tokenizer
+    from jaxssl.data.corpus.prepare import PrepareConfig, prepare
+    from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_tokenizer
 
     tokenizer = TokenizerTrainConfig(
         source=source,
@@ -145,7 +144,7 @@ def fine_tune(out: Path, scale: Scale) -> list[str] | None:
     """Trains the demo's BERT to tell libraries apart, in all `WAYS`; the table of what came out, or
     None where a signal stopped it."""
     from jaxssl import baseline
-    from jaxssl.data.libraries import write_libraries
+    from jaxssl.data.corpus.libraries import write_libraries
     from jaxssl.run.config import FINETUNE, load_config
     from jaxssl.run.train import train_run
 
@@ -198,7 +197,7 @@ def library_table(rows: list[tuple], runs: Path) -> list[str]:
 
 def last_screen(runs: list[Path]) -> list[str]:
     """What the two models say, from their metrics."""
-    from jaxssl.generate.shown import shown_candidates, shown_sample
+    from jaxssl.generate.formatting import format_candidates, format_sample
     from jaxssl.train.sinks import read_metrics
 
     lines = []
@@ -208,7 +207,7 @@ def last_screen(runs: list[Path]) -> list[str]:
         lines.append(f"\n{run_dir.name} after step {last}\n")
         for row in (row for row in rows if row["step"] == last):
             if row["kind"] == "fill_mask":
-                lines += [row["text"], f"    {shown_candidates(row['predictions'])}"]
+                lines += [row["text"], f"    {format_candidates(row['predictions'])}"]
             else:
-                lines += [shown_sample(row["prompt"], row["text"].rstrip()), ""]
+                lines += [format_sample(row["prompt"], row["text"].rstrip()), ""]
     return lines

@@ -18,13 +18,14 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.progress import bar, silent
 from jaxssl.core.types import Batch, Params
-from jaxssl.core.widen import widen
+from jaxssl.core.upcast import upcast
 from jaxssl.data.encoding import Truncation, encode_rows
-from jaxssl.data.labelled import ExampleData, fixed_lengths
-from jaxssl.data.table_inputs import input_file
-from jaxssl.data.table_readers import file_paths
-from jaxssl.data.table_writers import check_output, check_place
-from jaxssl.data.tables import Note, Table, TableFile, read_chunks, say
+from jaxssl.data.examples import ExampleData, fixed_lengths
+from jaxssl.data.tables.config import TableFile
+from jaxssl.data.tables.inputs import input_file
+from jaxssl.data.tables.read import file_paths, read_chunks
+from jaxssl.data.tables.table import Note, Table, say
+from jaxssl.data.tables.writers import check_output, check_place
 from jaxssl.models.model import Model, check_length
 from jaxssl.ops.pooling import Pooling, pool
 from jaxssl.parallel import hosts
@@ -121,7 +122,7 @@ def make_embed_step(
     """A function `(params, batch) -> {"embedding": float32 [B, H], ...}`."""
 
     def step(params: Params, batch: Batch) -> dict[str, jax.Array]:
-        vectors = widen(pool(model.encode(params, batch), batch["segment_ids"], pooling))
+        vectors = upcast(pool(model.encode(params, batch), batch["segment_ids"], pooling))
         if normalize:
             norm = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
             vectors = vectors / jnp.maximum(norm, 1e-12)

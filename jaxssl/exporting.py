@@ -21,9 +21,9 @@ from jaxssl.checkpoint.hf.writing import SHARD_BYTES, write_directory
 from jaxssl.core.errors import UserError
 from jaxssl.core.layer_names import canonical, layer_range
 from jaxssl.core.names import flatten, unflatten
-from jaxssl.data.manifest import ROLES
-from jaxssl.data.tokenizer import load_tokenizer
-from jaxssl.data.tokenizer_export import check_written
+from jaxssl.data.store.manifest import ROLES
+from jaxssl.data.tokenizer.export import check_written
+from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.exportable import (
     HfClass,
     check_exportable,

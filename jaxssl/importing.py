@@ -18,15 +18,15 @@ from jaxssl.checkpoint.hf.directory import fingerprint as checksum_of
 from jaxssl.checkpoint.hf.safetensors import CONVERT, SINGLE
 from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
-from jaxssl.checkpoint.stored import HfHolder, identity, stored_hf
+from jaxssl.checkpoint.parameter_index import HfSource, base_record, index_hf
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import init_key
 from jaxssl.core.names import flatten
 from jaxssl.core.precision import Float, Precision
 from jaxssl.data.config import ImportedData
-from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
-from jaxssl.data.tokenizer_loading import with_tokens
+from jaxssl.data.tokenizer.loading import load_tokenizer, with_tokens
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.imported_task import GENERATION, task_of
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig
@@ -167,7 +167,7 @@ def _with_vocabulary(model: ModelConfig, size: int, multiple: int) -> ModelConfi
 
 def _plan(found: HfDirectory, config: RunConfig, model: Model, drop: Sequence[str]) -> Start:
     """The ledger: every tensor and every parameter."""
-    stored = stored_hf(found.path)
+    stored = index_hf(found.path)
     heads = [head for head in found.heads if head in TASK_SCOPES]
     task = next((task.name for task in config.tasks.values()), "")
     init = InitConfig(
@@ -178,7 +178,7 @@ def _plan(found: HfDirectory, config: RunConfig, model: Model, drop: Sequence[st
         cast=True,
     )
     start = plan_start(init, model, stored, (), is_whole=True)
-    return dataclasses.replace(start, base=identity(HfHolder(found.path), start.entries))
+    return dataclasses.replace(start, base=base_record(HfSource(found.path), start.entries))
 
 
 def _resized(before: ModelConfig, after: ModelConfig, model: Model) -> tuple[str, ...]:

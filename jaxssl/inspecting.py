@@ -39,7 +39,7 @@ def _described(path: Path, verify: bool) -> Iterator[str]:
 
 
 def _tokenizer(path: Path, verify: bool) -> Iterator[str]:
-    from jaxssl.data.tokenizer import load_tokenizer
+    from jaxssl.data.tokenizer.loading import load_tokenizer
 
     if verify:
         raise UserError(
@@ -58,7 +58,7 @@ def _tokenizer(path: Path, verify: bool) -> Iterator[str]:
 
 
 def _store(path: Path, verify: bool) -> Iterator[str]:
-    from jaxssl.data.store import TokenStore
+    from jaxssl.data.store.store import TokenStore
 
     store = TokenStore.open(path, verify=verify)
     roles = {role: id_ for role, id_ in store.special_ids.items() if id_ is not None}

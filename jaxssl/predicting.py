@@ -12,16 +12,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxssl.core.ahead import ahead
 from jaxssl.core.errors import UserError
+from jaxssl.core.prefetch import prefetch
 from jaxssl.core.progress import bar, silent
 from jaxssl.core.types import Batch, Params
 from jaxssl.data.encoding import Truncation
-from jaxssl.data.labelled import fixed_lengths
-from jaxssl.data.table_inputs import input_file
-from jaxssl.data.table_readers import file_paths
-from jaxssl.data.table_writers import check_output, open_output
-from jaxssl.data.tables import Note, Table, TableFile, read_chunks, say
+from jaxssl.data.examples import fixed_lengths
+from jaxssl.data.tables.config import TableFile
+from jaxssl.data.tables.inputs import input_file
+from jaxssl.data.tables.read import file_paths, read_chunks
+from jaxssl.data.tables.table import Note, Table, say
+from jaxssl.data.tables.writers import check_output, open_output
 from jaxssl.models.model import check_length
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import replicated
@@ -140,7 +141,7 @@ def predictions_of(predictor: Predictor, files: Iterable[TableFile], note: Note 
     tables = (table for file in files for table in read_chunks(file, chunk, note))
     cut = Truncation(0, 0, 0)
     numbered = _numbered(tables)
-    for table, encoded in ahead((table, predictor.encode(table)) for table in numbered):
+    for table, encoded in prefetch((table, predictor.encode(table)) for table in numbered):
         rows = predictor.predict_encoded(encoded)
         assert len(rows) == len(table), "a task gives one output for each row"
         for text in encoded.notes:

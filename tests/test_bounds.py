@@ -12,8 +12,7 @@ from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.core.errors import UserError
 from jaxssl.core.registry import members
 from jaxssl.data.config import StoreConfig, TablesConfig
-from jaxssl.data.table_config import TableFile
-from jaxssl.data.tables import TableSplits
+from jaxssl.data.tables.config import TableFile, TableSplits
 from jaxssl.objectives.combine import Term
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.ops.rotary import Yarn

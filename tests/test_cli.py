@@ -13,8 +13,8 @@ import toy
 
 from jaxssl import cli
 from jaxssl.core import config as configuration
-from jaxssl.data.prepare import PrepareConfig
-from jaxssl.data.tokenizer_training import TokenizerTrainConfig
+from jaxssl.data.corpus.prepare import PrepareConfig
+from jaxssl.data.tokenizer.training import TokenizerTrainConfig
 from jaxssl.run.build import build
 from jaxssl.run.config import RunConfig, load_config
 from jaxssl.run.train import describe, find_receipt

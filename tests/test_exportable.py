@@ -7,7 +7,7 @@ import toy
 
 from jaxssl import exportable
 from jaxssl.core.errors import UserError
-from jaxssl.data.tokenizer_loading import SentencePieceTokenizer
+from jaxssl.data.tokenizer.loading import SentencePieceTokenizer
 from jaxssl.models.bert import BertConfig, RobertaConfig
 from jaxssl.models.gpt2 import Gpt2Config
 from jaxssl.models.heads import CAUSAL_LM, MASKED_LM, NEXT_SENTENCE

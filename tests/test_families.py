@@ -20,7 +20,7 @@ import tuned  # noqa: E402
 from jaxssl import exporting, predicting  # noqa: E402
 from jaxssl.core.errors import UserError  # noqa: E402
 from jaxssl.core.names import flatten  # noqa: E402
-from jaxssl.data.tables import Table  # noqa: E402
+from jaxssl.data.tables.table import Table  # noqa: E402
 from jaxssl.models.bert import BertConfig, DistilBertConfig, RobertaConfig  # noqa: E402
 from jaxssl.models.gpt2 import Gpt2Config  # noqa: E402
 from jaxssl.models.layers import unbox  # noqa: E402

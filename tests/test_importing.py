@@ -14,8 +14,7 @@ from safetensors.numpy import load_file, save_file
 from jaxssl import cli, exporting, importing, predicting
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
-from jaxssl.data.tokenizer import load_tokenizer
-from jaxssl.data.tokenizer_loading import with_tokens
+from jaxssl.data.tokenizer.loading import load_tokenizer, with_tokens
 from jaxssl.run.open import evaluate_run, fill_masks, open_run
 from jaxssl.run.train import train_run
 

@@ -15,7 +15,9 @@ import tuned
 
 from jaxssl import cli, predicting
 from jaxssl.core.errors import UserError
-from jaxssl.data.tables import Table, TableFile, read_table
+from jaxssl.data.tables.config import TableFile
+from jaxssl.data.tables.read import read_table
+from jaxssl.data.tables.table import Table
 from jaxssl.run.open import open_run
 from jaxssl.run.train import train_run
 from jaxssl.tasks.answer import Answer

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 import jaxssl
-from jaxssl.data.manifest import split_record, token_dtype, write_manifest
-from jaxssl.data.sources import Docstrings
-from jaxssl.data.store import ShardWriter
-from jaxssl.data.tokenizer import Tokenizer
-from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_on_texts
+from jaxssl.data.corpus.sources import Docstrings
+from jaxssl.data.store.manifest import split_record, token_dtype, write_manifest
+from jaxssl.data.store.store import ShardWriter
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
+from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_on_texts
 
 NAMES = ("the cat", "a dog", "the old man", "my sister", "every bird", "one green fish")
 VERBS = ("sees", "follows", "likes", "remembers", "paints", "never finds")

@@ -60,7 +60,7 @@ class InitConfig:
         _, step = split_checkpoint(self.from_)
         if step is not None and self.step not in ("best", step):
             raise UserError(
-                "two checkpoints are named",
+                "two checkpoints are describe_base",
                 where="from, step",
                 expected="a run directory and a step, or a checkpoint alone",
                 got=(self.from_, self.step),
@@ -369,7 +369,7 @@ def by_network(noted: Mapping[str, Any]) -> dict[str, Any]:
     return ({"": main} if main else {}) | dict(noted.get(NETWORKS, {}))
 
 
-def named(noted: Mapping[str, Any]) -> str:
+def describe_base(noted: Mapping[str, Any]) -> str:
     """What a run started from, in words."""
     if noted["step"] is None:
         return str(noted["run"])

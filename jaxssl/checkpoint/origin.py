@@ -8,14 +8,14 @@ from typing import Any
 from jaxssl.checkpoint.hf.directory import CONFIG, TASK_SCOPES, open_model
 from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager
-from jaxssl.checkpoint.stored import (
-    HfHolder,
-    Holder,
-    StepHolder,
-    Stored,
+from jaxssl.checkpoint.parameter_index import (
+    CheckpointSource,
+    HfSource,
+    ParameterIndex,
+    ParameterSource,
     check_base,
-    stored_hf,
-    stored_run,
+    index_hf,
+    index_run,
 )
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError, did_you_mean
@@ -49,7 +49,7 @@ class Origin(ABC):
     @abstractmethod
     def open(
         self, init: InitConfig, checkpoint: CheckpointConfig, noted: Mapping[str, Any] | None
-    ) -> tuple[Holder, Stored]:
+    ) -> tuple[ParameterSource, ParameterIndex]:
         """What holds its parameters, and these; nothing is read.
 
         Args:
@@ -61,7 +61,7 @@ class Origin(ABC):
         """
 
     @abstractmethod
-    def heads(self, stored: Stored, body: Sequence[str]) -> list[str]:
+    def heads(self, stored: ParameterIndex, body: Sequence[str]) -> list[str]:
         """Top-level names of the heads that are stored, which a run that has no use for them may
         leave behind unasked.
 
@@ -73,7 +73,7 @@ class Origin(ABC):
 class RunOrigin(Origin):
     """A run directory of ours."""
 
-    def heads(self, stored: Stored, body: Sequence[str]) -> list[str]:
+    def heads(self, stored: ParameterIndex, body: Sequence[str]) -> list[str]:
         return sorted({name.split("/")[0] for name in stored.pieces} - {*body})
 
     @property
@@ -89,19 +89,19 @@ class RunOrigin(Origin):
 
     def open(
         self, init: InitConfig, checkpoint: CheckpointConfig, noted: Mapping[str, Any] | None
-    ) -> tuple[Holder, Stored]:
+    ) -> tuple[ParameterSource, ParameterIndex]:
         manager = CheckpointManager(self.path / "checkpoints", checkpoint)
         step = manager.choose(init.chosen if noted is None else noted["step"])
-        holder = StepHolder(manager.path(step))
+        source = CheckpointSource(manager.path(step))
         if noted is not None:
-            check_base(noted, holder)
-        return holder, stored_run(self.path, holder.path, verify=checkpoint.verify)
+            check_base(noted, source)
+        return source, index_run(self.path, source.path, verify=checkpoint.verify)
 
 
 class HfOrigin(Origin):
     """A directory of Hugging Face's, with config.json and safetensors."""
 
-    def heads(self, stored: Stored, body: Sequence[str]) -> list[str]:
+    def heads(self, stored: ParameterIndex, body: Sequence[str]) -> list[str]:
         known = {*HEADS, *TASK_SCOPES, "pooler"}  # a tensor that is no parameter has other names
         return sorted({name.split("/")[0] for name in stored.pieces} & known)
 
@@ -116,7 +116,7 @@ class HfOrigin(Origin):
 
     def open(
         self, init: InitConfig, checkpoint: CheckpointConfig, noted: Mapping[str, Any] | None
-    ) -> tuple[Holder, Stored]:
+    ) -> tuple[ParameterSource, ParameterIndex]:
         for where, wanted, got in (
             ("init.optimizer", "reset", init.optimizer),
             ("init.step", "best", init.step),
@@ -128,10 +128,10 @@ class HfOrigin(Origin):
                     expected=wanted,
                     got=got,
                 )
-        holder = HfHolder(self.path)
+        source = HfSource(self.path)
         if noted is not None:
-            check_base(noted, holder)
-        return holder, stored_hf(self.path)
+            check_base(noted, source)
+        return source, index_hf(self.path)
 
 
 def _no_such_network(path: Path, network: str, known: Iterable[str]) -> UserError:

@@ -7,11 +7,11 @@ from typing import Literal
 
 from jaxssl.core.bounds import check_at_least, check_local, check_seed
 from jaxssl.core.errors import UserError
-from jaxssl.data.packing import Packed
-from jaxssl.data.pairs import Pairs
-from jaxssl.data.rows import Windows
-from jaxssl.data.table_config import TableFile, TableSplits
-from jaxssl.data.table_inputs import unused_options
+from jaxssl.data.store.packing import Packed
+from jaxssl.data.store.pairs import Pairs
+from jaxssl.data.store.rows import Windows
+from jaxssl.data.tables.config import TableFile, TableSplits
+from jaxssl.data.tables.inputs import unused_options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,10 @@ import numpy as np
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.progress import bar
-from jaxssl.data.labelled import Examples
-from jaxssl.data.rows import pad_id
-from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.data.examples import Examples
+from jaxssl.data.ragged import row_splits
+from jaxssl.data.store.rows import pad_id
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 
 BATCH = 1000
 
@@ -86,7 +87,7 @@ def encode_rows(
     lengths = starts_second + keep_b + len(after)
     examples = Examples(
         tokens=np.concatenate(parts) if parts else np.zeros(0, np.int32),
-        starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        starts=row_splits(lengths),
         second=(starts_second if b is not None else lengths).astype(np.int32),
         pad_id=pad_id(tokenizer.special_ids),
     )

@@ -13,9 +13,9 @@ import numpy as np
 from jaxssl.core.errors import UserError
 from jaxssl.data.config import StoreConfig
 from jaxssl.data.order import permute
-from jaxssl.data.packing import Packed
-from jaxssl.data.rows import Batch, RowSource
-from jaxssl.data.store import TokenStore
+from jaxssl.data.store.packing import Packed
+from jaxssl.data.store.rows import Batch, RowSource
+from jaxssl.data.store.store import TokenStore
 
 ENDLESS = 1 << 62
 

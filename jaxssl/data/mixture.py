@@ -254,7 +254,10 @@ def _quota(behind: Sequence[int], shares: Sequence[int]) -> list[int]:
     share is 0 gets none."""
     may = [i for i, share in enumerate(shares) if share]
     quota = [max(0, owed // ONE) if shares[i] else 0 for i, owed in enumerate(behind)]
-    left = lambda i: behind[i] - quota[i] * ONE
+
+    def left(i: int) -> int:
+        return behind[i] - quota[i] * ONE
+
     while sum(quota) < BLOCK:
         quota[max(may, key=lambda i: (left(i), -i))] += 1
     while sum(quota) > BLOCK:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.labelled import Examples
-from jaxssl.data.rows import pad_id
-from jaxssl.data.tokenizer import Tokenizer
-from jaxssl.data.words import Words, encode_words, offsets, ragged
+from jaxssl.data.examples import Examples
+from jaxssl.data.ragged import ragged_arange, row_splits
+from jaxssl.data.store.rows import pad_id
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
+from jaxssl.data.tokenizer.words import Words, encode_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,14 +77,14 @@ def encode_windows(
     start, end = cut(words, room, stride)
     row = owners(words, start, end)
     inner = words.starts[end] - words.starts[start]
-    starts = offsets(inner + len(before) + len(after))
+    starts = row_splits(inner + len(before) + len(after))
     tokens = np.empty(starts[-1], np.int32)
     for i, id_ in enumerate(before):
         tokens[starts[:-1] + i] = id_
     for i, id_ in enumerate(after):
         tokens[starts[1:] - len(after) + i] = id_
-    inside = ragged(starts[:-1] + len(before), inner)
-    tokens[inside] = words.tokens[ragged(words.starts[start], inner)]
+    inside = ragged_arange(starts[:-1] + len(before), inner)
+    tokens[inside] = words.tokens[ragged_arange(words.starts[start], inner)]
     first = len(before) + words.starts[:-1] - words.starts[start][row]
     return WordRows(
         examples=Examples(
@@ -136,7 +137,7 @@ def _windows(
 def owners(words: Words, start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """The window that each word belongs to, int64 [W]; see the top of this file."""
     counts = end - start
-    window, word = np.repeat(np.arange(len(start)), counts), ragged(start, counts)
+    window, word = np.repeat(np.arange(len(start)), counts), ragged_arange(start, counts)
     left = words.starts[word] - words.starts[start][window]
     right = words.starts[end][window] - words.starts[word + 1]
     order = np.lexsort((window, -np.minimum(left, right), word))

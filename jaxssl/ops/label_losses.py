@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxssl.core.widen import widen
+from jaxssl.core.upcast import upcast
 
 
 def softmax_loss(
@@ -16,7 +16,7 @@ def softmax_loss(
         2016; as Hugging Face and Optax have it, not fairseq's e / (K - 1) over the others).
       focal: gamma of (1 - p)^gamma * loss, p of the right label (Lin et al., 2017).
     """
-    log_p = jax.nn.log_softmax(widen(logits), axis=-1)
+    log_p = jax.nn.log_softmax(upcast(logits), axis=-1)
     right = jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
     loss = -(1 - smoothing) * right - smoothing * jnp.mean(log_p, axis=-1)
     return loss * _focal(right, focal)
@@ -31,7 +31,7 @@ def sigmoid_loss(
       smoothing: e of the targets (1 - e) * y + e / 2.
       focal: gamma, as in `softmax_loss`, label by label.
     """
-    logits, labels = widen(logits), labels.astype(jnp.float32)
+    logits, labels = upcast(logits), labels.astype(jnp.float32)
     yes, no = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
     target = (1 - smoothing) * labels + smoothing / 2
     right = jnp.where(labels > 0.5, yes, no)
@@ -40,18 +40,18 @@ def sigmoid_loss(
 
 def squared_loss(predicted: jax.Array, wanted: jax.Array) -> jax.Array:
     """(predicted - wanted)^2, [...]."""
-    return jnp.square(widen(predicted) - wanted)
+    return jnp.square(upcast(predicted) - wanted)
 
 
 def symmetric_divergence(one: jax.Array, other: jax.Array) -> jax.Array:
     """KL(p || q) + KL(q || p) of two softmaxes over logits [..., K]: [...]."""
-    log_p, log_q = (jax.nn.log_softmax(widen(x), axis=-1) for x in (one, other))
+    log_p, log_q = (jax.nn.log_softmax(upcast(x), axis=-1) for x in (one, other))
     return jnp.sum((jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q), axis=-1)
 
 
 def symmetric_binary_divergence(one: jax.Array, other: jax.Array) -> jax.Array:
     """The same of K independent labels, summed over them."""
-    one, other = widen(one), widen(other)
+    one, other = upcast(one), upcast(other)
     difference = jax.nn.sigmoid(one) - jax.nn.sigmoid(other)
     return jnp.sum(difference * (one - other), axis=-1)
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxssl.core.widen import widen
+from jaxssl.core.upcast import upcast
 
 
 def cross_entropy(
@@ -24,7 +24,7 @@ def cross_entropy(
       The summed loss with z-loss, and the sums {"nll": without z-loss, "correct": positions whose
       target has the largest logit}.
     """
-    logits = widen(logits)
+    logits = upcast(logits)
     largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
     log_z = jnp.log(jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1)) + largest
     at_target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
@@ -97,7 +97,7 @@ def chunked_sum(
                 value, (dparams, dinputs) = gradient(params, *chunk)
                 return jax.tree.map(jnp.add, carry, (value, dparams)), dinputs
 
-            wide = jax.tree.map(lambda x: widen(jnp.zeros_like(x)), params)
+            wide = jax.tree.map(lambda x: upcast(jnp.zeros_like(x)), params)
             return jax.lax.scan(body, (zeros(params, *rows), wide), rows)
 
         (sums, dparams), dinputs = spread(scan, params, (inputs, constants))

@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxssl.core.widen import widen
+from jaxssl.core.upcast import upcast
 
 Pooling = Literal["cls", "mean", "last"]
 
@@ -27,7 +27,7 @@ def pool(hidden: jax.Array, segment_ids: jax.Array, how: Pooling) -> jax.Array:
         last = jnp.maximum(jnp.sum(real, axis=1) - 1, 0)
         return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
     weights = real[..., None].astype(jnp.promote_types(hidden.dtype, jnp.float32))
-    total = jnp.sum(widen(hidden) * weights, axis=1)
+    total = jnp.sum(upcast(hidden) * weights, axis=1)
     return (total / jnp.maximum(jnp.sum(weights, axis=1), 1)).astype(hidden.dtype)
 
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxssl.core.widen import widen
+from jaxssl.core.upcast import upcast
 
 
 def best_spans(
@@ -34,8 +34,8 @@ def best_spans(
     """
     length = start.shape[1]
     longest = min(longest, length)
-    start = jnp.where(may_start, widen(start), -jnp.inf)
-    end = jnp.where(may_end, widen(end), -jnp.inf)
+    start = jnp.where(may_start, upcast(start), -jnp.inf)
+    end = jnp.where(may_end, upcast(end), -jnp.inf)
     end = jnp.pad(end, ((0, 0), (0, longest - 1)), constant_values=-jnp.inf)
     reach = jnp.arange(length)[:, None] + jnp.arange(longest)
     band = (start[..., None] + end[:, reach]).reshape(len(start), -1)

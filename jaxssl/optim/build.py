@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import jax
 import optax
 
-from jaxssl.core.widen import widen
+from jaxssl.core.upcast import upcast
 from jaxssl.optim.base import Optimizer
 from jaxssl.optim.groups import GroupOf, by_group
 from jaxssl.optim.layerwise import scale_by_depth
@@ -50,9 +50,9 @@ def widened(inner: optax.GradientTransformation) -> optax.GradientTransformation
     """`inner` over gradients in float32 at least: in bfloat16 a decay of 0.999 is 1."""
 
     def init(params):
-        return inner.init(jax.tree.map(widen, params))
+        return inner.init(jax.tree.map(upcast, params))
 
     def update(updates, state, params=None):
-        return inner.update(jax.tree.map(widen, updates), state, params)
+        return inner.update(jax.tree.map(upcast, updates), state, params)
 
     return optax.GradientTransformation(init, update)

@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from jaxssl.report.downsampling import downsample
 from jaxssl.report.scale import Axis, linear_axis, log_axis, tick_text, ticks, value_text
-from jaxssl.report.thinning import thin
 
 WIDTH, HEIGHT = 4000, 2000  # of the drawing, in its own units; the page stretches it
 LineKind = Literal["raw", "solid", "points", "rule"]
@@ -58,7 +58,7 @@ def render(chart: Chart, number: int, last_step: int, limit: int) -> str:
       chart: what to draw.
       number: the figure's number on the page.
       last_step: the right end of the step axis (all charts of a page share it).
-      limit: the most points to draw for a line; more are thinned, extremes kept.
+      limit: the most points to draw for a line; more are downsampled, extremes kept.
     """
     everything = np.concatenate([line.values for line in chart.lines])
     linear, log = linear_axis(everything, zero=chart.zero), log_axis(everything)
@@ -117,7 +117,7 @@ def _kept(lines: Sequence[Line], limit: int) -> list[np.ndarray]:
         if index and previous.kind == "raw" and np.array_equal(previous.steps, line.steps):
             kept.append(kept[-1])
         else:
-            kept.append(thin(line.values, limit))
+            kept.append(downsample(line.values, limit))
     return kept
 
 

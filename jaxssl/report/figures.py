@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxssl.report.chart import Chart, Line, LineKind, rule
+from jaxssl.report.downsampling import smooth
 from jaxssl.report.record import Run, Series, distinct_names
-from jaxssl.report.thinning import smooth
 
 SMOOTH_SHARE = 0.012  # of the points, on either side, three times
 RUN_COLORS = 8

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxssl.checkpoint.ledger import by_network, named
+from jaxssl.checkpoint.ledger import by_network, describe_base
 from jaxssl.report.markup import exact
 from jaxssl.report.record import Run, number
 
@@ -140,7 +140,8 @@ def _ledger(ledger: Mapping[str, Any] | None) -> str:
     ]
     table = _table(["", "parameter", "stored as", "shape", ""], rows)
     bases = by_network(ledger["from"]).items()
-    origin = html.escape("; ".join(f"{network} {named(base)}".strip() for network, base in bases))
+    places = (f"{network} {describe_base(base)}".strip() for network, base in bases)
+    origin = html.escape("; ".join(places))
     return (
         f'<p class="note">From {origin}: {lead}.</p><details><summary>Every array'
         f"</summary>{table}</details>"

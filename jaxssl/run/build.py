@@ -15,8 +15,9 @@ from jaxssl.core.names import flatten
 from jaxssl.core.types import Vocabulary, batch_shape
 from jaxssl.data.config import StoreConfig
 from jaxssl.data.mixture import steps_until
-from jaxssl.data.store import TokenStore
-from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
+from jaxssl.data.store.store import TokenStore
+from jaxssl.data.tokenizer.loading import load_tokenizer
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Objective

@@ -18,7 +18,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.names import flatten, matches
 from jaxssl.core.ramp import Factor, Ramp, agree
-from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.parallel import hosts
 from jaxssl.run.config import RunConfig, upgraded_run
 

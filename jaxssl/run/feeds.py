@@ -13,12 +13,13 @@ from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.files import sha256
 from jaxssl.core.types import Batch
 from jaxssl.data.config import DataConfig, ImportedData, StoreConfig, TablesConfig
-from jaxssl.data.labelled import ExampleData, Examples, row_lengths
+from jaxssl.data.examples import ExampleData, Examples, row_lengths
 from jaxssl.data.loader import Data, StoreData, make_plans, open_rows
-from jaxssl.data.rows import RowSource
-from jaxssl.data.store import TokenStore, check_tokenizer, check_vocabulary
-from jaxssl.data.tables import Note, Table, read_splits, read_table, say
-from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.data.store.rows import RowSource
+from jaxssl.data.store.store import TokenStore, check_tokenizer, check_vocabulary
+from jaxssl.data.tables.read import read_splits, read_table
+from jaxssl.data.tables.table import Note, Table, say
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.models.model import ModelConfig, check_length
 from jaxssl.objectives.base import Objective
 from jaxssl.parallel import hosts

@@ -19,13 +19,14 @@ from jax.sharding import Mesh
 
 from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
-from jaxssl.checkpoint.stored import stored_run
+from jaxssl.checkpoint.parameter_index import index_run as stored_run
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import init_key
 from jaxssl.core.names import flatten
 from jaxssl.core.types import Params, Vocabulary
 from jaxssl.data.loader import Data
-from jaxssl.data.tokenizer import Tokenizer, load_tokenizer
+from jaxssl.data.tokenizer.loading import load_tokenizer
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.generate.decode import Sampling
 from jaxssl.models.heads import Use
 from jaxssl.models.layers import unbox

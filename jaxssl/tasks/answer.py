@@ -13,8 +13,8 @@ import numpy as np
 from jaxssl.core.bounds import check_at_least, check_share
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params
-from jaxssl.data.tables import Table
-from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.data.tables.table import Table
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.models.heads import LabelHead
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Outputs, Sums

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.tables import Table
+from jaxssl.data.tables.table import Table
 from jaxssl.tasks.texts import read_texts
 
 SHAPE = '{"text": [...], "answer_start": [...]}, with empty lists for a question without an answer'

@@ -15,9 +15,9 @@ import numpy as np
 
 from jaxssl.core.types import Batch, Params
 from jaxssl.data.encoding import Truncation
-from jaxssl.data.labelled import Examples
-from jaxssl.data.tables import Table
-from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.data.examples import Examples
+from jaxssl.data.tables.table import Table
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import Objective, Outputs
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.tables import Table
+from jaxssl.data.tables.table import Table
 from jaxssl.tasks.texts import read_texts
 
 KEY = "task.entities"

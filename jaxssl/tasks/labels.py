@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxssl.core.errors import UserError, did_you_mean
-from jaxssl.data.tables import Table
+from jaxssl.data.tables.table import Table
 
 KEY = "task.label"
 """The configuration's key of the column, for messages."""

@@ -8,9 +8,9 @@ import numpy as np
 from jaxssl.core.errors import UserError
 from jaxssl.core.progress import bar
 from jaxssl.data.encoding import BATCH, Truncation, longest_first
-from jaxssl.data.labelled import Examples
-from jaxssl.data.rows import pad_id
-from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.data.examples import Examples
+from jaxssl.data.store.rows import pad_id
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.tasks.markers import SYMBOLS, Marked, encode_symbol
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.tasks.entities import Pair
 
 SYMBOLS = ("@", "#")

@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.types import Batch, Params, Vocabulary
-from jaxssl.data.tables import Table
-from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.data.tables.table import Table
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.models.heads import LabelHead
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Outputs, Sums

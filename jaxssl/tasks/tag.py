@@ -13,8 +13,8 @@ import numpy as np
 from jaxssl.core.bounds import check_at_least, check_share
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params, Vocabulary
-from jaxssl.data.tables import Table
-from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.data.tables.table import Table
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.data.word_windows import encode_windows
 from jaxssl.models.heads import LabelHead
 from jaxssl.models.model import Model, ModelConfig

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxssl.core.errors import UserError, did_you_mean
-from jaxssl.data.tables import Table
+from jaxssl.data.tables.table import Table
 from jaxssl.scores.spans import PREFIXES, Scheme, convert, parse
 
 OUTSIDE = "O"

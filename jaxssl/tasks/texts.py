@@ -6,8 +6,8 @@ import numpy as np
 
 from jaxssl.core.errors import UserError
 from jaxssl.data.encoding import encode_rows
-from jaxssl.data.tables import Table
-from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.data.tables.table import Table
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.tasks.base import Encoded
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params
-from jaxssl.data.labelled import ExampleData, Examples
+from jaxssl.data.examples import ExampleData, Examples
 from jaxssl.models.model import Model
 from jaxssl.parallel.mesh import replicated
 from jaxssl.tasks.base import Task

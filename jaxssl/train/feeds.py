@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxssl.data.config import DataConfig
 from jaxssl.data.loader import Data, TrainLoader
-from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

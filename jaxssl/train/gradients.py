@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxssl.core.names import join
 from jaxssl.core.types import Batch, Params
-from jaxssl.core.widen import widen
+from jaxssl.core.upcast import upcast
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import Objective, all_sums, total_loss
 from jaxssl.parallel.axes import constrain
@@ -144,7 +144,7 @@ class _OneBatch:
         pulls = jax.tree.map(functools.partial(split_rows, count=count), pull)
         gradient = jax.grad(of_rows, has_aux=True)
         grads, (value, metrics) = _scanned(lambda turn: gradient(params, *turn), (parts, pulls))
-        grads = jax.tree.map(lambda a, b: a + widen(b), grads, direct)
+        grads = jax.tree.map(lambda a, b: a + upcast(b), grads, direct)
         return value + whole_value, {**metrics, **whole_metrics}, grads
 
     def _forward(self, params: Params, batch: Batch) -> tuple[Params, Any]:
@@ -158,7 +158,7 @@ class _OneBatch:
 def _scanned(function: Callable[[Any], Any], turns: Any) -> Any:
     """The sum of what a function makes of each turn, in float32 at least."""
     shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], turns))
-    start = jax.tree.map(lambda s: widen(jnp.zeros(s.shape, s.dtype)), shapes)
+    start = jax.tree.map(lambda s: upcast(jnp.zeros(s.shape, s.dtype)), shapes)
 
     def body(carry, turn):
         return jax.tree.map(jnp.add, carry, function(turn)), None

@@ -24,11 +24,11 @@ from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_sharding
 from jaxssl.train.encode_once import encode_once, feature_bytes
 from jaxssl.train.feeds import Feeds
+from jaxssl.train.frozen_check import FrozenCheck as FrozenProof
 from jaxssl.train.learner import Learner
 from jaxssl.train.phase import Phases
 from jaxssl.train.profile import Profiler
 from jaxssl.train.program import Program
-from jaxssl.train.proof import FrozenProof
 from jaxssl.train.samples import samples
 from jaxssl.train.settings import Settings
 from jaxssl.train.sinks import Sinks, read_metrics

@@ -14,7 +14,7 @@ import jax
 from jaxssl.core.keys import init_key
 from jaxssl.core.names import flatten, join, split, unflatten
 from jaxssl.core.types import Params
-from jaxssl.core.widen import widen
+from jaxssl.core.upcast import upcast as widen
 from jaxssl.train.program import Program, Stage
 from jaxssl.train.state import Choice, State, first_state, laid_out, layout
 from jaxssl.train.step import Constants, jit_train_step, make_train_step

@@ -9,7 +9,7 @@ import numpy as np
 from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Params, Vocabulary
-from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.generate.decode import Sampling, generate
 from jaxssl.generate.fill_mask import fill_mask
 from jaxssl.models.heads import Head

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Params
-from jaxssl.core.widen import widen
+from jaxssl.core.upcast import upcast as widen
 from jaxssl.models.layers import is_boxed
 from jaxssl.parallel.axes import to_spec
 from jaxssl.parallel.rules import num_shards

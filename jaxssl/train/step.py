@@ -14,7 +14,7 @@ from jaxssl.core.keys import dropout_key, numbered_seed
 from jaxssl.core.names import flatten, join, split, unflatten
 from jaxssl.core.ramp import factor_at
 from jaxssl.core.types import Batch, Params, Vocabulary
-from jaxssl.core.widen import widen
+from jaxssl.core.upcast import upcast as widen
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import Objective, all_sums
 from jaxssl.parallel.mesh import replicated

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxssl.core.bounds import check_at_least, check_share
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.types import Params
-from jaxssl.core.widen import widen
+from jaxssl.core.upcast import upcast
 from jaxssl.ops.dropout import hash_bits
 
 
@@ -61,8 +61,8 @@ def penalty_gradient(
 
     def pull(path: str, value: jax.Array) -> tuple[float, jax.Array]:
         if path in known:
-            return config.l2_sp, widen(value) - widen(known[path])
-        return config.l2_sp_fresh, widen(value)
+            return config.l2_sp, upcast(value) - upcast(known[path])
+        return config.l2_sp_fresh, upcast(value)
 
     pulls = {path: pull(path, value) for path, value in flatten(params).items()}
     penalty = sum((f / 2 * jnp.sum(jnp.square(x)) for f, x in pulls.values()), jnp.zeros([]))

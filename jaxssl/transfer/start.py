@@ -19,8 +19,8 @@ from jaxssl.checkpoint.ledger import (
     InitConfig,
     Leaf,
     by_network,
+    describe_base,
     make_ledger,
-    named,
 )
 from jaxssl.checkpoint.manager import (
     CheckpointConfig,
@@ -29,13 +29,13 @@ from jaxssl.checkpoint.manager import (
     stored_arrays,
 )
 from jaxssl.checkpoint.origin import open_origin
-from jaxssl.checkpoint.stored import (
+from jaxssl.checkpoint.parameter_index import (
     BASE,
-    Holder,
-    Raw,
-    Stored,
+    ParameterIndex,
+    ParameterSource,
+    RawArrays,
     assemble,
-    identity,
+    base_record,
     read,
     under,
     within,
@@ -56,14 +56,14 @@ class Start:
     Attributes:
       fresh_from: {stack: the first of its layers that is fresh, with all above it}.
       stored: what is restored.
-      base: what the run notes of the checkpoints it starts from: `identity` of the main network's,
-        and under `networks` those of others.
+      base: what the run notes of the checkpoints it starts from: `base_record` of the main
+        network's, and under `networks` those of others.
       moments: the checkpoint whose optimizer state is taken too.
     """
 
     entries: Sequence[Entry] = ()
     fresh_from: Mapping[str, int] = field(default_factory=dict)
-    stored: Stored = Stored()
+    stored: ParameterIndex = ParameterIndex()
     base: Mapping[str, Any] = field(default_factory=dict)
     moments: Path | None = None
 
@@ -73,7 +73,7 @@ class Start:
             return []
         optimizer = "the optimizer's moments too" if self.moments else "the optimizer afresh"
         bases = by_network(self.base).items()
-        places = (f"{name + ' ' if name else ''}from {named(base)}" for name, base in bases)
+        places = (f"{name + ' ' if name else ''}from {describe_base(base)}" for name, base in bases)
         lead = f"{', '.join(places)}, {optimizer}:"
         return [lead, *ledger.table(self.entries), *self.stored.notes]
 
@@ -143,7 +143,7 @@ def _open_start(
 ) -> Start:
     """Where one network starts, by its own names."""
     origin = open_origin(init.run_dir)
-    holder, stored = origin.open(init, checkpoint, noted)
+    source, stored = origin.open(init, checkpoint, noted)
     dropped = origin.heads(stored, model.body_parts)
     if init.network:
         stored = within(init.network, stored)
@@ -151,12 +151,12 @@ def _open_start(
     borrowed = [tie.own for tie in model.ties]
     start = plan_start(init, model, stored, (*dropped, *borrowed))
     lead = f"{init.network}/" if init.network else ""
-    base = identity(holder, start.entries, lead)
+    base = base_record(source, start.entries, lead)
     start = dataclasses.replace(start, base=base)
     if init.optimizer == "reset":
         return start
-    _check_verbatim(start, model, holder)
-    return dataclasses.replace(start, moments=holder.path)
+    _check_verbatim(start, model, source)
+    return dataclasses.replace(start, moments=source.path)
 
 
 def _united(starts: Mapping[str, Start], model: Model) -> Start:
@@ -181,7 +181,7 @@ def _united(starts: Mapping[str, Start], model: Model) -> Start:
     bases = {network: start.base for network, start in starts.items()}
     beside = {network: base for network, base in bases.items() if network}
     base = {**bases.get("", {}), **({NETWORKS: beside} if beside else {})}
-    return Start(entries, fresh_from, Stored(pieces, tuple(notes)), base)
+    return Start(entries, fresh_from, ParameterIndex(pieces, tuple(notes)), base)
 
 
 def _noted(run_dir: Path) -> dict[str, Any]:
@@ -206,11 +206,11 @@ def write_start(run_dir: Path, start: Start, *, keeps_base: bool) -> None:
             json.dump(start.base, file, indent=1)
 
 
-def _check_verbatim(start: Start, model: Model, holder: Holder) -> None:
+def _check_verbatim(start: Start, model: Model, source: ParameterSource) -> None:
     """Refuses to take moments where not all parameters are those they belong to."""
     names = flatten(unbox(uncut(model).abstract()))
     changed = [name for name in names if not start.is_verbatim(name)]
-    if changed or holder.has_averages:
+    if changed or source.has_averages:
         raise UserError(
             "the optimizer's state does not fit the parameters",
             where="init.optimizer",
@@ -260,7 +260,7 @@ def uncut(model: Model) -> Model:
 def plan_start(
     config: InitConfig,
     model: Model,
-    stored: Stored,
+    stored: ParameterIndex,
     stored_heads: Sequence[str],
     *,
     is_whole: bool = False,
@@ -320,17 +320,17 @@ def first_params(
     return unflatten({**ready, **jax.jit(build, out_shardings=shardings)(raw, key)})
 
 
-def _taken_as_read(start: Start, raw: Raw, leaves: Mapping[str, Any]) -> dict[str, jax.Array]:
+def _taken_as_read(start: Start, raw: RawArrays, leaves: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The leaves that are an array as it was read, which so is not held twice. They leave `raw`."""
     ready = {}
     for path, leaf in leaves.items():
         if not start.is_whole_copy(path) or layer_range(path) is not None:
             continue
         pieces = start.stored.pieces[str(start._by_target[path].source)]
-        array = raw[str(pieces[0].holder.path)][pieces[0].name]
+        array = raw[str(pieces[0].source.path)][pieces[0].name]
         same = (array.shape, array.dtype, array.sharding)
         if len(pieces) == 1 and same == (leaf.shape, leaf.dtype, leaf.sharding):
-            ready[path] = raw[str(pieces[0].holder.path)].pop(pieces[0].name)
+            ready[path] = raw[str(pieces[0].source.path)].pop(pieces[0].name)
     return ready
 
 

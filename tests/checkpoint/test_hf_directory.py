@@ -16,7 +16,7 @@ import tiny  # noqa: E402
 
 from jaxssl.checkpoint.hf.directory import open_model  # noqa: E402
 from jaxssl.checkpoint.ledger import InitConfig  # noqa: E402
-from jaxssl.checkpoint.stored import stored_hf  # noqa: E402
+from jaxssl.checkpoint.parameter_index import index_hf  # noqa: E402
 from jaxssl.core.errors import UserError, UserErrors  # noqa: E402
 from jaxssl.core.names import flatten  # noqa: E402
 from jaxssl.models.heads import CAUSAL_LM  # noqa: E402
@@ -98,7 +98,7 @@ def test_a_vocabulary_grows_and_what_was_there_is_kept(saved):
     init = InitConfig(from_=str(saved), resize=tuple(resized))
     config = dataclasses.replace(open_model(saved).config, vocab_size=hf_models.VOCAB + 3)
     model, mesh = Model(config, (CAUSAL_LM,)), tiny.mesh()
-    start = plan_start(init, model, stored_hf(saved), ())
+    start = plan_start(init, model, index_hf(saved), ())
     with jax.set_mesh(mesh):
         wanted = laid_out(model.abstract(), mesh)
         params = flatten(first_params(start, model, jax.random.key(0), wanted, everything))
@@ -144,7 +144,7 @@ def test_fields_that_count_for_nothing_are_told(copy, tmp_path):
     assert (
         "embd_pdrop=0.3 is not used, resid_pdrop=0.0 stands for both" in open_model(gpt2).notes()[0]
     )
-    assert stored_hf(gpt2).notes == tuple(open_model(gpt2).notes())
+    assert index_hf(gpt2).notes == tuple(open_model(gpt2).notes())
 
 
 def test_a_tensor_that_nothing_stands_for_is_named(copy):

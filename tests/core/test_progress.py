@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from jaxssl.core.ahead import ahead
+from jaxssl.core.prefetch import prefetch
 from jaxssl.core.progress import bar, silent, tell
 
 
@@ -37,7 +37,7 @@ def test_items_come_in_order_and_the_next_one_is_made_meanwhile():
             yield number
 
     taken = []
-    for number in ahead(items()):
+    for number in prefetch(items()):
         used.set()
         if number == 0:
             deadline = time.monotonic() + 20
@@ -46,7 +46,7 @@ def test_items_come_in_order_and_the_next_one_is_made_meanwhile():
             assert len(made) == 2, "one ahead, and no more"
         taken.append(number)
     assert taken == [0, 1, 2] and not any(in_main for _, in_main in made)
-    assert list(ahead([])) == [] and list(ahead([None, 1])) == [None, 1]
+    assert list(prefetch([])) == [] and list(prefetch([None, 1])) == [None, 1]
 
 
 def test_an_error_comes_after_the_items_before_it():
@@ -54,7 +54,7 @@ def test_an_error_comes_after_the_items_before_it():
         yield 1
         raise ValueError("bad")
 
-    taken = ahead(items())
+    taken = prefetch(items())
     assert next(taken) == 1
     with pytest.raises(ValueError, match="bad"):
         next(taken)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from jaxssl.data.manifest import split_record, token_dtype, write_manifest
-from jaxssl.data.store import ShardWriter, TokenStore
+from jaxssl.data.store.manifest import split_record, token_dtype, write_manifest
+from jaxssl.data.store.store import ShardWriter, TokenStore
 
 SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4, "bos": None, "eos": None}
 DOCUMENT_END = 3

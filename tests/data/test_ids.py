@@ -9,7 +9,7 @@ import pytest
 from jaxssl.core.errors import UserError
 from jaxssl.data.config import StoreConfig
 from jaxssl.data.loader import load, open_rows
-from jaxssl.data.store import TokenStore
+from jaxssl.data.store.store import TokenStore
 
 
 @pytest.fixture(scope="module")

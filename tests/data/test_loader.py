@@ -17,9 +17,9 @@ from jaxssl.data.loader import (
     load,
     open_rows,
 )
-from jaxssl.data.packing import Packed
-from jaxssl.data.pairs import Pairs
-from jaxssl.data.rows import Windows, identity
+from jaxssl.data.store.packing import Packed
+from jaxssl.data.store.pairs import Pairs
+from jaxssl.data.store.rows import Windows, identity
 
 KINDS = [Windows(), Packed(), Pairs()]
 

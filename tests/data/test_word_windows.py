@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.tokenizer import Tokenizer
+from jaxssl.data.ragged import row_splits
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
+from jaxssl.data.tokenizer.words import Words
 from jaxssl.data.word_windows import cut, encode_windows, owners
-from jaxssl.data.words import Words, offsets
 
 LENGTHS = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=25), min_size=1, max_size=6)
 
@@ -18,7 +19,7 @@ def words_of(lengths):
     """Words of so many tokens; a token is its own number."""
     flat = np.array([n for sentence in lengths for n in sentence], np.int64)
     counts = np.array([len(sentence) for sentence in lengths], np.int64)
-    return Words(np.arange(flat.sum(), dtype=np.int32), offsets(flat), offsets(counts))
+    return Words(np.arange(flat.sum(), dtype=np.int32), row_splits(flat), row_splits(counts))
 
 
 def best_by_hand(lengths, windows, word):

@@ -5,10 +5,10 @@ import functools
 import numpy as np
 import toy
 
-from jaxssl.data.sources import Docstrings
-from jaxssl.data.tables import Table
-from jaxssl.data.tokenizer import Tokenizer
-from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_on_texts
+from jaxssl.data.corpus.sources import Docstrings
+from jaxssl.data.tables.table import Table
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
+from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_on_texts
 
 KINDS = ("wordpiece", "byte_bpe", "plain_bytes", "sentencepiece_bpe", "sentencepiece_unigram")
 SIZES = {"wordpiece": 320, "byte_bpe": 330, "sentencepiece_bpe": 200, "sentencepiece_unigram": 110}

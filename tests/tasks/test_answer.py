@@ -15,11 +15,12 @@ import tiny
 
 from jaxssl import predicting
 from jaxssl.core.errors import UserError
-from jaxssl.data.labelled import ExampleData, row_lengths
-from jaxssl.data.sources import Docstrings
-from jaxssl.data.table_config import TableFile
-from jaxssl.data.tables import Table, read_table
-from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_on_texts
+from jaxssl.data.corpus.sources import Docstrings
+from jaxssl.data.examples import ExampleData, row_lengths
+from jaxssl.data.tables.config import TableFile
+from jaxssl.data.tables.read import read_table
+from jaxssl.data.tables.table import Table
+from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_on_texts
 from jaxssl.models.model import Model
 from jaxssl.run.build import build
 from jaxssl.run.config import FINETUNE, load_config

@@ -7,8 +7,9 @@ import pytest
 import squad_questions
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.table_config import TableFile, TableHub
-from jaxssl.data.tables import Table, read_table
+from jaxssl.data.tables.config import TableFile, TableHub
+from jaxssl.data.tables.read import read_table
+from jaxssl.data.tables.table import Table
 from jaxssl.tasks.answer_questions import read_questions
 
 COLUMNS = {"id": "id", "question": "question", "context": "context", "answers": "answers"}

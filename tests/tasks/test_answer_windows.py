@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.sources import Docstrings
-from jaxssl.data.tokenizer_training import TokenizerTrainConfig, train_on_texts
+from jaxssl.data.corpus.sources import Docstrings
+from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_on_texts
 from jaxssl.tasks.answer_questions import Gold, Question
 from jaxssl.tasks.answer_spans import words
 from jaxssl.tasks.answer_windows import (

@@ -4,7 +4,7 @@ import dataclasses
 
 import toy
 
-from jaxssl.data.tables import Table
+from jaxssl.data.tables.table import Table
 from jaxssl.tasks.classify import Classify
 
 

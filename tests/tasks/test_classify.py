@@ -11,7 +11,7 @@ from scipy.special import expit, log_softmax, softmax
 from sklearn.utils.class_weight import compute_class_weight
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.tables import Table
+from jaxssl.data.tables.table import Table
 from jaxssl.models.model import Model
 from jaxssl.tasks.classify import HEAD, Classify
 from jaxssl.train.gradients import make_loss

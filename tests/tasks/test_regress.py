@@ -8,7 +8,7 @@ import toy
 from scipy import stats
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.tables import Table
+from jaxssl.data.tables.table import Table
 from jaxssl.models.model import Model
 from jaxssl.tasks.regress import HEAD, Regress
 

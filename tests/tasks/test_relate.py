@@ -11,7 +11,7 @@ from relations import RELATIONS, sightings, table, tokenizer
 from scipy.special import log_softmax, softmax
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.tables import read_splits
+from jaxssl.data.tables.read import read_splits
 from jaxssl.models.model import Model
 from jaxssl.ops.pooling import states_at
 from jaxssl.parallel.mesh import replicated

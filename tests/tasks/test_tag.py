@@ -10,7 +10,7 @@ import tiny
 import toy
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.tables import Table
+from jaxssl.data.tables.table import Table
 from jaxssl.scores.spans import PREFIXES, entities, entity_scores, tags_of
 from jaxssl.tasks.tag import Tag
 

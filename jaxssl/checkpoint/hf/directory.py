@@ -15,7 +15,7 @@ import numpy as np
 from jaxssl.checkpoint.hf.families import FAMILIES
 from jaxssl.checkpoint.hf.mapping import Architecture, Family, Pair, layers_of
 from jaxssl.checkpoint.hf.safetensors import Reader, Tensor, open_directory
-from jaxssl.checkpoint.hf.turning import copy
+from jaxssl.checkpoint.hf.transpose import copy
 from jaxssl.checkpoint.ledger import Leaf
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
 from jaxssl.core.files import sha256

@@ -13,9 +13,9 @@ from jaxssl.checkpoint.hf.directory import CONFIG, TASK_SCOPES
 from jaxssl.checkpoint.hf.families import family_of
 from jaxssl.checkpoint.hf.mapping import Family, Pair, layers_of
 from jaxssl.checkpoint.hf.safetensors import INDEX, NAMES, SINGLE, write_file
-from jaxssl.checkpoint.hf.turning import copy
-from jaxssl.core.ahead import ahead
+from jaxssl.checkpoint.hf.transpose import copy
 from jaxssl.core.errors import UserError
+from jaxssl.core.prefetch import prefetch
 
 SHARD_BYTES = 5_000_000_000
 """The most that one file of weights holds, as in `transformers`."""
@@ -190,7 +190,7 @@ def _write_weights(out: Path, tensors: _Tensors, shard_bytes: int) -> None:
         if len(files) > 1:
             file = f"model-{number:05d}-of-{len(files):05d}.safetensors"
         described = {name: (NAMES[tensors.dtype], shapes[name]) for name in names}
-        write_file(out / file, described, ahead(map(tensors.value, names)))
+        write_file(out / file, described, prefetch(map(tensors.value, names)))
         placed.update(dict.fromkeys(names, file))
     if len(files) > 1:
         index = {"metadata": {"total_size": sum(size.values())}, "weight_map": placed}

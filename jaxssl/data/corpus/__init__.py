@@ -1,0 +1,1 @@
+"""Text from files, the hub or installed packages, as documents, and as a token store."""

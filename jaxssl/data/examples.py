@@ -1,0 +1,222 @@
+"""Labelled examples as batches of rows of similar length.
+
+An example is one row: its tokens, padded to one of a few lengths, so that each length is compiled
+once and little is computed over padding. An epoch takes every example exactly once: rows are
+permuted, sorted by length within pools of some batches, and the batches of a pool are permuted.
+What is missing in an epoch's last batch is padding. As with a token store, batch s of a run is a
+function of (seed, s), on any number of hosts.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxssl.data.order import permute
+from jaxssl.data.store.rows import Batch, identity
+
+POOL = 64
+"""Batches that are sorted by length together: more give less padding and a less random order."""
+MULTIPLE = 8
+"""Row lengths are multiples of this, which accelerators like."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Examples:
+    """Encoded examples, all in memory.
+
+    Attributes:
+      tokens: int32 [total], the rows one after the other, special tokens included.
+      starts: int64 [N + 1], where each row starts.
+      second: int32 [N], where the second text of a row starts in it; the row's length without one.
+      pad_id: of padding.
+      per_row: {name: array [N, ...]} that travel with a row: `labels` and so on.
+      per_token: {name: (array [total, ...], value of padding)} that travel with the tokens.
+    """
+
+    tokens: np.ndarray
+    starts: np.ndarray
+    second: np.ndarray
+    pad_id: int
+    per_row: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    per_token: Mapping[str, tuple[np.ndarray, float]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.starts) - 1
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """int64 [N], in tokens."""
+        return np.diff(self.starts)
+
+    def rows(self, indices: np.ndarray, length: int, epoch: int) -> Batch:
+        """The rows at `indices` padded to `length`; an index of -1 is a row of padding."""
+        real = indices >= 0
+        indices = np.where(real, indices, 0)
+        lengths = np.where(real, self.lengths[indices], 0)
+        assert lengths.max(initial=0) <= length
+        column = np.arange(length)
+        inside = column < lengths[:, None]
+        at = np.where(inside, self.starts[indices][:, None] + column, 0)
+        positions = np.where(inside, column, 0)
+        second = inside & (column >= self.second[indices][:, None])
+        batch = {
+            "tokens": np.where(inside, self.tokens[at], self.pad_id).astype(np.int32),
+            "segment_ids": inside.astype(np.int32),
+            "positions": positions.astype(np.int32),
+            "token_types": second.astype(np.int32),
+            "example_weights": real.astype(np.float32),
+            **identity(np.where(real, indices, 0), epoch),
+        }
+        for name, values in self.per_row.items():
+            batch[name] = values[indices]
+        for name, (values, padding) in self.per_token.items():
+            shape = inside.shape + (1,) * (values.ndim - 1)
+            batch[name] = np.where(inside.reshape(shape), values[at], padding).astype(values.dtype)
+        return batch
+
+
+def row_lengths(lengths: np.ndarray, count: int, multiple: int = MULTIPLE) -> np.ndarray:
+    """The `count` (or fewer) lengths to pad to that waste least; the last one fits the longest.
+
+    Exact, by dynamic programming over the multiples of `multiple`.
+    """
+    rounded = -(-np.asarray(lengths) // multiple) * multiple
+    edges, weights = np.unique(rounded, return_counts=True)
+    if len(edges) <= count:
+        return edges
+    total = np.concatenate([[0], np.cumsum(weights)])
+    # cost[j] of ending a bucket at edge j: every row in it is padded to that edge.
+    best = edges * total[1:].astype(np.float64)
+    choice = [np.full(len(edges), -1)]
+    for _ in range(count - 1):
+        with_previous = best[:, None] + edges[None, :] * (total[1:][None, :] - total[1:][:, None])
+        with_previous[np.tril_indices(len(edges))] = np.inf
+        choice.append(np.argmin(with_previous, axis=0))
+        best = np.minimum(best, with_previous.min(axis=0))
+        choice[-1] = np.where(with_previous.min(axis=0) <= best, choice[-1], -1)
+    chosen, at = [], len(edges) - 1
+    for level in reversed(choice):
+        chosen.append(edges[at])
+        at = int(level[at])
+        if at < 0:
+            break
+    return np.array(chosen[::-1])
+
+
+def fixed_lengths(longest: int, multiple: int = MULTIPLE) -> np.ndarray:
+    """Lengths to pad to where the rows are not known: 8, 16, 24, 32, 48, 64, 96, ... `longest`.
+
+    Powers of two and those between, in multiples of `multiple`: a row of more than 16 tokens is
+    padded to less than 1.5 times its length, and 512 tokens make 12 lengths.
+    """
+    powers = multiple * 2 ** np.arange(max(1, longest).bit_length())
+    lengths = np.concatenate([powers, 3 * powers])
+    return np.unique(np.append(lengths[lengths < longest], -(-longest // multiple) * multiple))
+
+
+class ExampleBatches:
+    """Batch s of a run, at index s.
+
+    Attributes:
+      per_epoch: batches of an epoch; the last one may hold padding.
+      left_over: rows of an epoch that are in no batch: none.
+    """
+
+    left_over = 0
+
+    def __init__(
+        self,
+        examples: Examples,
+        edges: np.ndarray,
+        batch_size: int,
+        seed: int,
+        places: np.ndarray,
+        plan_lengths: np.ndarray | None = None,
+    ):
+        self._examples, self._edges = examples, edges
+        self._plan_lengths = examples.lengths if plan_lengths is None else plan_lengths
+        self._batch_size, self._seed, self._places = batch_size, seed, places
+        self.per_epoch = -(-examples.num_rows // batch_size)
+        self._epoch, self._plan = -1, np.zeros((0, 0), np.int64)
+
+    def __len__(self) -> int:
+        return 1 << 62
+
+    def __getitem__(self, index: int) -> Batch:
+        epoch, number = divmod(int(index), self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._plan = epoch, self.plan(epoch)
+        chosen = self._plan[number]
+        length = self._fitting(chosen)
+        return self._examples.rows(chosen[self._places], length, epoch)
+
+    def plan(self, epoch: int) -> np.ndarray:
+        """The rows of each batch of an epoch: [per_epoch, batch_size], -1 for padding."""
+        size, count = self._batch_size, self._examples.num_rows
+        order = permute(np.arange(count), count, self._seed, epoch)
+        batches = []
+        for start in range(0, count, POOL * size):
+            pool = order[start : start + POOL * size]
+            pool = pool[np.argsort(self._plan_lengths[pool], kind="stable")]
+            short = -len(pool) % size
+            pool = np.concatenate([pool, np.full(short, -1)]).reshape(-1, size)
+            shuffled = permute(np.arange(len(pool)), len(pool), self._seed + 1, epoch)
+            batches.append(pool[shuffled])
+        return np.concatenate(batches)
+
+    def _fitting(self, chosen: np.ndarray) -> int:
+        longest = self._examples.lengths[chosen[chosen >= 0]].max(initial=1)
+        return int(self._edges[np.searchsorted(self._edges, longest)])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExampleData:
+    """Examples as something that a run trains or validates on."""
+
+    examples: Examples
+    edges: np.ndarray
+    """Row lengths, ascending."""
+    answers: Any = None
+    """What predictions are scored against, in the order of the examples."""
+    plan_lengths: np.ndarray | None = None
+    """Lengths that batches are planned by, where they are not those of the rows."""
+
+    def references(self, chosen: np.ndarray) -> Any:
+        """The answers of the examples at `chosen`; of several tasks, by their names."""
+        return _at(self.answers, chosen)
+
+    @property
+    def num_rows(self) -> int:
+        return self.examples.num_rows
+
+    def train_batches(self, batch_size: int, seed: int, places: np.ndarray) -> ExampleBatches:
+        """See `ExampleBatches`."""
+        return ExampleBatches(
+            self.examples, self.edges, batch_size, seed, places, self.plan_lengths
+        )
+
+    def eval_batches(
+        self, batch_size: int, places: np.ndarray, limit: int | None = None
+    ) -> Iterator[Batch]:
+        """Every example exactly once, the longest first; the last batch is filled with padding."""
+        count = self.num_rows
+        order = np.argsort(-self.examples.lengths, kind="stable")
+        if limit is not None and limit * batch_size < count:
+            chosen = np.arange(limit * batch_size) * count // (limit * batch_size)
+            order = order[chosen]
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            chosen = np.concatenate([chosen, np.full(batch_size - len(chosen), -1)])
+            longest = int(self.examples.lengths[chosen[0]])
+            length = int(self.edges[np.searchsorted(self.edges, longest)])
+            yield self.examples.rows(chosen[places], length, 0)
+
+
+def _at(answers: Any, chosen: np.ndarray) -> Any:
+    if isinstance(answers, Mapping):
+        return {name: _at(part, chosen) for name, part in answers.items()}
+    return answers[chosen] if isinstance(answers, np.ndarray) else [answers[i] for i in chosen]

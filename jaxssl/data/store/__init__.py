@@ -1,0 +1,1 @@
+"""Token stores: what is in their files, and rows cut from them."""

@@ -1,0 +1,1 @@
+"""Labelled data as tables: read from files and the hub, divided into splits, written."""

@@ -1,0 +1,78 @@
+"""Reader of CoNLL columns: a token a line, a blank line after each sentence."""
+
+import re
+from collections.abc import Iterator
+
+from jaxssl.core.errors import UserError
+from jaxssl.data.tables.config import TableFile
+from jaxssl.data.tables.lines import BLANKS, Lines
+from jaxssl.data.tables.table import Table, in_parts
+
+DOCUMENT_START = "-DOCSTART-"
+
+
+def read_conll(path: str, config: TableFile, rows: int | None = None) -> Iterator[Table]:
+    """One token a line and a blank line after each sentence; `-DOCSTART-` lines are left out."""
+    with Lines(path, config.encoding) as lines:
+        for part in in_parts(_sentences(lines, config), rows):
+            columns: dict[str, list] = {
+                name: [[token[i] for token in tokens] for _, tokens in part]
+                for i, name in enumerate(config.positions)
+            }
+            yield Table(columns, [place for place, _ in part], path)
+
+
+def _sentences(lines: Lines, config: TableFile) -> Iterator[tuple[str, list[list[str]]]]:
+    """The place of each sentence's first token, and of each token the columns to read."""
+    place, tokens, width = "", [], 0
+    for line in lines:
+        fields = _fields(line, config.delimiter)
+        if not fields or fields[0] == DOCUMENT_START:
+            if tokens:
+                yield place, tokens
+            tokens = []
+            continue
+        if config.comment_prefix and line.startswith(config.comment_prefix):
+            continue
+        width = width or _check_positions(len(fields), config.positions, lines.place)
+        if len(fields) != width:
+            raise _ragged_token(lines.place, width, fields)
+        place = place if tokens else lines.place
+        tokens.append([fields[position] for position in config.positions.values()])
+    if tokens:
+        yield place, tokens
+
+
+def _fields(line: str, delimiter: str | None) -> list[str]:
+    """The line's values; none if it is blank, by ASCII: a token may be a Unicode space."""
+    text = line.strip(BLANKS)
+    if not text:
+        return []
+    return line.rstrip("\r\n").split(delimiter) if delimiter else re.split("[ \t]+", text)
+
+
+def _check_positions(width: int, positions: dict[str, int], place: str) -> int:
+    """`width` if the positions are columns of their own among so many."""
+    resolved = [p + width if p < 0 else p for p in positions.values()]
+    inside = all(0 <= p < width for p in resolved)
+    if inside and len(set(resolved)) == len(resolved):
+        return width
+    raise UserError(
+        "a position is beyond the columns of the file"
+        if not inside
+        else "two names stand for one column",
+        where=f"positions, {place}",
+        expected=f"different positions from 0 to {width - 1}, or from the end: -1 to {-width}",
+        got=", ".join(f"{name}: {p}" for name, p in positions.items()),
+        fix="check positions and delimiter",
+    )
+
+
+def _ragged_token(place: str, width: int, fields: list[str]) -> UserError:
+    return UserError(
+        f"a token with too {'few' if len(fields) < width else 'many'} columns",
+        where=place,
+        expected=f"{width} columns, as in the lines before",
+        got=f"{len(fields)}: {' '.join(fields)}"[:200],
+        fix='check delimiter (delimiter="\\t" lets words hold spaces) and comment_prefix',
+    )

@@ -1,0 +1,1 @@
+"""Tokenizers: loaded, trained, exported, and what they make of words."""

@@ -1,0 +1,372 @@
+"""Training tokenizers: WordPiece, byte-level BPE, SentencePiece BPE and Unigram.
+
+The same text and options give the same files, byte for byte.
+"""
+
+import dataclasses
+import io
+import itertools
+import json
+import os
+import re
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxssl.core.bounds import check_local
+from jaxssl.core.config import to_dict
+from jaxssl.core.errors import UserError
+from jaxssl.core.files import atomic_write
+from jaxssl.core.progress import bar
+from jaxssl.data.corpus.sentences import split_long
+from jaxssl.data.corpus.sources import Docstrings, SourceConfig
+from jaxssl.data.tokenizer.loading import load_tokenizer
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
+
+Texts = Callable[[], Iterable[str]]
+WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+END_OF_TEXT = "<|endoftext|>"
+ALPHABET = 1000
+RECORD = "training.json"
+_WORD_MARK = "\u2581"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerTrainConfig:
+    """Training a tokenizer on a corpus."""
+
+    source: SourceConfig
+    """The text to learn from."""
+    out: str
+    """Directory to write; a Hugging Face tokenizer directory."""
+    kind: Literal["wordpiece", "byte_bpe", "sentencepiece_bpe", "sentencepiece_unigram"] = (
+        "wordpiece"
+    )
+    """WordPiece as in BERT ([PAD] [UNK] [CLS] [SEP] [MASK]), byte-level BPE as in GPT-2
+    (<|endoftext|>), or SentencePiece's BPE or Unigram (<pad> <unk> <s> </s> <mask>)."""
+    vocab_size: int = 8192
+    """Number of pieces, special tokens included. Training stops below it where the text is too
+    small; the result is then stated (SentencePiece refuses instead)."""
+    lowercase: bool = False
+    """Ignore case (WordPiece also removes accents, as BERT's uncased models do)."""
+    min_frequency: int = 2
+    """How often two pieces must occur side by side to be joined. Not used by SentencePiece."""
+    character_coverage: float = 0.9995
+    """Share of the text's characters to know; the rarest others become unknown. Byte-level BPE
+    knows all."""
+    extra_roles: tuple[Literal["pad", "mask", "cls", "sep"], ...] = ()
+    """Special tokens to add to byte-level BPE, as <|pad|>."""
+    max_bytes: int | None = None
+    """Learn from this much of the text's beginning, in UTF-8 bytes; null means all of it."""
+
+    def __post_init__(self):
+        check_local(self, "out")
+        smallest = {"byte_bpe": 257 + len(self.extra_roles)}.get(self.kind, 100)
+        for name, low, value in (
+            ("vocab_size", smallest, self.vocab_size),
+            ("min_frequency", 1, self.min_frequency),
+            ("max_bytes", 1, self.max_bytes if self.max_bytes is not None else 1),
+        ):
+            if value < low:
+                raise UserError("too small", where=name, expected=f"{low} or more", got=value)
+        if not 0 < self.character_coverage <= 1:
+            raise UserError(
+                "not a share",
+                where="character_coverage",
+                expected="above 0, at most 1",
+                got=self.character_coverage,
+            )
+        if self.extra_roles and self.kind != "byte_bpe":
+            raise UserError(
+                "only byte-level BPE takes extra roles",
+                where="extra_roles",
+                expected="none: the other kinds have pad, mask, cls and sep",
+                got=", ".join(self.extra_roles),
+            )
+
+
+def train_tokenizer(config: TokenizerTrainConfig) -> Tokenizer:
+    """Trains a tokenizer on `config.source` and saves it to `config.out`.
+
+    Does nothing but load it when it was trained before with the same configuration.
+
+    Raises:
+      UserError: bad corpus, text too small, or `out` holds something else.
+    """
+    out = Path(config.out)
+    wanted = {**to_dict(config), "out": None}
+    if _is_done(out, wanted):
+        print(f"{out}: already trained with this configuration", file=sys.stderr)
+        return load_tokenizer(out)
+    config.source.check()
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer = train_on_texts(config, _texts(config, Path(scratch)))
+    tokenizer.save(out)
+    with atomic_write(out / RECORD) as file:
+        json.dump(wanted, file, indent=1)
+    return tokenizer
+
+
+def train_on_texts(config: TokenizerTrainConfig, texts: Texts) -> Tokenizer:
+    """Trains on the texts that each call of `texts` yields; writes nothing, reads no source."""
+    trained = _TRAINERS[config.kind](config, texts)
+    if trained.vocab_size < config.vocab_size:
+        print(
+            f"the text supports a vocabulary of {trained.vocab_size} pieces, not "
+            f"{config.vocab_size} (vocab_size; more text or a smaller min_frequency give more)",
+            file=sys.stderr,
+        )
+    return trained
+
+
+def _is_done(out: Path, wanted: dict) -> bool:
+    record = out / RECORD
+    if record.is_file() and json.loads(record.read_text(encoding="utf-8")) == wanted:
+        return True
+    if record.is_file() or (out.is_dir() and any(out.glob("tokenizer.*"))):
+        raise UserError(
+            "there is already a tokenizer here, and it was not trained with this configuration",
+            where=out,
+            expected="an empty or new directory",
+            got=f"a tokenizer{' (see training.json)' if record.is_file() else ''}",
+            fix="choose another `out`, or delete this directory",
+        )
+    return False
+
+
+def _texts(config: TokenizerTrainConfig, scratch: Path) -> Texts:
+    """The source's texts, with a progress bar; collected only once if that is costly."""
+    source = config.source
+    if isinstance(source, Docstrings):
+        source = source.collected(scratch)
+
+    def read() -> Iterator[str]:
+        reader = source.reader()
+        size = 0
+        with bar(description="reading text", unit="B") as progress:
+            for document in reader.run():
+                added = len(document.text.encode())
+                size += added
+                progress.update(added)
+                yield document.text
+                if config.max_bytes is not None and size >= config.max_bytes:
+                    break
+        skipped = reader.skipped
+        if skipped.count:
+            count, first = skipped.count, skipped.first
+            print(f"{count} documents could not be read; the first: {first}", file=sys.stderr)
+        if not size:
+            raise UserError(
+                "the corpus has no readable text",
+                where="source",
+                got=skipped.first or "none",
+            )
+
+    return read
+
+
+# --- The four kinds -------------------------------------------------------------------------
+
+
+def _train_wordpiece(config: TokenizerTrainConfig, texts: Texts) -> Tokenizer:
+    """BERT's WordPiece.
+
+    The library's own WordPiece trainer numbers its alphabet in the order of a randomly seeded hash
+    map, and breaks ties by number, so that no two runs agree. Its BPE trainer is exact. So merges
+    are learnt with a mark at the start of each word; pieces are then written in WordPiece's way.
+    """
+    from tokenizers import Tokenizer as Library
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    normalizer = normalizers.BertNormalizer(lowercase=config.lowercase)
+    starting, continuing = _alphabets(config, texts, normalizer)
+    alphabet = sorted({*starting, *continuing})
+    learner = Library(models.BPE())
+    learner.normalizer = normalizer
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.BertPreTokenizer(),
+            pre_tokenizers.Metaspace(prepend_scheme="always", split=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size + 2 * len(alphabet),
+        min_frequency=config.min_frequency,
+        initial_alphabet=[_WORD_MARK, *alphabet],
+        limit_alphabet=len(alphabet) + 1,
+        show_progress=False,
+    )
+    learner.train_from_iterator(_pieces(texts()), trainer)
+    vocabulary = _wordpiece_vocabulary(
+        [*starting, *(f"##{c}" for c in continuing)], _merged(learner), config.vocab_size
+    )
+
+    library = Library(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))
+    library.normalizer = normalizer
+    library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    library.decoder = decoders.WordPiece()
+    library.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    library.add_special_tokens(list(WORDPIECE_SPECIALS))
+    roles = zip(("pad", "unk", "cls", "sep", "mask"), WORDPIECE_SPECIALS)
+    return _from_library(config, library, dict(roles))
+
+
+def _train_byte_bpe(config: TokenizerTrainConfig, texts: Texts) -> Tokenizer:
+    """GPT-2's byte-level BPE."""
+    from tokenizers import Tokenizer as Library
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    library = Library(models.BPE())
+    if config.lowercase:
+        library.normalizer = normalizers.Lowercase()
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    library.post_processor = processors.ByteLevel(trim_offsets=False)
+    roles = {"bos": END_OF_TEXT, "eos": END_OF_TEXT}
+    roles |= {role: f"<|{role}|>" for role in config.extra_roles}
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_frequency,
+        special_tokens=list(dict.fromkeys(roles.values())),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    library.train_from_iterator(_pieces(texts()), trainer)
+    return _from_library(config, library, roles)
+
+
+def _train_sentencepiece(config: TokenizerTrainConfig, texts: Texts) -> Tokenizer:
+    import sentencepiece
+
+    from jaxssl.data.tokenizer.loading import JSON_FILE, SentencePieceTokenizer
+    from jaxssl.data.tokenizer.sentencepiece_export import tokenizer_json
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_lines(texts()),
+            model_writer=model,
+            vocab_size=config.vocab_size,
+            model_type=config.kind.removeprefix("sentencepiece_"),
+            character_coverage=config.character_coverage,
+            normalization_rule_name="nmt_nfkc_cf" if config.lowercase else "nmt_nfkc",
+            pad_id=0,
+            unk_id=1,
+            bos_id=2,
+            eos_id=3,
+            control_symbols=["<mask>"],  # never made of text, as a user-defined symbol would be
+            num_threads=os.cpu_count() or 1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise _sentencepiece_error(config, str(error)) from error
+    content = model.getvalue()
+    exported = tokenizer_json(content)
+    files = {JSON_FILE: exported} if exported else {}
+    return SentencePieceTokenizer(Path(config.out).name, content, None, files)
+
+
+_TRAINERS: dict[str, Callable[[TokenizerTrainConfig, Texts], Tokenizer]] = {
+    "wordpiece": _train_wordpiece,
+    "byte_bpe": _train_byte_bpe,
+    "sentencepiece_bpe": _train_sentencepiece,
+    "sentencepiece_unigram": _train_sentencepiece,
+}
+
+
+def _from_library(config: TokenizerTrainConfig, library: Any, roles: dict[str, str]) -> Tokenizer:
+    from jaxssl.data.tokenizer.loading import JsonTokenizer
+
+    named = {f"{role}_token": token for role, token in roles.items()}
+    return JsonTokenizer(Path(config.out).name, json.loads(library.to_str()), named)
+
+
+def _alphabets(
+    config: TokenizerTrainConfig, texts: Texts, normalizer: Any
+) -> tuple[list[str], list[str]]:
+    """The most frequent characters at the start of words, and within them, sorted."""
+    starting: Counter[str] = Counter()
+    continuing: Counter[str] = Counter()
+    spaced = _SpacedOut()
+    for piece in _pieces(texts()):
+        words = normalizer.normalize_str(piece).translate(spaced)
+        starting.update(re.findall(r"(?<!\S)\S", words))
+        continuing.update(re.sub(r"(?<!\S)\S", "", words))
+    return _most_frequent(config, starting), _most_frequent(config, continuing)
+
+
+def _most_frequent(config: TokenizerTrainConfig, counts: Counter[str]) -> list[str]:
+    """The characters to know, sorted: rare ones are left out only while the others cover enough.
+
+    In a short text every character is rare, and without it its words would be unknown.
+    """
+    known = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
+    may_lose = (1 - config.character_coverage) * sum(counts[c] for c in known)
+    while known and counts[known[-1]] < config.min_frequency and counts[known[-1]] <= may_lose:
+        may_lose -= counts[known.pop()]
+    return sorted(known[: min(ALPHABET, config.vocab_size // 4)])
+
+
+class _SpacedOut(dict):
+    """A table for `str.translate` that puts spaces around what BERT makes a word of its own."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = chr(code) if _may_continue(chr(code)) else f" {chr(code)} "
+        return self[code]
+
+
+def _merged(learner: Any) -> list[str]:
+    """Pieces that merges made, in the order in which they were learnt."""
+    merges = json.loads(learner.to_str())["model"]["merges"]
+    return ["".join(pair) for pair in merges]
+
+
+def _wordpiece_vocabulary(alphabet: list[str], merged: list[str], size: int) -> dict[str, int]:
+    """Special tokens, characters as word starts and continuations, then merged pieces."""
+    learnt = (
+        piece.removeprefix(_WORD_MARK) if piece.startswith(_WORD_MARK) else f"##{piece}"
+        for piece in merged
+    )
+    pieces = itertools.chain(WORDPIECE_SPECIALS, alphabet, learnt)
+    unique = dict.fromkeys(piece for piece in pieces if piece)
+    return {piece: id_ for id_, piece in enumerate(itertools.islice(unique, size))}
+
+
+def _may_continue(character: str) -> bool:
+    """False for what BERT makes a word of its own: punctuation and ideographs."""
+    from tokenizers import normalizers, pre_tokenizers
+
+    word = normalizers.BertNormalizer(lowercase=False).normalize_str(f"a{character}")
+    return len(pre_tokenizers.BertPreTokenizer().pre_tokenize_str(word)) == 1
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[str]:
+    """Texts cut so that none is large."""
+    for text in texts:
+        yield from split_long(text, 1 << 20)
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    """Lines under SentencePiece's limit of 4,192 bytes, beyond which it would skip them."""
+    for text in texts:
+        for line in text.splitlines():
+            if line and not line.isspace():
+                yield from split_long(line, 1000)
+
+
+def _sentencepiece_error(config: TokenizerTrainConfig, message: str) -> UserError:
+    most = re.search(r"value <= (\d+)", message)
+    return UserError(
+        "SentencePiece cannot learn this vocabulary from this text",
+        where="vocab_size",
+        expected=f"at most {most.group(1)}" if most else "a vocabulary the text supports",
+        got=f"{config.vocab_size} ({message.strip().splitlines()[-1][:200]})",
+        fix="use a smaller vocab_size or more text",
+    )
