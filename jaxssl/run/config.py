@@ -13,6 +13,7 @@ from typing import Any
 
 import jaxssl.objectives.registry  # noqa: F401
 import jaxssl.optim.registry  # noqa: F401
+import jaxssl.scores.registry  # noqa: F401
 import jaxssl.tasks.registry  # noqa: F401
 from jaxssl.checkpoint.ledger import InitConfig, split_checkpoint
 from jaxssl.checkpoint.manager import CheckpointConfig

@@ -29,6 +29,8 @@ MAY_CHANGE = (
     "model/{remat,unroll}",
     "{,streams/*/}objective/{slots,chunk}",
     "{,streams/*/}objective/terms/*/objective/{slots,chunk}",
+    "{,streams/*/}objective/extra_scores/**",
+    "{,streams/*/}objective/terms/*/objective/extra_scores/**",
     "streams/*/data/{store,verify,prefetch}",
     "streams/*/validation",
 )
