@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jaxssl.models.registry  # noqa: F401
 import jaxssl.objectives.registry  # noqa: F401
 import jaxssl.optim.registry  # noqa: F401
 import jaxssl.scores.registry  # noqa: F401
