@@ -92,6 +92,7 @@ def _run(path: Path, verify: bool) -> Iterator[str]:
     from jaxssl.models.model import Model, num_parameters
     from jaxssl.run.config import read_config
     from jaxssl.run.open import shapes_of
+    from jaxssl.run.plugins import read_plugins
     from jaxssl.train.sinks import read_metrics
 
     config = read_config(path)
@@ -99,6 +100,8 @@ def _run(path: Path, verify: bool) -> Iterator[str]:
     model = Model(config.model, config.heads, config.precision)
     abstract = model.abstract()
     yield f"run {path}: {config.model.name}, {config.purpose}"
+    for plugin in read_plugins(path):
+        yield f"  plugin {plugin.given}: {', '.join(plugin.registers)}; SHA-256 {plugin.sha256}"
     for step in manager.steps():
         yield from (f"  {line}" for line in _checkpoint(manager.path(step), verify))
     best = manager.best()
