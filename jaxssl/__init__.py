@@ -6,6 +6,9 @@ What follows is loaded when it is used:
     config = jaxssl.load_config(["demo/bert"], ["data.store=stores/books", "out=runs/books"])
     jaxssl.train_run(config)
     model = jaxssl.open_run("runs/books")
+
+A plugin takes what it is made of from here too: `register`, and the base class of its kind
+(docs/plugins.md).
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,10 +16,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0.dev0"
 
 if TYPE_CHECKING:
+    from jaxssl.core.errors import UserError as UserError
+    from jaxssl.core.registry import register as register
     from jaxssl.embedding import embed_file as embed_file
     from jaxssl.exporting import export as export
     from jaxssl.generate.decode import Sampling as Sampling
     from jaxssl.importing import import_model as import_model
+    from jaxssl.models.heads import Head as Head
+    from jaxssl.models.heads import LabelHead as LabelHead
+    from jaxssl.models.transformer import ModelConfig as ModelConfig
+    from jaxssl.objectives.base import Loss as Loss
+    from jaxssl.objectives.base import Objective as Objective
+    from jaxssl.objectives.base import Sums as Sums
+    from jaxssl.optim.base import Optimizer as Optimizer
+    from jaxssl.optim.schedules import Schedule as Schedule
     from jaxssl.predicting import predict as predict
     from jaxssl.run.config import FINETUNE as FINETUNE
     from jaxssl.run.config import load_config as load_config
@@ -24,7 +37,11 @@ if TYPE_CHECKING:
     from jaxssl.run.open import fill_masks as fill_masks
     from jaxssl.run.open import generate_texts as generate_texts
     from jaxssl.run.open import open_run as open_run
+    from jaxssl.run.plugins import load_plugins as load_plugins
     from jaxssl.run.train import train_run as train_run
+    from jaxssl.scores.base import Score as Score
+    from jaxssl.tasks.base import Task as Task
+    from jaxssl.tasks.pooled import PooledTask as PooledTask
 
 PUBLIC = {
     "load_config": "run.config",
@@ -39,6 +56,20 @@ PUBLIC = {
     "embed_file": "embedding",
     "export": "exporting",
     "import_model": "importing",
+    "load_plugins": "run.plugins",
+    "register": "core.registry",
+    "UserError": "core.errors",
+    "Objective": "objectives.base",
+    "Loss": "objectives.base",
+    "Sums": "objectives.base",
+    "Task": "tasks.base",
+    "PooledTask": "tasks.pooled",
+    "Head": "models.heads",
+    "LabelHead": "models.heads",
+    "ModelConfig": "models.transformer",
+    "Optimizer": "optim.base",
+    "Schedule": "optim.schedules",
+    "Score": "scores.base",
 }
 """Each name and the module that has it."""
 

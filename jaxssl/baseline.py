@@ -42,9 +42,9 @@ def bag_of_words(config: RunConfig) -> dict[str, dict[str, float]]:
     found = {}
     for name in tables:
         if name != "train":
-            scores = np.zeros((len(labels[name]), len(task.labels)))
-            scores[:, model.classes_] = model.predict_proba(texts[name])
-            found[name] = task.scores({"logits": scores}, labels[name])
+            logits = np.full((len(labels[name]), len(task.labels)), -np.inf)
+            logits[:, model.classes_] = model.predict_log_proba(texts[name])
+            found[name] = task.scores({"logits": logits}, labels[name])
     return found
 
 

@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from jaxssl.core.errors import UserError, UserErrors
 
     try:
+        _load_plugins(options)
         return options.run(options)
     except UserErrors as errors:
         for error in errors.errors:
@@ -100,6 +101,14 @@ def set_up_jax() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def _load_plugins(options: argparse.Namespace) -> None:
+    """Imports what the command names, before any recipe is read."""
+    if options.plugins:
+        from jaxssl.run.plugins import load_plugins
+
+        load_plugins(*options.plugins)
+
+
 def _split_layers(layers: Sequence[str]) -> tuple[list[str], list[str]]:
     """Recipe files and overrides, in the order given."""
     return [x for x in layers if "=" not in x], [x for x in layers if "=" in x]
@@ -128,7 +137,7 @@ def _load_run(options: argparse.Namespace, defaults: Mapping[str, Any]) -> Any:
     from jaxssl.run.config import RunConfig, load_config
 
     if options.help:
-        _document(RunConfig, options, defaults)
+        _document(RunConfig, options, defaults, " [--plugin FILE ...]")
         return None
     recipes, overrides = _split_layers(options.layers)
     try:
@@ -152,11 +161,14 @@ def _example(options: argparse.Namespace) -> str:
 
 
 def _document(
-    cls: type, options: argparse.Namespace, defaults: Mapping[str, Any] | None = None
+    cls: type,
+    options: argparse.Namespace,
+    defaults: Mapping[str, Any] | None = None,
+    more: str = "",
 ) -> None:
     from jaxssl.core import config as configuration
 
-    print(f"usage: jaxssl {options.verb} recipe.yaml [more.yaml ...] [a.b=c ...]\n")
+    print(f"usage: jaxssl {options.verb} recipe.yaml [more.yaml ...] [a.b=c ...]{more}\n")
     print("\n".join(configuration.document(cls, defaults)))
 
 

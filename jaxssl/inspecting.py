@@ -93,6 +93,7 @@ def _run(path: Path, verify: bool) -> Iterator[str]:
     from jaxssl.run.config import read_config
     from jaxssl.run.networks import make_model
     from jaxssl.run.open import shapes_of
+    from jaxssl.run.plugins import read_plugins
     from jaxssl.train.sinks import read_metrics
 
     config = read_config(path)
@@ -100,6 +101,8 @@ def _run(path: Path, verify: bool) -> Iterator[str]:
     model = make_model(config)
     abstract = model.abstract()
     yield f"run {path}: {config.model.name}, {config.purpose}"
+    for plugin in read_plugins(path):
+        yield f"  plugin {plugin.given}: {', '.join(plugin.registers)}; SHA-256 {plugin.sha256}"
     for step in manager.steps():
         yield from (f"  {line}" for line in _checkpoint(manager.path(step), verify))
     best = manager.best()

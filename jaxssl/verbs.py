@@ -8,7 +8,7 @@ from jaxssl.arguments import Parser, add_embed, add_predict
 EPILOG = """
 A recipe is a YAML file, or the name of one that comes with jaxssl (`jaxssl config
 pretrain/bert-tiny`). Later files and a.b=c overrides win. `jaxssl VERB --help` documents every
-field with its default.
+field with its default. Code of your own is named after the verb: `--plugin FILE.py`.
 
 exit codes: 0 done; 1 verify found a difference; 2 a mistake, explained; 3 the loss was not finite;
 75 stopped by a signal after saving, run the same command again to go on; 130 interrupted.
@@ -29,6 +29,7 @@ def make_parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    parser.set_defaults(plugins=[])
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
 
     def verb(name: str, text: str, add_help: bool = True) -> argparse.ArgumentParser:
@@ -50,6 +51,8 @@ def make_parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
         sub.add_argument("layers", nargs="*", metavar="recipe.yaml | a.b=c")
         if name == "finetune":
             sub.add_argument("--seeds", type=int, metavar="N")
+        if name not in ("tokenizer", "prepare"):
+            _add_plugin(sub)
         sub.add_argument("-h", "--help", action="store_true", help="document every field")
     sub = verb("evaluate", "loss and metrics of a run over a split")
     _add_run(sub)
@@ -82,6 +85,7 @@ def make_parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     sub.add_argument("--split", default="validation", help="split of the data (%(default)s)")
     sub.add_argument("--samples", type=int, default=2000, help="of the bootstrap (%(default)s)")
     sub.add_argument("--seed", type=int, default=0, help="of the bootstrap (%(default)s)")
+    _add_plugin(sub)
     sub = verb("import", "make a run directory of a Hugging Face directory or hub model")
     sub.add_argument("source", help="a directory with config.json and safetensors, or a hub name")
     sub.add_argument("out", help="the new run directory")
@@ -102,11 +106,13 @@ def make_parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     sub.add_argument(
         "overrides", nargs="*", metavar="a.b=c", help="such as model.max_positions=1024"
     )
+    _add_plugin(sub)
     sub = verb("verify", "compare a Hugging Face model here and on torch")
     sub.add_argument("source", help="a directory with config.json and safetensors, or a hub name")
     sub.add_argument(
         "--length", type=int, help="of the rows that are compared, in tokens (192, if it has them)"
     )
+    _add_plugin(sub)
     sub = verb("export", "write a run as a Hugging Face directory, for transformers")
     _add_run(sub)
     sub.add_argument("out", nargs="?", help="the new directory")
@@ -118,6 +124,7 @@ def make_parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     sub = verb("inspect", "show what a run, token store or checkpoint holds")
     sub.add_argument("path", help="a run, a token store, a checkpoint step or a tokenizer")
     sub.add_argument("--verify", action="store_true", help="compare every file with its checksum")
+    _add_plugin(sub)
     sub = verb("demo", "docstrings of the installed packages to a small BERT and GPT")
     sub.add_argument("--out", default="demo", help="directory for all of it (%(default)s)")
     sub.add_argument("--short", action="store_true", help="a minute's version, to see that it runs")
@@ -142,4 +149,16 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="a hardware file or a.b=c over the run's configuration (mesh.fsdp=8); repeatable",
+    )
+    _add_plugin(parser)
+
+
+def _add_plugin(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugin",
+        dest="plugins",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="code of your own to import: a .py file, or an installed module; repeatable",
     )

@@ -13,6 +13,7 @@ import toy
 
 from jaxssl import cli
 from jaxssl.core import config as configuration
+from jaxssl.core.registry import members
 from jaxssl.data.corpus.prepare import PrepareConfig
 from jaxssl.data.tokenizer.training import TokenizerTrainConfig
 from jaxssl.run.build import build
@@ -88,8 +89,9 @@ def fields(cls: type, seen: set | None = None):
         yield cls, field
         for part in (hints[field.name], *typing.get_args(hints[field.name])):
             for inner in (part, *typing.get_args(part)):
-                if dataclasses.is_dataclass(inner) and isinstance(inner, type):
-                    yield from fields(inner, seen)
+                for chosen in members(inner) or (inner,):
+                    if dataclasses.is_dataclass(chosen) and isinstance(chosen, type):
+                        yield from fields(chosen, seen)
 
 
 @pytest.mark.parametrize(

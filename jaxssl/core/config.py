@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
-from jaxssl.core.registry import choice_name, members
+from jaxssl.core.registry import choice_name, is_registered, members
 
 T = TypeVar("T")
 MISSING = "a required key is missing"
+PLUGIN = "what comes in a file of your own is loaded with --plugin FILE"
 
 
 # --- Layers ---------------------------------------------------------------------------------
@@ -221,7 +222,8 @@ def _build_choice(choices: list, data: Any, path: str, errors: list[UserError]) 
                 where=_join(path, "name"),
                 expected="one of " + ", ".join(map(str, by_name)),
                 got=repr(name),
-                fix=did_you_mean(str(name), map(str, by_name)),
+                fix=did_you_mean(str(name), map(str, by_name))
+                or (PLUGIN if is_registered(choices[0]) else None),
             )
         )
         return None

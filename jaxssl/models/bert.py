@@ -13,12 +13,12 @@ from jaxssl.core.bounds import check_at_least
 from jaxssl.models.config import BodyConfig, NormConfig
 from jaxssl.models.heads import Scope, TaskHead
 from jaxssl.models.layers import truncated_normal
-from jaxssl.models.transformer import TransformerConfig
+from jaxssl.models.transformer import ModelConfig
 from jaxssl.ops.activations import Activation
 
 
 @dataclass(frozen=True, kw_only=True)
-class BertConfig(TransformerConfig):
+class BertConfig(ModelConfig):
     """The shape of a BERT encoder."""
 
     name: Literal["bert"] = "bert"

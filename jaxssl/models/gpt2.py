@@ -9,12 +9,12 @@ import flax.linen as nn
 
 from jaxssl.models.config import BodyConfig
 from jaxssl.models.heads import Scope, TaskHead
-from jaxssl.models.transformer import TransformerConfig
+from jaxssl.models.transformer import ModelConfig
 from jaxssl.ops.activations import Activation
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gpt2Config(TransformerConfig):
+class Gpt2Config(ModelConfig):
     """The shape of a GPT-2 decoder."""
 
     causal: ClassVar[bool] = True

@@ -1,6 +1,7 @@
 """Heads on top of a body. Objectives say which they need.
 
-A new language model head is a module and a line in `HEADS`; a task's head is a `LabelHead`.
+A new language model head is a module, a `LanguageHead` and a line that registers it; a task's head
+is a `LabelHead`.
 """
 
 from abc import ABC, abstractmethod
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.core.precision import Precision
+from jaxssl.core.registry import named, register
 from jaxssl.models.layers import Embedding, Projection, dropout_rng, make_norm, parameter
 from jaxssl.ops.activations import ACTIVATIONS, Activation
 from jaxssl.ops.dropout import dropout
@@ -153,7 +155,8 @@ TOKENS = "embeddings/tokens"
 MASKED_LM = LanguageHead(name="masked_lm", use="fill", module=MaskedLmHead, table="beside")
 CAUSAL_LM = LanguageHead(name="causal_lm", use="continue", module=CausalLmHead, table="instead")
 NEXT_SENTENCE = LanguageHead(name="next_sentence", input="row", module=NextSentenceHead)
-HEADS = {head.name: head for head in (MASKED_LM, CAUSAL_LM, NEXT_SENTENCE)}
+register(Head, MASKED_LM, CAUSAL_LM, NEXT_SENTENCE)
+HEADS = named(Head)
 """The heads that models of elsewhere may bring along, by name."""
 
 

@@ -19,14 +19,14 @@ from jaxssl.models.config import (
     NormConfig,
 )
 from jaxssl.models.heads import Scope, TaskHead
-from jaxssl.models.transformer import TransformerConfig
+from jaxssl.models.transformer import ModelConfig
 from jaxssl.ops.activations import Activation
 from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.ops.rotary import Llama3, Rotary, Scaling
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlamaConfig(TransformerConfig):
+class LlamaConfig(ModelConfig):
     """The shape of a Llama decoder."""
 
     causal: ClassVar[bool] = True

@@ -15,30 +15,13 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten, join, split, unflatten
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch, Params
-from jaxssl.models.bert import BertConfig, DistilBertConfig, RobertaConfig
 from jaxssl.models.config import Stack
-from jaxssl.models.gpt2 import Gpt2Config
 from jaxssl.models.heads import Head, Use
 from jaxssl.models.layers import is_boxed, unbox
-from jaxssl.models.llama import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
-from jaxssl.models.modernbert import ModernBertConfig
 from jaxssl.models.network import Tie
-from jaxssl.models.transformer import Transformer
+from jaxssl.models.transformer import ModelConfig, Transformer
 from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.parallel.axes import constrain
-
-ModelConfig = (
-    BertConfig
-    | RobertaConfig
-    | DistilBertConfig
-    | ModernBertConfig
-    | Gpt2Config
-    | LlamaConfig
-    | MistralConfig
-    | Qwen2Config
-    | Qwen3Config
-)
-"""A new family joins here."""
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,14 @@ from jaxssl.models.config import (
 )
 from jaxssl.models.heads import Scope, TaskHead
 from jaxssl.models.layers import truncated_normal
-from jaxssl.models.transformer import TransformerConfig
+from jaxssl.models.transformer import ModelConfig
 from jaxssl.ops.activations import Activation
 from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.ops.rotary import Rotary
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModernBertConfig(TransformerConfig):
+class ModernBertConfig(ModelConfig):
     """The shape of a ModernBERT encoder."""
 
     name: Literal["modernbert"] = "modernbert"

@@ -39,8 +39,9 @@ from jaxssl.ops.dropout import dropout
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig(ABC):
-    """What the shapes of all families have in common."""
+class ModelConfig(ABC):
+    """What the shapes of all families have in common. A family is a dataclass over it, registered
+    (`models.registry`)."""
 
     causal: ClassVar[bool] = False
     """Whether a token sees those before it alone."""
@@ -191,7 +192,7 @@ def check_rates(**rates: float) -> None:
 class Embeddings(nn.Module):
     """The sum of token embeddings and what else a family adds to them."""
 
-    config: TransformerConfig
+    config: ModelConfig
     precision: Precision
 
     def setup(self):
@@ -222,7 +223,7 @@ class Embeddings(nn.Module):
 class Transformer(nn.Module):
     """The body of a family and the heads named in `heads`."""
 
-    config: TransformerConfig
+    config: ModelConfig
     heads: tuple[Head, ...] = ()
     precision: Precision = Precision()
 

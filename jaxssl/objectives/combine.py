@@ -287,7 +287,10 @@ class Combine(Objective):
         for term in self.terms:
             if term.name is not None and number.startswith(f"{term.name}/"):
                 return term.objective.is_lower_better(number.removeprefix(f"{term.name}/"))
-        return super().is_lower_better(number)
+        unnamed = (term.objective for term in self.terms if term.name is None)
+        return any(each.is_lower_better(number) for each in unnamed) or super().is_lower_better(
+            number
+        )
 
     def predict(
         self, model: Model, params: Params, outputs: Any, batch: Batch

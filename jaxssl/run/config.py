@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jaxssl.objectives.registry  # noqa: F401
-import jaxssl.optim.registry  # noqa: F401
-import jaxssl.tasks.registry  # noqa: F401
 from jaxssl.checkpoint.ledger import InitConfig, split_checkpoint
 from jaxssl.checkpoint.manager import CheckpointConfig
 from jaxssl.checkpoint.origin import find_origin, open_origin
@@ -22,6 +19,7 @@ from jaxssl.core.bounds import check_at_least, check_local
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.precision import Precision
 from jaxssl.core.ramp import Factor, Ramp
+from jaxssl.core.registry import choice_name, members
 from jaxssl.data.config import ImportedData, StoreConfig, TablesConfig
 from jaxssl.data.mixture import ByTurns, Jointly
 from jaxssl.models.heads import HEADS, Head
@@ -33,6 +31,7 @@ from jaxssl.optim.base import Optimizer
 from jaxssl.optim.schedules import upgraded_schedule
 from jaxssl.parallel.hosts import DistributedConfig
 from jaxssl.parallel.mesh import MeshConfig
+from jaxssl.run.plugins import check_plugins
 from jaxssl.train.evaluation import EvaluationConfig
 from jaxssl.train.profile import ProfileConfig
 from jaxssl.train.samples import SamplesConfig
@@ -312,7 +311,7 @@ def read_config(run_dir: Path, layers: Iterable[str] = ()) -> RunConfig:
     How the run's processes found each other is left out: it was true of its own cluster alone.
 
     Raises:
-      UserError: it is not a run directory.
+      UserError: it is not a run directory, or the command lacks plugins that it was trained with.
     """
     path = run_dir / "config.yaml"
     if not path.is_file():
@@ -325,6 +324,7 @@ def read_config(run_dir: Path, layers: Iterable[str] = ()) -> RunConfig:
             if find_origin(run_dir) is not None
             else "give the directory that `out` named when the run was trained",
         )
+    check_plugins(run_dir)
     kept = {key: v for key, v in configuration.read_yaml(path).items() if key != "distributed"}
     given = list(layers)
     files = [configuration.read_yaml(find_recipe(layer)) for layer in given if "=" not in layer]
@@ -394,17 +394,22 @@ def imported_objective(heads: Iterable[str]) -> Layer | None:
 def base_model(given: Layer) -> dict[str, Any]:
     """{"model": that of the run to start from, in one segment}; nothing without `init.from`.
 
+    Of the plugins that it was trained with, the one that has its family is needed, if one has.
+
     Args:
       given: a configuration's layers, combined.
 
     Raises:
-      UserError: `init.from` is no run.
+      UserError: `init.from` is no run, or its family is that of a plugin.
     """
     init = given.get("init")
     if not isinstance(init, Mapping) or not isinstance(init.get("from"), str):
         return {}
     run_dir, _ = split_checkpoint(init["from"])
-    return {"model": open_origin(run_dir).model(str(init.get("network") or ""))}
+    model = open_origin(run_dir).model(str(init.get("network") or ""))
+    if model.get("name") not in map(choice_name, members(ModelConfig)):
+        check_plugins(run_dir, registers=f"{ModelConfig.__name__} {model.get('name')}")
+    return {"model": model}
 
 
 def base_networks(given: Layer) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import jax
 
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.core import config as configuration
+from jaxssl.core import plugins
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.names import flatten, matches
@@ -21,6 +22,7 @@ from jaxssl.core.ramp import Factor, Ramp, agree
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.parallel import hosts
 from jaxssl.run.config import RunConfig, upgraded_run
+from jaxssl.run.plugins import check_plugins, note_plugins, read_plugins
 
 LOCK = ".lock"
 MAY_CHANGE = (
@@ -30,6 +32,8 @@ MAY_CHANGE = (
     "model/{remat,unroll}",
     "{,streams/*/}objective/{slots,chunk}",
     "{,streams/*/}objective/terms/*/objective/{slots,chunk}",
+    "{,streams/*/}objective/extra_scores/**",
+    "{,streams/*/}objective/terms/*/objective/extra_scores/**",
     "streams/*/data/{store,verify,prefetch}",
     "streams/*/validation",
 )
@@ -103,7 +107,21 @@ def open_run_directory(
       UserError: it cannot be written, or holds another run.
     """
     hosts.first_decides(lambda: _open_run_directory(config, tokenizer, data, say))
+    _check_plugins_agree(Path(config.out))
     return Path(config.out)
+
+
+def _check_plugins_agree(run_dir: Path) -> None:
+    """Refuses processes whose plugins are not those of the first one, which it has noted."""
+    noted, own = read_plugins(run_dir), plugins.loaded()
+    if hosts.agree(noted != own):
+        raise UserError(
+            "the processes of this run have different plugins",
+            where=run_dir,
+            expected=f"{[each.given for each in noted]}, with one source each, in every process",
+            got=f"{[each.given for each in own]} in process {jax.process_index()}",
+            fix="give all processes the same --plugin options and the same files",
+        )
 
 
 def _open_run_directory(
@@ -115,6 +133,7 @@ def _open_run_directory(
     if known.is_file():
         steps = CheckpointManager(run_dir / "checkpoints").steps()
         if steps:
+            check_plugins(run_dir, say)
             old = read_identity(known)
             check_same_run(known, old, identity, steps[-1])
             for change in _changes(old["config"], identity["config"], lambda path: True):
@@ -135,6 +154,7 @@ def _open_run_directory(
             file.write(configuration.to_yaml(config))
         with atomic_write(run_dir / "environment.json") as file:
             json.dump(environment(), file, indent=2)
+        note_plugins(run_dir)
         tokenizer.save(run_dir / "tokenizer")
     except OSError as error:
         raise _unwritable(run_dir, error) from error

@@ -66,6 +66,7 @@ class Answer(Task):
     """On what goes into the head; BERT has none."""
 
     def __post_init__(self):
+        super().__post_init__()
         check_at_least(1, self, "max_question", "max_answer_tokens", "n_best")
         check_at_least(0, self, "overlap")
         check_share(self, "dropout")
@@ -159,7 +160,9 @@ class Answer(Task):
         )
         return Encoded(examples, references, told)
 
-    def scores(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, float]:
+    def own_scores(
+        self, predictions: Mapping[str, np.ndarray], references: Any
+    ) -> dict[str, float]:
         """In percent, as the scripts print them: `exact_match` and `f1` of SQuAD 1.1, or, where a
         question may have no answer, all of SQuAD 2.0's: `exact` and `f1` at `null_threshold`, the
         same of questions with and without an answer, and `best_exact` and `best_f1` with the

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params
 from jaxssl.data.encoding import Truncation
 from jaxssl.data.examples import Examples
@@ -20,6 +21,7 @@ from jaxssl.data.tables.table import Table
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import Objective, Outputs
+from jaxssl.scores.base import Score
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +54,20 @@ class Task(Objective):
     on_corrupted: bool = False
     """Beside an objective that changes the text, as masking does: train on the changed text too,
     not on the text as it is. Validation always reads it as it is."""
+    extra_scores: tuple[Score, ...] = ()
+    """Scores besides the task's own, which may choose the best checkpoint, too."""
+
+    def __post_init__(self):
+        names = [score.name for score in self.extra_scores]
+        if len(set(names)) < len(names):
+            raise UserError(
+                "a score is there twice",
+                where="extra_scores",
+                expected="each once",
+                got=", ".join(names),
+            )
+        for score in self.extra_scores:
+            score.check(self)
 
     @property
     def named_tasks(self) -> Mapping[str, "Task"]:
@@ -129,8 +145,35 @@ class Task(Objective):
         """Arrays [B, ...] of one batch, in evaluation."""
 
     @abstractmethod
-    def scores(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, float]:
+    def own_scores(
+        self, predictions: Mapping[str, np.ndarray], references: Any
+    ) -> dict[str, float]:
         """Numbers over a whole split; predictions and references are in the order of its rows."""
+
+    def scores(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, float]:
+        """The task's own, and those of `extra_scores`: each NAME, or NAME/part.
+
+        Raises:
+          UserError: one of these has the name of one of the task's own.
+        """
+        found = self.own_scores(predictions, references)
+        for score in self.extra_scores:
+            if score.name in found:
+                raise UserError(
+                    "a score has the name of one of the task's own",
+                    where="extra_scores",
+                    expected="another name than " + ", ".join(found),
+                    got=score.name,
+                )
+            found |= score.named_numbers(predictions, references)
+        return found
+
+    def is_lower_better(self, number: str) -> bool:
+        """As the score has it that the number is of."""
+        for score in self.extra_scores:
+            if score.name == number.split("/")[0]:
+                return score.lower_is_better
+        return super().is_lower_better(number)
 
     @abstractmethod
     def tallies(self, predictions: Mapping[str, np.ndarray], references: Any) -> np.ndarray:

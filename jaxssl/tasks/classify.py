@@ -10,38 +10,22 @@ import jax
 import numpy as np
 
 from jaxssl.core.errors import UserError
-from jaxssl.core.types import Batch, Params, Vocabulary
+from jaxssl.core.types import Batch, Params
 from jaxssl.data.tables.table import Table
-from jaxssl.data.tokenizer.tokenizer import Tokenizer
-from jaxssl.models.heads import LabelHead
-from jaxssl.models.model import Model, ModelConfig
+from jaxssl.models.model import Model
 from jaxssl.objectives.base import Outputs, Sums
 from jaxssl.scores import tallies
 from jaxssl.tasks import labels as row_labels
-from jaxssl.tasks.base import Encoded
 from jaxssl.tasks.label_loss import LabelLoss
-from jaxssl.tasks.pooling import (
-    PoolingChoice,
-    check_pooling,
-    head_input,
-    pooled,
-    reads_pooler,
-)
-from jaxssl.tasks.texts import encode_labelled
-
-HEAD = "classify"
+from jaxssl.tasks.pooled import PooledTask
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classify(LabelLoss):
+class Classify(PooledTask, LabelLoss):
     """Tell which label a text, or a pair of texts, has."""
 
     name: Literal["classify"] = "classify"
     """The task."""
-    text: str = "text"
-    """Column of the text."""
-    pair: str | None = None
-    """Column of a second text; null for one text a row."""
     label: str = "label"
     """Column of the label; of several, a list or a string with `separator`."""
     labels: tuple[str, ...] = ()
@@ -50,10 +34,6 @@ class Classify(LabelLoss):
     """A row may have any number of labels, none too."""
     separator: str = ","
     """Between several labels in a string."""
-    pooling: PoolingChoice = "auto"
-    """What stands for the row: `cls` (through the model's pooler, if it has one), `mean` of its
-    tokens, `last` token, or what the family is used with: `last` for causal models, else `cls`.
-    It matters: compare them where the model was not trained for one."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -76,16 +56,9 @@ class Classify(LabelLoss):
         return not self.multi_label
 
     @property
-    def text_column(self) -> str | None:
-        """That of the text, unless there are pairs."""
-        return None if self.pair else self.text
-
-    @property
-    def heads(self) -> tuple[LabelHead, ...]:
-        """One output for each label."""
-        return (
-            LabelHead(name=HEAD, scope="row", size=max(1, len(self.labels)), dropout=self.dropout),
-        )
+    def num_outputs(self) -> int:
+        """One for each label."""
+        return max(1, len(self.labels))
 
     # --- On the host ---
 
@@ -93,10 +66,6 @@ class Classify(LabelLoss):
     def summary(self) -> str:
         """What is told of the labels at the start."""
         return f"{len(self.labels)} labels ({row_labels.list_labels(self.labels)})"
-
-    def keeps_pooler(self, model: ModelConfig) -> bool:
-        """Where the first token goes through it."""
-        return reads_pooler(self.pooling, model)
 
     def learn_labels(self, train: Table) -> "Classify":
         """Takes the labels from the training split where none are given, and weighs them."""
@@ -106,26 +75,6 @@ class Classify(LabelLoss):
         balanced = self.class_weights == "balanced"
         weights = row_labels.balanced_weights(found, labels) if balanced else ()
         return dataclasses.replace(self, labels=labels, weights_by_label=weights)
-
-    def encode(
-        self,
-        table: Table,
-        tokenizer: Tokenizer,
-        max_length: int,
-        split: str,
-        *,
-        labelled: bool = True,
-    ) -> Encoded:
-        """Rows of token ids with `labels`: int32 [N], or float32 [N, K] of several."""
-        return encode_labelled(
-            table,
-            tokenizer,
-            max_length,
-            split,
-            text=self.text,
-            pair=self.pair,
-            labels=self.label_numbers(table) if labelled else None,
-        )
 
     def _rows_of_labels(self, table: Table) -> list[list[str]]:
         if self.multi_label:
@@ -143,7 +92,9 @@ class Classify(LabelLoss):
             matrix[i, row] = 1
         return matrix
 
-    def scores(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, float]:
+    def own_scores(
+        self, predictions: Mapping[str, np.ndarray], references: Any
+    ) -> dict[str, float]:
         """Accuracy, F1 (macro, micro, weighted) and MCC, or those of several labels."""
         from jaxssl.scores.classification import classification_scores, multi_label_scores
 
@@ -200,10 +151,6 @@ class Classify(LabelLoss):
 
     # --- On the device ---
 
-    def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
-        """The pooling must be one that the model has."""
-        check_pooling(self.pooling, model)
-
     def sums(
         self,
         model: Model,
@@ -214,25 +161,12 @@ class Classify(LabelLoss):
     ) -> Sums:
         """Cross entropy of the pooled row. In training with R-Drop, rows come in pairs."""
         batch = self.passed(batch, key)
-        logits = self._logits(model, params, outputs["hidden"], batch, key)
+        logits = self.head_outputs(model, params, outputs["hidden"], batch, key)
         training = key is not None
         return self.score_logits(logits, batch, training=training, several=self.multi_label)
-
-    @property
-    def states_read(self) -> int:
-        """What is pooled."""
-        return 1
-
-    def head_inputs(self, model: Model, hidden: jax.Array, batch: Batch) -> jax.Array:
-        """What is pooled."""
-        return head_input(self.pooling, model, hidden, batch)
 
     def predict(
         self, model: Model, params: Params, outputs: Outputs, batch: Batch
     ) -> dict[str, jax.Array]:
         """`logits` [B, K]."""
-        return {"logits": self._logits(model, params, outputs["hidden"], batch, None)}
-
-    def _logits(self, model, params, hidden, batch, key) -> jax.Array:
-        rows = pooled(self.pooling, model, params, hidden, batch)
-        return model.head(params, HEAD, rows, key, batch.get("row"))
+        return {"logits": self.head_outputs(model, params, outputs["hidden"], batch, None)}

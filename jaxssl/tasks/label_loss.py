@@ -33,6 +33,7 @@ class LabelLoss(Task):
     """Filled in with `class_weights`."""
 
     def __post_init__(self):
+        super().__post_init__()
         check_at_least(0, self, "focal", "r_drop")
         check_share(self, "dropout", "label_smoothing")
 

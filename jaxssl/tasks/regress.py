@@ -8,50 +8,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxssl.core.bounds import check_share
 from jaxssl.core.errors import UserError
-from jaxssl.core.types import Batch, Params, Vocabulary
+from jaxssl.core.types import Batch, Params
 from jaxssl.data.tables.table import Table
-from jaxssl.data.tokenizer.tokenizer import Tokenizer
-from jaxssl.models.heads import LabelHead
-from jaxssl.models.model import Model, ModelConfig
+from jaxssl.models.model import Model
 from jaxssl.objectives.base import Outputs, Sums
 from jaxssl.ops.label_losses import squared_loss
 from jaxssl.scores import tallies
-from jaxssl.tasks.base import Encoded, Task
-from jaxssl.tasks.pooling import (
-    PoolingChoice,
-    check_pooling,
-    head_input,
-    pooled,
-    reads_pooler,
-)
-from jaxssl.tasks.texts import encode_labelled
-
-HEAD = "regress"
+from jaxssl.tasks.pooled import PooledTask
 
 
 @dataclass(frozen=True, kw_only=True)
-class Regress(Task):
+class Regress(PooledTask):
     """Tell a number of a text, or of a pair of texts; the loss is the mean squared error."""
 
     name: Literal["regress"] = "regress"
     """The task."""
-    text: str = "text"
-    """Column of the text."""
-    pair: str | None = None
-    """Column of a second text; null for one text a row."""
     label: str = "label"
     """Column of the number."""
     clip: tuple[float, ...] = ()
     """Lowest and highest number to predict ([0, 5] for STS-B); empty predicts what comes out."""
-    pooling: PoolingChoice = "auto"
-    """What stands for the row, as for `classify`."""
-    dropout: float = 0.1
-    """On what goes into the head."""
 
     def __post_init__(self):
-        check_share(self, "dropout")
+        super().__post_init__()
         if self.clip and (len(self.clip) != 2 or self.clip[0] >= self.clip[1]):
             raise UserError(
                 "these are not bounds",
@@ -66,14 +45,9 @@ class Regress(Task):
         return "pearson"
 
     @property
-    def text_column(self) -> str | None:
-        """That of the text, unless there are pairs."""
-        return None if self.pair else self.text
-
-    @property
-    def heads(self) -> tuple[LabelHead, ...]:
+    def num_outputs(self) -> int:
         """One number."""
-        return (LabelHead(name=HEAD, scope="row", size=1, dropout=self.dropout),)
+        return 1
 
     # --- On the host ---
 
@@ -81,10 +55,6 @@ class Regress(Task):
     def summary(self) -> str:
         """What is told of the labels at the start."""
         return f"the number in column {self.label}"
-
-    def keeps_pooler(self, model: ModelConfig) -> bool:
-        """Where the first token goes through it."""
-        return reads_pooler(self.pooling, model)
 
     def learn_labels(self, train: Table) -> "Regress":
         """Checks that there are different numbers to learn."""
@@ -98,28 +68,13 @@ class Regress(Task):
             )
         return self
 
-    def encode(
-        self,
-        table: Table,
-        tokenizer: Tokenizer,
-        max_length: int,
-        split: str,
-        *,
-        labelled: bool = True,
-    ) -> Encoded:
-        """Rows of token ids with `labels` float32 [N]."""
-        numbers = table.numbers(self.label, "task.label") if labelled else None
-        return encode_labelled(
-            table,
-            tokenizer,
-            max_length,
-            split,
-            text=self.text,
-            pair=self.pair,
-            labels=None if numbers is None else np.array(numbers, np.float32),
-        )
+    def label_numbers(self, table: Table) -> np.ndarray:
+        """The numbers float32 [N]. Raises UserError."""
+        return np.array(table.numbers(self.label, "task.label"), np.float32)
 
-    def scores(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, float]:
+    def own_scores(
+        self, predictions: Mapping[str, np.ndarray], references: Any
+    ) -> dict[str, float]:
         """Pearson's and Spearman's correlation, mean squared and mean absolute error."""
         from jaxssl.scores.regression import regression_scores
 
@@ -148,10 +103,6 @@ class Regress(Task):
 
     # --- On the device ---
 
-    def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
-        """The pooling must be one that the model has."""
-        check_pooling(self.pooling, model)
-
     def sums(
         self,
         model: Model,
@@ -161,26 +112,14 @@ class Regress(Task):
         key: jax.Array | None = None,
     ) -> Sums:
         """Squared error of the pooled row."""
-        value = self._value(model, params, outputs, batch, key)
+        value = self.head_outputs(model, params, outputs["hidden"], batch, key)[:, 0]
         weights = batch["example_weights"]
         loss = jnp.sum(squared_loss(value, batch["labels"]) * weights)
         return Sums({"regress": loss}, {"mse/regress": (loss, jnp.sum(weights))})
-
-    @property
-    def states_read(self) -> int:
-        """What is pooled."""
-        return 1
-
-    def head_inputs(self, model: Model, hidden: jax.Array, batch: Batch) -> jax.Array:
-        """What is pooled."""
-        return head_input(self.pooling, model, hidden, batch)
 
     def predict(
         self, model: Model, params: Params, outputs: Outputs, batch: Batch
     ) -> dict[str, jax.Array]:
         """`value` [B]."""
-        return {"value": self._value(model, params, outputs, batch, None)}
-
-    def _value(self, model, params, outputs, batch, key) -> jax.Array:
-        features = pooled(self.pooling, model, params, outputs["hidden"], batch)
-        return model.head(params, HEAD, features, key, batch.get("row"))[:, 0]
+        out = self.head_outputs(model, params, outputs["hidden"], batch, None)
+        return {"value": out[:, 0]}

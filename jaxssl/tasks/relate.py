@@ -179,7 +179,9 @@ class Relate(LabelLoss):
         numbers = row_labels.number_labels(rows, table, self.label, self.labels)
         return np.array(numbers, np.int32).reshape(-1)
 
-    def scores(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, float]:
+    def own_scores(
+        self, predictions: Mapping[str, np.ndarray], references: Any
+    ) -> dict[str, float]:
         """Micro precision, recall and F1 without the negative class; F1 of each relation there is;
         `semeval_f1`, the official score of SemEval-2010 task 8, where labels have directions;
         accuracy; and `left_out`, how many rows were too long to be scored, if any."""

@@ -67,6 +67,7 @@ class Tag(Task):
     """Gamma of the focal loss: words that are right already count less. 0 is cross entropy."""
 
     def __post_init__(self):
+        super().__post_init__()
         check_at_least(0, self, "stride", "focal")
         check_share(self, "dropout", "label_smoothing")
         if self.scheme == "none" and (self.train_scheme or self.lenient):
@@ -152,7 +153,9 @@ class Tag(Task):
         target = self.train_scheme or self.scheme
         return tagged.in_scheme(tags, table, self.label, self.scheme, target, self.lenient)
 
-    def scores(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, float]:
+    def own_scores(
+        self, predictions: Mapping[str, np.ndarray], references: Any
+    ) -> dict[str, float]:
         """Of entities: precision, recall and F1, as conlleval counts and strictly, all together and
         by type, and the accuracy of the tags. Without a scheme, those of a classification.
 

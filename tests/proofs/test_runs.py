@@ -7,6 +7,7 @@ from typing import Literal
 
 import jax
 import numpy as np
+import plugged
 import pytest
 import toy
 from proofs.distil import Distil
@@ -14,9 +15,9 @@ from proofs.electra import Electra
 from proofs.prefix_lm import PrefixLm
 from proofs.simcse import SimCse
 
-from jaxssl.core import registry
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
+from jaxssl.core.registry import register
 from jaxssl.objectives.base import Objective
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.run.build import build
@@ -49,12 +50,9 @@ class EveryToken(CausalLm):
 @pytest.fixture(scope="module", autouse=True)
 def registered():
     """The objectives of these proofs can be named in recipes, here alone."""
-    known = registry._MEMBERS[Objective]
-    before = dict(known)
-    registry.register(Objective, Electra, Distil, SimCse, PrefixLm, EveryToken)
-    yield
-    known.clear()
-    known.update(before)
+    with plugged.unplugged():
+        register(Objective, Electra, Distil, SimCse, PrefixLm, EveryToken)
+        yield
 
 
 def quiet(text):

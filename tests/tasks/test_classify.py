@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from jaxssl.core.errors import UserError
 from jaxssl.data.tables.table import Table
 from jaxssl.models.model import Model
-from jaxssl.tasks.classify import HEAD, Classify
+from jaxssl.tasks.classify import Classify
 from jaxssl.train.gradients import make_loss
 
 WEIGHTS = (0.5, 2.0, 1.25)
@@ -165,7 +165,7 @@ def logits_of(params, hidden, batch):
     """Of the mean over each row's real tokens, by numpy."""
     real = (batch["segment_ids"] > 0)[..., None]
     features = (hidden * real).sum(1) / real.sum(1)
-    output = params[HEAD]["output"]
+    output = params["classify"]["output"]
     return (features @ output["kernel"] + output["bias"]).astype(np.float64)
 
 
@@ -233,7 +233,7 @@ def test_r_drop_is_its_formula_over_two_passes(options):
     sums = task.sums(model, params, {"hidden": hidden}, batch, key)
     real = (twice["segment_ids"] > 0)[..., None]
     features = ((hidden * real).sum(1) / real.sum(1)).astype(np.float32)
-    logits = np.asarray(model.head(params, HEAD, features, key), np.float64)
+    logits = np.asarray(model.head(params, "classify", features, key), np.float64)
     one, other = logits[0::2], logits[1::2]
     assert np.abs(one - other).max() > 0.1  # dropout tells them apart
     loss = (row_losses(task, one) + row_losses(task, other)) / 2

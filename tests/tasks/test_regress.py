@@ -10,7 +10,7 @@ from scipy import stats
 from jaxssl.core.errors import UserError
 from jaxssl.data.tables.table import Table
 from jaxssl.models.model import Model
-from jaxssl.tasks.regress import HEAD, Regress
+from jaxssl.tasks.regress import Regress
 
 TASK = Regress(text="a", pair="b", label="score", pooling="mean")
 WANTED = np.array([0.5, 3.0, -1.0], np.float32)
@@ -39,7 +39,7 @@ def parts():
 
 def values_of(params, hidden, batch):
     real = (batch["segment_ids"] > 0)[..., None]
-    output = params[HEAD]["output"]
+    output = params["regress"]["output"]
     return ((hidden * real).sum(1) / real.sum(1) @ output["kernel"] + output["bias"])[:, 0]
 
 

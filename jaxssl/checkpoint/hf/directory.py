@@ -260,12 +260,13 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _family(path: Path, given: Mapping[str, Any]) -> Family:
     model_type = given.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UserError(
             "this family of models is not built here",
             where=f"{path / CONFIG}, model_type",
             expected=", ".join(FAMILIES),
             got=model_type,
+            fix="a family of your own is loaded with --plugin FILE",
         )
     if given.get("quantization_config"):
         raise UserError(

@@ -8,24 +8,26 @@ from jaxssl.checkpoint.hf.gpt2 import GPT2
 from jaxssl.checkpoint.hf.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from jaxssl.checkpoint.hf.mapping import Family
 from jaxssl.checkpoint.hf.modernbert import MODERNBERT
+from jaxssl.core.errors import UserError
+from jaxssl.core.registry import named, register
 
-FAMILIES: dict[str, Family] = {
-    family.model_type: family
-    for family in (
-        BERT,
-        ROBERTA,
-        DISTILBERT_FAMILY,
-        MODERNBERT,
-        GPT2,
-        LLAMA,
-        MISTRAL,
-        QWEN2,
-        QWEN3,
-    )
-}
+register(Family, BERT, ROBERTA, DISTILBERT_FAMILY, MODERNBERT, GPT2, LLAMA, MISTRAL, QWEN2, QWEN3)
+FAMILIES = named(Family)
 """By `model_type`, which is our name of the family too."""
 
 
 def family_of(config: Any) -> Family:
-    """The family of one of our configurations."""
+    """The family of one of our configurations.
+
+    Raises:
+      UserError: nobody has said how Hugging Face would write it.
+    """
+    if config.name not in FAMILIES:
+        raise UserError(
+            "this family has no counterpart in transformers",
+            where="model.name",
+            expected=", ".join(FAMILIES),
+            got=config.name,
+            fix="register how its files are named: register(Family, ...), see docs/plugins.md",
+        )
     return FAMILIES[config.name]

@@ -151,6 +151,11 @@ class Family:
     replaces_tokenizers: bool = False
     pooled: tuple[str, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """What it is registered by: our name of the family, which is theirs."""
+        return self.model_type
+
 
 def layers_of(pair: Pair, num_layers: int) -> Iterator[tuple[int | None, str]]:
     """(layer, the tensor's name) for each tensor of a pair; the layer is None outside a stack."""

@@ -1,0 +1,11 @@
+"""The families that recipes can name. A new one is one file, and a line here."""
+
+from jaxssl.core.registry import register
+from jaxssl.models.bert import BertConfig, DistilBertConfig, RobertaConfig
+from jaxssl.models.gpt2 import Gpt2Config
+from jaxssl.models.llama import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from jaxssl.models.modernbert import ModernBertConfig
+from jaxssl.models.transformer import ModelConfig
+
+register(ModelConfig, BertConfig, RobertaConfig, DistilBertConfig, ModernBertConfig)
+register(ModelConfig, Gpt2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config)
