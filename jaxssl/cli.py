@@ -339,7 +339,7 @@ def _once(values: dict[str, float]) -> dict[str, float]:
 def _generate(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl.generate.decode import Sampling
-    from jaxssl.generate.formatting import format_sample as shown_sample
+    from jaxssl.generate.formatting import format_sample
     from jaxssl.run.open import generate_texts
 
     sampling = Sampling(
@@ -351,20 +351,20 @@ def _generate(options: argparse.Namespace) -> int:
     )
     prompts = options.prompts or [""]
     texts = generate_texts(options.run_dir, prompts, sampling, options.step, options.layers)
-    print("\n\n".join(shown_sample(*both) for both in zip(prompts, texts)))
+    print("\n\n".join(format_sample(*both) for both in zip(prompts, texts)))
     return 0
 
 
 def _fill_mask(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl.generate.formatting import format_candidates as shown_candidates
+    from jaxssl.generate.formatting import format_candidates
     from jaxssl.run.open import fill_masks
 
     filled = fill_masks(options.run_dir, options.texts, options.top, options.step, options.layers)
     for text, masks in zip(options.texts, filled):
         print(text)
         for predictions in masks:
-            print(f"  {shown_candidates(predictions)}")
+            print(f"  {format_candidates(predictions)}")
     return 0
 
 

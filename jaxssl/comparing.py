@@ -43,7 +43,7 @@ class SeedResult:
 
     @property
     def is_collapsed(self) -> bool:
-        """Whether it learnt nothing: no better than a blind guess."""
+        """Whether it learnt nothing: no better than the majority baseline."""
         return self.score is None or not self.score > self.baseline  # nan: the same value for all
 
 
@@ -114,7 +114,10 @@ def seeds_table(results: Sequence[SeedResult], metric: str) -> list[str]:
         deviation = float(np.std(good, ddof=1)) if len(good) > 1 else math.nan
         lines.append(f"{metric}: mean {np.mean(good):.4f}, deviation {deviation:.4f} (n - 1)")
     collapsed = sum(result.is_collapsed for result in results)
-    return [*lines, f"{collapsed} of {len(results)} runs collapsed (no better than a blind guess)"]
+    return [
+        *lines,
+        f"{collapsed} of {len(results)} runs collapsed (no better than the majority baseline)",
+    ]
 
 
 def _shown(value: float | None) -> str:
@@ -210,12 +213,14 @@ def paired_runs(one: Group, other: Group) -> tuple[np.ndarray, np.ndarray, bool]
 
     A seed without a score in one of them is left out of both.
     """
-    started = lambda group: {*group.seeds, *group.without_score}
+    all_seeds = [{*group.seeds, *group.without_score} for group in (one, other)]
     common = [seed for seed in one.seeds if seed in other.seeds]
-    if started(one) != started(other) or not common:
+    if all_seeds[0] != all_seeds[1] or not common:
         return one.tallies, other.tallies, False
-    chosen = lambda group: group.tallies[[group.seeds.index(seed) for seed in common]]
-    return chosen(one), chosen(other), True
+    first, second = (
+        group.tallies[[group.seeds.index(seed) for seed in common]] for group in (one, other)
+    )
+    return first, second, True
 
 
 def _group(path: Path, split: str) -> Group:

@@ -106,7 +106,7 @@ def test_what_cannot_be_compared_is_refused(seeds, scratch, base, table, tmp_pat
     assert Path(seeds[0]).is_dir()
 
 
-def test_a_run_whose_score_or_blind_guess_is_not_a_number_has_collapsed_or_is_scored():
+def test_a_run_whose_score_or_baseline_is_not_a_number_has_collapsed_or_is_scored():
     nan = float("nan")
     assert SeedResult(0, "seed-0", nan, 0.0).is_collapsed  # it says the same of every row
     assert not SeedResult(0, "seed-0", 0.3, 0.0).is_collapsed

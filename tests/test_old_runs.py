@@ -86,7 +86,7 @@ def test_it_is_inspected_and_reported(run, old, capsys):
     assert "every file that has a checksum matches it" in capsys.readouterr().out
     page = write_report(old / run).read_text()
     assert ("masked LM" in page) == (run == "bert")
-    assert ("blind guess" in page) == (run == "classifier")
+    assert ("majority baseline" in page) == (run == "classifier")
 
 
 def test_the_words_of_its_recipes_are_read(old):

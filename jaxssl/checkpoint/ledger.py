@@ -287,8 +287,8 @@ def resized_axis(name: str, stored: tuple[int, ...], wanted: tuple[int, ...]) ->
     axis = VOCABULARY.get(name, 0 if is_table else None)
     if axis is None or len(stored) != len(wanted):
         return None
-    rest = lambda shape: shape[:axis] + shape[axis + 1 :]
-    return axis if rest(stored) == rest(wanted) else None
+    same_elsewhere = all(a == b for i, (a, b) in enumerate(zip(stored, wanted)) if i != axis)
+    return axis if same_elsewhere else None
 
 
 def _has(names: Mapping[str, object], head: str) -> bool:

@@ -101,8 +101,8 @@ def expand(pattern: str, num_layers: int) -> str:
 def matched(pattern: str, names: Sequence[str]) -> set[str]:
     """Those of all layers' names that a pattern matches, its ranges meant in each stack's depth."""
     by_stack = {stack: expand(pattern, depth) for stack, depth in depths(names).items()}
-    own = lambda name: by_stack.get(stack_of(name) or "", pattern)
-    return {name for name in names if matches(own(name), name)}
+    own = {name: by_stack.get(stack_of(name) or "", pattern) for name in names}
+    return {name for name in names if matches(own[name], name)}
 
 
 def decide(

@@ -5,6 +5,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +78,13 @@ class Sampling:
         return dataclasses.replace(self, max_new_tokens=new)
 
 
+class PaddedPrompts(NamedTuple):
+    """Prompts of a batch, padded to the longest: their tokens [B, T] and lengths [B]."""
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+
+
 def generate(
     model: Model,
     params: Params,
@@ -107,14 +115,16 @@ def generate(
     key = seed_key(sampling.seed)
     stop = -1 if stop_id is None else stop_id
     known = num_tokens or model.config.vocab_size
-    out = np.asarray(_decode(model, sampling, known, params, tokens, lengths, key, stop))
+    padded = PaddedPrompts(tokens, lengths)
+    out = np.asarray(_decode(model, sampling, known, params, padded, key, stop))
     ends = [np.flatnonzero(row == stop) for row in out]
     return [row[: end[0]] if len(end) else row for row, end in zip(out, ends)]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _decode(model, sampling, num_tokens, params, tokens, lengths, key, stop):
+def _decode(model, sampling, num_tokens, params, prompts, key, stop):
     """New tokens [B, max_new_tokens], `stop` repeated once it was drawn."""
+    tokens, lengths = prompts
     B, T = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
     cache = model.empty_cache(B, T + sampling.max_new_tokens)

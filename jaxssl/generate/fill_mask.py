@@ -70,5 +70,5 @@ def _top(model, top, known, params, tokens, segments, at):
     hidden = model.encode(params, batch)[at[:, 0], at[:, 1]]
     logits = model.head(params, model.head_for("fill"), hidden)[:, :known].astype(jnp.float32)
     values, ids = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), top)
-    whole = lambda x: constrain(x, (None, None))  # every process reads it
-    return whole(ids), whole(values)
+    # Whole on every device: every process reads them.
+    return constrain(ids, (None, None)), constrain(values, (None, None))

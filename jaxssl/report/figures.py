@@ -1,6 +1,7 @@
 """Which charts a page has: of one run, and of several over each other."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,6 +21,34 @@ MFU_NOTE = (
 UNIGRAM_NOTE = "Unigram entropy: the loss of predicting every token by its frequency alone."
 
 
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """How a quantity is drawn. `auto_log`: on a logarithmic axis if it falls far enough; `bound`:
+    with the unigram entropy; `about`: what the note under the chart says of it."""
+
+    title: str
+    unit: str = ""
+    zero: bool = False
+    wide: bool = False
+    auto_log: bool = False
+    bound: bool = False
+    about: str = ""
+
+
+LEARNING_RATE = Style(title="Learning rate", zero=True)
+MFU = Style(title="Model FLOP utilisation", unit="of the chip's peak", zero=True, about=MFU_NOTE)
+COMPARED = (
+    ("validation", "loss", Style(title="Validation loss", unit="nats per token", wide=True)),
+    ("train", "loss", Style(title="Training loss", unit="nats per token, smoothed")),
+    ("validation", "perplexity", Style(title="Validation perplexity", auto_log=True)),
+    ("validation", "bits_per_byte", Style(title="Validation bits per byte")),
+    ("train", "learning_rate", LEARNING_RATE),
+    ("train", "grad_norm", Style(title="Gradient norm", unit="smoothed", auto_log=True)),
+    ("train", "tokens_per_second", Style(title="Tokens per second", zero=True)),
+)
+"""What runs are compared by: the kind of row, its key, and how it is drawn."""
+
+
 def run_charts(run: Run) -> list[tuple[str, list[Chart]]]:
     """The charts of one run, in sections (title, charts); empty sections are left out."""
     shown = {"loss", "perplexity", "bits_per_byte", "learning_rate", "grad_norm"}
@@ -36,20 +65,21 @@ def run_charts(run: Run) -> list[tuple[str, list[Chart]]]:
         (
             "Optimisation and throughput",
             [
-                _both(run, "learning_rate", "Learning rate", zero=True),
-                _both(run, "grad_norm", "Gradient norm", unit="before clipping", auto_log=True),
-                _both(run, "tokens_per_second", "Throughput", unit="tokens per second", zero=True),
+                _both(run, "learning_rate", LEARNING_RATE),
                 _both(
                     run,
-                    "mfu",
-                    "Model FLOP utilisation",
-                    unit="of the chip's peak",
-                    zero=True,
-                    about=MFU_NOTE,
+                    "grad_norm",
+                    Style(title="Gradient norm", unit="before clipping", auto_log=True),
                 ),
+                _both(
+                    run,
+                    "tokens_per_second",
+                    Style(title="Throughput", unit="tokens per second", zero=True),
+                ),
+                _both(run, "mfu", MFU),
             ],
         ),
-        ("Other recorded quantities", [_both(run, key, key) for key in rest]),
+        ("Other recorded quantities", [_both(run, key, Style(title=key)) for key in rest]),
     ]
     drawn = [(title, [chart for chart in charts if chart]) for title, charts in sections]
     return [(title, charts) for title, charts in drawn if charts]
@@ -57,15 +87,7 @@ def run_charts(run: Run) -> list[tuple[str, list[Chart]]]:
 
 def comparison_charts(runs: Sequence[Run]) -> list[Chart]:
     """The same quantity of every run over each other, a colour a run."""
-    charts = [
-        _overlay(runs, "validation", "loss", "Validation loss", unit="nats per token", wide=True),
-        _overlay(runs, "train", "loss", "Training loss", unit="nats per token, smoothed"),
-        _overlay(runs, "validation", "perplexity", "Validation perplexity", auto_log=True),
-        _overlay(runs, "validation", "bits_per_byte", "Validation bits per byte"),
-        _overlay(runs, "train", "learning_rate", "Learning rate", zero=True),
-        _overlay(runs, "train", "grad_norm", "Gradient norm", unit="smoothed", auto_log=True),
-        _overlay(runs, "train", "tokens_per_second", "Tokens per second", zero=True),
-    ]
+    charts = [_overlay(runs, kind, key, style) for kind, key, style in COMPARED]
     return [chart for chart in charts if chart]
 
 
@@ -73,60 +95,45 @@ def _loss(run: Run) -> Chart | None:
     several = len(run.losses) > 1
     total = f"; the weighted sum of {run.objective}" if several else ""
     marks = [(row["step"], str(row.get("text", ""))) for row in run.of_kind("note")][:50]
-    return _both(
-        run,
-        "loss",
-        "Training and validation loss",
+    style = Style(
+        title="Training and validation loss",
         unit=f"nats{' per token' if not several else ''}{total}",
         wide=True,
         bound=not several,
-        marks=marks,
     )
+    return _both(run, "loss", style, marks)
 
 
 def _perplexity(run: Run) -> Chart | None:
-    return _both(run, "perplexity", "Perplexity", auto_log=True)
+    return _both(run, "perplexity", Style(title="Perplexity", auto_log=True))
 
 
 def _bits_per_byte(run: Run) -> Chart | None:
-    return _both(run, "bits_per_byte", "Bits per byte")
+    return _both(run, "bits_per_byte", Style(title="Bits per byte"))
 
 
 def _objective(run: Run, key: str) -> Chart | None:
     facts = run.losses.get(key)
     quantity = "loss" if facts else key.partition("/")[0]
     title = f"{facts.shown if facts else run.shown_name(key)} {quantity}".strip()
-    return _both(
-        run,
-        key,
-        title[:1].upper() + title[1:],
+    style = Style(
+        title=title[:1].upper() + title[1:],
         unit="nats" if quantity == "loss" else "share right",
         bound=facts is not None and facts.per_token,
     )
+    return _both(run, key, style)
 
 
-def _both(
-    run: Run,
-    key: str,
-    title: str,
-    *,
-    unit: str = "",
-    zero: bool = False,
-    wide: bool = False,
-    auto_log: bool = False,
-    bound: bool = False,
-    marks: Sequence[tuple[int, str]] = (),
-    about: str = "",
-) -> Chart | None:
+def _both(run: Run, key: str, style: Style, marks: Sequence[tuple[int, str]] = ()) -> Chart | None:
     """Training (raw and smoothed) and validation values of `key`; None if nothing was recorded."""
     train, validation = run.series("train", key), run.series("validation", key)
-    lines, note = [], [about] if about else []
+    lines, note = [], [style.about] if style.about else []
     if len(train):
         width = _half_width(train)
         if width and key not in ("learning_rate",):
             lines.append(_line("training", train, kind="raw"))
             lines.append(_line("smoothed", _smoothed(train)))
-            if wide:
+            if style.wide:
                 note.append(f"Smoothed, here and below: a mean over ±{width:,} rows, three times.")
         else:
             lines.append(_line("training", train))
@@ -134,34 +141,15 @@ def _both(
         lines.append(_line("validation", validation, kind="points", color=2))
     if not lines:
         return None
-    if bound and run.unigram_entropy is not None:
+    if style.bound and run.unigram_entropy is not None:
         lines.append(rule(UNIGRAM, run.unigram_entropy, run.steps or 1))
         note.append(UNIGRAM_NOTE)
     if marks:
         note.append("Ticks along the top edge are notes of the run.")
-    return Chart(
-        title=title,
-        unit=unit,
-        lines=lines,
-        note=" ".join(note),
-        zero=zero,
-        wide=wide,
-        log=auto_log and _spread(lines) > LOG_RATIO,
-        marks=marks,
-    )
+    return _chart(style, lines, note, marks)
 
 
-def _overlay(
-    runs: Sequence[Run],
-    kind: str,
-    key: str,
-    title: str,
-    *,
-    unit: str = "",
-    zero: bool = False,
-    wide: bool = False,
-    auto_log: bool = False,
-) -> Chart | None:
+def _overlay(runs: Sequence[Run], kind: str, key: str, style: Style) -> Chart | None:
     """One line a run; of a weighted sum of losses, the part in nats per token."""
     lines, notes = [], []
     for index, (run, name) in enumerate(zip(runs, distinct_names(runs))):
@@ -177,12 +165,28 @@ def _overlay(
         lines.append(_line(name, shown, kind=drawn, color=index % RUN_COLORS + 1))
     if not lines:
         return None
-    if wide and (bounds := _bounds(runs)):
+    if style.wide and (bounds := _bounds(runs)):
         lines += bounds
         notes.append(UNIGRAM_NOTE)
-    log = auto_log and _spread(lines) > LOG_RATIO
-    note = " ".join(notes)
-    return Chart(title=title, unit=unit, lines=lines, zero=zero, wide=wide, log=log, note=note)
+    return _chart(style, lines, notes)
+
+
+def _chart(
+    style: Style,
+    lines: Sequence[Line],
+    notes: Sequence[str],
+    marks: Sequence[tuple[int, str]] = (),
+) -> Chart:
+    return Chart(
+        title=style.title,
+        unit=style.unit,
+        lines=lines,
+        note=" ".join(notes),
+        zero=style.zero,
+        wide=style.wide,
+        log=style.auto_log and _spread(lines) > LOG_RATIO,
+        marks=marks,
+    )
 
 
 def _bounds(runs: Sequence[Run]) -> list[Line]:

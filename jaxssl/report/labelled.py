@@ -43,12 +43,12 @@ def _scores(scores: Mapping[str, Any] | None) -> str:
         for key in keys
     ]
     metric = scores["metric"]
-    guesses = [split.get("baseline", split.get("blind", {})) for split in splits.values()]
-    shown = [exact(number(guess.get(metric))) for guess in guesses]
-    rows.append([f"{metric.replace('_', ' ')} of a blind guess", *shown])
+    baselines = [split.get("baseline", split.get("blind", {})) for split in splits.values()]
+    shown = [exact(number(baseline.get(metric))) for baseline in baselines]
+    rows.append([f"{metric.replace('_', ' ')} of the majority baseline", *shown])
     lead = (
-        f'<p class="note">Of the best checkpoint, step {scores["step"]:,}. A blind guess looks at '
-        "no text: it gives the most frequent answer of the training split.</p>"
+        f'<p class="note">Of the best checkpoint, step {scores["step"]:,}. The majority '
+        "baseline looks at no text: it gives the most frequent answer of the training split.</p>"
     )
     parts = [lead, _table(["", *splits], rows)]
     for name, split in splits.items():

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
-from jaxssl.checkpoint.parameter_index import index_run as stored_run
+from jaxssl.checkpoint.parameter_index import index_run
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import init_key
 from jaxssl.core.names import flatten
@@ -109,7 +109,7 @@ def stored_start(run_dir: Path, checkpoint: Path, model: Model, config: RunConfi
     """
     places = {name: init.run_dir for name, init in inits(config).items() if init is not None}
     moved = {name: place for name, place in places.items() if place.is_dir()}
-    stored = stored_run(run_dir, checkpoint, moved, verify=config.checkpoint.verify)
+    stored = index_run(run_dir, checkpoint, moved, verify=config.checkpoint.verify)
     start = InitConfig(from_=str(run_dir), cast=True)  # averages are float32, whatever they are of
     return plan_start(start, model, stored, (), is_whole=True)
 

@@ -1,5 +1,7 @@
 """Scores of predicted numbers."""
 
+from typing import Any
+
 import numpy as np
 
 from jaxssl.core.errors import UserError
@@ -30,7 +32,10 @@ def regression_scores(predicted: np.ndarray, reference: np.ndarray) -> dict[str,
     predicted, reference = predicted.astype(np.float64), reference.astype(np.float64)
     error = predicted - reference
     defined = np.ptp(predicted) > 0 and np.ptp(reference) > 0
-    correlation = lambda of: float(of(predicted, reference)[0]) if defined else float("nan")
+
+    def correlation(of: Any) -> float:
+        return float(of(predicted, reference)[0]) if defined else float("nan")
+
     return {
         "pearson": correlation(pearsonr),
         "spearman": correlation(spearmanr),

@@ -142,8 +142,11 @@ def without_direction(label: str, negative: str | None) -> str:
 
 def check_negative(negative: str, labels: set[str]) -> None:
     """Refuses a `negative` that does not occur where a respelling of it does."""
-    fold = lambda label: "".join(c for c in label.casefold() if c.isalnum())
-    close = [label for label in labels if fold(label) == fold(negative)]
+
+    def folded(label: str) -> str:
+        return "".join(c for c in label.casefold() if c.isalnum())
+
+    close = [label for label in labels if folded(label) == folded(negative)]
     if negative not in labels and close:
         raise UserError(
             "the negative class is spelt differently in the data",

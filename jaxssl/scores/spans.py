@@ -244,8 +244,9 @@ def summary(guessed: set, gold: set) -> dict[str, float]:
 
 def by_type(guessed: set, gold: set) -> dict[str, dict[str, float]]:
     """{type: {precision, recall, f1, support}}, sorted by type."""
-    count = lambda found: Counter(kind for _, (kind, _, _) in found)
-    right, predicted, reference = count(guessed & gold), count(guessed), count(gold)
+    right, predicted, reference = (
+        Counter(kind for _, (kind, _, _) in found) for found in (guessed & gold, guessed, gold)
+    )
     rows = {}
     for kind in sorted({*predicted, *reference}):
         values = precision_recall_f1(right[kind], predicted[kind], reference[kind])

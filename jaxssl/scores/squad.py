@@ -74,9 +74,10 @@ def squad1_scores(
             got="none",
             fix="score them as SQuAD 2.0 does, with squad_scores",
         )
-    f1 = lambda guess, gold: overlap_f1(
-        normalize_answer(guess).split(), normalize_answer(gold).split()
-    )
+
+    def f1(guess: str, gold: str) -> float:
+        return overlap_f1(normalize_answer(guess).split(), normalize_answer(gold).split())
+
     pairs = [(predictions[key], answers) for key, answers in references.items()]
     return {
         "exact_match": percent([best(exact_match, *pair) for pair in pairs]),

@@ -85,8 +85,10 @@ class MarkedEntities:
         ends = [position + len(mark) for position, mark in zip(at, marks)]
         cuts = itertools.pairwise(sorted([0, *at, *ends, len(text)]))
         plain = "".join(text[a:b] for a, b in itertools.islice(cuts, 0, None, 2))
-        earlier = lambda i: sum(len(mark) for mark, other in zip(marks, at) if other < at[i])
-        start, end, other_start, other_end = (at[i] - earlier(i) for i in range(4))
+        marked = list(zip(marks, at))
+        start, end, other_start, other_end = (
+            place - sum(len(mark) for mark, other in marked if other < place) for place in at[:4]
+        )
         return _pair(plain, [(start, end), (other_start, other_end)], where)
 
 

@@ -24,7 +24,7 @@ from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_sharding
 from jaxssl.train.encode_once import encode_once, feature_bytes
 from jaxssl.train.feeds import Feeds
-from jaxssl.train.frozen_check import FrozenCheck as FrozenProof
+from jaxssl.train.frozen_check import FrozenCheck
 from jaxssl.train.learner import Learner
 from jaxssl.train.phase import Phases
 from jaxssl.train.profile import Profiler
@@ -91,7 +91,9 @@ class Loop:
         stack.callback(self.checkpoints.close)
         self.learner = Learner(self.program, self.checkpoints, work.phases)
         self.start, meta = self._begin_or_resume()
-        self.proof = FrozenProof(run_dir, self.learner.fingerprints(), resumed=self.start > 0)
+        self.frozen_check = FrozenCheck(
+            run_dir, self.learner.fingerprints(), resumed=self.start > 0
+        )
         self.data_offset: int = meta.get("data_offset", 0)
         self._check_draws(meta)
         self.log = StepLog(self.program, self.feeds, self.learner, meta)
@@ -233,9 +235,9 @@ class Loop:
 
     def _frozen_arrays(self) -> int:
         """How many arrays were frozen throughout, after a look that each kept its bits."""
-        moved = self.proof.moved(self.learner.fingerprints())
+        moved = self.frozen_check.moved(self.learner.fingerprints())
         assert not moved, f"frozen parameters moved: {moved}"
-        return len(self.proof.started)
+        return len(self.frozen_check.started)
 
     def _validate_and_save(self, step: int) -> bool:
         """What is due after a step; whether it was the last.

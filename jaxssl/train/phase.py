@@ -14,7 +14,7 @@ import jax
 from jaxssl.core.keys import init_key
 from jaxssl.core.names import flatten, join, split, unflatten
 from jaxssl.core.types import Params
-from jaxssl.core.upcast import upcast as widen
+from jaxssl.core.upcast import upcast
 from jaxssl.train.program import Program, Stage
 from jaxssl.train.state import Choice, State, first_state, laid_out, layout
 from jaxssl.train.step import Constants, jit_train_step, make_train_step
@@ -132,7 +132,7 @@ def thaw(phase: Phase, state: State, frozen: Params) -> tuple[State, Params]:
     kept, beside = split(others, phase.is_kept)
 
     def grow(state: State, params: Params, kept: Params) -> State:
-        ema = join(jax.tree.map(widen, params), state.ema) if state.ema else {}
+        ema = join(jax.tree.map(upcast, params), state.ema) if state.ema else {}
         opt_state = carried_over(state.opt_state, optimizer.init(params))
         return dataclasses.replace(state, params=params, opt_state=opt_state, kept=kept, ema=ema)
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Params
-from jaxssl.core.upcast import upcast as widen
+from jaxssl.core.upcast import upcast
 from jaxssl.models.layers import is_boxed
 from jaxssl.parallel.axes import to_spec
 from jaxssl.parallel.rules import num_shards
@@ -52,7 +52,7 @@ def first_state(
 ) -> State:
     """The state before the first step."""
     zero = jnp.zeros([], jnp.int32)
-    ema = jax.tree.map(widen, params) if has_ema else {}
+    ema = jax.tree.map(upcast, params) if has_ema else {}
     return State(zero, params, optimizer.init(params), zero, kept, ema)
 
 

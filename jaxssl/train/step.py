@@ -14,7 +14,7 @@ from jaxssl.core.keys import dropout_key, numbered_seed
 from jaxssl.core.names import flatten, join, split, unflatten
 from jaxssl.core.ramp import factor_at
 from jaxssl.core.types import Batch, Params, Vocabulary
-from jaxssl.core.upcast import upcast as widen
+from jaxssl.core.upcast import upcast
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import Objective, all_sums
 from jaxssl.parallel.mesh import replicated
@@ -109,7 +109,7 @@ def stream_loss(
 
     def weighted(params: Params, others: Params, anchors: Params):
         value, sums, grads = loss(params, corrupted, key, others, anchors, step)
-        grads = jax.tree.map(widen, grads)
+        grads = jax.tree.map(upcast, grads)
         told = {
             "loss": value,
             "sums": sums,
@@ -155,7 +155,7 @@ def averaged(state: State, params: Params, decay: float) -> Params:
     """
     updates = (state.step - state.skipped).astype(jnp.float32)
     share = 1 - jnp.minimum(decay, (1 + updates) / (10 + updates))
-    mean = lambda old, new: old + share.astype(old.dtype) * (widen(new) - old)
+    mean = lambda old, new: old + share.astype(old.dtype) * (upcast(new) - old)
     known, moved = flatten(state.ema), flatten(params)
     return unflatten({path: mean(known[path], value) for path, value in moved.items()})
 

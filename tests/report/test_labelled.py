@@ -58,11 +58,11 @@ def cells(markup):
     ]
 
 
-def test_scores_of_both_splits_stand_beside_a_blind_guess(run):
+def test_scores_of_both_splits_stand_beside_the_majority_baseline(run):
     shown = sections(run)["Scores"]
     for value in ("0.8750", "0.7500", "0.2500"):
         assert value in cells(shown), value
-    assert "step 40" in shown and "accuracy of a blind guess" in shown
+    assert "step 40" in shown and "accuracy of the majority baseline" in shown
 
 
 def test_the_confusion_matrix_has_every_count_and_shades_by_share_of_the_row(run):

@@ -392,7 +392,7 @@ def test_of_questions_that_all_have_answers_the_scores_are_those_of_squad_1(file
     assert all("no_answer_score" not in row for row in rows)
 
 
-def test_blind_guesses_look_at_no_question(files):
+def test_the_majority_baseline_looks_at_no_question(files):
     train, dev = (
         TASK.learn_labels(table_of(files / "train.json")).encode(
             table_of(files / name), tokenizer(), LENGTH, name

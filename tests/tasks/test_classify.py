@@ -300,7 +300,7 @@ def test_scores_are_of_the_likeliest_label():
     assert scores["exact_match"] == 0.25 and several.metric in scores
 
 
-def test_blind_guessing_says_what_is_most_frequent_in_training():
+def test_the_majority_baseline_says_what_is_most_frequent_in_training():
     task = learnt()
     logits = task.majority_baseline(np.array([1, 1, 2]), np.zeros(5, int))["logits"]
     assert logits.argmax(-1).tolist() == [1] * 5

@@ -327,7 +327,7 @@ def test_outputs_are_labels_with_probabilities():
         assert output["probabilities"] == pytest.approx(dict(zip(RELATIONS, want)), abs=1e-6)
 
 
-def test_blind_guessing_is_the_most_frequent_relation_of_training():
+def test_the_majority_baseline_is_the_most_frequent_relation_of_training():
     logits = learnt().majority_baseline(references([2, 1, 2]), references([0] * 4))["logits"]
     assert logits.argmax(-1).tolist() == [2] * 4
 

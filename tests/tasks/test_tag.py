@@ -262,7 +262,7 @@ def test_tags_without_a_scheme_are_scored_as_classes(tokenizer):
     assert "entities" not in rows[0] and "strict_f1" not in scores
 
 
-def test_blind_guessing_finds_no_entity_and_says_the_most_frequent_tag(tokenizer):
+def test_the_majority_baseline_finds_no_entity_and_says_the_most_frequent_tag(tokenizer):
     data = sentences()
     task = Tag().learn_labels(data)
     encoded = task.encode(data, tokenizer, LONG, "train")

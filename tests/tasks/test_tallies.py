@@ -45,10 +45,10 @@ def test_summed_tallies_give_the_metric_that_scores_report(make):
 
 
 @pytest.mark.parametrize("make", [classified, several, related])
-def test_a_blind_guess_says_the_same_of_every_row(make):
+def test_the_majority_baseline_says_the_same_of_every_row(make):
     task, _, references = make()
-    blind = task.majority_baseline(references, references)
-    chosen = task.outputs(blind, references)
+    baseline = task.majority_baseline(references, references)
+    chosen = task.outputs(baseline, references)
     assert len(chosen) == 50 and all(row == chosen[0] for row in chosen)
 
 

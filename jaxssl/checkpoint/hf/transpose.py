@@ -22,11 +22,15 @@ BLOCK = 64 << 20
 """Bytes that are copied before their source may be forgotten."""
 
 
+def _keep(share: float) -> None:
+    del share
+
+
 def copy(
     target: np.ndarray,
     values: np.ndarray,
     num_rows: int = 1,
-    forget: Callable[[float], None] = lambda share: None,
+    forget: Callable[[float], None] = _keep,
 ) -> None:
     """`target[:] = values`.
 

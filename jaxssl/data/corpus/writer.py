@@ -25,7 +25,13 @@ from jaxssl.data.tokenizer.tokenizer import Tokenizer
 BATCH_DOCUMENTS = 1000
 BATCH_CHARACTERS = 1 << 20
 SPLITS = ("train", "validation", "test")
-SENTENCES = {"rule": split_sentences, "line": split_lines, "none": lambda text: [text]}
+
+
+def as_one_sentence(text: str) -> list[str]:
+    return [text]
+
+
+SENTENCES = {"rule": split_sentences, "line": split_lines, "none": as_one_sentence}
 
 
 class Work(NamedTuple):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxssl.checkpoint.hf import turning
+from jaxssl.checkpoint.hf import transpose
 
 DTYPES = [np.float32, np.float16, np.float64, ml_dtypes.bfloat16]
 
@@ -23,22 +23,22 @@ DTYPES = [np.float32, np.float16, np.float64, ml_dtypes.bfloat16]
 def test_any_layout_and_dtype_is_copied(target, source, shape, num_rows, order, pieces):
     values = np.random.default_rng(0).standard_normal(shape).astype(source).transpose(order)
     made = np.zeros(values.shape, target)
-    given = turning.BAND, turning.TILE
-    turning.BAND, turning.TILE = pieces
+    given = transpose.BAND, transpose.TILE
+    transpose.BAND, transpose.TILE = pieces
     try:
-        turning.copy(made, values, num_rows)
+        transpose.copy(made, values, num_rows)
     finally:
-        turning.BAND, turning.TILE = given
+        transpose.BAND, transpose.TILE = given
     assert made.tobytes() == np.ascontiguousarray(values).astype(target).tobytes()
 
 
 def test_what_has_been_read_is_said_to_be_forgotten(monkeypatch):
-    monkeypatch.setattr(turning, "BLOCK", 40)
+    monkeypatch.setattr(transpose, "BLOCK", 40)
     values, told = np.arange(30, dtype=np.float32).reshape(6, 5), []
-    turning.copy(np.zeros((6, 5), np.float32), values, 1, told.append)
+    transpose.copy(np.zeros((6, 5), np.float32), values, 1, told.append)
     assert told == [pytest.approx(share) for share in (2 / 6, 4 / 6, 1.0, 1.0)]
 
 
 def test_a_target_that_cannot_be_filled_is_an_error():
     with pytest.raises(AssertionError, match="joined"):
-        turning.copy(np.zeros((4, 6, 5))[:, ::2], np.ones((4, 3, 5)), 0)
+        transpose.copy(np.zeros((4, 6, 5))[:, ::2], np.ones((4, 3, 5)), 0)
