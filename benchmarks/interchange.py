@@ -50,15 +50,15 @@ COMMANDS = (
 import json, sys, time
 from pathlib import Path
 import jax
-from jaxssl import exporting, importing
-importing.LEAST_SHARE = 0.0  # a tokenizer of 400 tokens does for this
+from jaxssl.commands import export, import_hf
+import_hf.LEAST_SHARE = 0.0  # a tokenizer of 400 tokens does for this
 source, out, dtype = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 jax.block_until_ready(jax.numpy.ones(3) + 1)
 before, start = peak(), time.perf_counter()
-importing.import_model(source, out / "run", dtype=dtype, say=lambda text: None)
+import_hf.import_model(source, out / "run", dtype=dtype, say=lambda text: None)
 read, used = time.perf_counter() - start, peak() - before
 start = time.perf_counter()
-exporting.export(out / "run", out / "exported")
+export.export(out / "run", out / "exported")
 write = time.perf_counter() - start
 size = sum(file.stat().st_size for file in (out / "exported").glob("*.safetensors"))
 print(json.dumps(dict(read=read, write=write, used=used, size=size)))

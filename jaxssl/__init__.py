@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0.dev0"
 
 if TYPE_CHECKING:
+    from jaxssl.commands.embed import embed_file as embed_file
+    from jaxssl.commands.export import export as export
+    from jaxssl.commands.import_hf import import_model as import_model
+    from jaxssl.commands.predict import predict as predict
     from jaxssl.core.errors import UserError as UserError
     from jaxssl.core.registry import register as register
-    from jaxssl.embedding import embed_file as embed_file
-    from jaxssl.exporting import export as export
     from jaxssl.generate.decode import Sampling as Sampling
-    from jaxssl.importing import import_model as import_model
     from jaxssl.models.heads import Head as Head
     from jaxssl.models.heads import LabelHead as LabelHead
     from jaxssl.models.transformer import ModelConfig as ModelConfig
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from jaxssl.objectives.base import Sums as Sums
     from jaxssl.optim.base import Optimizer as Optimizer
     from jaxssl.optim.schedules import Schedule as Schedule
-    from jaxssl.predicting import predict as predict
     from jaxssl.run.config import FINETUNE as FINETUNE
     from jaxssl.run.config import load_config as load_config
     from jaxssl.run.open import evaluate_run as evaluate_run

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxssl import verbs
+from jaxssl.commands import parser
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
-    return verbs.make_parser(
+    return parser.make_parser(
         {
             "tokenizer": _tokenizer,
             "prepare": _prepare,
@@ -211,19 +211,19 @@ def _finetune(options: argparse.Namespace) -> int:
         return 0
     if options.seeds is None:
         return _train_run(config)
-    from jaxssl import comparing
+    from jaxssl.commands import compare
     from jaxssl.train.stopping import EXIT_STOPPED
 
-    results = comparing.run_seeds(config, options.seeds)
+    results = compare.run_seeds(config, options.seeds)
     if results is None:
         return EXIT_STOPPED
     metric = config.labelled.objective.metric
-    print("\n".join(["", *comparing.seeds_table(results, metric)]))
+    print("\n".join(["", *compare.seeds_table(results, metric)]))
     return 0
 
 
 def _baseline(options: argparse.Namespace) -> int:
-    from jaxssl import baseline
+    from jaxssl.commands import baseline
     from jaxssl.run.config import FINETUNE
 
     config = _load_run(options, FINETUNE)
@@ -284,10 +284,10 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl import predicting
+    from jaxssl.commands import predict
     from jaxssl.parallel import hosts
 
-    rows = predicting.predict(
+    rows = predict.predict(
         options.run_dir,
         options.input,
         options.output,
@@ -305,10 +305,10 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _embed(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl import embedding
+    from jaxssl.commands import embed
     from jaxssl.parallel import hosts
 
-    rows = embedding.embed_file(
+    rows = embed.embed_file(
         options.run_dir,
         options.input,
         options.output,
@@ -370,9 +370,9 @@ def _fill_mask(options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl import importing
+    from jaxssl.commands import import_hf
 
-    made = importing.import_model(
+    made = import_hf.import_model(
         options.source,
         options.out,
         dtype=options.dtype,
@@ -387,25 +387,25 @@ def _import(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl import verifying
+    from jaxssl.commands import verify
 
-    differences = verifying.verify(options.source, length=options.length)
+    differences = verify.verify(options.source, length=options.length)
     for found in differences:
         state = "equal" if found.is_small else "DIFFERENT"
         print(
             f"{found.what}: {state}; relative difference {found.relative:.1e} (limit "
-            f"{verifying.LIMIT:.0e}), largest {found.largest:.1e}"
+            f"{verify.LIMIT:.0e}), largest {found.largest:.1e}"
         )
     return 0 if all(found.is_small for found in differences) else 1
 
 
 def _export(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl import exporting
+    from jaxssl.commands import export
     from jaxssl.core.errors import UserError
 
     if options.check:
-        name = exporting.check(options.run_dir, options.layers)
+        name = export.check(options.run_dir, options.layers)
         print(f"{options.run_dir}: it exports as transformers.{name}")
         return 0
     if options.out is None:
@@ -415,7 +415,7 @@ def _export(options: argparse.Namespace) -> int:
             expected="a new directory, or --check",
             got="none",
         )
-    name = exporting.export(
+    name = export.export(
         options.run_dir,
         options.out,
         step=options.step,
@@ -441,17 +441,17 @@ def _report(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl import comparing
+    from jaxssl.commands import compare
 
-    compared = comparing.compare(
+    compared = compare.compare(
         options.runs, split=options.split, samples=options.samples, seed=options.seed
     )
-    print("\n".join(comparing.comparison_table(*compared)))
+    print("\n".join(compare.comparison_table(*compared)))
     return 0
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from jaxssl.inspecting import inspect_path
+    from jaxssl.commands.inspect import inspect_path
 
     print("\n".join(inspect_path(Path(options.path), verify=options.verify)))
     return 0
@@ -459,8 +459,8 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     set_up_jax()
+    from jaxssl.commands.demo import demo
     from jaxssl.core.bounds import refuse_address
-    from jaxssl.demo import demo
 
     refuse_address(options.out, "--out")
     return demo(Path(options.out), short=options.short)

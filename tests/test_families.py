@@ -17,7 +17,7 @@ import toy  # noqa: E402
 import transformers  # noqa: E402
 import tuned  # noqa: E402
 
-from jaxssl import exporting, predicting  # noqa: E402
+from jaxssl.commands import export, predict  # noqa: E402
 from jaxssl.core.errors import UserError  # noqa: E402
 from jaxssl.core.names import flatten  # noqa: E402
 from jaxssl.data.tables.table import Table  # noqa: E402
@@ -67,7 +67,7 @@ def test_a_family_is_pretrained_exported_and_fine_tuned(name, words, byte_store,
     losses = [row["loss"] for row in toy.rows_of(tmp_path / "run", "train")]
     assert losses[-1] < losses[0] and np.isfinite(losses).all()
 
-    exporting.export(tmp_path / "run", tmp_path / "exported")
+    export.export(tmp_path / "run", tmp_path / "exported")
     tuning = tuned.configured(
         tmp_path / "exported",
         table,
@@ -89,12 +89,12 @@ def test_a_family_is_pretrained_exported_and_fine_tuned(name, words, byte_store,
     tokens = "embeddings/tokens/embedding"
     assert np.array_equal(after[tokens], before[tokens])
 
-    exporting.export(tmp_path / "tuned", tmp_path / "classifier")
+    export.export(tmp_path / "tuned", tmp_path / "classifier")
     pipeline: Any = transformers.pipeline(
         "text-classification", model=str(tmp_path / "classifier"), top_k=None
     )
     (tmp_path / "texts.csv").write_text("text\n" + "\n".join(TEXTS) + "\n")
-    predicting.predict(tmp_path / "tuned", str(tmp_path / "texts.csv"), tmp_path / "said.jsonl")
+    predict.predict(tmp_path / "tuned", str(tmp_path / "texts.csv"), tmp_path / "said.jsonl")
     lines = (tmp_path / "said.jsonl").read_text().splitlines()
     for line, theirs in zip(lines, pipeline(TEXTS, batch_size=3), strict=True):
         probabilities = {each["label"]: each["score"] for each in theirs}

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxssl import predicting
+from jaxssl.commands import predict
 from jaxssl.core.errors import UserError
 from jaxssl.run.build import build
 from jaxssl.run.config import FINETUNE, load_config
@@ -124,9 +124,9 @@ def test_scores_are_those_of_the_outputs_against_the_file(tagger, folder):
 def test_predict_writes_the_tags_that_are_scored_for_each_sentence(
     tagger, folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(predicting, "CHUNK_ROWS", 8)
+    monkeypatch.setattr(predict, "CHUNK_ROWS", 8)
     given, out = folder / "test.conll", tmp_path / "out.jsonl"
-    assert predicting.predict(tagger[0], given, out, step="last") == 30
+    assert predict.predict(tagger[0], given, out, step="last") == 30
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     in_file = read_conll(given)
     gold = [[tag for _, tag in sentence] for sentence in in_file]
@@ -136,7 +136,7 @@ def test_predict_writes_the_tags_that_are_scored_for_each_sentence(
     scores = entity_scores([row["tags"] for row in rows], gold, "IOB1", "conlleval")
     assert scores["f1"] == values["f1"] and scores["accuracy"] == values["accuracy"]
     (tmp_path / "t.txt").write_text("".join(" ".join(row["words"]) + "\n" for row in rows))
-    predicting.predict(tagger[0], tmp_path / "t.txt", tmp_path / "t.jsonl", step="last")
+    predict.predict(tagger[0], tmp_path / "t.txt", tmp_path / "t.jsonl", step="last")
     lines = (tmp_path / "t.jsonl").read_text().splitlines()
     assert [json.loads(line)["tags"] for line in lines] == [row["tags"] for row in rows]
 

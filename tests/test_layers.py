@@ -15,20 +15,14 @@ PACKAGE = ROOT / "jaxssl"
 
 LAYERS = [
     {"core"},
-    {"arguments"},
-    {"verbs"},
     {"ops", "data", "parallel", "optim", "scores"},
     {"models"},
     {"objectives", "generate", "checkpoint"},
     {"tasks", "transfer"},
     {"train"},
     {"report"},
-    {"imported_task"},
-    {"exportable"},
     {"run"},
-    {"predicting", "exporting", "importing"},
-    {"comparing", "baseline", "embedding", "verifying"},
-    {"demo", "inspecting"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]
@@ -37,10 +31,10 @@ LAYERS = [
 FENCES = {
     "flax": ("models/*.py",),
     "orbax": ("checkpoint/*.py",),
-    "transformers": ("data/tokenizer/*.py", "verifying.py"),
+    "transformers": ("data/tokenizer/*.py", "commands/verify.py"),
     "pydantic": ("core/config.py",),
     "yaml": ("core/config.py",),
-    "torch": ("verifying.py",),
+    "torch": ("commands/verify.py",),
 }
 
 

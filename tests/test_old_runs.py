@@ -9,8 +9,8 @@ import pytest
 import toy
 
 from jaxssl import cli
-from jaxssl.exporting import export
-from jaxssl.predicting import predict
+from jaxssl.commands.export import export
+from jaxssl.commands.predict import predict
 from jaxssl.report import write_report
 from jaxssl.run.config import FINETUNE, load_config, read_config
 from jaxssl.run.open import evaluate_run

@@ -13,9 +13,9 @@ import hf_models  # noqa: E402
 from jaxssl.checkpoint.hf.directory import TASK_SCOPES, open_model  # noqa: E402
 from jaxssl.checkpoint.hf.safetensors import Reader, open_file  # noqa: E402
 from jaxssl.checkpoint.hf.writing import write_directory  # noqa: E402
+from jaxssl.commands.imported_task import task_of  # noqa: E402
 from jaxssl.core.errors import UserError  # noqa: E402
 from jaxssl.core.names import flatten, unflatten  # noqa: E402
-from jaxssl.imported_task import task_of  # noqa: E402
 from jaxssl.models.layers import unbox  # noqa: E402
 from jaxssl.tasks.answer import Answer  # noqa: E402
 from jaxssl.tasks.classify import Classify  # noqa: E402

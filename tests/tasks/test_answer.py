@@ -13,7 +13,7 @@ import pytest
 import squad_questions
 import tiny
 
-from jaxssl import predicting
+from jaxssl.commands import predict
 from jaxssl.core.errors import UserError
 from jaxssl.data.corpus.sources import Docstrings
 from jaxssl.data.examples import ExampleData, row_lengths
@@ -130,11 +130,11 @@ def test_a_small_model_learns_which_words_answer_and_when_none_do(run):
 
 
 def test_predict_writes_an_answer_for_each_question(run, files, predicted, tmp_path, monkeypatch):
-    monkeypatch.setattr(predicting, "CHUNK_ROWS", 16)
+    monkeypatch.setattr(predict, "CHUNK_ROWS", 16)
     task, predictions, references = predicted
     want = task.outputs(predictions, references)
     out = tmp_path / "out.jsonl"
-    assert predicting.predict(run[0], files / "dev.json", out, step="last") == 45
+    assert predict.predict(run[0], files / "dev.json", out, step="last") == 45
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     for got, right in zip(rows, want, strict=True):
         for name in ("id", "answer", "start"):

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxssl import cli, embedding, importing
+from jaxssl import cli
+from jaxssl.commands import embed, import_hf
 from jaxssl.run.open import open_run
 
 TEXTS = ["the old man sees a bird near a river", "a dog", "my sister sees a bird in the garden"]
 
 
 def test_a_text_has_the_same_vector_alone_and_among_others(base):
-    embedder = embedding.open_embedder(base, batch_size=2)
+    embedder = embed.open_embedder(base, batch_size=2)
     together = embedder.embed(TEXTS)
     assert together.shape == (3, open_run(base).model.config.hidden_size)
     for text, vector in zip(TEXTS, together):
@@ -48,9 +49,9 @@ def test_minilm_gives_the_sentence_vectors_of_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
     assert MINILM is not None and MINILM.submodule_search_locations
     source = Path(MINILM.submodule_search_locations[0]) / "model"
-    importing.import_model(source, tmp_path / "minilm", say=lambda text: None)
+    import_hf.import_model(source, tmp_path / "minilm", say=lambda text: None)
     texts = ["eat food", "eat bread", *TEXTS]
-    ours = embedding.open_embedder(tmp_path / "minilm", normalize=True).embed(texts)
+    ours = embed.open_embedder(tmp_path / "minilm", normalize=True).embed(texts)
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     model = transformers.AutoModel.from_pretrained(source).eval()
     inputs = tokenizer(texts, padding=True, return_tensors="pt")

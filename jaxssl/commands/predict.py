@@ -1,7 +1,7 @@
 """What a fine-tuned run says of each row of a file, in memory that does not grow with the file.
 
-from jaxssl import predicting
-predicting.predict("runs/sst2", ["reviews.csv"], "predictions.jsonl")
+from jaxssl.commands import predict
+predict.predict("runs/sst2", ["reviews.csv"], "predictions.jsonl")
 """
 
 import dataclasses

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="exported directories are loaded wit
 import transformers  # noqa: E402
 import tuned  # noqa: E402
 
-from jaxssl import exporting, predicting  # noqa: E402
+from jaxssl.commands import export, predict  # noqa: E402
 from jaxssl.core.errors import UserError  # noqa: E402
 from jaxssl.run.open import evaluate_run, open_run  # noqa: E402
 from jaxssl.run.train import train_run  # noqa: E402
@@ -21,7 +21,7 @@ TEXTS = ["the old man sees a bird near a river", "a dog", "my sister sees a bird
 @pytest.fixture(scope="module")
 def exported(base, tmp_path_factory):
     out = tmp_path_factory.mktemp("exported") / "base"
-    assert exporting.export(base, out) == "BertForPreTraining"
+    assert export.export(base, out) == "BertForPreTraining"
     return out
 
 
@@ -59,7 +59,7 @@ def test_the_exported_tokenizer_makes_the_same_tokens(base, exported):
 
 
 def test_the_card_tells_what_the_model_was_made_of(base, table, classifier, tmp_path):
-    exporting.export(classifier, tmp_path / "out")
+    export.export(classifier, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     accuracy = json.loads((classifier / "scores.json").read_text())["splits"]["validation"]
     for line in (
@@ -72,11 +72,11 @@ def test_the_card_tells_what_the_model_was_made_of(base, table, classifier, tmp_
 
 def test_a_pipeline_of_transformers_says_what_predict_says(classifier, tmp_path):
     out = tmp_path / "exported"
-    assert exporting.export(classifier, out) == "BertForSequenceClassification"
+    assert export.export(classifier, out) == "BertForSequenceClassification"
     pipeline = transformers.pipeline("text-classification", model=str(out), top_k=None)
     file = tmp_path / "texts.csv"
     file.write_text("text\n" + "\n".join(TEXTS) + "\n")
-    predicting.predict(classifier, [str(file)], str(tmp_path / "said.jsonl"))
+    predict.predict(classifier, [str(file)], str(tmp_path / "said.jsonl"))
     ours = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
     for mine, yours in zip(ours, pipeline(TEXTS), strict=True):
         assert mine["label"] == yours[0]["label"]
@@ -98,7 +98,7 @@ def test_fine_tuning_starts_from_an_exported_directory_as_from_the_run(
 
 
 def test_an_exported_classifier_goes_on_where_its_head_is_named(classifier, table, tmp_path):
-    exporting.export(classifier, tmp_path / "exported")
+    export.export(classifier, tmp_path / "exported")
     config = tuned.configured(
         tmp_path / "exported",
         table,
@@ -135,10 +135,10 @@ def test_what_no_class_of_transformers_does_is_refused_and_leaves_nothing(base, 
     config = tuned.configured(base, table, tmp_path / "run", "train.epochs=1")
     train_run(config, lambda text: None)  # the mean of all tokens
     with pytest.raises(UserError, match=r"task\.pooling=cls"):
-        exporting.check(tmp_path / "run")
-    assert exporting.check(base) == "BertForPreTraining"
+        export.check(tmp_path / "run")
+    assert export.check(base) == "BertForPreTraining"
     with pytest.raises(UserError, match=r"task\.pooling=cls"):
-        exporting.export(tmp_path / "run", tmp_path / "out")
+        export.export(tmp_path / "run", tmp_path / "out")
     with pytest.raises(UserError, match="already"):
-        exporting.export(base, tmp_path)
+        export.export(base, tmp_path)
     assert not list(tmp_path.glob("*out*"))

@@ -10,11 +10,11 @@ from typing import Any
 from jaxssl.checkpoint.hf.directory import CONFIG
 from jaxssl.checkpoint.hf.families import family_of
 from jaxssl.checkpoint.hf.writing import architecture_of
+from jaxssl.commands.imported_task import pooling
 from jaxssl.core.errors import UserError
 from jaxssl.data.tokenizer.export import check_written, write_tokenizer
 from jaxssl.data.tokenizer.loading import with_tokens
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
-from jaxssl.imported_task import pooling
 from jaxssl.models.bert import RobertaConfig
 from jaxssl.models.heads import HEADS, Head
 from jaxssl.models.model import ModelConfig

@@ -1,7 +1,7 @@
 """`jaxssl import`: a Hugging Face directory, or a model of the hub, as a run directory at step 0.
 
-from jaxssl import importing
-importing.import_model("downloads/MiniLM", "runs/minilm")
+from jaxssl.commands import import_hf
+import_hf.import_model("downloads/MiniLM", "runs/minilm")
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from jaxssl.checkpoint.hf.safetensors import CONVERT, SINGLE
 from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.checkpoint.parameter_index import HfSource, base_record, index_hf
+from jaxssl.commands.imported_task import GENERATION, task_of
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import init_key
@@ -27,7 +28,6 @@ from jaxssl.core.precision import Float, Precision
 from jaxssl.data.config import ImportedData
 from jaxssl.data.tokenizer.loading import load_tokenizer, with_tokens
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
-from jaxssl.imported_task import GENERATION, task_of
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.parallel.mesh import make_mesh

@@ -11,7 +11,8 @@ import toy
 import tuned
 from safetensors.numpy import load_file, save_file
 
-from jaxssl import cli, exporting, importing, predicting
+from jaxssl import cli
+from jaxssl.commands import export, import_hf, predict
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
 from jaxssl.data.tokenizer.loading import load_tokenizer, with_tokens
@@ -24,14 +25,14 @@ TEXTS = ["the old man sees a [MASK] near a river"]
 @pytest.fixture(scope="module")
 def exported(base, tmp_path_factory):
     out = tmp_path_factory.mktemp("exported") / "base"
-    exporting.export(base, out)
+    export.export(base, out)
     return out
 
 
 @pytest.fixture(scope="module")
 def imported(exported, tmp_path_factory):
     out, said = tmp_path_factory.mktemp("imported") / "run", []
-    importing.import_model(exported, out, say=said.append)
+    import_hf.import_model(exported, out, say=said.append)
     return out, said
 
 
@@ -53,8 +54,8 @@ def test_its_parameters_have_the_bits_of_the_run_and_all_are_told(base, imported
 
 def test_to_import_and_use_a_model_needs_no_torch(exported, tmp_path):
     code = (
-        "import sys; from jaxssl import fill_masks, importing;"
-        "importing.import_model(sys.argv[1], sys.argv[2]);"
+        "import sys; from jaxssl import fill_masks; from jaxssl.commands import import_hf;"
+        "import_hf.import_model(sys.argv[1], sys.argv[2]);"
         "assert fill_masks(sys.argv[2], ['a [MASK]']);"
         "assert 'torch' not in sys.modules"
     )
@@ -69,13 +70,13 @@ def test_a_run_starts_from_it(imported, table, tmp_path):
 
 
 def test_parameters_take_the_dtype_that_is_told(exported, imported, tmp_path):
-    out = importing.import_model(exported, tmp_path / "run", dtype="bfloat16", say=print)
+    out = import_hf.import_model(exported, tmp_path / "run", dtype="bfloat16", say=print)
     wide = tuned.whole(imported[0])
     for name, value in flatten(open_run(out).params).items():
         assert str(value.dtype) == "bfloat16"
         np.testing.assert_allclose(np.asarray(value, np.float32), wide[name], rtol=2**-8)
     with pytest.raises(UserError, match="float32 or bfloat16"):
-        importing.import_model(exported, tmp_path / "other", dtype="float16")
+        import_hf.import_model(exported, tmp_path / "other", dtype="float16")
     assert not (tmp_path / "other").exists()
 
 
@@ -87,17 +88,17 @@ def test_tensors_that_have_no_place_are_an_error_unless_they_are_dropped(exporte
     tensors = {**load_file(changed / "model.safetensors"), "bert.adapter": np.ones(3, np.float32)}
     save_file(tensors, changed / "model.safetensors")
     with pytest.raises(UserError, match="adapter"):
-        importing.import_model(changed, tmp_path / "run")
+        import_hf.import_model(changed, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    importing.import_model(changed, tmp_path / "run", drop=["adapter"])
+    import_hf.import_model(changed, tmp_path / "run", drop=["adapter"])
     assert fill_masks(tmp_path / "run", TEXTS)
 
 
 def test_a_language_model_is_evaluated_on_a_store_as_the_run_it_was(byte_store, tmp_path):
     config = toy.configured(byte_store, tmp_path / "gpt", "gpt2", "train.steps=6")
     train_run(config, lambda text: None)
-    exporting.export(tmp_path / "gpt", tmp_path / "exported")
-    importing.import_model(tmp_path / "exported", tmp_path / "run", say=list)
+    export.export(tmp_path / "gpt", tmp_path / "exported")
+    import_hf.import_model(tmp_path / "exported", tmp_path / "run", say=list)
     before = evaluate_run(tmp_path / "gpt")
     sizes = ["data.max_length=16", "data.batch_size=8"]
     after = evaluate_run(tmp_path / "run", store=str(byte_store), layers=sizes)
@@ -110,14 +111,14 @@ def test_a_language_model_is_evaluated_on_a_store_as_the_run_it_was(byte_store, 
 def again(classifier, tmp_path_factory):
     """The run that the exported classifier was imported as."""
     root = tmp_path_factory.mktemp("again")
-    exporting.export(classifier, root / "exported")
-    return importing.import_model(root / "exported", root / "run", say=list)
+    export.export(classifier, root / "exported")
+    return import_hf.import_model(root / "exported", root / "run", say=list)
 
 
 def test_a_classifier_predicts_as_the_run_it_was(classifier, again, table, tmp_path):
     said = []
     for run_dir, name in zip((classifier, again), ("before.jsonl", "after.jsonl")):
-        predicting.predict(run_dir, [str(table)], str(tmp_path / name))
+        predict.predict(run_dir, [str(table)], str(tmp_path / name))
         rows = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
         said.append(rows)
     assert [row["label"] for row in said[0]] == [row["label"] for row in said[1]]
@@ -126,7 +127,7 @@ def test_a_classifier_predicts_as_the_run_it_was(classifier, again, table, tmp_p
 
 
 def test_a_classifier_is_evaluated_on_a_table_that_is_named(again, table, tmp_path):
-    predicting.predict(again, [str(table)], str(tmp_path / "said.jsonl"))
+    predict.predict(again, [str(table)], str(tmp_path / "said.jsonl"))
     rows = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
     right = np.mean([row["label"] == row["input_label"] for row in rows])
     values = evaluate_run(again, layers=[f"data.table.path={table}"])
@@ -136,7 +137,7 @@ def test_a_classifier_is_evaluated_on_a_table_that_is_named(again, table, tmp_pa
 
 
 def test_a_classifier_is_exported_again_with_the_same_bits(again, tmp_path):
-    name = exporting.export(again, tmp_path / "again")
+    name = export.export(again, tmp_path / "again")
     assert name == "BertForSequenceClassification"
     there, here = (
         load_file(d / "model.safetensors") for d in (again.parent / "exported", tmp_path / "again")
@@ -147,7 +148,7 @@ def test_a_classifier_is_exported_again_with_the_same_bits(again, tmp_path):
 
 def test_vocabulary_and_positions_grow_and_what_was_there_stays(exported, imported, tmp_path):
     out = tmp_path / "run"
-    importing.import_model(
+    import_hf.import_model(
         exported,
         out,
         tokens=["<sql>", "</sql>"],
@@ -174,7 +175,7 @@ def test_vocabulary_and_positions_grow_and_what_was_there_stays(exported, import
 def test_tokens_that_are_known_and_multiples_of_nothing_are_refused(exported, tmp_path):
     for changes in ({"tokens": ["[MASK]"]}, {"tokens": ["<a>", "<a>"]}, {"pad_vocab_to": 0}):
         with pytest.raises(UserError, match="known already|multiple"):
-            importing.import_model(exported, tmp_path / "run", **changes)
+            import_hf.import_model(exported, tmp_path / "run", **changes)
     assert not (tmp_path / "run").exists()
 
 
@@ -184,11 +185,11 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(exported, tmp_pa
     with pytest.raises(
         UserError, match="smaller than the tokenizer's.*\n.*\n.*\n.*\n.*pad-vocab-to"
     ):
-        importing.import_model(changed, tmp_path / "run")
+        import_hf.import_model(changed, tmp_path / "run")
     with pytest.raises(UserError, match=r"model\.vocab_size"):
-        importing.import_model(exported, tmp_path / "run", layers=["model.vocab_size=9"])
+        import_hf.import_model(exported, tmp_path / "run", layers=["model.vocab_size=9"])
     assert not (tmp_path / "run").exists()
-    importing.import_model(changed, tmp_path / "run", pad_vocab_to=8, say=list)
+    import_hf.import_model(changed, tmp_path / "run", pad_vocab_to=8, say=list)
     assert fill_masks(tmp_path / "run", TEXTS)
 
 
@@ -197,7 +198,7 @@ def test_a_tokenizer_that_is_not_there_or_not_the_models_is_refused(exported, tm
         (tmp_path / "bare").mkdir(exist_ok=True)
         shutil.copyfile(exported / name, tmp_path / "bare" / name)
     with pytest.raises(UserError, match="a tokenizer cannot be loaded"):
-        importing.import_model(tmp_path / "bare", tmp_path / "run", say=print)
+        import_hf.import_model(tmp_path / "bare", tmp_path / "run", say=print)
     toy.train_toy_tokenizer("byte_bpe", 400).save(tmp_path / "bare")
     content = json.loads((tmp_path / "bare" / "config.json").read_text())
     assert content["vocab_size"] < 400
@@ -205,14 +206,14 @@ def test_a_tokenizer_that_is_not_there_or_not_the_models_is_refused(exported, tm
     (tmp_path / "bare" / "tokenizer.json").write_text(json.dumps(few))
     (tmp_path / "bare" / "tokenizer_config.json").write_text('{"unk_token": "[UNK]"}')
     with pytest.raises(UserError, match=r"(?s)far fewer tokens.*got:      2 in"):
-        importing.import_model(tmp_path / "bare", tmp_path / "run", say=print)
+        import_hf.import_model(tmp_path / "bare", tmp_path / "run", say=print)
     assert not (tmp_path / "run").exists()
 
 
 def test_rows_without_a_token_are_told(exported, tmp_path):
     said = []
     changes = {"pad_vocab_to": 64, "layers": ["model.max_positions=40"]}
-    importing.import_model(exported, tmp_path / "run", say=said.append, **changes)
+    import_hf.import_model(exported, tmp_path / "run", say=said.append, **changes)
     assert any("rows of the vocabulary have no token" in line for line in said)
 
 
@@ -220,12 +221,12 @@ def test_a_save_that_fails_leaves_nothing(exported, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(importing, "_save", fail)
+    monkeypatch.setattr(import_hf, "_save", fail)
     with pytest.raises(OSError, match="no space"):
-        importing.import_model(exported, tmp_path / "run", say=list)
+        import_hf.import_model(exported, tmp_path / "run", say=list)
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="already"):
-        importing.import_model(exported, tmp_path, say=list)
+        import_hf.import_model(exported, tmp_path, say=list)
 
 
 def test_a_model_of_the_hub_with_pickled_weights_alone_is_told_how_to_be_converted(
@@ -238,10 +239,10 @@ def test_a_model_of_the_hub_with_pickled_weights_alone_is_told_how_to_be_convert
     names = ["config.json", "pytorch_model.bin"]
     monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: names)
     with pytest.raises(UserError, match="save_pretrained"):
-        importing.find_source("someone/old")
+        import_hf.find_source("someone/old")
     assert "*.bin" not in fetched[0]["allow_patterns"]
     (tmp_path / "model.safetensors").write_bytes(b"")
-    assert importing.find_source("someone/old") == tmp_path
+    assert import_hf.find_source("someone/old") == tmp_path
 
 
 def test_a_model_without_a_language_model_head_is_sent_to_embed(again):

@@ -8,8 +8,9 @@ pytest.importorskip("torch", reason="verify compares with torch")
 
 import hf_models  # noqa: E402
 
-from jaxssl import cli, verifying  # noqa: E402
+from jaxssl import cli  # noqa: E402
 from jaxssl.checkpoint.hf import directory  # noqa: E402
+from jaxssl.commands import verify  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_the_same_model_is_equal(case, head, tmp_path, capsys):
 
 def test_a_body_alone_has_no_logits(tmp_path):
     path = hf_models.save(hf_models.reference("llama", "Model"), tmp_path / "model")
-    assert [found.what for found in verifying.verify(path)] == ["hidden states"]
+    assert [found.what for found in verify.verify(path)] == ["hidden states"]
 
 
 def test_a_window_that_the_rows_do_not_reach_is_told(tmp_path, capsys):
@@ -77,6 +78,6 @@ def test_another_model_is_told(tmp_path, monkeypatch, capsys):
         config = dataclasses.replace(found.config, rotary_theta=100.0)
         return dataclasses.replace(found, config=config)
 
-    monkeypatch.setattr(verifying, "open_model", wrong)
+    monkeypatch.setattr(verify, "open_model", wrong)
     assert cli.main(["verify", str(path)]) == 1
     assert "DIFFERENT" in capsys.readouterr().out

@@ -13,7 +13,8 @@ import pytest
 import toy
 import tuned
 
-from jaxssl import cli, predicting
+from jaxssl import cli
+from jaxssl.commands import predict
 from jaxssl.core.errors import UserError
 from jaxssl.data.tables.config import TableFile
 from jaxssl.data.tables.read import read_table
@@ -41,15 +42,15 @@ def run(base, table, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictor(run):
-    return predicting.open_predictor(run)
+    return predict.open_predictor(run)
 
 
 @pytest.fixture(autouse=True)
 def opened_once(run, predictor, monkeypatch):
     """Opens that run once for all tests: it compiles its lengths again when it is opened again."""
-    again = predicting.open_predictor
+    again = predict.open_predictor
     monkeypatch.setattr(
-        predicting,
+        predict,
         "open_predictor",
         lambda path, step, layers: (
             predictor if Path(path) == run and not layers else again(path, step, layers)
@@ -76,12 +77,12 @@ def lines_of(path):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks of 16 rows, two batches."""
-    monkeypatch.setattr(predicting, "CHUNK_ROWS", 16)
+    monkeypatch.setattr(predict, "CHUNK_ROWS", 16)
 
 
-def predict(run, given, output, **options):
+def predicted(run, given, output, **options):
     said = []
-    rows = predicting.predict(run, given, output, note=said.append, **options)
+    rows = predict.predict(run, given, output, note=said.append, **options)
     return rows, said
 
 
@@ -114,7 +115,7 @@ def shares_alone(run, texts):
 def test_each_row_gets_what_a_forward_pass_of_it_alone_says(run, predictor, small_chunks, tmp_path):
     texts = texts_of(70)
     given = write_jsonl(tmp_path / "t.jsonl", [{"n": i, "text": t} for i, t in enumerate(texts)])
-    rows, _ = predict(run, given, tmp_path / "out.jsonl")
+    rows, _ = predicted(run, given, tmp_path / "out.jsonl")
     out = lines_of(tmp_path / "out.jsonl")
     assert rows == len(out) == 70
     assert [(row["n"], row["text"]) for row in out] == list(enumerate(texts))
@@ -134,7 +135,7 @@ def test_each_length_is_compiled_once_however_many_chunks_there_are(
     run, small_chunks, opened_once, tmp_path, monkeypatch
 ):
     traced = []
-    make = predicting.make_predict_step
+    make = predict.make_predict_step
 
     def counted(*given):
         step = make(*given)
@@ -145,10 +146,10 @@ def test_each_length_is_compiled_once_however_many_chunks_there_are(
 
         return counting
 
-    monkeypatch.setattr(predicting, "make_predict_step", counted)
-    monkeypatch.setattr(predicting, "open_predictor", opened_once)
+    monkeypatch.setattr(predict, "make_predict_step", counted)
+    monkeypatch.setattr(predict, "open_predictor", opened_once)
     given = write_jsonl(tmp_path / "t.jsonl", [{"text": t} for t in texts_of(200, most=20)])
-    predict(run, given, tmp_path / "out.jsonl")
+    predicted(run, given, tmp_path / "out.jsonl")
     assert sorted(traced) == [(8, length) for length in (8, 16, 24)]
 
 
@@ -248,23 +249,23 @@ def test_examples_of_several_rows_or_none_give_one_output_each(predictor):
 def test_the_input_comes_before_the_prediction_and_neither_hides_the_other(run, tmp_path):
     row = {"label": "gold", "text": "the cat", "input_label": 1, "none": None, "nan": float("nan")}
     given = write_jsonl(tmp_path / "t.jsonl", [row, {"text": "my sister", "none": [1]}])
-    _, said = predict(run, given, tmp_path / "out.jsonl")
+    _, said = predicted(run, given, tmp_path / "out.jsonl")
     first, second = lines_of(tmp_path / "out.jsonl")
     names = ["input_label", "text", "input_input_label", "label", "probabilities"]
     assert list(first) == names and first["input_label"] == "gold" and first["label"] != "gold"
     assert list(second) == ["text", "none", "label", "probabilities"]
     renamed = "label as input_label, input_label as input_input_label"
     assert said == [f"columns of the input whose names predictions have: {renamed}"]
-    _, said = predict(run, given, tmp_path / "bare.jsonl", keep_input=False)
+    _, said = predicted(run, given, tmp_path / "bare.jsonl", keep_input=False)
     kept = [{name: row[name] for name in names[-2:]} for row in (first, second)]
     assert lines_of(tmp_path / "bare.jsonl") == kept and not said
 
 
 def test_a_column_may_have_another_name_than_in_training(run, tmp_path):
     given = write_jsonl(tmp_path / "t.jsonl", [{"review": "the cat"}, {"review": "my sister"}])
-    predict(run, given, tmp_path / "other.jsonl", layers=["task.text=review"], keep_input=False)
+    predicted(run, given, tmp_path / "other.jsonl", layers=["task.text=review"], keep_input=False)
     given = write_jsonl(tmp_path / "t.jsonl", [{"text": "the cat"}, {"text": "my sister"}])
-    predict(run, given, tmp_path / "usual.jsonl", keep_input=False)
+    predicted(run, given, tmp_path / "usual.jsonl", keep_input=False)
     assert lines_of(tmp_path / "other.jsonl") == lines_of(tmp_path / "usual.jsonl")
 
 
@@ -272,8 +273,8 @@ def test_a_column_may_have_another_name_than_in_training(run, tmp_path):
 def test_a_table_comes_back_with_its_rows_and_the_predictions_beside_them(run, tmp_path, ending):
     given = tmp_path / "t.csv"
     given.write_text('id,text,label\n1,"the cat, ""old""",x\n2,my sister,\n')
-    predict(run, given, tmp_path / "out.jsonl")
-    predict(run, given, tmp_path / f"out.{ending}")
+    predicted(run, given, tmp_path / "out.jsonl")
+    predicted(run, given, tmp_path / f"out.{ending}")
     table = read_table(TableFile(path=str(tmp_path / f"out.{ending}")))
     assert table.columns.pop("probabilities") == [
         json.dumps(row["probabilities"]) for row in lines_of(tmp_path / "out.jsonl")
@@ -306,10 +307,10 @@ def test_options_of_the_training_tables_are_not_taken_over_and_that_is_said(run,
     (copy / "config.yaml").write_text(config.replace("delimiter: null", "delimiter: ;", 1))
     given = tmp_path / "t.csv"
     given.write_text("text,n\nthe cat,1\n")
-    _, said = predict(copy, given, tmp_path / "a.jsonl")
+    _, said = predicted(copy, given, tmp_path / "a.jsonl")
     assert "delimiter=';'" in said[0] and "--set" in said[0]
     given.write_text("text;n\nthe cat;1\n")
-    _, said = predict(copy, given, tmp_path / "b.jsonl", options=["delimiter=;"])
+    _, said = predicted(copy, given, tmp_path / "b.jsonl", options=["delimiter=;"])
     assert not said
     assert lines_of(tmp_path / "a.jsonl") == lines_of(tmp_path / "b.jsonl")
 
@@ -317,7 +318,7 @@ def test_options_of_the_training_tables_are_not_taken_over_and_that_is_said(run,
 def test_truncation_is_said_in_all_with_numbers(run, small_chunks, tmp_path):
     lengths = [5, 30, 22, 23, 40] * 10
     given = write_jsonl(tmp_path / "t.jsonl", [{"text": " ".join(["cat"] * n)} for n in lengths])
-    _, said = predict(run, given, tmp_path / "out.jsonl")
+    _, said = predicted(run, given, tmp_path / "out.jsonl")
     room = 24 - 2
     rows, lost = sum(n > room for n in lengths), sum(max(0, n - room) for n in lengths)
     assert len(said) == 1 and f"{rows} of 50 rows (60.0%)" in said[0]
@@ -330,7 +331,7 @@ def test_truncation_is_said_in_all_with_numbers(run, small_chunks, tmp_path):
 def test_tables_know_how_many_rows_of_all_files_come_before_them(predictor, small_chunks, tmp_path):
     given = write_jsonl(tmp_path / "t.jsonl", [{"text": text} for text in texts_of(20, most=5)])
     files = [TableFile(path=str(given))] * 2
-    starts = [table.start for table, _ in predicting.predictions_of(predictor, files)]
+    starts = [table.start for table, _ in predict.predictions_of(predictor, files)]
     assert starts == [0, 16, 20, 36]
 
 
@@ -338,7 +339,7 @@ def test_rows_are_predicted_before_the_file_is_read_to_its_end(predictor, small_
     given = write_jsonl(tmp_path / "t.jsonl", [{"text": t} for t in texts_of(5000, most=5)])
     with given.open("a") as file:
         file.write("no json")
-    tables = predicting.predictions_of(predictor, [TableFile(path=str(given))])
+    tables = predict.predictions_of(predictor, [TableFile(path=str(given))])
     for _ in range(3):
         table, rows = next(tables)
         assert len(table) == len(rows) == 16
@@ -349,17 +350,17 @@ def test_a_mistake_far_down_leaves_no_output_and_what_was_there(run, small_chunk
     rows = [{"text": text} for text in texts_of(40, most=9)]
     given = write_jsonl(tmp_path / "t.jsonl", [*rows, {"text": "  "}, *rows])
     with pytest.raises(UserError, match=r"a text is empty(?s:.*)t.jsonl:41"):
-        predict(run, given, tmp_path / "out.jsonl")
+        predicted(run, given, tmp_path / "out.jsonl")
     assert list(tmp_path.iterdir()) == [given]
     (tmp_path / "out.jsonl").write_text("before")
     with pytest.raises(UserError, match="a text is empty"):
-        predict(run, given, tmp_path / "out.jsonl", overwrite=True)
+        predicted(run, given, tmp_path / "out.jsonl", overwrite=True)
     assert (tmp_path / "out.jsonl").read_text() == "before" and len(list(tmp_path.iterdir())) == 2
 
 
 def test_an_interrupt_half_way_leaves_no_output(run, small_chunks, tmp_path, monkeypatch):
     given = write_jsonl(tmp_path / "t.jsonl", [{"text": text} for text in texts_of(40, most=9)])
-    predict_encoded = predicting.Predictor.predict_encoded
+    predict_encoded = predict.Predictor.predict_encoded
     seen = []
 
     def interrupted(self, encoded):
@@ -368,9 +369,9 @@ def test_an_interrupt_half_way_leaves_no_output(run, small_chunks, tmp_path, mon
             raise KeyboardInterrupt
         return predict_encoded(self, encoded)
 
-    monkeypatch.setattr(predicting.Predictor, "predict_encoded", interrupted)
+    monkeypatch.setattr(predict.Predictor, "predict_encoded", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        predict(run, given, tmp_path / "out.jsonl")
+        predicted(run, given, tmp_path / "out.jsonl")
     (hidden,) = seen[2]  # rows were written, but not under that name
     assert hidden.startswith(".out.jsonl.") and hidden.endswith(".tmp")
     assert list(tmp_path.iterdir()) == [given]

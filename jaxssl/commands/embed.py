@@ -1,7 +1,7 @@
 """`jaxssl embed`: one vector for each text of a file, from any run.
 
-from jaxssl import embedding
-vectors = embedding.open_embedder("runs/minilm", normalize=True).embed(["eat food", "eat bread"])
+from jaxssl.commands import embed
+vectors = embed.open_embedder("runs/minilm", normalize=True).embed(["eat food", "eat bread"])
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxssl.commands.predict import CHUNK_ROWS, write
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.progress import bar, silent
@@ -30,7 +31,6 @@ from jaxssl.models.model import Model, check_length
 from jaxssl.ops.pooling import Pooling, pool
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_shards, replicated
-from jaxssl.predicting import CHUNK_ROWS, write
 from jaxssl.run.open import TrainedModel, open_run
 from jaxssl.train.evaluation import in_order, over_batches
 

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Mapping
 
-from jaxssl.arguments import Parser, add_embed, add_predict
+from jaxssl.commands.arguments import Parser, add_embed, add_predict
 
 EPILOG = """
 A recipe is a YAML file, or the name of one that comes with jaxssl (`jaxssl config

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tuned
 
-from jaxssl import comparing
-from jaxssl.comparing import Difference, SeedResult
+from jaxssl.commands import compare
+from jaxssl.commands.compare import Difference, SeedResult
 from jaxssl.core.errors import UserError
 from jaxssl.run.train import train_run
 from jaxssl.tasks import answer_windows, tag_windows
@@ -26,7 +26,7 @@ def seeds(base, table, tmp_path_factory):
     """Two seeds of a linear probe; what was said."""
     out, said = tmp_path_factory.mktemp("seeds") / "probe", []
     config = tuned.configured(base, table, out, *HEAD)
-    return out, comparing.run_seeds(config, 2, said.append), said
+    return out, compare.run_seeds(config, 2, said.append), said
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_the_table_of_seeds_has_mean_deviation_and_collapsed_runs():
         SeedResult(2, "seed-2", 0.5, 0.5),
         SeedResult(3, "seed-3", None, 0.0),
     ]
-    text = "\n".join(comparing.seeds_table(results, "accuracy"))
+    text = "\n".join(compare.seeds_table(results, "accuracy"))
     assert f"mean {np.mean([0.9, 0.8, 0.5]):.4f}" in text
     assert f"deviation {np.std([0.9, 0.8, 0.5], ddof=1):.4f}" in text
     assert "2 of 4 runs collapsed" in text and text.count("collapsed") == 3
@@ -65,7 +65,7 @@ def test_the_table_of_seeds_has_mean_deviation_and_collapsed_runs():
 
 def test_runs_are_compared_on_the_same_examples(seeds, scratch):
     out, results, _ = seeds
-    groups, differences = comparing.compare([out, scratch], samples=200)
+    groups, differences = compare.compare([out, scratch], samples=200)
     assert [group.name for group in groups] == ["probe", "scratch"]
     assert groups[0].scores == pytest.approx([result.score for result in results])
     assert not groups[0].is_fresh and groups[1].is_fresh
@@ -73,12 +73,12 @@ def test_runs_are_compared_on_the_same_examples(seeds, scratch):
     assert difference.is_transfer and difference.group == "probe"
     assert difference.difference == pytest.approx(groups[0].scores.mean() - groups[1].scores[0])
     assert difference.low <= difference.difference <= difference.high
-    text = "\n".join(comparing.comparison_table(groups, differences))
+    text = "\n".join(compare.comparison_table(groups, differences))
     assert "18 examples" in text and "from scratch" in text and "2 seeds" in text
 
 
 def test_a_run_compared_with_itself_shows_no_difference(scratch):
-    _, (difference,) = comparing.compare([scratch, scratch], samples=50)
+    _, (difference,) = compare.compare([scratch, scratch], samples=50)
     assert (difference.difference, difference.low, difference.high) == (0, 0, 0)
     assert difference.verdict == "no difference shown"
 
@@ -94,15 +94,15 @@ def test_a_transferred_model_that_is_worse_is_called_negative_transfer():
 
 def test_what_cannot_be_compared_is_refused(seeds, scratch, base, table, tmp_path):
     with pytest.raises(UserError, match="nothing to compare with"):
-        comparing.compare([scratch])
+        compare.compare([scratch])
     with pytest.raises(UserError, match="was not fine-tuned here"):
-        comparing.compare([scratch, base])
+        compare.compare([scratch, base])
     with pytest.raises(UserError, match="at least 2"):
-        comparing.run_seeds(tuned.configured(base, table, tmp_path / "x", *HEAD), 1)
+        compare.run_seeds(tuned.configured(base, table, tmp_path / "x", *HEAD), 1)
     task = Classify(labels=("a", "b"))
-    group = lambda refs: comparing.Group("g", task, False, (0,), np.ones((1, 3, 2)), np.array(refs))
+    group = lambda refs: compare.Group("g", task, False, (0,), np.ones((1, 3, 2)), np.array(refs))
     with pytest.raises(UserError, match="not evaluated on the same examples"):
-        comparing._check_same(group([0, 1, 1]), group([0, 1, 0]), "validation")
+        compare._check_same(group([0, 1, 1]), group([0, 1, 0]), "validation")
     assert Path(seeds[0]).is_dir()
 
 
@@ -138,13 +138,13 @@ def test_seeds_that_both_have_stay_paired_and_those_without_a_score_are_told():
     def group(name, seeds, without=()):
         tallies = np.arange(len(seeds) * 6.0).reshape(len(seeds), 3, 2) + seeds[0]
         task = Classify(labels=("a", "b"))
-        return comparing.Group(name, task, False, seeds, tallies, np.zeros(3), without)
+        return compare.Group(name, task, False, seeds, tallies, np.zeros(3), without)
 
     one, other = group("one", (0, 1, 2)), group("other", (0, 2), (1,))
-    ours, theirs, paired = comparing.paired_runs(one, other)
+    ours, theirs, paired = compare.paired_runs(one, other)
     assert paired and np.array_equal(ours, one.tallies[[0, 2]])
     assert np.array_equal(theirs, other.tallies)
-    all_of_one, single, paired = comparing.paired_runs(one, group("third", (0,)))
+    all_of_one, single, paired = compare.paired_runs(one, group("third", (0,)))
     assert not paired and len(all_of_one) == 3 and len(single) == 1
-    lines = comparing.comparison_table([one, other], [])
+    lines = compare.comparison_table([one, other], [])
     assert "seeds without a score: 1" in lines[2] and "without a score" not in lines[1]

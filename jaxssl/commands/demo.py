@@ -143,7 +143,7 @@ WAYS = {
 def fine_tune(out: Path, scale: Scale) -> list[str] | None:
     """Trains the demo's BERT to tell libraries apart, in all `WAYS`; the table of what came out, or
     None where a signal stopped it."""
-    from jaxssl import baseline
+    from jaxssl.commands import baseline
     from jaxssl.data.corpus.libraries import write_libraries
     from jaxssl.run.config import FINETUNE, load_config
     from jaxssl.run.train import train_run

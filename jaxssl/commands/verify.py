@@ -13,11 +13,11 @@ import jax
 import numpy as np
 
 from jaxssl.checkpoint.hf.directory import HfDirectory, open_model
+from jaxssl.commands.import_hf import find_source
+from jaxssl.commands.imported_task import pooling as row_pooling
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.types import Batch
-from jaxssl.imported_task import pooling as row_pooling
-from jaxssl.importing import find_source
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import check_length
 from jaxssl.tasks.pooling import pooled

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import toy
 
-from jaxssl import exportable
+from jaxssl.commands import exportable
 from jaxssl.core.errors import UserError
 from jaxssl.data.tokenizer.loading import SentencePieceTokenizer
 from jaxssl.models.bert import BertConfig, RobertaConfig

@@ -1,7 +1,7 @@
 """`jaxssl export`: a run as a Hugging Face directory, which `transformers` and its kin load.
 
-from jaxssl import exporting
-exporting.export("runs/reuters", "reuters-hf")
+from jaxssl.commands import export
+export.export("runs/reuters", "reuters-hf")
 """
 
 import dataclasses
@@ -18,20 +18,20 @@ import numpy as np
 
 from jaxssl.checkpoint.hf.safetensors import NAMES
 from jaxssl.checkpoint.hf.writing import SHARD_BYTES, write_directory
-from jaxssl.core.errors import UserError
-from jaxssl.core.layer_names import canonical, layer_range
-from jaxssl.core.names import flatten, unflatten
-from jaxssl.data.store.manifest import ROLES
-from jaxssl.data.tokenizer.export import check_written
-from jaxssl.data.tokenizer.loading import load_tokenizer
-from jaxssl.exportable import (
+from jaxssl.commands.exportable import (
     HfClass,
     check_exportable,
     hf_class,
     with_padding,
     write_tokenizer_for,
 )
-from jaxssl.imported_task import GENERATION
+from jaxssl.commands.imported_task import GENERATION
+from jaxssl.core.errors import UserError
+from jaxssl.core.layer_names import canonical, layer_range
+from jaxssl.core.names import flatten, unflatten
+from jaxssl.data.store.manifest import ROLES
+from jaxssl.data.tokenizer.export import check_written
+from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import num_parameters
 from jaxssl.run.config import read_config

@@ -1,0 +1,1 @@
+"""The verbs on what is there: compare, embed, export, import, inspect, predict, verify."""
