@@ -216,6 +216,8 @@ def test_the_passes_over_each_stream_are_counted(done):
     for name in sizes:
         assert last[f"{name}/epoch"] == pytest.approx(drawn[name] / per_epoch[name])
         assert last[f"{name}/epoch"] > first[f"{name}/epoch"]
+        count = f"{last[f'{name}/tokens']:,} tokens, "
+        assert f"<dt>{name}</dt><dd>{count}" in (out / "report.html").read_text()
 
 
 def test_the_step_of_several_streams_is_the_sum_of_their_steps_each_by_its_weight():
