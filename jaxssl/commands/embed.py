@@ -32,7 +32,7 @@ from jaxssl.ops.pooling import Pooling, pool
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_shards, replicated
 from jaxssl.run.open import TrainedModel, open_run
-from jaxssl.train.evaluation import in_order, over_batches
+from jaxssl.train.evaluation import DataPass, in_order, over_batches
 
 NPY = ".npy"
 MAX_LENGTH = 512
@@ -63,9 +63,9 @@ class Embedder:
         if not len(texts):
             return np.zeros((0, width), np.float32), cut
         data = ExampleData(examples, fixed_lengths(self.max_length), list(texts))
-        given: Any = (self.step, trained.params, data, trained.mesh, self.batch_size)
+        rows = DataPass(data=data, mesh=trained.mesh, batch_size=self.batch_size)
         with trained.in_use():
-            _, found = in_order(list(over_batches(*given, show=False)))
+            _, found = in_order(list(over_batches(self.step, trained.params, rows)))
         return found["embedding"], cut
 
 

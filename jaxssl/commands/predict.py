@@ -30,7 +30,7 @@ from jaxssl.run.config import StreamConfig, read_config
 from jaxssl.run.feeds import as_data
 from jaxssl.run.open import TrainedModel, fitting_size, open_run
 from jaxssl.tasks.base import Encoded, Task
-from jaxssl.train.evaluation import in_order, over_batches
+from jaxssl.train.evaluation import DataPass, in_order, over_batches
 from jaxssl.train.step import make_predict_step
 
 CHUNK_ROWS = 4096
@@ -81,9 +81,9 @@ class Predictor:
         predictions: Mapping[str, np.ndarray] = {}
         if encoded.examples.num_rows:
             data = as_data(encoded, self.lengths)
-            given = (self.step, trained.params, data, trained.mesh, self.batch_size)
+            rows = DataPass(data=data, mesh=trained.mesh, batch_size=self.batch_size)
             with trained.in_use():
-                _, predictions = in_order(list(over_batches(*given, show=False)))
+                _, predictions = in_order(list(over_batches(self.step, trained.params, rows)))
         return task.outputs(predictions, encoded.references)
 
 

@@ -4,7 +4,6 @@ Shapes: B rows, T tokens, S cached tokens, N heads, K heads of keys and values, 
 """
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,6 +14,7 @@ from jaxssl.models.config import BlockConfig
 from jaxssl.models.layer_context import Context, LayerNumbers
 from jaxssl.models.layers import Projection, dropout_rng, make_norm
 from jaxssl.ops.attention.kernels import attention
+from jaxssl.ops.attention.operands import Operands, WeightDropout
 from jaxssl.ops.attention.pattern import Pattern, Tokens
 from jaxssl.ops.rotary import rotate
 from jaxssl.parallel.axes import constrain
@@ -58,7 +58,7 @@ class SelfAttention(nn.Module):
         if self.is_mutable_collection("cache"):
             k, v = self._cached(k, v, context)
             queries, keys = Tokens(positions=context.positions), Tokens()
-        out = self._attend(numbers.pattern, context, q, k, v, queries, keys)
+        out = self._attend(numbers.pattern, context, Operands(q, k, v, queries, keys))
         out = checkpoint_name(out, "attention_output")
         return Projection(
             (block.hidden_size,),
@@ -70,23 +70,27 @@ class SelfAttention(nn.Module):
             name="output",
         )(out)
 
-    def _attend(self, number: jax.Array | None, context: Context, *given: Any) -> jax.Array:
+    def _attend(self, number: jax.Array | None, context: Context, operands: Operands) -> jax.Array:
         """Attention by the pattern of this number. Each runs for its own layers alone."""
-        c, key = self.config.attention, dropout_rng(self)
+        c, key, rows = self.config.attention, dropout_rng(self), context.rows
 
-        def attend(pattern: Pattern, *given: Any) -> jax.Array:
-            key, rows, q, k, v, queries, keys = given
-            options = {"dropout_rate": c.dropout, "dropout_key": key, "rows": rows}
-            options["precision"] = self.config.precision
-            return attention(c.kernel, q, k, v, pattern, queries, keys, **options)
+        def attend(
+            pattern: Pattern, key: jax.Array | None, rows: jax.Array | None, operands: Operands
+        ) -> jax.Array:
+            weight_dropout = WeightDropout(c.dropout, key, rows)
+            return attention(c.kernel, operands, pattern, self.config.precision, weight_dropout)
 
         branches = [functools.partial(attend, pattern) for pattern in context.patterns]
         if number is None:
-            return branches[0](key, context.rows, *given)
+            return branches[0](key, rows, operands)
+
         # Checkpointed, for else each layer keeps what the backward passes of all branches need:
         # 677 MiB instead of 167 in 22 layers of 512 tokens.
-        switch = lambda number, *given: jax.lax.switch(number, branches, *given)
-        return jax.checkpoint(switch, prevent_cse=False)(number, key, context.rows, *given)
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def switch(number, key, rows, operands):
+            return jax.lax.switch(number, branches, key, rows, operands)
+
+        return switch(number, key, rows, operands)
 
     def _cached(self, k: jax.Array, v: jax.Array, context: Context) -> tuple[jax.Array, jax.Array]:
         """Writes k, v [B, T, K, D] to their slots; all keys and values [B, S, K, D].

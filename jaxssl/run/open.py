@@ -39,8 +39,8 @@ from jaxssl.run.build import make_vocabulary
 from jaxssl.run.config import RunConfig, StreamConfig, read_config
 from jaxssl.run.feeds import open_split
 from jaxssl.run.networks import inits, make_model
-from jaxssl.train.evaluation import Evaluation, evaluate
-from jaxssl.train.samples import continue_texts, fill_text, mask_text
+from jaxssl.train.evaluation import DataPass, Evaluation, evaluate
+from jaxssl.train.samples import LanguageModel, continue_texts, fill_text, mask_text
 from jaxssl.train.state import everything, laid_out
 from jaxssl.train.step import make_eval_step
 from jaxssl.transfer.start import Start, first_params, plan_start
@@ -70,6 +70,11 @@ class TrainedModel:
     def in_use(self) -> contextlib.AbstractContextManager[None]:
         """Inside, arrays are laid out as the run's are."""
         return use_layout(self.mesh, make_rules(self.config.mesh.rules))
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """What continues texts and fills masks in them."""
+        return LanguageModel(self.model, self.params, self.tokenizer, self.vocabulary)
 
 
 def open_run(
@@ -160,9 +165,9 @@ def evaluate_run(
     check_length(trained.config.model, *chosen.data.longest)
     if store is not None:
         chosen = dataclasses.replace(chosen, data=chosen.data.of_store(store))
-    data, ratio = open_split(chosen, split, trained.config.model, trained.tokenizer)
+    data, tokens_per_byte = open_split(chosen, split, trained.config.model, trained.tokenizer)
     size = chosen.data.batch_size
-    made = evaluate_on(trained, data, chosen.objective, size, batches, ratio)
+    made = evaluate_on(trained, data, chosen.objective, size, batches, tokens_per_byte)
     size = fitting_size(trained, size)
     rows = data.num_rows if batches is None else min(data.num_rows, batches * size)
     return {"step": trained.step, "rows": rows, **made.values}
@@ -200,18 +205,16 @@ def evaluate_on(
     """Loss, metrics and predictions of a trained model over data; see `evaluate_run`."""
     seed = trained.config.train.seed
     step = make_eval_step(trained.model, objective, trained.vocabulary, seed=seed)
+    rows = DataPass(
+        data=data,
+        mesh=trained.mesh,
+        batch_size=fitting_size(trained, batch_size),
+        limit=batches,
+        progress="validate" if show else None,
+    )
     with trained.in_use():
-        return evaluate(
-            jax.jit(step, out_shardings=replicated(trained.mesh)),
-            objective,
-            trained.params,
-            data,
-            trained.mesh,
-            batch_size=fitting_size(trained, batch_size),
-            limit=batches,
-            tokens_per_byte=tokens_per_byte,
-            show=show,
-        )
+        step = jax.jit(step, out_shardings=replicated(trained.mesh))
+        return evaluate(step, objective, trained.params, rows, tokens_per_byte)
 
 
 def fitting_size(trained: TrainedModel, batch_size: int) -> int:
@@ -237,10 +240,7 @@ def generate_texts(
     data = trained.config.data
     with trained.in_use():
         return continue_texts(
-            trained.model,
-            trained.params,
-            trained.tokenizer,
-            trained.vocabulary,
+            trained.language_model,
             tuple(prompts),
             sampling,
             data.trained_length if data is not None else None,
@@ -276,11 +276,8 @@ def fill_masks(
                 got=repr(other[0]) if other else "no mask",
                 fix=f"write {mask} where a word is wanted",
             )
-    model, params, vocabulary = trained.model, trained.params, trained.vocabulary
     with trained.in_use():
-        return [
-            fill_text(model, params, trained.tokenizer, vocabulary, text, top) for text in texts
-        ]
+        return [fill_text(trained.language_model, text, top) for text in texts]
 
 
 def _check_head(trained: TrainedModel, use: Use) -> None:

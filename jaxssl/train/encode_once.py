@@ -19,7 +19,7 @@ from jaxssl.data.examples import ExampleData, Examples
 from jaxssl.models.model import Model
 from jaxssl.parallel.mesh import replicated
 from jaxssl.tasks.base import Task
-from jaxssl.train.evaluation import over_batches, row_numbers
+from jaxssl.train.evaluation import DataPass, over_batches, row_numbers
 from jaxssl.train.feeds import Feed, Feeds
 from jaxssl.train.program import Program
 
@@ -37,8 +37,8 @@ def encode_once(program: Program, feeds: Feeds, params: Params) -> Feeds:
 
     def encoded(data: Any, name: str) -> ExampleData:
         size, words = feed.config.batch_size, f"encode {name}"
-        batches = over_batches(step, params, data, program.mesh, size, description=words)
-        return with_features(data, task.states_read, batches)
+        rows = DataPass(data=data, mesh=program.mesh, batch_size=size, progress=words)
+        return with_features(data, task.states_read, over_batches(step, params, rows))
 
     validation = feed.validation
     if validation is not None:

@@ -1,6 +1,7 @@
 """Validation: every row once, sums added up, divided at the end."""
 
 import collections
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -77,19 +78,38 @@ class Evaluation:
     predictions: dict[str, np.ndarray]
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DataPass:
+    """One pass over data: each row once, in batches that are laid out over a mesh.
+
+    Attributes:
+      limit: at most so many batches, spread evenly over the data; None is all of them.
+      progress: the words of a progress bar; None shows none.
+      fill: whether the last batch is filled up with rows that do not count, see `Data`.
+    """
+
+    data: Data
+    mesh: Mesh
+    batch_size: int
+    limit: int | None = None
+    progress: str | None = None
+    fill: bool = False
+
+    @property
+    def num_batches(self) -> int:
+        """Of the pass; the last one may hold padding."""
+        count = -(-self.data.num_rows // self.batch_size)
+        return count if self.limit is None else min(count, self.limit)
+
+
 def evaluate(
     step: Callable[[Params, Batch], dict[str, Any]],
     objective: Objective,
     params: Params,
-    data: Data,
-    mesh: Mesh,
-    *,
-    batch_size: int,
-    limit: int | None = None,
+    rows: DataPass,
     tokens_per_byte: float | None = None,
-    show: bool = True,
 ) -> Evaluation:
-    """The objective's loss and metrics over `data`, each row counted exactly once.
+    """The objective's loss and metrics over data, each row counted exactly once.
 
     Args:
       step: a jitted `make_eval_step`.
@@ -99,12 +119,12 @@ def evaluate(
       Its values are `loss` (the weighted total), `loss/<name>`, `accuracy/<name>`, `perplexity`,
       `bits_per_byte`, and the scores of a task.
     """
-    total, rows = None, []
-    batches = over_batches(
-        step, params, data, mesh, batch_size, check=objective.check_rows, limit=limit, show=show
-    )
-    for sums in batches:
-        rows.append(sums.pop("rows"))
+    if objective.whole_batch:
+        _check_pool(rows)
+        rows = dataclasses.replace(rows, fill=True)
+    total, outputs = None, []
+    for sums in over_batches(step, params, rows, check=objective.check_rows):
+        outputs.append(sums.pop("rows"))
         total = sums if total is None else metrics.add_sums(total, sums)
     assert total is not None
     values = {
@@ -112,40 +132,48 @@ def evaluate(
         **metrics.finished(objective, total["metrics"]),
     }
     values |= metrics.language_numbers(objective, values, tokens_per_byte)
-    if not rows[0]:
+    if not outputs[0]:
         return Evaluation(values, np.zeros(0, np.int64), {})
-    chosen, predictions = in_order(rows)
-    values |= objective.scores(predictions, data.references(chosen))
+    chosen, predictions = in_order(outputs)
+    values |= objective.scores(predictions, rows.data.references(chosen))
     return Evaluation(values, chosen, predictions)
+
+
+def _check_pool(rows: DataPass) -> None:
+    """Refuses to tell rows from each other where there is one of them.
+
+    Raises:
+      UserError: says so.
+    """
+    if min(rows.batch_size, rows.data.num_rows) < 2:
+        raise UserError(
+            "the rows of a batch are told from each other, and there is one row",
+            where="data.batch_size, evaluation.split",
+            expected="at least 2 rows in a batch",
+            got=f"batches of {rows.batch_size}, {rows.data.num_rows} rows in all",
+        )
 
 
 def over_batches(
     step: Callable[[Params, Batch], Any],
     params: Params,
-    data: Data,
-    mesh: Mesh,
-    batch_size: int,
-    *,
+    rows: DataPass,
     check: Callable[[Batch], None] | None = None,
-    limit: int | None = None,
-    description: str = "validate",
-    show: bool = True,
 ) -> Iterator[Any]:
     """What `step` makes of each batch, on the host; the device works on some batches ahead.
 
     Args:
       check: refuses rows that `step` would have to cut.
     """
-    sharding = batch_sharding(mesh)
-    places = hosts.local_places(sharding, batch_size)
-    batches = data.eval_batches(batch_size, places, limit)
-    count = -(-data.num_rows // batch_size)
-    count = count if limit is None else min(count, limit)
+    sharding, size, words = batch_sharding(rows.mesh), rows.batch_size, rows.progress
+    places = hosts.local_places(sharding, size)
+    batches = rows.data.eval_batches(size, places, rows.limit, rows.fill)
+    shown = words is not None
     in_flight = collections.deque()
-    for batch in bar(batches, total=count, description=description, enabled=show):
+    for batch in bar(batches, total=rows.num_batches, description=words or "", enabled=shown):
         if check is not None:
             check(batch)
-        in_flight.append(step(params, hosts.global_batch(batch, sharding, batch_size)))
+        in_flight.append(step(params, hosts.global_batch(batch, sharding, size)))
         if len(in_flight) > IN_FLIGHT:
             yield jax.device_get(in_flight.popleft())
     while in_flight:
@@ -178,5 +206,9 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     if parts[0].ndim < 2:
         return np.concatenate(parts)
     longest = max(part.shape[1] for part in parts)
-    more = lambda part: [(0, 0), (0, longest - part.shape[1])] + [(0, 0)] * (part.ndim - 2)
-    return np.concatenate([np.pad(part, more(part)) for part in parts])
+
+    def filled(part: np.ndarray) -> np.ndarray:
+        after = [0, longest - part.shape[1], *[0] * (part.ndim - 2)]
+        return np.pad(part, [(0, more) for more in after])
+
+    return np.concatenate([filled(part) for part in parts])

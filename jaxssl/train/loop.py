@@ -29,7 +29,7 @@ from jaxssl.train.learner import Learner
 from jaxssl.train.phase import Phases
 from jaxssl.train.profile import Profiler
 from jaxssl.train.program import Program
-from jaxssl.train.samples import samples
+from jaxssl.train.samples import LanguageModel, samples
 from jaxssl.train.settings import Settings
 from jaxssl.train.sinks import Sinks, read_metrics
 from jaxssl.train.step_log import StepLog, shown
@@ -270,14 +270,9 @@ class Loop:
     def _report(self, step: int) -> None:
         """Samples into the metrics; time spent here is not counted as training."""
         self.watchdog.pause()
-        texts = samples(
-            self.program.model,
-            self.learner.evaluated,
-            self.feeds.tokenizer,
-            self.program.vocabulary,
-            self.settings.samples,
-        )
-        for kind, fields in texts:
+        program, params = self.program, self.learner.evaluated
+        model = LanguageModel(program.model, params, self.feeds.tokenizer, program.vocabulary)
+        for kind, fields in samples(model, self.settings.samples):
             self.sinks.write(kind, step, **fields)
         self.watchdog.beat()
         self.log.start(step)

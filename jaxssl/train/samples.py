@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -111,33 +111,33 @@ def _check_filled(
             )
 
 
+class LanguageModel(NamedTuple):
+    """A model with its parameters, and the tokenizer that turns texts into its tokens."""
+
+    model: Model
+    params: Params
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+
+
 def samples(
-    model: Model,
-    params: Params,
-    tokenizer: Tokenizer,
-    vocabulary: Vocabulary,
-    config: SamplesConfig,
+    language_model: LanguageModel, config: SamplesConfig
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(kind, fields) for each prompt: "sample" with prompt and text, or "fill_mask"."""
     if not config.prompts:
         return
-    if model.can("continue"):
-        texts = continue_texts(
-            model, params, tokenizer, vocabulary, config.prompts, config.sampling
-        )
+    if language_model.model.can("continue"):
+        texts = continue_texts(language_model, config.prompts, config.sampling)
         for prompt, text in zip(config.prompts, texts):
             yield "sample", {"prompt": prompt, "text": text}
-    elif model.can("fill"):
+    elif language_model.model.can("fill"):
         for prompt in config.prompts:
-            for predictions in fill_text(model, params, tokenizer, vocabulary, prompt, config.top):
+            for predictions in fill_text(language_model, prompt, config.top):
                 yield "fill_mask", {"text": prompt, "predictions": predictions}
 
 
 def continue_texts(
-    model: Model,
-    params: Params,
-    tokenizer: Tokenizer,
-    vocabulary: Vocabulary,
+    language_model: LanguageModel,
     prompts: tuple[str, ...],
     sampling: Sampling,
     trained_length: int | None = None,
@@ -149,6 +149,7 @@ def continue_texts(
       start: tokens that each prompt begins with.
       trained_length: see `generate`.
     """
+    model, params, tokenizer, vocabulary = language_model
     lead, end_only = np.array(start, np.int32), np.array([vocabulary.document_end], np.int32)
     ids = [np.concatenate([lead, ids]) for ids in tokenizer.encode_batch(list(prompts))]
     ids = [row if len(row) else end_only for row in ids]
@@ -184,15 +185,9 @@ def mask_row(tokenizer: Tokenizer, vocabulary: Vocabulary, text: str) -> np.ndar
     return np.array([*row, *after], np.int32)
 
 
-def fill_text(
-    model: Model,
-    params: Params,
-    tokenizer: Tokenizer,
-    vocabulary: Vocabulary,
-    text: str,
-    top: int,
-) -> list[list[dict[str, Any]]]:
+def fill_text(language_model: LanguageModel, text: str, top: int) -> list[list[dict[str, Any]]]:
     """For each mask in `text`: [{"token", "probability"}], likeliest first."""
+    model, params, tokenizer, vocabulary = language_model
     row = mask_row(tokenizer, vocabulary, text)
     mask = vocabulary.special_ids["mask"]
     masks = fill_mask(model, params, [row], mask, top, vocabulary.size)[0]

@@ -12,7 +12,7 @@ from jaxssl.core.types import Batch, Params
 from jaxssl.models.layers import unbox
 from jaxssl.parallel.mesh import replicated
 from jaxssl.train import metrics
-from jaxssl.train.evaluation import EvaluationConfig, evaluate
+from jaxssl.train.evaluation import DataPass, EvaluationConfig, evaluate
 from jaxssl.train.feeds import Feed, Feeds
 from jaxssl.train.program import Program, Stream
 from jaxssl.train.settings import Settings
@@ -60,17 +60,14 @@ class Validation:
     def _of_stream(self, stream: Stream, params: Params) -> dict[str, float]:
         feed = self._feeds.streams[stream.name]
         assert feed.validation is not None
-        return evaluate(
-            self._eval_steps[stream.name],
-            stream.objective,
-            params,
-            feed.validation,
-            self._program.mesh,
+        rows = DataPass(
+            data=feed.validation,
+            mesh=self._program.mesh,
             batch_size=feed.config.batch_size,
             limit=self._settings.evaluation.batches,
-            tokens_per_byte=feed.tokens_per_byte,
-            show=False,
-        ).values
+        )
+        step = self._eval_steps[stream.name]
+        return evaluate(step, stream.objective, params, rows, feed.tokens_per_byte).values
 
     @property
     def is_best(self) -> bool:

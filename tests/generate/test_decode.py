@@ -13,7 +13,7 @@ from jaxssl.generate.decode import Sampling, generate
 from jaxssl.models.heads import CAUSAL_LM
 from jaxssl.models.llama import Qwen2Config
 from jaxssl.models.model import Model
-from jaxssl.train.samples import continue_texts
+from jaxssl.train.samples import LanguageModel, continue_texts
 
 MODEL = Model(tiny.gpt2(), (CAUSAL_LM,))
 PARAMS = tiny.random_params(MODEL, seed=1, scale=1.0)
@@ -171,7 +171,8 @@ def test_prompt_and_continuation_together_are_the_text_of_all_their_tokens(kind)
     )
     prompts = ("the cat sees", "a dog", "the old man likes")
     sampling = Sampling(max_new_tokens=8, temperature=0, top_k=None)
-    texts = continue_texts(model, params, tokenizer, vocabulary, prompts, sampling)
+    language_model = LanguageModel(model, params, tokenizer, vocabulary)
+    texts = continue_texts(language_model, prompts, sampling)
     ids = tokenizer.encode_batch(list(prompts))
     new = generate(model, params, ids, sampling, tokenizer.document_end)
     for prompt, text, before, after in zip(prompts, texts, ids, new, strict=True):
@@ -188,6 +189,7 @@ def test_an_empty_prompt_starts_a_document():
         size=tokenizer.vocab_size, special_ids={}, document_end=end, word_starts=np.ones(300, bool)
     )
     sampling = Sampling(max_new_tokens=8, temperature=0)
-    (text,) = continue_texts(model, params, tokenizer, vocabulary, ("",), sampling)
+    language_model = LanguageModel(model, params, tokenizer, vocabulary)
+    (text,) = continue_texts(language_model, ("",), sampling)
     (after,) = generate(model, params, [np.array([end], np.int32)], sampling, end)
     assert text == tokenizer.decode(after)

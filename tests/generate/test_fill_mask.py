@@ -10,7 +10,7 @@ from jaxssl.core.types import Vocabulary
 from jaxssl.generate.fill_mask import fill_mask
 from jaxssl.models.heads import MASKED_LM
 from jaxssl.models.model import Model
-from jaxssl.train.samples import fill_text, mask_row
+from jaxssl.train.samples import LanguageModel, fill_text, mask_row
 
 MASK = tiny.SPECIALS["mask"]
 MODEL = Model(tiny.bert(), (MASKED_LM,))
@@ -77,6 +77,7 @@ def test_text_is_framed_and_its_masks_are_found():
     assert tokens == ["[CLS]", "the", "[MASK]", "sees", "a", "[MASK]", ".", "[SEP]"]
     model = Model(tiny.bert(vocab_size=tokenizer.vocab_size), (MASKED_LM,))
     params = tiny.random_params(model)
-    filled = fill_text(model, params, tokenizer, vocabulary, "the [MASK] sees a [MASK].", 3)
+    language_model = LanguageModel(model, params, tokenizer, vocabulary)
+    filled = fill_text(language_model, "the [MASK] sees a [MASK].", 3)
     assert [len(mask) for mask in filled] == [3, 3]
     assert all(set(guess) == {"token", "probability"} for mask in filled for guess in mask)

@@ -12,6 +12,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.precision import Precision
 from jaxssl.ops.attention import local
 from jaxssl.ops.attention.kernels import KERNELS, Call, Kernel, attention, check_call
+from jaxssl.ops.attention.operands import Operands, WeightDropout
 from jaxssl.ops.attention.pattern import Pattern, Tokens
 
 B, T, N, D = 2, 7, 3, 4
@@ -21,8 +22,8 @@ PREFIX = np.array([[1, 1, 0, 0, 1, 0, 0], [0, 1, 1, 0, 0, 0, 0]], bool)
 
 @functools.partial(jax.jit, static_argnames=("pattern", "rate"))
 def attend(q, k, v, pattern, queries, keys, rate=0.0, key=None, rows=None, bias=None):
-    options = {"precision": Precision(), "dropout_rate": rate, "dropout_key": key, "rows": rows}
-    return attention("xla", q, k, v, pattern, queries, keys, bias=bias, **options)
+    operands = Operands(q, k, v, queries, keys, bias)
+    return attention("xla", operands, pattern, Precision(), WeightDropout(rate, key, rows))
 
 
 def inputs(length=T, keys=T, heads=N, seed=0):
@@ -190,12 +191,11 @@ def test_a_kernel_is_refused_what_it_does_not_take(monkeypatch):
         return "dropout of weights" if call.has_dropout else "bias" if call.has_bias else None
 
     monkeypatch.setitem(KERNELS, "narrow", Kernel(KERNELS["xla"].attend, lacks))
-    q, k, v = inputs()
-    run = functools.partial(attention, "narrow", q, k, v, Pattern(), tokens(), tokens())
-    options = {"precision": Precision(), "dropout_rate": 0.1}
-    run(**options)  # in evaluation nothing is dropped
+    operands = Operands(*map(jnp.asarray, inputs()), tokens(), tokens())
+    run = functools.partial(attention, "narrow", operands, Pattern(), Precision())
+    run(WeightDropout(0.1))  # in evaluation nothing is dropped
     with pytest.raises(UserError, match="narrow cannot") as error:
-        run(**options, dropout_key=jax.random.key(0))
+        run(WeightDropout(0.1, jax.random.key(0)))
     assert error.value.where == "model.attention" and error.value.expected == "one of xla"
     assert "takes no dropout of weights" in error.value.got
     with pytest.raises(UserError, match="takes no bias"):

@@ -27,7 +27,7 @@ from jaxssl.run.config import FINETUNE, load_config
 from jaxssl.run.open import evaluate_run, open_run
 from jaxssl.run.train import train_run
 from jaxssl.tasks.answer import Answer
-from jaxssl.train.evaluation import evaluate
+from jaxssl.train.evaluation import DataPass, evaluate
 from jaxssl.train.step import make_eval_step
 
 TASK = Answer(max_question=8, overlap=8, max_answer_tokens=4, n_best=5)
@@ -236,9 +236,8 @@ def test_scores_do_not_depend_on_the_number_of_devices(run, files):
     for mesh in (tiny.mesh(1), tiny.mesh(4, 2)):
         with jax.set_mesh(mesh):
             placed = tiny.shard_params(found.model, params, mesh)
-            values.append(
-                evaluate(step, task, placed, data, mesh, batch_size=16, show=False).values
-            )
+            rows = DataPass(data=data, mesh=mesh, batch_size=16)
+            values.append(evaluate(step, task, placed, rows).values)
     assert values[0].keys() == values[1].keys()
     for name, value in values[0].items():
         assert values[1][name] == pytest.approx(value, rel=1e-4, abs=1e-5), name

@@ -21,7 +21,7 @@ from jaxssl.run.open import open_run
 from jaxssl.run.train import train_run
 from jaxssl.tasks.entities import WordEntities
 from jaxssl.tasks.relate import Reference, Relate
-from jaxssl.train.evaluation import evaluate, in_order
+from jaxssl.train.evaluation import DataPass, evaluate, in_order
 from jaxssl.train.step import make_eval_step
 
 WORDS = tokenizer("wordpiece")
@@ -396,7 +396,8 @@ def test_scores_are_the_same_on_one_device_and_on_eight(run_dir, opened, devices
     step = jax.jit(make_eval_step(found.model, task, found.vocabulary, seed=0))
     with jax.set_mesh(mesh):
         params = jax.device_put(jax.device_get(found.params), replicated(mesh))
-        values = evaluate(step, task, params, data, mesh, batch_size=16, show=False).values
+        rows = DataPass(data=data, mesh=mesh, batch_size=16)
+        values = evaluate(step, task, params, rows).values
     for name, value in run_dir[1].validation.items():
         assert values[name] == pytest.approx(value, rel=1e-5), name
 

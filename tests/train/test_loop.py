@@ -25,7 +25,7 @@ from jaxssl.run.config import load_config, read_config
 from jaxssl.run.directory import RunLock, open_run_directory
 from jaxssl.run.open import evaluate_run, generate_texts, open_run
 from jaxssl.run.train import train_run
-from jaxssl.train.evaluation import evaluate
+from jaxssl.train.evaluation import DataPass, evaluate
 from jaxssl.train.loop import fit
 from jaxssl.train.phase import Phases
 from jaxssl.train.step import make_eval_step
@@ -416,9 +416,8 @@ def test_validation_counts_every_row_once(devices, bert_parts, reference):
 
     mesh = tiny.mesh(data=devices)
     with jax.set_mesh(mesh):
-        values = evaluate(
-            counting, objective, params, StoreData(rows), mesh, batch_size=24, show=False
-        ).values
+        validated = DataPass(data=StoreData(rows), mesh=mesh, batch_size=24)
+        values = evaluate(counting, objective, params, validated).values
     for name, weight in sums["weights"].items():
         assert sum(float(c[name]) for c in counted) == float(weight)
         loss = float(sums["losses"][name]) / float(weight)

@@ -14,7 +14,7 @@ from jaxssl.models.heads import CAUSAL_LM, MASKED_LM, NEXT_SENTENCE
 from jaxssl.models.model import Model
 from jaxssl.run.build import make_vocabulary
 from jaxssl.run.config import load_config
-from jaxssl.train.samples import SamplesConfig, check_samples, samples
+from jaxssl.train.samples import LanguageModel, SamplesConfig, check_samples, samples
 
 ROOT = Path(jaxssl.__file__).parents[1]
 RECIPES = sorted(
@@ -74,7 +74,8 @@ def test_a_text_with_a_mask_must_fit_with_its_special_tokens(length):
         return
     check(config, model.config, model.heads, "wordpiece")
     vocabulary = make_vocabulary(known, known.vocab_size)
-    shown = list(samples(model, tiny.random_params(model), known, vocabulary, config))
+    language_model = LanguageModel(model, tiny.random_params(model), known, vocabulary)
+    shown = list(samples(language_model, config))
     assert [(kind, len(fields["predictions"])) for kind, fields in shown] == [("fill_mask", 5)]
 
 

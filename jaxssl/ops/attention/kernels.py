@@ -6,13 +6,15 @@ is computed in another way than was asked for.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 
 from jaxssl.core.errors import UserError
+from jaxssl.core.precision import Precision
 from jaxssl.ops.attention import xla
-from jaxssl.ops.attention.pattern import Pattern, Tokens
+from jaxssl.ops.attention.operands import NO_DROPOUT, Operands, WeightDropout
+from jaxssl.ops.attention.pattern import Pattern
 
 KernelName = Literal["xla"]
 """`xla` runs everywhere."""
@@ -39,7 +41,7 @@ class Kernel:
       lacks: what of a call it does not take, in words; None where it takes all.
     """
 
-    attend: Callable[..., jax.Array]
+    attend: Callable[[Operands, Pattern, Precision, WeightDropout], jax.Array]
     lacks: Callable[[Call], str | None]
 
 
@@ -71,30 +73,23 @@ def check_call(name: str, call: Call) -> None:
 
 def attention(
     name: str,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    operands: Operands,
     pattern: Pattern,
-    queries: Tokens,
-    keys: Tokens,
-    *,
-    bias: jax.Array | None = None,
-    dropout_rate: float = 0.0,
-    dropout_key: jax.Array | None = None,
-    **options: Any,
+    precision: Precision,
+    weight_dropout: WeightDropout = NO_DROPOUT,
 ) -> jax.Array:
-    """Attention of q [B, T, N, D] to k, v [B, S, K, D], by the kernel of this name: [B, T, N, D].
+    """Attention by the kernel of this name: [B, T, N, D].
 
     Raises:
       UserError: the kernel does not take this.
     """
+    tokens = (operands.queries, operands.keys)
     call = Call(
         pattern=pattern,
-        head_dim=q.shape[-1],
-        has_bias=bias is not None,
-        has_dropout=dropout_rate > 0 and dropout_key is not None,
-        has_positions=queries.positions is not None or keys.positions is not None,
+        head_dim=operands.q.shape[-1],
+        has_bias=operands.bias is not None,
+        has_dropout=weight_dropout.is_on,
+        has_positions=any(each.positions is not None for each in tokens),
     )
     check_call(name, call)
-    given = {"bias": bias, "dropout_rate": dropout_rate, "dropout_key": dropout_key, **options}
-    return KERNELS[name].attend(q, k, v, pattern, queries, keys, **given)
+    return KERNELS[name].attend(operands, pattern, precision, weight_dropout)

@@ -11,56 +11,40 @@ import jax.numpy as jnp
 
 from jaxssl.core.precision import Precision
 from jaxssl.ops.attention import local
-from jaxssl.ops.attention.pattern import Pattern, Tokens, visible
-from jaxssl.ops.dropout import dropout
+from jaxssl.ops.attention.operands import Operands, WeightDropout
+from jaxssl.ops.attention.pattern import Pattern, visible
 
 
 def attend(
-    q_BTND: jax.Array,
-    k_BSKD: jax.Array,
-    v_BSKD: jax.Array,
-    pattern: Pattern,
-    queries: Tokens,
-    keys: Tokens,
-    *,
-    precision: Precision,
-    bias: jax.Array | None = None,
-    dropout_rate: float = 0.0,
-    dropout_key: jax.Array | None = None,
-    rows: jax.Array | None = None,
+    operands: Operands, pattern: Pattern, precision: Precision, weight_dropout: WeightDropout
 ) -> jax.Array:
     """Scaled dot-product attention; the softmax is in float32 at least.
 
-    Head n of the queries reads head n * K // N of keys and values. Where a window is narrower than
-    the row, only the blocks around the diagonal are computed.
+    Where a window is narrower than the row, only the blocks around the diagonal are computed.
 
     Args:
       precision: says how exactly products are computed; the operands' dtype is taken as it is.
-      bias: added to the scores, broadcastable to [B, N, T, S].
-      dropout_rate: of the weights.
-      dropout_key: None in evaluation.
-      rows: uint32 [B], the rows' places in the global batch, for dropout; None: as they come.
 
     Returns:
       [B, T, N, D] in the dtype of `v`.
     """
     # Heads before tokens once, here: left to the products, XLA's CPU backend copies for each.
-    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_BTND, k_BSKD, v_BSKD))
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in (operands.q, operands.k, operands.v))
     q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
     num_heads, num_kv_heads = q.shape[1], k.shape[1]
     if num_kv_heads < num_heads:
         k, v = (jnp.repeat(x, num_heads // num_kv_heads, axis=1) for x in (k, v))
     T, S = q.shape[2], k.shape[2]
-    drop = functools.partial(dropout, rate=dropout_rate, key=dropout_key, rows=rows)
+    queries, keys, bias = operands.queries, operands.keys, operands.bias
     in_order = queries.positions is None and keys.positions is None and T == S
     if bias is None and in_order and local.is_cheaper(pattern, T):
         blocks = local.Blocks(pattern, T)
         parts = blocks.queries(q), blocks.keys(k), blocks.keys(v)
-        drop = functools.partial(drop, bits=blocks.bits)
+        drop = functools.partial(weight_dropout.apply, bits=blocks.bits)
         out = blocks.joined(_weigh(*parts, blocks.visible(queries, keys), None, precision, drop))
     else:
         mask = visible(pattern, queries, keys, T, S)[:, None]
-        out = _weigh(q, k, v, mask, bias, precision, drop)
+        out = _weigh(q, k, v, mask, bias, precision, weight_dropout.apply)
     return out.transpose(0, 2, 1, 3)
 
 
