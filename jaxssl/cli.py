@@ -1,16 +1,13 @@
 """The command line: one short function per verb, which imports what it needs when it runs."""
 
 import argparse
-import errno
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxssl.commands import parser
-
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,41 +21,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.verb is None:
         parser.print_help()
         return 0
-    from jaxssl.core.errors import UserError, UserErrors
-
     try:
         _load_plugins(options)
         return options.run(options)
-    except UserErrors as errors:
-        for error in errors.errors:
-            print(f"error: {error}", file=sys.stderr)
-        print(f"{len(errors.errors)} errors", file=sys.stderr)
-        return 2
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (RuntimeError, AssertionError) as error:
-        from jaxssl.parallel.backends import backend_mistake
-
-        mistake = backend_mistake(error)
-        if mistake is None:
-            raise
-        print(f"error: {mistake}", file=sys.stderr)
-        return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
+    except Exception as error:
+        from jaxssl.commands.mistakes import mistakes_of
+
+        mistakes = mistakes_of(error)
+        if not mistakes:
             raise
-        mistake = UserError(
-            "a file cannot be written or read",
-            where=error.filename,
-            expected="a disk with room, and permission to use it",
-            got=error.strerror,
-            fix="free space or choose another place, and start the same command again",
-        )
-        print(f"error: {mistake}", file=sys.stderr)
+        for mistake in mistakes:
+            print(f"error: {mistake}", file=sys.stderr)
+        if len(mistakes) > 1:
+            print(f"{len(mistakes)} errors", file=sys.stderr)
         return 2
 
 
@@ -109,73 +87,16 @@ def _load_plugins(options: argparse.Namespace) -> None:
         load_plugins(*options.plugins)
 
 
-def _split_layers(layers: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Recipe files and overrides, in the order given."""
-    return [x for x in layers if "=" not in x], [x for x in layers if "=" in x]
-
-
-def _load(cls: type, options: argparse.Namespace) -> Any:
-    """A configuration of `cls`, or None after printing its documentation."""
-    from jaxssl.core import config as configuration
-    from jaxssl.run.config import find_recipe
-
-    if options.help:
-        _document(cls, options)
-        return None
-    recipes, overrides = _split_layers(options.layers)
-    return configuration.load(cls, [find_recipe(recipe) for recipe in recipes], overrides)
-
-
-def _load_run(options: argparse.Namespace, defaults: Mapping[str, Any]) -> Any:
-    """The configuration of a run, or None after printing its documentation.
-
-    Args:
-      defaults: what the verb begins with.
-    """
-    from jaxssl.core import config as configuration
-    from jaxssl.core.errors import UserError, UserErrors
-    from jaxssl.run.config import RunConfig, load_config
-
-    if options.help:
-        _document(RunConfig, options, defaults, " [--plugin FILE ...]")
-        return None
-    recipes, overrides = _split_layers(options.layers)
-    try:
-        return load_config(recipes, overrides, defaults)
-    except UserError as error:
-        told = error.errors if isinstance(error, UserErrors) else [error]
-        if recipes or all(e.what != configuration.MISSING for e in told):
-            raise
-        raise UserError(
-            "no recipe was named",
-            where="command line",
-            expected="a recipe, then changes of it (a.b=c)",
-            got=" ".join(overrides) or "nothing",
-            fix=f"name a recipe, such as {_example(options)}: jaxssl {options.verb} "
-            f"{_example(options)} {' '.join(overrides)}".rstrip(),
-        ) from error
-
-
-def _example(options: argparse.Namespace) -> str:
-    return "finetune/sst2" if options.verb in ("finetune", "baseline") else "pretrain/bert-tiny"
-
-
-def _document(
-    cls: type,
-    options: argparse.Namespace,
-    defaults: Mapping[str, Any] | None = None,
-    more: str = "",
-) -> None:
-    from jaxssl.core import config as configuration
-
-    print(f"usage: jaxssl {options.verb} recipe.yaml [more.yaml ...] [a.b=c ...]{more}\n")
-    print("\n".join(configuration.document(cls, defaults)))
+def _chosen(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Options whose names are those of the parameters that they are for."""
+    return {name: getattr(options, name) for name in names}
 
 
 def _tokenizer(options: argparse.Namespace) -> int:
+    from jaxssl.commands import recipes
     from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_tokenizer
 
-    config = _load(TokenizerTrainConfig, options)
+    config = recipes.load(TokenizerTrainConfig, options)
     if config is not None:
         tokenizer = train_tokenizer(config)
         print(f"{config.out}: {tokenizer.vocab_size:,} pieces")
@@ -183,9 +104,10 @@ def _tokenizer(options: argparse.Namespace) -> int:
 
 
 def _prepare(options: argparse.Namespace) -> int:
+    from jaxssl.commands import recipes
     from jaxssl.data.corpus.prepare import PrepareConfig, prepare
 
-    config = _load(PrepareConfig, options)
+    config = recipes.load(PrepareConfig, options)
     if config is not None:
         _print_store(prepare(config))
     return 0
@@ -193,68 +115,52 @@ def _prepare(options: argparse.Namespace) -> int:
 
 def _pretrain(options: argparse.Namespace) -> int:
     set_up_jax()
+    from jaxssl.commands import recipes
     from jaxssl.run.config import PRETRAIN
 
-    config = _load_run(options, PRETRAIN)
-    return 0 if config is None else _train_run(config)
+    config = recipes.load_run(options, PRETRAIN)
+    if config is None:
+        return 0
+    from jaxssl.commands.training import train_and_print
+
+    return train_and_print(config)
 
 
 def _finetune(options: argparse.Namespace) -> int:
     set_up_jax()
+    from jaxssl.commands import recipes
     from jaxssl.run.config import FINETUNE
 
-    config = _load_run(options, FINETUNE)
+    config = recipes.load_run(options, FINETUNE)
     if config is None:
-        print(
-            "\n--seeds N: train N runs in out/seed-0, out/seed-1, ... and tell mean and deviation"
-        )
+        more = "train N runs in out/seed-0, out/seed-1, ... and tell mean and deviation"
+        print(f"\n--seeds N: {more}")
         return 0
-    if options.seeds is None:
-        return _train_run(config)
-    from jaxssl.commands import compare
-    from jaxssl.train.stopping import EXIT_STOPPED
+    from jaxssl.commands.training import train_and_print, train_seeds_and_print
 
-    results = compare.run_seeds(config, options.seeds)
-    if results is None:
-        return EXIT_STOPPED
-    metric = config.labelled.objective.metric
-    print("\n".join(["", *compare.seeds_table(results, metric)]))
-    return 0
+    if options.seeds is None:
+        return train_and_print(config)
+    return train_seeds_and_print(config, options.seeds)
 
 
 def _baseline(options: argparse.Namespace) -> int:
-    from jaxssl.commands import baseline
+    from jaxssl.commands import baseline, recipes
     from jaxssl.run.config import FINETUNE
 
-    config = _load_run(options, FINETUNE)
-    if config is None:
-        return 0
-    for split, scores in baseline.bag_of_words(config).items():
+    config = recipes.load_run(options, FINETUNE)
+    scores_by_split = {} if config is None else baseline.bag_of_words(config)
+    for split, scores in scores_by_split.items():
         for name, value in scores.items():
             print(f"bag of words, {split} {name}: {value:.4f}")
     return 0
 
 
-def _train_run(config: Any) -> int:
-    """Trains a run and prints its last validation; the exit code."""
-    from jaxssl.run.train import train_run
-    from jaxssl.train.stopping import EXIT_NOT_FINITE, EXIT_STOPPED, NotFinite
-
-    try:
-        outcome = train_run(config)
-    except NotFinite as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        return EXIT_NOT_FINITE
-    for name, value in _once(outcome.validation).items():
-        print(f"validation {name}: {value:.4f}")
-    return EXIT_STOPPED if outcome.stopped_by else 0
-
-
 def _config(options: argparse.Namespace) -> int:
+    from jaxssl.commands import recipes
     from jaxssl.core.config import to_yaml
     from jaxssl.run.config import PRETRAIN
 
-    config = _load_run(options, PRETRAIN)
+    config = recipes.load_run(options, PRETRAIN)
     if config is not None:
         print(to_yaml(config), end="")
     return 0
@@ -262,22 +168,16 @@ def _config(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     set_up_jax()
+    from jaxssl.commands.training import without_repeated_loss
     from jaxssl.parallel import hosts
     from jaxssl.run.open import evaluate_run
 
-    values = evaluate_run(
-        options.run_dir,
-        split=options.split,
-        step=options.step,
-        store=options.store,
-        batches=options.batches,
-        stream=options.stream,
-        layers=options.layers,
-    )
+    chosen = _chosen(options, "split", "step", "store", "batches", "stream", "layers")
+    values = evaluate_run(options.run_dir, **chosen)
     if hosts.is_first():
         step, rows = int(values.pop("step")), int(values.pop("rows"))
         print(f"{options.run_dir}: step {step:,}, split {options.split}, {rows:,} rows")
-        for name, value in _once(values).items():
+        for name, value in without_repeated_loss(values).items():
             print(f"{name}: {value:.6g}")
     return 0
 
@@ -285,55 +185,29 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl.commands import predict
-    from jaxssl.parallel import hosts
 
-    rows = predict.predict(
-        options.run_dir,
-        options.input,
-        options.output,
-        format=options.format,
-        options=options.options,
-        keep_input=options.keep_input,
-        overwrite=options.overwrite,
-        step=options.step,
-        layers=options.layers,
-    )
-    if hosts.is_first():
-        print(f"{options.output}: {rows:,} rows", file=sys.stderr)
+    chosen = _chosen(options, "format", "options", "keep_input", "overwrite", "step", "layers")
+    rows = predict.predict(options.run_dir, options.input, options.output, **chosen)
+    _print_rows(options.output, rows)
     return 0
 
 
 def _embed(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl.commands import embed
-    from jaxssl.parallel import hosts
 
-    rows = embed.embed_file(
-        options.run_dir,
-        options.input,
-        options.output,
-        text=options.text,
-        format=options.format,
-        options=options.options,
-        keep_input=options.keep_input,
-        overwrite=options.overwrite,
-        pooling=options.pooling,
-        normalize=options.normalize,
-        max_length=options.max_length,
-        batch_size=options.batch_size,
-        step=options.step,
-        layers=options.layers,
-    )
-    if hosts.is_first():
-        print(f"{options.output}: {rows:,} rows", file=sys.stderr)
+    chosen = _chosen(options, "format", "options", "keep_input", "overwrite", "step", "layers")
+    chosen |= _chosen(options, "text", "pooling", "normalize", "max_length", "batch_size")
+    rows = embed.embed_file(options.run_dir, options.input, options.output, **chosen)
+    _print_rows(options.output, rows)
     return 0
 
 
-def _once(values: dict[str, float]) -> dict[str, float]:
-    """The values without the loss of the only objective, which is `loss` again."""
-    parts = [name for name in values if name.startswith("loss/")]
-    again = parts if len(parts) == 1 and values[parts[0]] == values.get("loss") else []
-    return {name: value for name, value in values.items() if name not in again}
+def _print_rows(output: str, rows: int) -> None:
+    from jaxssl.parallel import hosts
+
+    if hosts.is_first():
+        print(f"{output}: {rows:,} rows", file=sys.stderr)
 
 
 def _generate(options: argparse.Namespace) -> int:
@@ -342,13 +216,8 @@ def _generate(options: argparse.Namespace) -> int:
     from jaxssl.generate.formatting import format_sample
     from jaxssl.run.open import generate_texts
 
-    sampling = Sampling(
-        max_new_tokens=options.tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        seed=options.seed,
-    )
+    chosen = _chosen(options, "temperature", "top_k", "top_p", "seed")
+    sampling = Sampling(max_new_tokens=options.tokens, **chosen)
     prompts = options.prompts or [""]
     texts = generate_texts(options.run_dir, prompts, sampling, options.step, options.layers)
     print("\n\n".join(format_sample(*both) for both in zip(prompts, texts)))
@@ -372,14 +241,9 @@ def _import(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl.commands import import_hf
 
+    chosen = _chosen(options, "dtype", "drop", "pad_vocab_to")
     made = import_hf.import_model(
-        options.source,
-        options.out,
-        dtype=options.dtype,
-        drop=options.drop,
-        tokens=options.token,
-        pad_vocab_to=options.pad_vocab_to,
-        layers=options.overrides,
+        options.source, options.out, tokens=options.token, layers=options.overrides, **chosen
     )
     print(f"{made}: jaxssl inspect {made}")
     return 0
@@ -402,27 +266,14 @@ def _verify(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl.commands import export
-    from jaxssl.core.errors import UserError
 
     if options.check:
         name = export.check(options.run_dir, options.layers)
         print(f"{options.run_dir}: it exports as transformers.{name}")
         return 0
-    if options.out is None:
-        raise UserError(
-            "no place to export to",
-            where="jaxssl export RUN OUT",
-            expected="a new directory, or --check",
-            got="none",
-        )
-    name = export.export(
-        options.run_dir,
-        options.out,
-        step=options.step,
-        dtype=options.dtype,
-        layers=options.layers,
-    )
-    print(f"{options.out}: transformers.{name}.from_pretrained({options.out!r})")
+    out = export.given_place(options.out)
+    name = export.export(options.run_dir, out, **_chosen(options, "step", "dtype", "layers"))
+    print(f"{out}: transformers.{name}.from_pretrained({out!r})")
     return 0
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxssl import cli
-from jaxssl.core import config, plugins, registry
+from jaxssl.core import plugins, registry
+from jaxssl.core.config import documentation
 from jaxssl.run import plugins as noted
 
 PLUGINS = Path(__file__).parent / "plugins"
@@ -26,7 +27,7 @@ def unplugged() -> Iterator[None]:
         plugins._LOADED.clear()
         plugins._LOADED.update(loaded)
         registry.restore(before)
-        config._class_bodies.cache_clear()
+        documentation._class_bodies.cache_clear()
         noted.warn.cache_clear()
 
 

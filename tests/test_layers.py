@@ -32,8 +32,8 @@ FENCES = {
     "flax": ("models/*.py",),
     "orbax": ("checkpoint/*.py",),
     "transformers": ("data/tokenizer/*.py", "commands/verify.py"),
-    "pydantic": ("core/config.py",),
-    "yaml": ("core/config.py",),
+    "pydantic": ("core/config/building.py",),
+    "yaml": ("core/config/yaml_text.py",),
     "torch": ("commands/verify.py",),
 }
 

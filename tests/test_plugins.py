@@ -23,6 +23,7 @@ SHOWN = {
     "lion": ("optimizers.md", 0),
     "inverse_sqrt": ("optimizers.md", 1),
     "kappa": ("plugins.md", 0),
+    "more_or_less": ("tasks.md", 0),
 }
 """Plugins that pages of the documentation show."""
 OLD = Path(__file__).parent / "old" / "exported"

@@ -1,5 +1,6 @@
 """What the README shows works when pasted."""
 
+import importlib
 import re
 import shlex
 import shutil
@@ -39,6 +40,15 @@ def test_the_functions_of_the_readme_take_what_they_are_given(monkeypatch):
     code = re.findall(r"```python\n(.*?)```", README, re.S)[1]
     exec(compile(code, "README.md", "exec"), {})
     assert len(called) == 6 and len(set(called)) == 5
+
+
+def test_every_public_name_is_where_it_is_said_to_be():
+    for name, module in jaxssl.PUBLIC.items():
+        assert getattr(jaxssl, name) is getattr(importlib.import_module(f"jaxssl.{module}"), name)
+    shown = re.findall(r"from (jaxssl[\w.]+) import (\w+) as", Path(jaxssl.__file__).read_text())
+    assert {name: f"jaxssl.{place}" for name, place in jaxssl.PUBLIC.items()} == {
+        name: module for module, name in shown
+    }
 
 
 @pytest.mark.parametrize("line", re.findall(r"^jaxssl .*(?:\\\n.*)*", README, re.M))

@@ -4,12 +4,13 @@ from jaxssl.commands import export
 export.export("runs/reuters", "reuters-hf")
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from jaxssl.commands.exportable import (
 )
 from jaxssl.commands.imported_task import GENERATION
 from jaxssl.core.errors import UserError
+from jaxssl.core.files import refuse_existing
 from jaxssl.core.layer_names import canonical, layer_range
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.data.store.manifest import ROLES
@@ -66,15 +68,7 @@ def export(
     Raises:
       UserError: no such run, a model that no class of `transformers` has, or `out` is there.
     """
-    out = Path(out)
-    if out.exists():
-        raise UserError(
-            "there is something here already",
-            where=out,
-            expected="a new directory",
-            got="a directory" if out.is_dir() else "a file",
-            fix="choose another, or delete it",
-        )
+    refuse_existing(out)
     trained = open_run(run_dir, step, layers)
     found = _class_of(trained)
     for head in trained.model.heads:
@@ -86,12 +80,10 @@ def export(
         raise UserError(
             "no dtype of weights", where="dtype", expected="float32, float16, bfloat16", got=dtype
         )
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:16]}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        write_tokenizer_for(found, trained.model.config, trained.tokenizer, temporary)
+    with _new_directory(Path(out)) as directory:
+        write_tokenizer_for(found, trained.model.config, trained.tokenizer, directory)
         write_directory(
-            temporary,
+            directory,
             trained.model.config,
             found.heads,
             _parameters(trained),
@@ -99,14 +91,39 @@ def export(
             more={**_special_ids(trained), **found.fields},
             shard_bytes=shard_bytes,
         )
-        check_written(trained.tokenizer, temporary, frames=found.frames)
+        check_written(trained.tokenizer, directory, frames=found.frames)
         if "causal_lm" in found.heads:
-            _write_json(temporary / GENERATION, _generation(trained, Path(run_dir)))
-        (temporary / CARD).write_text(_card(trained, Path(run_dir), found.name), encoding="utf-8")
+            _write_json(directory / GENERATION, _generation(trained, Path(run_dir)))
+        (directory / CARD).write_text(_card(trained, Path(run_dir), found.name), encoding="utf-8")
+    return found.name
+
+
+@contextlib.contextmanager
+def _new_directory(out: Path) -> Iterator[Path]:
+    """A temporary directory that becomes `out` once all of it is written, or is deleted."""
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:16]}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
         os.replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return found.name
+
+
+def given_place(out: str | None) -> str:
+    """Where the command line says to export to.
+
+    Raises:
+      UserError: it does not say.
+    """
+    if out is None:
+        raise UserError(
+            "no place to export to",
+            where="jaxssl export RUN OUT",
+            expected="a new directory, or --check",
+            got="none",
+        )
+    return out
 
 
 def check(run_dir: str | Path, layers: Sequence[str] = ()) -> str:

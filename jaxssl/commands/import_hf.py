@@ -22,6 +22,7 @@ from jaxssl.checkpoint.parameter_index import HfSource, base_record, index_hf
 from jaxssl.commands.imported_task import GENERATION, task_of
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
+from jaxssl.core.files import refuse_existing
 from jaxssl.core.keys import init_key
 from jaxssl.core.names import flatten
 from jaxssl.core.precision import Float, Precision
@@ -77,36 +78,22 @@ def import_model(
     Raises:
       UserError: what cannot be read or has no place; nothing is left then.
     """
-    if Path(out).exists():
-        raise UserError(
-            "there is something here already",
-            where=out,
-            expected="a new directory",
-            got="a directory" if Path(out).is_dir() else "a file",
-            fix="choose another, or delete it",
-        )
+    refuse_existing(out)
     path = find_source(str(source))
     found = open_model(path)
     tokenizer = load_tokenizer(str(path))
     _check_tokens(found, tokenizer, pad_vocab_to)
     if tokens:
         tokenizer = with_tokens(tokenizer, tokens)
-    heads = tuple(head for head in found.heads if head not in TASK_SCOPES)
-    task = task_of(found)
     config = RunConfig(
         out=str(out),
-        imported=Imported(source=str(source), heads=heads),
+        imported=Imported(source=str(source), heads=_plain_heads(found)),
         model=_with_vocabulary(found.config, tokenizer.vocab_size, pad_vocab_to),
-        objective=task,
+        objective=task_of(found),
         data=ImportedData(max_length=min(LENGTH, found.config.max_positions)),
         precision=Precision(parameters=_dtype(found, dtype)),
     )
-    given = configuration.to_dict(config)
-    given["objective"] = given["objective"] or imported_objective(heads)
-    changes = upgraded(configuration.combine([], layers))
-    config = configuration.load(RunConfig, [given, changes])
-    if config.out != str(out):
-        raise UserError("two places", where="out", expected=f"{out}, as given", got=config.out)
+    config = _changed(config, layers)
     make_vocabulary(tokenizer, config.model.vocab_size)  # refuses one that has too many pieces
     model = Model(config.model, config.heads, config.precision)
     start = _plan(found, config, model, drop)
@@ -121,6 +108,23 @@ def import_model(
         shutil.rmtree(out, ignore_errors=True)  # it was not there before
         raise
     return Path(out)
+
+
+def _plain_heads(found: HfDirectory) -> tuple[str, ...]:
+    """The heads that are not a task's."""
+    return tuple(head for head in found.heads if head not in TASK_SCOPES)
+
+
+def _changed(config: RunConfig, layers: Sequence[str]) -> RunConfig:
+    """A configuration with overrides laid over it; without a task, its objective is its heads'."""
+    given = configuration.to_dict(config)
+    if config.objective is None and config.imported is not None:
+        given["objective"] = imported_objective(config.imported.heads)
+    changed = configuration.load(RunConfig, [given, upgraded(configuration.combine([], layers))])
+    if changed.out != config.out:
+        got, expected = changed.out, f"{config.out}, as given"
+        raise UserError("two places", where="out", expected=expected, got=got)
+    return changed
 
 
 def _write(

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from jaxssl.commands.arguments import Parser, add_embed, add_predict
 
@@ -21,24 +22,45 @@ def make_parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     Args:
       run: what each verb does; it is left in the options as `run`.
     """
-    raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(
         prog="jaxssl",
         description="Raw text to a pretrained language model, in JAX.",
         epilog=EPILOG,
-        formatter_class=raw,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     parser.set_defaults(plugins=[])
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    verbs = Verbs(parser.add_subparsers(dest="verb", metavar="VERB"), run)
+    _add_recipe_verbs(verbs)
+    _add_run_verbs(verbs)
+    _add_text_verbs(verbs)
+    _add_compare(verbs)
+    _add_hugging_face_verbs(verbs)
+    _add_showing_verbs(verbs)
+    return parser
 
-    def verb(name: str, text: str, add_help: bool = True) -> argparse.ArgumentParser:
-        sub = verbs.add_parser(
-            name, help=text, description=text, formatter_class=raw, add_help=add_help
+
+class Verbs(NamedTuple):
+    """The verbs, and what each of them does."""
+
+    subparsers: Any
+    run: Mapping[str, Callable]
+
+    def add(self, name: str, text: str, add_help: bool = True) -> argparse.ArgumentParser:
+        """A parser of the arguments of one verb."""
+        verb = self.subparsers.add_parser(
+            name,
+            help=text,
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            add_help=add_help,
         )
-        sub.set_defaults(run=run[name])
-        return sub
+        verb.set_defaults(run=self.run[name])
+        return verb
 
+
+def _add_recipe_verbs(verbs: Verbs) -> None:
+    """Those that read a recipe, which documents itself."""
     for name, text in (
         ("tokenizer", "train a tokenizer on a corpus"),
         ("prepare", "turn a corpus into a token store"),
@@ -47,88 +69,114 @@ def make_parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
         ("baseline", "what a bag of words scores on a recipe's data"),
         ("config", "print the resolved configuration of a pretraining run"),
     ):
-        sub = verb(name, text, add_help=False)
-        sub.add_argument("layers", nargs="*", metavar="recipe.yaml | a.b=c")
+        verb = verbs.add(name, text, add_help=False)
+        verb.add_argument("layers", nargs="*", metavar="recipe.yaml | a.b=c")
         if name == "finetune":
-            sub.add_argument("--seeds", type=int, metavar="N")
+            verb.add_argument("--seeds", type=int, metavar="N")
         if name not in ("tokenizer", "prepare"):
-            _add_plugin(sub)
-        sub.add_argument("-h", "--help", action="store_true", help="document every field")
-    sub = verb("evaluate", "loss and metrics of a run over a split")
-    _add_run(sub)
-    sub.add_argument("--split", default="validation", help="split of the store (%(default)s)")
-    sub.add_argument("--store", help="another token store than the run's own")
-    sub.add_argument("--stream", help="which of several the run was trained on (the first)")
-    sub.add_argument("--batches", type=int, help="at most so many batches (the whole split)")
-    sub = verb("predict", "what a fine-tuned run says of each row of a file")
-    _add_run(sub)
-    add_predict(sub)
-    sub = verb("embed", "one vector for each text of a file")
-    _add_run(sub)
-    add_embed(sub)
-    sub = verb("generate", "continue prompts with a causal model")
-    _add_run(sub)
-    sub.add_argument("prompts", nargs="*", default=[""], help="texts to continue (an empty one)")
-    sub.add_argument("--tokens", type=int, help="most new tokens (what fits, at most 64)")
-    sub.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (%(default)s)")
-    sub.add_argument("--top-k", type=int, default=50, help="among the k likeliest (%(default)s)")
-    sub.add_argument("--top-p", type=float, help="among the likeliest that reach p (all)")
-    sub.add_argument("--seed", type=int, default=0, help="of the choices (%(default)s)")
-    sub = verb("fill-mask", "what a masked model would put at each mask")
-    _add_run(sub)
-    sub.add_argument("texts", nargs="+", help="texts with the mask token, [MASK] say")
-    sub.add_argument("--top", type=int, default=5, help="candidates a mask (%(default)s)")
-    sub = verb("compare", "fine-tuned runs against each other on the same examples")
-    sub.add_argument(
+            _add_plugin(verb)
+        verb.add_argument("-h", "--help", action="store_true", help="document every field")
+
+
+def _add_run_verbs(verbs: Verbs) -> None:
+    """Those that ask a run about data."""
+    verb = verbs.add("evaluate", "loss and metrics of a run over a split")
+    _add_run(verb)
+    verb.add_argument("--split", default="validation", help="split of the store (%(default)s)")
+    verb.add_argument("--store", help="another token store than the run's own")
+    verb.add_argument("--stream", help="which of several the run was trained on (the first)")
+    verb.add_argument("--batches", type=int, help="at most so many batches (the whole split)")
+    verb = verbs.add("predict", "what a fine-tuned run says of each row of a file")
+    _add_run(verb)
+    add_predict(verb)
+    verb = verbs.add("embed", "one vector for each text of a file")
+    _add_run(verb)
+    add_embed(verb)
+
+
+def _add_text_verbs(verbs: Verbs) -> None:
+    """Those that ask a language model for text."""
+    verb = verbs.add("generate", "continue prompts with a causal model")
+    _add_run(verb)
+    verb.add_argument("prompts", nargs="*", default=[""], help="texts to continue (an empty one)")
+    verb.add_argument("--tokens", type=int, help="most new tokens (what fits, at most 64)")
+    verb.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (%(default)s)")
+    verb.add_argument("--top-k", type=int, default=50, help="among the k likeliest (%(default)s)")
+    verb.add_argument("--top-p", type=float, help="among the likeliest that reach p (all)")
+    verb.add_argument("--seed", type=int, default=0, help="of the choices (%(default)s)")
+    verb = verbs.add("fill-mask", "what a masked model would put at each mask")
+    _add_run(verb)
+    verb.add_argument("texts", nargs="+", help="texts with the mask token, [MASK] say")
+    verb.add_argument("--top", type=int, default=5, help="candidates a mask (%(default)s)")
+
+
+def _add_compare(verbs: Verbs) -> None:
+    verb = verbs.add("compare", "fine-tuned runs against each other on the same examples")
+    verb.add_argument(
         "runs", nargs="+", metavar="RUN", help="run directories, or those of finetune --seeds"
     )
-    sub.add_argument("--split", default="validation", help="split of the data (%(default)s)")
-    sub.add_argument("--samples", type=int, default=2000, help="of the bootstrap (%(default)s)")
-    sub.add_argument("--seed", type=int, default=0, help="of the bootstrap (%(default)s)")
-    _add_plugin(sub)
-    sub = verb("import", "make a run directory of a Hugging Face directory or hub model")
-    sub.add_argument("source", help="a directory with config.json and safetensors, or a hub name")
-    sub.add_argument("out", help="the new run directory")
-    sub.add_argument("--dtype", help="of the parameters: float32 or bfloat16 (as in the files)")
-    sub.add_argument(
+    verb.add_argument("--split", default="validation", help="split of the data (%(default)s)")
+    verb.add_argument("--samples", type=int, default=2000, help="of the bootstrap (%(default)s)")
+    verb.add_argument("--seed", type=int, default=0, help="of the bootstrap (%(default)s)")
+    _add_plugin(verb)
+
+
+def _add_hugging_face_verbs(verbs: Verbs) -> None:
+    """Those between a run and a Hugging Face directory."""
+    _add_import(verbs)
+    verb = verbs.add("verify", "compare a Hugging Face model here and on torch")
+    verb.add_argument("source", help="a directory with config.json and safetensors, or a hub name")
+    verb.add_argument(
+        "--length", type=int, help="of the rows that are compared, in tokens (192, if it has them)"
+    )
+    _add_plugin(verb)
+    verb = verbs.add("export", "write a run as a Hugging Face directory, for transformers")
+    _add_run(verb)
+    verb.add_argument("out", nargs="?", help="the new directory")
+    verb.add_argument(
+        "--check", action="store_true", help="only say whether it can be, and as what"
+    )
+    verb.add_argument("--dtype", help="float32, float16 or bfloat16 (as the run's parameters)")
+
+
+def _add_import(verbs: Verbs) -> None:
+    verb = verbs.add("import", "make a run directory of a Hugging Face directory or hub model")
+    verb.add_argument("source", help="a directory with config.json and safetensors, or a hub name")
+    verb.add_argument("out", help="the new run directory")
+    verb.add_argument("--dtype", help="of the parameters: float32 or bfloat16 (as in the files)")
+    verb.add_argument(
         "--drop", metavar="PATTERN", action="append", default=[], help="tensors to leave behind"
     )
-    sub.add_argument(
+    verb.add_argument(
         "--token", action="append", default=[], help="add a token to the vocabulary (repeatable)"
     )
-    sub.add_argument(
+    verb.add_argument(
         "--pad-vocab-to",
         metavar="N",
         type=int,
         default=1,
         help="make the rows of the token embedding a multiple of N",
     )
-    sub.add_argument(
+    verb.add_argument(
         "overrides", nargs="*", metavar="a.b=c", help="such as model.max_positions=1024"
     )
-    _add_plugin(sub)
-    sub = verb("verify", "compare a Hugging Face model here and on torch")
-    sub.add_argument("source", help="a directory with config.json and safetensors, or a hub name")
-    sub.add_argument(
-        "--length", type=int, help="of the rows that are compared, in tokens (192, if it has them)"
+    _add_plugin(verb)
+
+
+def _add_showing_verbs(verbs: Verbs) -> None:
+    """Those that show what is there, and the demo."""
+    verb = verbs.add("report", "write report.html of a run, or compare several")
+    verb.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
+    verb.add_argument("--out", help="file for a comparison of several runs (beside the first)")
+    verb = verbs.add("inspect", "show what a run, token store or checkpoint holds")
+    verb.add_argument("path", help="a run, a token store, a checkpoint step or a tokenizer")
+    verb.add_argument("--verify", action="store_true", help="compare every file with its checksum")
+    _add_plugin(verb)
+    verb = verbs.add("demo", "docstrings of the installed packages to a small BERT and GPT")
+    verb.add_argument("--out", default="demo", help="directory for all of it (%(default)s)")
+    verb.add_argument(
+        "--short", action="store_true", help="a minute's version, to see that it runs"
     )
-    _add_plugin(sub)
-    sub = verb("export", "write a run as a Hugging Face directory, for transformers")
-    _add_run(sub)
-    sub.add_argument("out", nargs="?", help="the new directory")
-    sub.add_argument("--check", action="store_true", help="only say whether it can be, and as what")
-    sub.add_argument("--dtype", help="float32, float16 or bfloat16 (as the run's parameters)")
-    sub = verb("report", "write report.html of a run, or compare several")
-    sub.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
-    sub.add_argument("--out", help="file for a comparison of several runs (beside the first)")
-    sub = verb("inspect", "show what a run, token store or checkpoint holds")
-    sub.add_argument("path", help="a run, a token store, a checkpoint step or a tokenizer")
-    sub.add_argument("--verify", action="store_true", help="compare every file with its checksum")
-    _add_plugin(sub)
-    sub = verb("demo", "docstrings of the installed packages to a small BERT and GPT")
-    sub.add_argument("--out", default="demo", help="directory for all of it (%(default)s)")
-    sub.add_argument("--short", action="store_true", help="a minute's version, to see that it runs")
-    return parser
 
 
 class _Version(argparse.Action):

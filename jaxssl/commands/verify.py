@@ -76,7 +76,10 @@ def verify(
     ours, theirs = _ours(found, rows), _theirs(found, rows)
     real = rows["segment_ids"] > 0
     both = [what for what in ours if what in theirs]
-    tokens = lambda x: x[real] if x.ndim == 3 else x  # what padding says does not matter
+
+    def tokens(x):
+        return x[real] if x.ndim == 3 else x  # what padding says does not matter
+
     return [_difference(what, tokens(ours[what]), tokens(theirs[what])) for what in both]
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from jaxssl.core.errors import UserError
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
@@ -44,3 +46,19 @@ def sha256(path: str | Path) -> str:
     """The hex SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_existing(path: str | Path) -> None:
+    """Refuses to write where something is already.
+
+    Raises:
+      UserError: says what is there.
+    """
+    if Path(path).exists():
+        raise UserError(
+            "there is something here already",
+            where=path,
+            expected="a new directory",
+            got="a directory" if Path(path).is_dir() else "a file",
+            fix="choose another, or delete it",
+        )

@@ -202,7 +202,10 @@ def _import(where: str, name: str, place: Path, run: Callable[[], object]) -> tu
 
 def _of_plugin(name: str, before: registry.Members, after: registry.Members) -> tuple[str, ...]:
     """What was not registered before, or is of a class of the plugin's, as "base name"."""
-    is_own = lambda one: f"{registry.class_of(one).__module__}.".startswith(f"{name}.")
+
+    def is_own(one):
+        return f"{registry.class_of(one).__module__}.".startswith(f"{name}.")
+
     return tuple(
         f"{base.__name__} {key}"
         for base, known in after.items()

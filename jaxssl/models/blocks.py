@@ -65,7 +65,10 @@ class Block(nn.Module):
         feed = FeedForward(c, name="feed_forward")
         normal = functools.partial(make_norm, c.norm, c.precision)
         first, second = normal("attention_norm"), normal("feed_forward_norm")
-        drop = lambda y: dropout(y, c.dropout, dropout_rng(self), context.rows)
+
+        def drop(y):
+            return dropout(y, c.dropout, dropout_rng(self), context.rows)
+
         x = constrain(x, HIDDEN)
         if c.norm.place == "pre":
             read = first(x)

@@ -210,10 +210,15 @@ class OutputHead(nn.Module):
         del embeddings
         c, o, p = self.config, self.outputs, self.precision
         family = c.task_head(o.scope)
-        drop = lambda y: dropout(y, o.dropout, dropout_rng(self), rows)
-        into = lambda width, name, bias, wide=False: Projection(
-            (width,), ("embed", None), c.initializer, p, use_bias=bias, wide=wide, name=name
-        )
+
+        def drop(y):
+            return dropout(y, o.dropout, dropout_rng(self), rows)
+
+        def into(width: int, name: str, bias: bool, wide: bool = False) -> Projection:
+            return Projection(
+                (width,), ("embed", None), c.initializer, p, use_bias=bias, wide=wide, name=name
+            )
+
         x, transform = drop(x), family.transform or o.transform
         if transform is not None:
             x = into(c.hidden_size, "transform", family.transform_bias)(x)

@@ -258,7 +258,10 @@ class Model:
             return alone.decode(params, batch, {})[1]
 
         boxed = jax.eval_shape(written, unbox(alone.abstract()))
-        zeros = lambda box: constrain(jnp.zeros(box.value.shape, box.value.dtype), box.names)
+
+        def zeros(box):
+            return constrain(jnp.zeros(box.value.shape, box.value.dtype), box.names)
+
         return jax.tree.map(zeros, boxed, is_leaf=is_boxed)
 
 

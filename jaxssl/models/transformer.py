@@ -197,7 +197,10 @@ class Embeddings(nn.Module):
 
     def setup(self):
         c, p, body = self.config, self.precision, self.config.body()
-        table = lambda size, axis: Embedding(size, c.hidden_size, (axis, "embed"), c.initializer, p)
+
+        def table(size, axis):
+            return Embedding(size, c.hidden_size, (axis, "embed"), c.initializer, p)
+
         self.tokens = table(c.vocab_size, "vocab")
         if body.position_rows:
             self.positions = table(body.position_rows, "positions")

@@ -65,7 +65,10 @@ class CausalLm(Objective):
 
     def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
         """Adds `next_tokens` int32 [B, T] and `next_weights` float32 [B, T]."""
-        following = lambda x: jnp.concatenate([x[:, 1:], jnp.zeros_like(x[:, :1])], axis=1)
+
+        def following(x):
+            return jnp.concatenate([x[:, 1:], jnp.zeros_like(x[:, :1])], axis=1)
+
         segments = batch["segment_ids"]
         same = (segments > 0) & (following(segments) == segments)
         return {
@@ -95,7 +98,9 @@ class CausalLm(Objective):
             logits = model.head(params, "causal_lm", hidden)
             return cross_entropy(logits, targets, weights, self.z_loss)
 
-        chunks = lambda tree: jax.tree.map(lambda x: sequence_chunks(x, count), tree)
+        def chunks(tree):
+            return jax.tree.map(lambda x: sequence_chunks(x, count), tree)
+
         head = model.head_params(params, "causal_lm")
         loss, sums = chunked_sum(one, head, chunks(hidden), chunks(constants), over_batch_shards)
         weight = jnp.sum(batch["next_weights"])

@@ -181,7 +181,10 @@ class MaskedLm(Objective):
         slots = batch["mask_positions"].shape[1]
         count = -(-slots // self.chunk)
         short = -slots % count  # made up with slots without weight, so that chunks are equal
-        filled = lambda x: jnp.pad(x, ((0, 0), (0, short))) if short else x
+
+        def filled(x):
+            return jnp.pad(x, ((0, 0), (0, short))) if short else x
+
         positions = filled(batch["mask_positions"])
         at = jnp.take_along_axis(outputs["hidden"], positions[..., None], axis=1)
         constants = (filled(batch["mask_labels"]), filled(batch["mask_weights"]))
@@ -190,7 +193,9 @@ class MaskedLm(Objective):
             labels, weights = constants
             return cross_entropy(model.head(params, "masked_lm", hidden), labels, weights)
 
-        chunks = lambda tree: jax.tree.map(lambda x: sequence_chunks(x, count), tree)
+        def chunks(tree):
+            return jax.tree.map(lambda x: sequence_chunks(x, count), tree)
+
         head = model.head_params(params, "masked_lm")
         loss, sums = chunked_sum(one, head, chunks(at), chunks(constants), over_batch_shards)
         weight = jnp.sum(batch["mask_weights"])

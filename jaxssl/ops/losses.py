@@ -85,7 +85,10 @@ def chunked_sum(
         return spread(scan, params, (inputs, constants))[0]
 
     def zeros(params, inputs, constants):
-        one = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+
+        def one(x):
+            return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+
         shapes = jax.eval_shape(function, params, *jax.tree.map(one, (inputs, constants)))
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 

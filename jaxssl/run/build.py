@@ -14,7 +14,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
 from jaxssl.core.types import Vocabulary, batch_shape
 from jaxssl.data.config import StoreConfig
-from jaxssl.data.mixture import steps_until
+from jaxssl.data.mixture import Draws, steps_until
 from jaxssl.data.store.store import TokenStore
 from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
@@ -102,16 +102,9 @@ def make_program(
       UserError: parts that do not fit together.
     """
     mesh = make_mesh(config.mesh)
-    streams = config.all_streams
-    for stream in streams.values():
+    for stream in config.all_streams.values():
         check_batch(stream.data.batch_size, config.train.accumulation, mesh)
-    weights = {name: stream.weight for name, stream in streams.items()}
-    rows = {name: opened[name].splits["train"].num_rows for name in streams}
-    per_batch = {name: max(1, rows[name] // streams[name].data.batch_size) for name in streams}
-    draws = config.mixture.draws(weights, per_batch)
-    first = next(iter(streams))
-    per_epoch = make_feed(streams[first], opened[first]).per_epoch
-    epochs = Epochs(per_epoch, functools.partial(steps_until, draws, first))
+    draws, epochs = _plan_draws(config, opened)
     model = make_model(config)
     _check_vocabularies(model)
     start = open_starts(inits(config), model, config.checkpoint, config.out)
@@ -119,28 +112,18 @@ def make_program(
     check_no_decay(config.optimizer.no_decay, model.abstract())
     steps = epochs.resolve(config.train, config.evaluation)[0].steps
     _check_stages(stages, steps)
-    parts = tuple(
-        Stream.of(
-            stream.objective,
-            opened[name].largest,
-            name=name,
-            weight=config.mixture.loss_weight(stream.weight),
-        )
-        for name, stream in streams.items()
-    )
-    reach = None if config.mixture.takes_all else reached(model, parts, vocabulary)
-    group_of = grouped_by_reach(group_of, reach)
-    places = sum(int(np.prod(batch_shape(each.largest))) for each in opened.values())
+    streams = _trained_streams(config, opened)
+    reach = None if config.mixture.takes_all else reached(model, streams, vocabulary)
     optimizer, schedule = make_optimizer(
         config.optimizer,
         steps,
-        places,
+        sum(int(np.prod(batch_shape(each.largest))) for each in opened.values()),
         {stack.name: stack.depth for stack in model.stacks},
-        group_of,
+        grouped_by_reach(group_of, reach),
     )
     program = Program(
         model=model,
-        streams=parts,
+        streams=streams,
         optimizer=optimizer,
         schedule=schedule,
         vocabulary=vocabulary,
@@ -155,6 +138,31 @@ def make_program(
         reached=reach,
     )
     return program, epochs
+
+
+def _plan_draws(config: RunConfig, opened: Mapping[str, Opened]) -> tuple[Draws, Epochs]:
+    """Which streams each batch is of, and what an epoch of the first stream is in steps."""
+    streams = config.all_streams
+    weights = {name: stream.weight for name, stream in streams.items()}
+    rows = {name: opened[name].splits["train"].num_rows for name in streams}
+    batches = {name: max(1, rows[name] // streams[name].data.batch_size) for name in streams}
+    draws = config.mixture.draws(weights, batches)
+    first = next(iter(streams))
+    per_epoch = make_feed(streams[first], opened[first]).per_epoch
+    return draws, Epochs(per_epoch, functools.partial(steps_until, draws, first))
+
+
+def _trained_streams(config: RunConfig, opened: Mapping[str, Opened]) -> tuple[Stream, ...]:
+    """Each stream's objective with the shapes of its batches and its weight in the loss."""
+    return tuple(
+        Stream.of(
+            stream.objective,
+            opened[name].largest,
+            name=name,
+            weight=config.mixture.loss_weight(stream.weight),
+        )
+        for name, stream in config.all_streams.items()
+    )
 
 
 def make_feeds(config: RunConfig, tokenizer: Tokenizer, opened: Mapping[str, Opened]) -> Feeds:
@@ -296,8 +304,11 @@ def plan_stages(
         trained = {path for path, x in leaves.items() if freezing.is_trained(decision, path, x)}
         stages.append(Stage(epochs.steps(epoch) if epoch else 0, trained.__contains__))
         groups = {**dict.fromkeys(trained, f"stage{number}"), **groups}
-    never = lambda path: groups.get(path, "never")  # asked of all, for the receipt of full tuning
-    return model, tuple(stages), never if len(stages) > 1 else None
+
+    def group_of(path: str) -> str:
+        return groups.get(path, "never")  # asked of all, for the receipt of full tuning
+
+    return model, tuple(stages), group_of if len(stages) > 1 else None
 
 
 def grouped_by_reach(

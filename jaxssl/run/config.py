@@ -217,7 +217,10 @@ class RunConfig:
 
     def with_data_seed(self, seed: int) -> "RunConfig":
         """With this seed of the order of all data."""
-        reseeded = lambda data: dataclasses.replace(data, seed=seed)
+
+        def reseeded(data):
+            return dataclasses.replace(data, seed=seed)
+
         streams = {
             name: dataclasses.replace(stream, data=reseeded(stream.data))
             for name, stream in self.streams.items()
@@ -292,8 +295,10 @@ def load_config(
     Raises:
       UserError: a mistake in them; `init.from` is no run.
     """
-    read = lambda name: configuration.read_yaml(find_recipe(name))
-    layers = [upgraded(x if isinstance(x, Mapping) else read(x)) for x in recipes]
+    contents = [
+        x if isinstance(x, Mapping) else configuration.read_yaml(find_recipe(x)) for x in recipes
+    ]
+    layers = [upgraded(content) for content in contents]
     layers.append(upgraded(configuration.combine([], overrides)))
     given = configuration.combine(layers)
     below = configuration.combine([defaults, base_model(given), base_networks(given)])

@@ -174,7 +174,10 @@ def _unwritable(run_dir: Path, error: OSError) -> UserError:
 def _foreign_files(run_dir: Path) -> list[str]:
     """What is in a directory but the temporary files of a start that was killed."""
     names = [path.name for path in run_dir.iterdir()] if run_dir.is_dir() else []
-    is_ours = lambda name: name == LOCK or (name.startswith(".") and name.endswith(".tmp"))
+
+    def is_ours(name):
+        return name == LOCK or (name.startswith(".") and name.endswith(".tmp"))
+
     return sorted(name for name in names if not is_ours(name))
 
 
@@ -210,7 +213,10 @@ def check_same_run(path: Path, old: dict[str, Any], new: dict[str, Any], step: i
       UserError: lists each difference.
     """
     ahead = _changed_ahead(old["config"], new["config"], step)
-    counts = lambda path: _decides(path) and not path.startswith(tuple(ahead))
+
+    def counts(path):
+        return _decides(path) and not path.startswith(tuple(ahead))
+
     different = _changes(old["config"], new["config"], counts)
     if different:
         raise UserError(

@@ -42,5 +42,8 @@ class Score(ABC):
     ) -> dict[str, float]:
         """`numbers`, as a validation calls them."""
         found = self.numbers(predictions, references)
-        called = lambda part: f"{self.name}/{part}" if part else self.name
+
+        def called(part):
+            return f"{self.name}/{part}" if part else self.name
+
         return {called(part): float(number) for part, number in found.items()}

@@ -43,7 +43,10 @@ def _count(
     """FLOPs, and what is known of the outputs."""
     known: dict[Any, Known] = dict(zip(jaxpr.invars, inputs, strict=True))
     known |= dict(zip(jaxpr.constvars, map(_followed, constants)))
-    read = lambda v: _followed(v.val) if isinstance(v, Literal) else known.get(v)
+
+    def read(v):
+        return _followed(v.val) if isinstance(v, Literal) else known.get(v)
+
     flops = 0.0
     for equation in jaxpr.eqns:
         more, outputs = _count_equation(equation, [read(v) for v in equation.invars])

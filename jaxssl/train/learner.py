@@ -84,12 +84,18 @@ class Learner:
         return {path: int(value) for path, value in flatten(jax.device_get(made)).items()}
 
     def _averages(self) -> Params:
-        cast = lambda mean, leaf: mean.astype(leaf.dtype)
+
+        def cast(mean, leaf):
+            return mean.astype(leaf.dtype)
+
         return jax.tree.map(cast, self.state.ema, self.state.params) if self.state.ema else {}
 
     def _enter(self, phase: Phase) -> None:
         before = flatten(self._phase.abstract.params)
-        thawed = lambda path: phase.stage.is_trained(path) and path not in before
+
+        def thawed(path):
+            return phase.stage.is_trained(path) and path not in before
+
         anchors = join(self.constants.anchors, self._anchored(split(self.params, thawed)[0]))
         self.state, frozen = thaw(phase, self.state, self.constants.frozen)
         self.constants = Constants(frozen, anchors)

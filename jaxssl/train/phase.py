@@ -79,7 +79,9 @@ class Phases:
 def make_phase(program: Program, stage: Stage) -> Phase:
     """The shapes of a stage's state, and of what its steps are given beside it."""
     start = program.start
-    is_kept = lambda path: not start.is_verbatim(path)
+
+    def is_kept(path):
+        return not start.is_verbatim(path)
 
     def begin(params: Params) -> State:
         trained, others = split(params, stage.is_trained)
@@ -93,7 +95,10 @@ def make_phase(program: Program, stage: Stage) -> Phase:
     beside = leaves.keys() - trained.keys() - flatten(abstract.kept).keys()
     anchored = {path for path in trained if start.has_source(path)}
     anchored = anchored if program.regularization.needs_anchors else set()
-    chosen = lambda paths: unflatten({path: x for path, x in leaves.items() if path in paths})
+
+    def chosen(paths):
+        return unflatten({path: x for path, x in leaves.items() if path in paths})
+
     return Phase(program, stage, is_kept, abstract, Constants(chosen(beside), chosen(anchored)))
 
 

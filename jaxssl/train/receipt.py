@@ -92,7 +92,10 @@ def step_cost(
     """
     mesh, state = phase.program.mesh, phase.abstract
     sharding = batch_sharding(mesh)
-    shaped = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    def shaped(x):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
     arguments = (state, jax.tree.map(shaped, batches), phase.constants)
     with jax.set_mesh(mesh):
         step = phase.step(tuple(batches))

@@ -134,7 +134,10 @@ def updated(
     updates, opt_state = program.optimizer.update(grads, state.opt_state, params)
     moved: Any = optax.apply_updates(params, updates)
     ema = averaged(state, moved, program.ema) if program.ema is not None else {}
-    keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+    def keep(new, old):
+        return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
     skipped = state.skipped + (1 - finite.astype(jnp.int32))
     after = State(
         state.step + 1,
@@ -155,7 +158,10 @@ def averaged(state: State, params: Params, decay: float) -> Params:
     """
     updates = (state.step - state.skipped).astype(jnp.float32)
     share = 1 - jnp.minimum(decay, (1 + updates) / (10 + updates))
-    mean = lambda old, new: old + share.astype(old.dtype) * (upcast(new) - old)
+
+    def mean(old, new):
+        return old + share.astype(old.dtype) * (upcast(new) - old)
+
     known, moved = flatten(state.ema), flatten(params)
     return unflatten({path: mean(known[path], value) for path, value in moved.items()})
 

@@ -8,7 +8,7 @@ are given to the step beside the state, so the backward pass ends where nothing 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -107,11 +107,9 @@ class Freezing(Selection):
         if self.gradual is None:
             return [start, *((stage.epoch, stage) for stage in self.stages)]
         lowest = self.top if self.preset == "top" else 0
-        with_layers = lambda top: Selection(
-            preset="top", top=top, train=self.train, freeze=self.freeze
-        )
-        later: list[Selection] = [with_layers(top) for top in range(lowest + 1, depth + 1)]
-        later.append(Selection(preset="full", train=self.train, freeze=self.freeze))
+        patterns = Selection(train=self.train, freeze=self.freeze)
+        later = [replace(patterns, preset="top", top=top) for top in range(lowest + 1, depth + 1)]
+        later.append(replace(patterns, preset="full"))
         return [start, *((self.gradual * i, one) for i, one in enumerate(later, start=1))]
 
 

@@ -170,11 +170,7 @@ def _united(starts: Mapping[str, Start], model: Model) -> Start:
     fresh_from, pieces, notes = {}, {}, []
     for network, start in starts.items():
         lead = f"{network}/" if network else ""
-        moved = lambda name, lead=lead: None if name is None else lead + name
-        entries += [
-            dataclasses.replace(entry, target=moved(entry.target), source=moved(entry.source))
-            for entry in start.entries
-        ]
+        entries += [_under(lead, entry) for entry in start.entries]
         fresh_from |= {lead + stack: layer for stack, layer in start.fresh_from.items()}
         pieces |= under(network, start.stored).pieces
         notes += start.stored.notes
@@ -182,6 +178,12 @@ def _united(starts: Mapping[str, Start], model: Model) -> Start:
     beside = {network: base for network, base in bases.items() if network}
     base = {**bases.get("", {}), **({NETWORKS: beside} if beside else {})}
     return Start(entries, fresh_from, ParameterIndex(pieces, tuple(notes)), base)
+
+
+def _under(lead: str, entry: Entry) -> Entry:
+    """An entry of a network as one of the tree of all, where `lead` comes before its paths."""
+    target, source = (None if x is None else lead + x for x in (entry.target, entry.source))
+    return dataclasses.replace(entry, target=target, source=source)
 
 
 def _noted(run_dir: Path) -> dict[str, Any]:
@@ -229,11 +231,7 @@ def restored_moments(checkpoint: Path, opt_state: Any) -> Any:
     Raises:
       UserError: it is that of another optimizer.
     """
-    names = lambda tree: {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }
-    there, here = names(stored_arrays(checkpoint)["opt_state"]), names(opt_state)
+    there, here = _shapes(stored_arrays(checkpoint)["opt_state"]), _shapes(opt_state)
     if there != here:
         different = sorted(there.items() ^ here.items())
         raise UserError(
@@ -247,9 +245,24 @@ def restored_moments(checkpoint: Path, opt_state: Any) -> Any:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), opt_state
     )
     found = read_arrays(checkpoint, {"opt_state": shapes})["opt_state"]
-    is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)
-    choose = lambda fresh, old: fresh if is_schedule(fresh) else old
-    return jax.tree.map(choose, opt_state, found, is_leaf=is_schedule)
+    return jax.tree.map(
+        lambda fresh, old: fresh if _is_schedule(fresh) else old,
+        opt_state,
+        found,
+        is_leaf=_is_schedule,
+    )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of each array, by its path."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def _is_schedule(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByScheduleState)
 
 
 def uncut(model: Model) -> Model:
@@ -345,8 +358,9 @@ def _value(
         axis = ledger.resized_axis(entry.target, value.shape, fresh.shape)
         assert axis is not None
         kept = min(value.shape[axis], fresh.shape[axis])
-        cut = lambda x, start, end: jax.lax.slice_in_dim(x, start, end, axis=axis)
-        return jnp.concatenate([cut(value, 0, kept), cut(fresh, kept, None)], axis)
+        stored = jax.lax.slice_in_dim(value, 0, kept, axis=axis)
+        rest = jax.lax.slice_in_dim(fresh, kept, None, axis=axis)
+        return jnp.concatenate([stored, rest], axis)
     kept = start.fresh_from.get(stack_of(entry.target) or "")
     if kept is not None:
         return jnp.concatenate([value[:kept], fresh[kept:]])

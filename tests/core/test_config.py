@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import typing
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxssl.core import config
 from jaxssl.core.config import build, document, field_docs, load, parse_yaml, to_yaml
 from jaxssl.core.errors import UserError, UserErrors
 from jaxssl.core.registry import members
@@ -319,7 +319,7 @@ def test_every_option_of_a_run_is_documented():
 
     seen, missing = [RunConfig], []
     for cls in seen:
-        hints = config.typing.get_type_hints(cls)
+        hints = typing.get_type_hints(cls)
         for f in dataclasses.fields(cls):
             if not field_docs(cls).get(f.name):
                 missing.append(f"{cls.__name__}.{f.name}")
@@ -334,4 +334,4 @@ def nested(annotation):
         return list(chosen)
     if dataclasses.is_dataclass(annotation):
         return [annotation]
-    return [m for part in config.typing.get_args(annotation) for m in nested(part)]
+    return [m for part in typing.get_args(annotation) for m in nested(part)]

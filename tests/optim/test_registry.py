@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from jaxssl.core.config import UserErrors, build, choice_name, document, load, to_dict, to_yaml
+from jaxssl.core.config import build, document, load, to_dict, to_yaml
 from jaxssl.core.config import parse_yaml as parse
-from jaxssl.core.errors import UserError
-from jaxssl.core.registry import members
+from jaxssl.core.errors import UserError, UserErrors
+from jaxssl.core.registry import choice_name, members
 from jaxssl.optim.adamw import AdamW
 from jaxssl.optim.base import Optimizer
 from jaxssl.optim.schedules import Cosine, Linear, Schedule, WarmupStableDecay

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl.core.config import build, choice_name, to_dict
+from jaxssl.core.config import build, to_dict
 from jaxssl.core.errors import UserError
-from jaxssl.core.registry import members
+from jaxssl.core.registry import choice_name, members
 from jaxssl.optim.schedules import (
     Constant,
     Cosine,

@@ -46,11 +46,6 @@ class Split:
     def num_sentences(self) -> int:
         return self.record.sentences
 
-    @property
-    def num_bytes(self) -> int:
-        """Size of the text in UTF-8."""
-        return self.record.bytes
-
     def tokens(self, positions: np.ndarray) -> np.ndarray:
         """The tokens at `positions` (any shape), as int32 of the same shape."""
         positions = np.asarray(positions, np.int64)
@@ -123,11 +118,6 @@ class Split:
     def sentence_at(self, positions: np.ndarray) -> np.ndarray:
         """Index of the sentence that holds each token; of a document end, the one after it."""
         return self._holder("sentences", positions)
-
-    def sentences_of(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First and past-the-last sentence of each document."""
-        first = self.sentence_at(self.document_starts(documents))
-        return first, self.sentence_at(self.document_ends(documents) - 2) + 1
 
     def ends_within(
         self, kind: str, starts: np.ndarray, stops: np.ndarray

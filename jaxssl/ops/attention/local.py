@@ -66,7 +66,10 @@ class Blocks:
         padding = [(0, 0)] * x.ndim
         padding[axis] = (1, self.reach - 2)
         wide = jnp.pad(x, padding, constant_values=fill)
-        take = lambda start: jax.lax.slice_in_dim(wide, start, start + self.count, axis=axis)
+
+        def take(start):
+            return jax.lax.slice_in_dim(wide, start, start + self.count, axis=axis)
+
         return jnp.concatenate([take(start) for start in range(self.reach)], axis=axis + 1)
 
     def queries(self, x: jax.Array) -> jax.Array:
@@ -88,7 +91,10 @@ class Blocks:
         if ours is None or theirs is None:
             ours = theirs = jnp.zeros((1, self.length), jnp.int32)
         ours, theirs = self._cut(ours, 1, NO_TOKEN), self._beside(theirs, 1, NO_TOKEN)
-        by_block = lambda x: x.reshape(-1, x.shape[-1])
+
+        def by_block(x):
+            return x.reshape(-1, x.shape[-1])
+
         C, L = self.size, self.reach * self.size
         seen = visible(
             self.pattern,

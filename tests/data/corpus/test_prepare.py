@@ -175,7 +175,7 @@ def test_a_document_in_parts_is_one_document(work, tmp_path, monkeypatch):
     assert sorted(split_documents(store, "train")) == sorted(
         row.tolist() for row in tokenizer.encode_batch(texts)
     )
-    assert store.split("train").num_bytes == sum(len(t.encode()) for t in texts)
+    assert store.split("train").record.bytes == sum(len(t.encode()) for t in texts)
 
 
 def test_several_sources_with_the_docstrings_of_a_package(work, tmp_path):

@@ -1,0 +1,64 @@
+"""Layers: recipe files, mappings and `a.b=c` overrides as one nested mapping."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxssl.core.config.yaml_text import parse_yaml
+from jaxssl.core.errors import UserError
+
+
+def combine(layers: Iterable[str | Path | Mapping], overrides: Iterable[str] = ()) -> dict:
+    """Layers and overrides as one nested mapping; nothing is validated."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = merge(merged, layer if isinstance(layer, Mapping) else read_yaml(layer))
+    # One layer together: an override of `name` drops the keys of files, not of other overrides.
+    last: Any = {}
+    for override in overrides:
+        last = merge(last, parse_override(override))
+    return merge(merged, last)
+
+
+def merge(old: Any, new: Any) -> Any:
+    """`new` laid over `old`; a mapping that changes `name` replaces the old one whole."""
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return new
+    if "name" in new and new["name"] != old.get("name", new["name"]):
+        return dict(new)
+    return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
+
+
+def parse_override(text: str) -> dict:
+    """`a.b=c` as a nested mapping; `c` is read as YAML."""
+    path, sign, value = text.partition("=")
+    if not sign or not path.strip():
+        raise UserError(
+            "an override is not of the form key=value",
+            where=f"argument {text!r}",
+            expected="a.b=value, for example optimizer.learning_rate=3e-4",
+            fix="a recipe file must exist to be read as one; check its path",
+        )
+    parsed: Any = parse_yaml(value, where=f"override {text!r}")
+    for key in reversed(path.strip().split(".")):
+        parsed = {key: parsed}
+    return parsed
+
+
+def read_yaml(path: str | Path) -> dict:
+    """A recipe file as a mapping."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError("a configuration file cannot be read", where=path, got=error) from error
+    data = parse_yaml(text, where=str(path))
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise UserError(
+            "a configuration file must hold a mapping of keys to values",
+            where=path,
+            expected="key: value",
+            got=type(data).__name__,
+        )
+    return data

@@ -1,0 +1,82 @@
+"""Text as YAML and back, by the scalars of YAML 1.2: `3e-4` is a number, `no` is a word."""
+
+import functools
+import re
+from typing import Any
+
+from jaxssl.core.errors import UserError
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML with YAML 1.2's booleans and numbers: `3e-4` is a number, `no` is a word."""
+    import yaml
+
+    try:
+        return yaml.load(text, Loader=_yaml_loader())
+    except yaml.YAMLError as error:
+        raise UserError("not valid YAML", where=where, got=str(error)) from error
+
+
+def dump_yaml(data: Any) -> str:
+    """Plain data as YAML that `parse_yaml` reads back to equal data."""
+    import yaml
+
+    return yaml.dump(data, Dumper=_yaml_dumper(), sort_keys=False, width=100)
+
+
+@functools.cache
+def _yaml_loader() -> type:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """SafeLoader with its own table of scalars and no repeated keys."""
+
+        def construct_mapping(self, node, deep=False):
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
+            if repeated:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"repeated key {repeated[0]!r}", node.start_mark
+                )
+            return super().construct_mapping(node, deep)
+
+    Loader.yaml_implicit_resolvers = {}
+    _add_scalars(Loader)
+
+    def construct_int(loader, node):
+        return int(loader.construct_scalar(node).replace("_", ""))
+
+    def construct_float(loader, node):
+        text = loader.construct_scalar(node).replace("_", "")
+        value = float(text.replace(".inf", "inf").replace(".nan", "nan"))
+        # `1e6` may stand for an integer; `1.0e6` is a float.
+        integral = "." not in text and value.is_integer() and abs(value) < 2**53
+        return int(value) if integral else value
+
+    Loader.add_constructor("tag:yaml.org,2002:int", construct_int)
+    Loader.add_constructor("tag:yaml.org,2002:float", construct_float)
+    return Loader
+
+
+@functools.cache
+def _yaml_dumper() -> type:
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """SafeDumper that quotes every string that would be read as something else."""
+
+    _add_scalars(Dumper)
+    return Dumper
+
+
+def _add_scalars(side: Any) -> None:
+    """Teaches a loader or dumper which plain scalars are booleans, nulls and numbers."""
+    add = side.add_implicit_resolver
+    add("tag:yaml.org,2002:bool", re.compile(r"^(true|True|false|False)$"), list("tTfF"))
+    add("tag:yaml.org,2002:null", re.compile(r"^(null|Null|~|)$"), ["n", "N", "~", ""])
+    add("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9][0-9_]*$"), list("-+0123456789"))
+    number = re.compile(
+        r"^[-+]?([0-9][0-9_]*\.[0-9]*([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+]?[0-9]+)?"
+        r"|[0-9][0-9_]*[eE][-+]?[0-9]+|\.inf|\.nan)$"
+    )
+    add("tag:yaml.org,2002:float", number, list("-+.0123456789"))
