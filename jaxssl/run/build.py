@@ -141,15 +141,15 @@ def make_program(
 
 
 def _plan_draws(config: RunConfig, opened: Mapping[str, Opened]) -> tuple[Draws, Epochs]:
-    """Which streams each batch is of, and what an epoch of the first stream is in steps."""
+    """Which streams each batch is of, and what an epoch of the stream that counts is in steps."""
     streams = config.all_streams
     weights = {name: stream.weight for name, stream in streams.items()}
     rows = {name: opened[name].splits["train"].num_rows for name in streams}
     batches = {name: max(1, rows[name] // streams[name].data.batch_size) for name in streams}
     draws = config.mixture.draws(weights, batches)
-    first = next(iter(streams))
-    per_epoch = make_feed(streams[first], opened[first]).per_epoch
-    return draws, Epochs(per_epoch, functools.partial(steps_until, draws, first))
+    counted = config.train.epochs_of or next(iter(streams))
+    per_epoch = make_feed(streams[counted], opened[counted]).per_epoch
+    return draws, Epochs(per_epoch, functools.partial(steps_until, draws, counted))
 
 
 def _trained_streams(config: RunConfig, opened: Mapping[str, Opened]) -> tuple[Stream, ...]:

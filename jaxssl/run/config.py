@@ -106,8 +106,8 @@ class RunConfig:
     data: StoreConfig | TablesConfig | ImportedData | None = None
     """What it reads: `data.store` names a token store, `data.tables` labelled examples."""
     streams: dict[str, StreamConfig] = field(default_factory=dict)
-    """In the place of `objective` and `data`: several of them, by names of your own. The first
-    one's epochs count."""
+    """In the place of `objective` and `data`: several of them, by names of your own. The epochs of
+    the first one count, or of that which `train.epochs_of` names."""
     mixture: Jointly | ByTurns = Jointly()
     """How a run takes its streams: `jointly`, or `by_turns`."""
     freezing: Freezing = Freezing()
@@ -170,6 +170,16 @@ class RunConfig:
                 where="streams",
                 expected="two or more, such as {text: ..., labels: ...}",
                 got=list(self.streams),
+            )
+
+        counted = self.train.epochs_of
+        if counted is not None and counted not in self.streams:
+            raise UserError(
+                "there is no such stream whose epochs could count",
+                where="train.epochs_of",
+                expected=" or ".join(self.streams) or "null, in a run without `streams`",
+                got=counted,
+                fix=did_you_mean(counted, self.streams),
             )
 
     @property

@@ -23,6 +23,9 @@ class TrainConfig:
     """Optimizer steps in all."""
     epochs: float | None = None
     """Passes over the training data; if given, it decides `steps`."""
+    epochs_of: str | None = None
+    """The stream whose passes over its data `epochs` and `evaluation.every_epochs` count, of a run
+    with `streams`; null is the first."""
     seed: int = 0
     """Of initialisation, masks and dropout; 0 to 2**32 - 1."""
     accumulation: int = 1

@@ -158,6 +158,22 @@ def test_a_checkpoint_that_saw_other_batches_is_refused(done, tmp_path, monkeypa
         train_run(load_config([{**made, "out": str(again)}], []), lambda text: None)
 
 
+def test_the_epochs_of_the_stream_that_is_named_count(words, csv, tmp_path):
+    made = recipe(words, csv, tmp_path / "run", {"name": "by_turns", "seed": 3}, labels=0.25)
+    steps = {}
+    for name in ("text", "labels"):
+        made["train"] = {"epochs": 2, "epochs_of": name}
+        work = build(load_config([made], [])).work
+        steps[name], per_epoch = work.settings.train.steps, work.feeds.streams[name].per_epoch
+        drawn = work.program.draws.before(steps[name])[name]
+        assert drawn == 2 * per_epoch and work.program.draws.before(steps[name] - 1)[name] < drawn
+    assert steps["text"] != steps["labels"]
+    made["train"]["epochs_of"] = "label"
+    with pytest.raises(UserError, match="no such stream") as refused:
+        load_config([made], [])
+    assert "labels" in str(refused.value)
+
+
 def test_two_tasks_of_one_kind_have_heads_of_their_own(words, csv, tmp_path):
     """Classification by two columns: one of two labels, one of three."""
     lines = csv.read_text().splitlines()
