@@ -9,12 +9,21 @@ from typing import Any
 
 from jaxssl.commands import parser
 
+WITH_MODEL = (
+    *("pretrain", "finetune", "evaluate", "predict", "embed", "generate", "fill-mask"),
+    *("compare", "verify", "demo"),
+)
+"""The verbs that run a model."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command, without `arguments` that of this process; returns the exit code."""
     if arguments is None:
+        from jaxssl.core import allocator
         from jaxssl.core.interrupts import ending_quietly
 
+        if sys.argv[1:2] and sys.argv[1] in WITH_MODEL and not {"-h", "--help"} & {*sys.argv}:
+            allocator.start_again()
         return ending_quietly(lambda: main(sys.argv[1:]))
     parser = make_parser()
     options = parser.parse_args(arguments)

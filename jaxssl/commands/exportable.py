@@ -59,7 +59,7 @@ def hf_class(
     found, fields = {head.name: head.name for head in heads if head.name in HEADS}, {}
     if task is not None:
         kind, fields = _of_task(task, model)
-        found = {kind: task.name}
+        found = {kind: task.head_name}
     name = architecture_of(model, list(found))
     family_of(model).write_config(model)  # refuses what the family does not have
     _check_positions(model, tokenizer)

@@ -173,7 +173,7 @@ def _plan(found: HfDirectory, config: RunConfig, model: Model, drop: Sequence[st
     """The ledger: every tensor and every parameter."""
     stored = index_hf(found.path)
     heads = [head for head in found.heads if head in TASK_SCOPES]
-    task = next((task.name for task in config.tasks.values()), "")
+    task = next((task.head_name for task in config.tasks.values()), "")
     init = InitConfig(
         from_=str(found.path),
         drop=tuple(drop),

@@ -200,20 +200,26 @@ class ExampleData:
         )
 
     def eval_batches(
-        self, batch_size: int, places: np.ndarray, limit: int | None = None
+        self, batch_size: int, places: np.ndarray, limit: int | None = None, fill: bool = False
     ) -> Iterator[Batch]:
-        """Every example exactly once, the longest first; the last batch is filled with padding."""
+        """Every example exactly once, the longest first; the last batch is filled with padding, or,
+        with `fill`, with examples of the batch before whose `example_weights` are 0."""
         count = self.num_rows
         order = np.argsort(-self.examples.lengths, kind="stable")
         if limit is not None and limit * batch_size < count:
             chosen = np.arange(limit * batch_size) * count // (limit * batch_size)
             order = order[chosen]
         for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            chosen = np.concatenate([chosen, np.full(batch_size - len(chosen), -1)])
-            longest = int(self.examples.lengths[chosen[0]])
+            own = order[start : start + batch_size]
+            left, again = batch_size - len(own), fill and start > 0
+            more = order[start - left : start] if again else np.full(left, -1)
+            chosen = np.concatenate([own, more])
+            longest = int(self.examples.lengths[more if again and left else own].max())
             length = int(self.edges[np.searchsorted(self.edges, longest)])
-            yield self.examples.rows(chosen[places], length, 0)
+            rows = self.examples.rows(chosen[places], length, 0)
+            if again:
+                rows["example_weights"] *= places < len(own)
+            yield rows
 
 
 def _at(answers: Any, chosen: np.ndarray) -> Any:

@@ -83,9 +83,14 @@ class Data(Protocol):
         ...
 
     def eval_batches(
-        self, batch_size: int, places: np.ndarray, limit: int | None = None
+        self, batch_size: int, places: np.ndarray, limit: int | None = None, fill: bool = False
     ) -> Iterator[Batch]:
-        """Every row once, or `limit` batches spread over them; what is missing is padding."""
+        """Every row once, or `limit` batches spread over them; what is missing is padding.
+
+        Args:
+          fill: rows of the batch before are in the place of padding, with `example_weights` 0:
+            where rows are told from each other, all then are from as many.
+        """
         ...
 
     def references(self, chosen: np.ndarray) -> Any:
@@ -158,19 +163,26 @@ class StoreData:
         return StoreBatches(self.source, batch_size, seed, places)
 
     def eval_batches(
-        self, batch_size: int, places: np.ndarray, limit: int | None = None
+        self, batch_size: int, places: np.ndarray, limit: int | None = None, fill: bool = False
     ) -> Iterator[Batch]:
         """Batches that hold every row exactly once, in order, as they are in epoch 0.
 
         All hosts get the same number of batches. Places of the last batch that no row is left for
-        are padding: segment_ids 0, tokens the pad id, everything else 0.
+        are padding: segment_ids 0, tokens the pad id, everything else 0. With `fill` they are rows
+        of the batch before, if there is one, and `example_weights` float32 [B] tells them apart.
         """
         source = self.source
         total = source.num_rows if limit is None else min(source.num_rows, limit * batch_size)
         for number in range(-(-total // batch_size)):
             here = number * batch_size + places
-            rows = source.rows(np.minimum(here, total - 1) * source.num_rows // total, 0)
-            yield _blank(rows, here >= total, source.pad_id)
+            missing = here >= total
+            taken = np.where(missing & (number > 0), here - batch_size, np.minimum(here, total - 1))
+            rows = source.rows(taken * source.num_rows // total, 0)
+            if not fill:
+                yield _blank(rows, missing, source.pad_id)
+                continue
+            rows = rows if number else _blank(rows, missing, source.pad_id)
+            yield {**rows, "example_weights": (~missing).astype(np.float32)}
 
 
 class StoreBatches:

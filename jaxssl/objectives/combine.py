@@ -362,7 +362,7 @@ def unite_heads(heads: Iterable[Head]) -> tuple[Head, ...]:
                 where=head.name,
                 expected=found[head.name],
                 got=head,
-                fix="two tasks of one kind need labels alike, or runs of their own",
+                fix="give one of the two tasks a head of its own: head: NAME",
             )
     return tuple(found.values())
 

@@ -31,8 +31,20 @@ def run_facts(run: Run) -> str:
             ("steps", count_text(run.steps)),
             ("tokens", count_text(run.tokens)),
             ("training time", duration_text(run.seconds)),
+            *_stream_facts(run),
         ]
     )
+
+
+def _stream_facts(run: Run) -> list[tuple[str, str]]:
+    """What each of several streams took: tokens, and passes over its data."""
+    names = [key.removesuffix("/epoch") for key in run.keys() if key.endswith("/epoch")]
+    taken = {name: run.series("train", f"{name}/tokens").last for name in names}
+    epochs = {name: run.series("train", f"{name}/epoch").last for name in names}
+    return [
+        (name, f"{count_text(taken[name])} tokens, {value_text(epochs[name])} epochs")
+        for name in names
+    ]
 
 
 def tiles(run: Run) -> str:

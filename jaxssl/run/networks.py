@@ -78,6 +78,14 @@ def make_model(config: RunConfig) -> Model:
 
 
 def _check(model: Model) -> None:
+    for head in model.heads:
+        if head.name in RESERVED:
+            raise UserError(
+                "a head has the name of another part of the model",
+                where="objective.head",
+                expected=f"another name than {', '.join(RESERVED)}",
+                got=head.name,
+            )
     taken = (*RESERVED, *(head.name for head in model.heads))
     for other in model.others:
         if other.root in taken or "/" in other.root:

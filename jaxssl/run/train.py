@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager
+from jaxssl.core import allocator
 from jaxssl.core.files import atomic_write
 from jaxssl.models.model import num_parameters
 from jaxssl.objectives.base import Objective
@@ -154,7 +155,8 @@ def describe(built: Built, cost: Receipt) -> list[str]:
         f"{config.model.name}: {cost.parameters:,} parameters{share if is_partial else ''}, "
         f"{jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
         *(f"{part}: nothing reads it (model.{part}=false leaves it out)" for part in built.unread),
-        f"{config.precision.summary}; attention: {config.model.attention}",
+        f"{config.precision.summary}; attention: {config.model.attention}"
+        + (f"; {told}" if (told := allocator.summary()) else ""),
         *(line for name in built.streams for line in _describe_stream(built, name)),
         *([f"more parameters are trained from steps {', '.join(later)} on"] if later else []),
         *(receipt.table(cost) if is_partial else []),

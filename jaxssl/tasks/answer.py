@@ -27,7 +27,6 @@ from jaxssl.tasks.answer_spans import answered, join_windows
 from jaxssl.tasks.answer_windows import Layout, Window, encode_questions, join_rows
 from jaxssl.tasks.base import Encoded, Task
 
-HEAD = "answer"
 NEVER = -1e9
 """Logit of a position where no span may start or end: finite, so that 0 * NEVER is 0."""
 
@@ -90,7 +89,7 @@ class Answer(Task):
     @property
     def heads(self) -> tuple[LabelHead, ...]:
         """Two numbers a token: a span starts, a span ends."""
-        return (LabelHead(name=HEAD, scope="token", size=2, dropout=self.dropout),)
+        return (LabelHead(name=self.head_name, scope="token", size=2, dropout=self.dropout),)
 
     # --- On the host ---
 
@@ -240,7 +239,7 @@ class Answer(Task):
         hidden, null = outputs["hidden"], _null_position(model, batch)
         position = jnp.arange(hidden.shape[1])
         allowed = _within(batch["context"], hidden) | (position == null[:, None])
-        logits = model.head(params, HEAD, hidden, key, batch.get("row"))
+        logits = model.head(params, self.head_name, hidden, key, batch.get("row"))
         logits = jnp.where(allowed[..., None], logits, NEVER).swapaxes(1, 2)  # [B, 2, T]
         real = batch["example_weights"]
         labels = jnp.where(batch["labels"] < 0, null[:, None], batch["labels"])
@@ -257,7 +256,7 @@ class Answer(Task):
         answer, `null` [B]. A span starts at a token that belongs to the row (BERT's rule: where it
         has most context) and ends within the window."""
         hidden = outputs["hidden"]
-        logits = model.head(params, HEAD, hidden)
+        logits = model.head(params, self.head_name, hidden)
         start, end = logits[..., 0], logits[..., 1]
         inside = _within(batch["context"], hidden)
         scores, first, last = best_spans(

@@ -4,6 +4,7 @@ On the device it is an `Objective`: it scores hidden states against the labels o
 host it reads tables into examples and turns predictions into the numbers that people report.
 """
 
+import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,8 +57,18 @@ class Task(Objective):
     not on the text as it is. Validation always reads it as it is."""
     extra_scores: tuple[Score, ...] = ()
     """Scores besides the task's own, which may choose the best checkpoint, too."""
+    head: str | None = None
+    """Name of its head; null is the task's. Two tasks of one kind in a run need a name for each,
+    unless they are to share one."""
 
     def __post_init__(self):
+        if self.head is not None and not re.fullmatch(r"[A-Za-z][\w-]*", self.head):
+            raise UserError(
+                "not a name of a head",
+                where="head",
+                expected="letters, digits, - and _, a letter first",
+                got=repr(self.head),
+            )
         names = [score.name for score in self.extra_scores]
         if len(set(names)) < len(names):
             raise UserError(
@@ -68,6 +79,11 @@ class Task(Objective):
             )
         for score in self.extra_scores:
             score.check(self)
+
+    @property
+    def head_name(self) -> str:
+        """What its head's parameters lie under."""
+        return self.head or self.name
 
     @property
     def named_tasks(self) -> Mapping[str, "Task"]:

@@ -26,7 +26,7 @@ from jaxssl.tasks.texts import encode_labelled
 
 @dataclass(frozen=True, kw_only=True)
 class PooledTask(Task):
-    """A task with one head, of the task's name, over the pooled row. It says how many outputs
+    """A task with one head over the pooled row. It says how many outputs
     there are and what the labels of a table are; what it makes of the outputs is its own."""
 
     text: str = "text"
@@ -64,7 +64,7 @@ class PooledTask(Task):
     def heads(self) -> tuple[LabelHead, ...]:
         """One, over the row."""
         size = self.num_outputs
-        return (LabelHead(name=self.name, scope="row", size=size, dropout=self.dropout),)
+        return (LabelHead(name=self.head_name, scope="row", size=size, dropout=self.dropout),)
 
     def encode(
         self,
@@ -108,4 +108,4 @@ class PooledTask(Task):
     ) -> jax.Array:
         """[B, num_outputs] in float32 of hidden states [B, T, H]; `key` as for `sums`."""
         row = pooled(self.pooling, model, params, hidden, batch)
-        return model.head(params, self.name, row, key, batch.get("row"))
+        return model.head(params, self.head_name, row, key, batch.get("row"))

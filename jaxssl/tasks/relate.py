@@ -25,9 +25,6 @@ from jaxssl.tasks.label_loss import LabelLoss
 from jaxssl.tasks.marked_rows import fit, rows_that_fit, tokenise
 from jaxssl.tasks.markers import check_known, mark, opening
 
-HEAD = "relate"
-
-
 NO_ROW = -1
 """Number of the only reference of a table none of whose rows fits: it counts those left out."""
 
@@ -102,7 +99,9 @@ class Relate(LabelLoss):
     def heads(self) -> tuple[LabelHead, ...]:
         """Both entities' states side by side, a dense layer with tanh, an output for each label."""
         size = max(1, len(self.labels))
-        head = LabelHead(name=HEAD, size=size, num_inputs=2, dropout=self.dropout, transform="tanh")
+        head = LabelHead(
+            name=self.head_name, size=size, num_inputs=2, dropout=self.dropout, transform="tanh"
+        )
         return (head,)
 
     # --- On the host ---
@@ -291,7 +290,7 @@ class Relate(LabelLoss):
             states = hidden.reshape(hidden.shape[0], -1)
         else:
             states = states_at(hidden, batch["entity_starts"])
-        return model.head(params, HEAD, states, key, batch.get("row"))
+        return model.head(params, self.head_name, states, key, batch.get("row"))
 
 
 def _types(table: Table, column: str, key: str) -> list[str]:

@@ -28,8 +28,6 @@ from jaxssl.tasks.labels import label_details
 from jaxssl.tasks.tag_windows import Tagged
 from jaxssl.tasks.tagged import OUTSIDE, AnyScheme, Sentences
 
-HEAD = "tag"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Tag(Task):
@@ -93,7 +91,10 @@ class Tag(Task):
         """One output for each label."""
         return (
             LabelHead(
-                name=HEAD, scope="token", size=max(1, len(self.labels)), dropout=self.dropout
+                name=self.head_name,
+                scope="token",
+                size=max(1, len(self.labels)),
+                dropout=self.dropout,
             ),
         )
 
@@ -291,7 +292,7 @@ class Tag(Task):
         key: jax.Array | None = None,
     ) -> Sums:
         """Cross entropy of the words' labels."""
-        logits = model.head(params, HEAD, outputs["hidden"], key, batch.get("row"))
+        logits = model.head(params, self.head_name, outputs["hidden"], key, batch.get("row"))
         labels, weights = batch["labels"], batch["label_weights"]
         loss = softmax_loss(logits, labels, self.label_smoothing, self.focal)
         plain = softmax_loss(logits, labels)
@@ -307,6 +308,6 @@ class Tag(Task):
         self, model: Model, params: Params, outputs: Outputs, batch: Batch
     ) -> dict[str, jax.Array]:
         """`tag` int32 [B, T], the likeliest label of each token, and its `probability`."""
-        shares = jax.nn.softmax(model.head(params, HEAD, outputs["hidden"]), axis=-1)
+        shares = jax.nn.softmax(model.head(params, self.head_name, outputs["hidden"]), axis=-1)
         tag = jnp.argmax(shares, axis=-1).astype(jnp.int32)
         return {"tag": tag, "probability": jnp.max(shares, axis=-1)}

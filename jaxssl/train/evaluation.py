@@ -1,6 +1,7 @@
 """Validation: every row once, sums added up, divided at the end."""
 
 import collections
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,7 @@ class DataPass:
     Attributes:
       limit: at most so many batches, spread evenly over the data; None is all of them.
       progress: the words of a progress bar; None shows none.
+      fill: whether the last batch is filled up with rows that do not count, see `Data`.
     """
 
     data: Data
@@ -91,6 +93,7 @@ class DataPass:
     batch_size: int
     limit: int | None = None
     progress: str | None = None
+    fill: bool = False
 
     @property
     def num_batches(self) -> int:
@@ -116,6 +119,9 @@ def evaluate(
       Its values are `loss` (the weighted total), `loss/<name>`, `accuracy/<name>`, `perplexity`,
       `bits_per_byte`, and the scores of a task.
     """
+    if objective.whole_batch:
+        _check_pool(rows)
+        rows = dataclasses.replace(rows, fill=True)
     total, outputs = None, []
     for sums in over_batches(step, params, rows, check=objective.check_rows):
         outputs.append(sums.pop("rows"))
@@ -133,6 +139,21 @@ def evaluate(
     return Evaluation(values, chosen, predictions)
 
 
+def _check_pool(rows: DataPass) -> None:
+    """Refuses to tell rows from each other where there is one of them.
+
+    Raises:
+      UserError: says so.
+    """
+    if min(rows.batch_size, rows.data.num_rows) < 2:
+        raise UserError(
+            "the rows of a batch are told from each other, and there is one row",
+            where="data.batch_size, evaluation.split",
+            expected="at least 2 rows in a batch",
+            got=f"batches of {rows.batch_size}, {rows.data.num_rows} rows in all",
+        )
+
+
 def over_batches(
     step: Callable[[Params, Batch], Any],
     params: Params,
@@ -146,7 +167,7 @@ def over_batches(
     """
     sharding, size, words = batch_sharding(rows.mesh), rows.batch_size, rows.progress
     places = hosts.local_places(sharding, size)
-    batches = rows.data.eval_batches(size, places, rows.limit)
+    batches = rows.data.eval_batches(size, places, rows.limit, rows.fill)
     shown = words is not None
     in_flight = collections.deque()
     for batch in bar(batches, total=rows.num_batches, description=words or "", enabled=shown):

@@ -121,6 +121,19 @@ def test_evaluation_sees_every_example_once(lengths, batch_size):
     assert sorted(ids.tolist()) == list(range(len(lengths)))
 
 
+@settings(max_examples=40, deadline=None)
+@given(LENGTHS, st.integers(1, 9))
+def test_where_it_is_filled_up_each_batch_has_as_many_different_examples(lengths, batch_size):
+    data = data_of(lengths)
+    for batch in data.eval_batches(batch_size, np.arange(batch_size), fill=True):
+        ids = batch["example_id"][batch["segment_ids"].any(axis=1), 1].tolist()
+        assert len(set(ids)) == len(ids) == min(batch_size, len(lengths))
+    rows = list(data.eval_batches(batch_size, np.arange(batch_size), fill=True))
+    real = np.concatenate([b["example_weights"] for b in rows]) > 0
+    ids = np.concatenate([b["example_id"][:, 1] for b in rows])[real]
+    assert sorted(ids.tolist()) == list(range(len(lengths)))
+
+
 def test_sorting_within_pools_leaves_little_padding():
     lengths = np.random.default_rng(0).geometric(1 / 40, 5000).clip(4, 256)
     data = ExampleData(examples(lengths), row_lengths(lengths, 6))

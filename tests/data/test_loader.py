@@ -193,6 +193,17 @@ def test_evaluation_sees_every_row_once_in_order(num_rows, share, num_hosts):
     assert real == sorted(real, reverse=True)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 50), st.integers(1, 12))
+def test_where_it_is_filled_up_each_batch_has_as_many_different_rows(num_rows, batch_size):
+    data, counted = StoreData(Numbers(num_rows)), []
+    for batch in data.eval_batches(batch_size, np.arange(batch_size), fill=True):
+        there = batch["tokens"][batch["segment_ids"].all(axis=1), 0].tolist()
+        assert len(set(there)) == len(there) == min(batch_size, num_rows)
+        counted += batch["tokens"][batch["example_weights"] > 0, 0].tolist()
+    assert counted == list(range(num_rows))
+
+
 @pytest.mark.parametrize("rows", KINDS, ids=lambda rows: rows.name)
 def test_evaluation_repeats_itself_and_spreads_what_its_limit_leaves(config, rows):
     source = open_rows(config(rows), "validation")

@@ -38,7 +38,7 @@ class SimCse(Objective):
         return False
 
     def weights(self, batch):
-        return {"contrast": jnp.sum(real_rows(batch))}
+        return {"contrast": jnp.sum(counted_rows(batch))}
 
     def forward(self, model, params, batch, key):
         two = {name: jnp.stack([x, x], axis=1) for name, x in batch.items() if name != "row"}
@@ -55,8 +55,10 @@ class SimCse(Objective):
     def whole_sums(self, model, params, summaries, batch, key=None) -> Sums:
         vectors = model.head(params, "projection", summaries["first"])
         vectors /= jnp.linalg.norm(vectors, axis=-1, keepdims=True)
-        loss = contrast(vectors, real_rows(batch), self.temperature)
-        return Sums({"contrast": loss}, {"nll/contrast": (loss, jnp.sum(real_rows(batch)))})
+        real, counted = real_rows(batch), counted_rows(batch)
+        loss, weight = contrast(vectors, real, self.temperature, counted), jnp.sum(counted)
+        pool = (jnp.sum(real) * weight, weight)
+        return Sums({"contrast": loss}, {"nll/contrast": (loss, weight), "pool": pool})
 
 
 def real_rows(batch):
@@ -64,9 +66,15 @@ def real_rows(batch):
     return jnp.any(batch["segment_ids"] > 0, axis=1).astype(jnp.float32)
 
 
-def contrast(vectors, real, temperature):
+def counted_rows(batch):
+    """float [B]; 0 also of rows that are there to be told from alone."""
+    return real_rows(batch) * batch.get("example_weights", 1.0)
+
+
+def contrast(vectors, real, temperature, counted=None):
     """The summed cross entropy of the first of two vectors a row [B, 2, H] against all second."""
+    counted = real if counted is None else counted
     scores = vectors[:, 0] @ vectors[:, 1].T / temperature
     scores = jnp.where(real[None] > 0, scores, -jnp.inf)
     log_p = jax.nn.log_softmax(jnp.where(real[:, None] > 0, scores, 0.0))
-    return -jnp.sum(jnp.diagonal(log_p) * real)
+    return -jnp.sum(jnp.diagonal(log_p) * counted)

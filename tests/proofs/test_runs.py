@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Literal
 
 import jax
@@ -24,6 +25,7 @@ from jaxssl.run.build import build
 from jaxssl.run.config import load_config
 from jaxssl.run.open import evaluate_run, fill_masks, open_run
 from jaxssl.run.train import train_run
+from jaxssl.train.evaluation import DataPass, evaluate
 
 TABLE = "embeddings/tokens/embedding"
 
@@ -243,6 +245,15 @@ def test_contrast_beside_masked_lm_trains_on_microbatches_as_on_one_batch(words,
         train_run(load_config([given]), quiet)
         rows[parts] = toy.rows_of(out, "train")[-1]
     assert rows[1]["loss/contrast"] == pytest.approx(rows[4]["loss/contrast"], rel=1e-4)
+    count = build(load_config([given])).streams[""].splits["validation"].num_rows
+    assert toy.rows_of(out, "validation")[-1]["pool"] == count < 32
+
+
+@pytest.mark.parametrize("size, count", [(1, 9), (8, 1)])
+def test_a_row_is_not_told_from_nothing(size, count):
+    rows = DataPass(data=SimpleNamespace(num_rows=count), mesh=None, batch_size=size)
+    with pytest.raises(UserError, match="there is one row"):
+        evaluate(None, SimCse(), {}, rows)
 
 
 def test_an_objective_reads_as_many_tokens_as_it_shortens_rows_by(byte_store, tmp_path):

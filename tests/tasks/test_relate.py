@@ -20,7 +20,7 @@ from jaxssl.run.feeds import read_split
 from jaxssl.run.open import open_run
 from jaxssl.run.train import train_run
 from jaxssl.tasks.entities import WordEntities
-from jaxssl.tasks.relate import HEAD, Reference, Relate
+from jaxssl.tasks.relate import Reference, Relate
 from jaxssl.train.evaluation import DataPass, evaluate, in_order
 from jaxssl.train.step import make_eval_step
 
@@ -246,7 +246,7 @@ def parts(task):
 
 def logits_of(params, hidden, starts):
     """By numpy: both states side by side, a dense layer with tanh, the output."""
-    head = params[HEAD]
+    head = params["relate"]
     both = np.stack([np.concatenate([h[a], h[b]]) for h, (a, b) in zip(hidden, starts)])
     inner = np.tanh(both @ head["transform"]["kernel"] + head["transform"]["bias"])
     return (inner @ head["output"]["kernel"] + head["output"]["bias"]).astype(np.float64)
@@ -255,7 +255,7 @@ def logits_of(params, hidden, starts):
 def test_the_loss_is_that_of_the_states_at_both_markers():
     task = learnt(weights_by_label=(0.5, 1.0, 3.0))
     model, params, hidden, batch = parts(task)
-    assert params[HEAD]["transform"]["kernel"].shape == (32, 16)
+    assert params["relate"]["transform"]["kernel"].shape == (32, 16)
     logits = logits_of(params, hidden[:3], batch["entity_starts"][:3])
     got = task.predict(model, params, {"hidden": hidden}, batch)["logits"]
     np.testing.assert_allclose(got[:3], logits, rtol=1e-4, atol=1e-5)
@@ -274,7 +274,7 @@ def test_r_drop_sends_rows_through_the_head_twice():
     key, hidden = jax.random.key(0), np.repeat(hidden, 2, axis=0)
     loss = task.sums(model, params, {"hidden": hidden}, batch, key).losses["relate"]
     features = states_at(hidden, twice["entity_starts"])
-    logits = np.asarray(model.head(params, HEAD, features, key), np.float64)[:6]
+    logits = np.asarray(model.head(params, "relate", features, key), np.float64)[:6]
     labels = batch["labels"][:3]
     log_p, log_q = log_softmax(logits[0::2], axis=-1), log_softmax(logits[1::2], axis=-1)
     nll = -(log_p + log_q)[np.arange(3), labels] / 2

@@ -158,6 +158,28 @@ def test_a_checkpoint_that_saw_other_batches_is_refused(done, tmp_path, monkeypa
         train_run(load_config([{**made, "out": str(again)}], []), lambda text: None)
 
 
+def test_two_tasks_of_one_kind_have_heads_of_their_own(words, csv, tmp_path):
+    """Classification by two columns: one of two labels, one of three."""
+    lines = csv.read_text().splitlines()
+    other = tmp_path / "three.csv"
+    kinds = ["label", *("abc"[number % 3] for number in range(len(lines) - 1))]
+    other.write_text("".join(f"{line.rsplit(',', 1)[0]},{k}\n" for line, k in zip(lines, kinds)))
+    made = recipe(words, csv, tmp_path / "run", {"name": "jointly"})
+    first = made["streams"].pop("labels")
+    second = json.loads(json.dumps(first))
+    second["data"]["tables"]["train"]["path"] = str(other)
+    made["streams"] |= {"first": first, "second": second}
+    with pytest.raises(UserError, match="two heads of one name") as refused:
+        build(load_config([made], []))
+    assert "head: NAME" in str(refused.value)
+    second["objective"]["head"] = "kinds"
+    assert train_run(load_config([made], []), lambda text: None).step == STEPS
+    shapes = {path: x.shape for path, x in flatten(open_run(tmp_path / "run").params).items()}
+    assert shapes["classify/output/kernel"][1] == 2 and shapes["kinds/output/kernel"][1] == 3
+    last = toy.rows_of(tmp_path / "run", "validation")[-1]
+    assert {"first/accuracy", "second/accuracy"} <= last.keys()
+
+
 def resumed_with(done, tmp_path, points):
     """The outcome of a run of 20 steps whose text weighs less from step 10 on, resumed there."""
     made, out = done
@@ -194,6 +216,8 @@ def test_the_passes_over_each_stream_are_counted(done):
     for name in sizes:
         assert last[f"{name}/epoch"] == pytest.approx(drawn[name] / per_epoch[name])
         assert last[f"{name}/epoch"] > first[f"{name}/epoch"]
+        count = f"{last[f'{name}/tokens']:,} tokens, "
+        assert f"<dt>{name}</dt><dd>{count}" in (out / "report.html").read_text()
 
 
 def test_the_step_of_several_streams_is_the_sum_of_their_steps_each_by_its_weight():
