@@ -193,9 +193,9 @@ def _embedded(
             yield table, vectors
             count(len(table))
             cut += more
-    told = cut.warning(embedder.max_length, "embed")
-    if told is not None:
-        note(told)
+    warning = cut.warning(embedder.max_length, "embed")
+    if warning is not None:
+        note(warning)
 
 
 def _write_array(output: str, embedder: Embedder, parts: Iterator[np.ndarray]) -> int:

@@ -130,7 +130,9 @@ class ByTurns:
           rows: how many rows each has, for each row of a batch.
         """
         sizes = {name: self._size(rows[name]) for name in streams}
-        return Turns({name: (weight, sizes[name]) for name, weight in streams.items()}, self.seed)
+        return OneAtATime(
+            {name: (weight, sizes[name]) for name, weight in streams.items()}, self.seed
+        )
 
     def _size(self, rows: int) -> Fraction:
         if self.shares == "given":
@@ -177,7 +179,7 @@ def quantised(shares: Sequence[Fraction]) -> list[int]:
 
 
 @dataclass(eq=False)
-class Turns:
+class OneAtATime:
     """Every batch number takes a batch of one stream.
 
     Args:

@@ -111,18 +111,18 @@ class Rotary:
 
 def _llama3(plain: np.ndarray, s: Llama3) -> np.ndarray:
     """1 where a wave is short, 1 / factor where it is long, and a line between."""
-    turns = s.original_positions * plain / (2 * math.pi)
+    rotations = s.original_positions * plain / (2 * math.pi)
     low, high = s.low_frequency_factor, s.high_frequency_factor
-    kept = np.clip((turns - low) / (high - low), 0, 1)
+    kept = np.clip((rotations - low) / (high - low), 0, 1)
     return (plain * (kept + (1 - kept) / s.factor)).astype(np.float32)
 
 
 def _yarn(plain: np.ndarray, s: Yarn, theta: float) -> tuple[np.ndarray, float]:
-    """1 above `beta_fast` turns, 1 / factor below `beta_slow`, and a line over dimensions."""
+    """1 above `beta_fast` rotations, 1 / factor below `beta_slow`, and a line over dimensions."""
     size = 2 * plain.size
 
-    def dimension(turns: float) -> float:
-        of_wave = math.log(s.original_positions / (turns * 2 * math.pi))
+    def dimension(rotations: float) -> float:
+        of_wave = math.log(s.original_positions / (rotations * 2 * math.pi))
         return size * of_wave / (2 * math.log(theta))
 
     low, high = dimension(s.beta_fast), dimension(s.beta_slow)

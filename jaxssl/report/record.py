@@ -105,9 +105,9 @@ class Run:
     @cached_property
     def losses(self) -> dict[str, LossFacts]:
         """The losses that were recorded beside their sum, by their keys, in order."""
-        told = self.summary.get("losses")
-        told = told if isinstance(told, dict) else {}
-        known = {key: LossFacts(**facts) for key, facts in told.items()}
+        recorded = self.summary.get("losses")
+        recorded = recorded if isinstance(recorded, dict) else {}
+        known = {key: LossFacts(**facts) for key, facts in recorded.items()}
         keys = [key for key in self.keys() if re.search(r"(^|/)loss/", key)]
         return {
             key: known.get(key) or OLD_LOSSES.get(key) or LossFacts(_words(key)) for key in keys

@@ -30,9 +30,9 @@ from jaxssl.run.feeds import Opened, open_stream
 from jaxssl.run.networks import inits, make_model, untrained, with_networks
 from jaxssl.train.feeds import Feed, Feeds
 from jaxssl.train.loop import Work
+from jaxssl.train.parameter_use import check_read, reached
 from jaxssl.train.phase import Phases
 from jaxssl.train.program import Program, Stage, Stream
-from jaxssl.train.reads import check_read, reached
 from jaxssl.train.samples import check_samples
 from jaxssl.train.settings import Epochs
 from jaxssl.train.validation import check_best_by, prefixed

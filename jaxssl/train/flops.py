@@ -92,21 +92,21 @@ def _count_branches(
 
 
 def _count_scan(params: dict[str, Any], inputs: Sequence[Known]) -> tuple[float, list[Known]]:
-    """Each turn by the scanned values that are known, turns of equal values once."""
+    """Each iteration by the scanned values that are known, those of equal values once."""
     ((jaxpr, constants),) = _jaxprs(params)
     num_consts, num_carry, length = params["num_consts"], params["num_carry"], params["length"]
     fixed, scanned = inputs[:num_consts], inputs[num_consts + num_carry :]
     counted: dict[tuple[bytes | None, ...], tuple[float, list[Known]]] = {}
-    turns = []
-    for turn in range(length):
-        own = [None if x is None else x[turn] for x in scanned]
+    iterations = []
+    for number in range(length):
+        own = [None if x is None else x[number] for x in scanned]
         values = tuple(None if x is None else x.tobytes() for x in own)
         if values not in counted:
             counted[values] = _count(jaxpr, [*fixed, *[None] * num_carry, *own], constants)
-        turns.append(counted[values])
-    outputs = list(zip(*(known[num_carry:] for _, known in turns)))
+        iterations.append(counted[values])
+    outputs = list(zip(*(known[num_carry:] for _, known in iterations)))
     stacked = [None if any(x is None for x in each) else np.stack(each) for each in outputs]
-    return sum(flops for flops, _ in turns), [*[None] * num_carry, *stacked]
+    return sum(flops for flops, _ in iterations), [*[None] * num_carry, *stacked]
 
 
 def _dot_general(equation: Any) -> float:

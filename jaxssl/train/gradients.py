@@ -155,15 +155,15 @@ class _OneBatch:
         return total_loss(self.objective, made.losses, self.weights, self.step), made.metrics
 
 
-def _scanned(function: Callable[[Any], Any], turns: Any) -> Any:
-    """The sum of what a function makes of each turn, in float32 at least."""
-    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], turns))
+def _scanned(function: Callable[[Any], Any], parts: Any) -> Any:
+    """The sum of what a function makes of each part, in float32 at least."""
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
     start = jax.tree.map(lambda s: upcast(jnp.zeros(s.shape, s.dtype)), shapes)
 
-    def body(carry, turn):
-        return jax.tree.map(jnp.add, carry, function(turn)), None
+    def body(carry, part):
+        return jax.tree.map(jnp.add, carry, function(part)), None
 
-    return jax.lax.scan(body, start, turns)[0]
+    return jax.lax.scan(body, start, parts)[0]
 
 
 def fold(key: jax.Array | None, index: jax.Array | int) -> jax.Array | None:

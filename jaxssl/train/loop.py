@@ -32,7 +32,7 @@ from jaxssl.train.program import Program
 from jaxssl.train.samples import LanguageModel, samples
 from jaxssl.train.settings import Settings
 from jaxssl.train.sinks import Sinks, read_metrics
-from jaxssl.train.step_log import StepLog, shown
+from jaxssl.train.step_log import StepLog, progress_texts
 from jaxssl.train.stopping import NotFinite, StopSignal
 from jaxssl.train.validation import Validation
 from jaxssl.train.watchdog import Watchdog
@@ -216,7 +216,7 @@ class Loop:
     def _log(self, step: int, out: dict[str, Any]) -> None:
         row = self.log.row(step, out, self.skipped, self.data_offset)
         self.sinks.write("train", step, **row)
-        self.progress.set_postfix(shown(row), refresh=False)
+        self.progress.set_postfix(progress_texts(row), refresh=False)
 
     # --- Validation, checkpoints, the end ---
 

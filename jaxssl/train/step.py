@@ -77,7 +77,7 @@ def make_train_step(
         ]
         loss = functools.reduce(jnp.add, [value for value, _, _ in made])
         grads = functools.reduce(_added, [grads for _, grads, _ in made])
-        out = {program.streams[i].name: told for i, (_, _, told) in zip(chosen, made)}
+        out = {program.streams[i].name: logged for i, (_, _, logged) in zip(chosen, made)}
         penalty = None
         if regularization.is_penalty:
             penalty, pull = penalty_gradient(regularization, params, constants.anchors)
@@ -110,16 +110,16 @@ def stream_loss(
     def weighted(params: Params, others: Params, anchors: Params):
         value, sums, grads = loss(params, corrupted, key, others, anchors, step)
         grads = jax.tree.map(upcast, grads)
-        told = {
+        logged = {
             "loss": value,
             "sums": sums,
             "weights": objective.weights(corrupted),
             "tokens": objective.tokens(batch),
         }
         if stream.weight == 1.0:
-            return value, grads, told
+            return value, grads, logged
         weight = factor_at(stream.weight, step, jnp.interp)
-        return weight * value, jax.tree.map(lambda g: weight * g, grads), told
+        return weight * value, jax.tree.map(lambda g: weight * g, grads), logged
 
     return weighted
 

@@ -43,10 +43,10 @@ class StepLog:
 
     def add(self, out: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Counts a finished step; `shapes` are those of its tokens by stream, padding included."""
-        for name, told in out["streams"].items():
-            self._latest[name] = told
-            self.tokens += int(told["tokens"])
-            self.by_stream[name] = self.by_stream.get(name, 0) + int(told["tokens"])
+        for name, logged in out["streams"].items():
+            self._latest[name] = logged
+            self.tokens += int(logged["tokens"])
+            self.by_stream[name] = self.by_stream.get(name, 0) + int(logged["tokens"])
             self._rows += shapes[name][0]
             self._places += int(np.prod(shapes[name]))
 
@@ -80,10 +80,10 @@ class StepLog:
 
     def _numbers(self, latest: Mapping[str, dict[str, Any]]) -> dict[str, float]:
         numbers: dict[str, float] = {}
-        for name, told in latest.items():
-            own = metrics.finished(self._streams[name].objective, told["sums"])
+        for name, logged in latest.items():
+            own = metrics.finished(self._streams[name].objective, logged["sums"])
             if name:
-                own |= {"loss": float(told["loss"]), "tokens": self.by_stream[name]}
+                own |= {"loss": float(logged["loss"]), "tokens": self.by_stream[name]}
             numbers |= {f"{name}/{key}" if name else key: value for key, value in own.items()}
         return numbers
 
@@ -98,21 +98,21 @@ class StepLog:
         peak = metrics.peak_flops()
         if peak is None or self._learner.num_trained < num_parameters(self._learner.params):
             return {}  # the convention counts a whole backward pass
-        labels = [_labels(self._streams[name], told) for name, told in latest.items()]
+        labels = [_labels(self._streams[name], logged) for name, logged in latest.items()]
         size = (round(rows), round(length), sum(labels))
         networks = self._program.model.networks.values()
         flops = sum(metrics.step_flops(each.config, each.heads, *size) for each in networks)
         return {"mfu": flops / seconds / peak}
 
 
-def _labels(stream: Stream, told: Mapping[str, Any]) -> int:
+def _labels(stream: Stream, logged: Mapping[str, Any]) -> int:
     """Positions whose logits over the vocabulary a step computed; a task's head is next to nothing,
     and not counted."""
     names = metrics.token_losses(stream.objective)
-    return int(max((float(told["weights"][name]) for name in names), default=0.0))
+    return int(max((float(logged["weights"][name]) for name in names), default=0.0))
 
 
-def shown(row: dict[str, float]) -> dict[str, str]:
+def progress_texts(row: dict[str, float]) -> dict[str, str]:
     """What the progress bar says of a row."""
     texts = {"loss": f"{row['loss']:.3f}", "tok/s": f"{row['tokens_per_second']:,.0f}"}
     return texts | ({"mfu": f"{row['mfu']:.1%}"} if "mfu" in row else {})

@@ -67,14 +67,14 @@ class HfDirectory:
 
     def notes(self) -> list[str]:
         """What of `config.json` counts for nothing here, in words."""
-        told = []
+        texts = []
         for there, here in self.family.read_as.items():
             value, instead = self.given.get(there), self.given.get(here)
             if None not in (value, instead) and value != instead:
-                told.append(f"{there}={value} is not used, {here}={instead} stands for both")
+                texts.append(f"{there}={value} is not used, {here}={instead} stands for both")
         if self.given.get("auto_map"):
-            told.append("code of its own (auto_map) is not run")
-        return [f"note: {self.path.name}/{CONFIG}: {text}" for text in told]
+            texts.append("code of its own (auto_map) is not run")
+        return [f"note: {self.path.name}/{CONFIG}: {text}" for text in texts]
 
     @functools.cached_property
     def model(self) -> Model:

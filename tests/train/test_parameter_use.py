@@ -12,8 +12,8 @@ from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.tasks.classify import Classify
 from jaxssl.train.gradients import make_loss
+from jaxssl.train.parameter_use import check_read, reached, unread
 from jaxssl.train.program import Stream
-from jaxssl.train.reads import check_read, reached, unread
 
 MASKED = MaskedLm(slots=4)
 LABELLED = Classify(labels=("a", "b", "c"), pooling="mean", dropout=0.0)
