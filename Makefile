@@ -44,7 +44,7 @@ test: $(VENV)/installed-test ## all tests, on eight simulated CPU devices
 	@$(BIN)/pyright
 	@$(BIN)/python -m pytest
 
-bench: $(VENV)/installed-bench ## speed against PyTorch, input pipeline, memory (a quiet machine is needed)
+bench: $(VENV)/installed-bench ## step, start and memory; speed against PyTorch; input (a quiet machine is needed)
 	@$(BIN)/python -m benchmarks
 
 lint: $(VENV)/installed-test ## ruff and pyright alone
