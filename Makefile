@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # The CPU is what this machine is taken to have; unset it to use an accelerator: `make demo JAX_PLATFORMS=`.
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: help install demo test bench lint format wheel clean
+.PHONY: help install demo test test-slow bench lint format wheel clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -38,13 +38,16 @@ install: $(VENV)/installed ## the environment alone; the command is then .venv/b
 demo: $(VENV)/installed ## docstrings of the installed packages to a small BERT and GPT, and a report
 	@$(BIN)/jaxssl demo --out demo
 
-test: $(VENV)/installed-test ## all tests, on eight simulated CPU devices
+test: $(VENV)/installed-test ## all tests but the slow ones, on eight simulated CPU devices
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
 	@$(BIN)/python -m pytest
 
-bench: $(VENV)/installed-bench ## speed against PyTorch, input pipeline, memory (a quiet machine is needed)
+test-slow: $(VENV)/installed-test ## the tests that take more than a minute of a core each
+	@$(BIN)/python -m pytest -m slow
+
+bench: $(VENV)/installed-bench ## step, start and memory; speed against PyTorch; input (a quiet machine is needed)
 	@$(BIN)/python -m benchmarks
 
 lint: $(VENV)/installed-test ## ruff and pyright alone

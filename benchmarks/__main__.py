@@ -1,7 +1,9 @@
-"""Runs every benchmark and prints one table. `python -m benchmarks training` runs one of them."""
+"""Runs every benchmark and prints one table each. `python -m benchmarks training` runs one of them;
+`python -m benchmarks --against CHECKOUT` times whole runs here and there, by turns."""
 
+import argparse
+import functools
 import os
-import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -13,33 +15,39 @@ from benchmarks import (  # noqa: E402
     memory,
     parity,
     pipeline,
-    start,
+    steps,
     training,
 )
 from benchmarks.machine import refuse_if_loaded  # noqa: E402
 
 BENCHMARKS = {
+    "steps": steps.run,
     "training": training.run,
     "finetuning": finetuning.run,
     "interchange": interchange.run,
     "parity": parity.run,
     "memory": memory.run,
     "pipeline": pipeline.run,
-    "start": start.run,
 }
 
 
 def main() -> None:
     """Runs the benchmarks named on the command line, or all."""
-    names = sys.argv[1:] or list(BENCHMARKS)
-    unknown = [name for name in names if name not in BENCHMARKS]
-    if unknown:
-        sys.exit(f"error: unknown benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--against", metavar="CHECKOUT", help="another checkout of jaxssl")
+    options = parser.parse_args()
+    benchmarks = dict(BENCHMARKS)
+    if options.against:
+        benchmarks = {"steps": functools.partial(steps.run, options.against)}
+    names = options.names or list(benchmarks)
     for name in names:
+        if name not in benchmarks:
+            parser.error(f"unknown benchmark {name!r}; there are {', '.join(benchmarks)}")
         if name != "parity":  # it takes no time
             refuse_if_loaded()
         print(f"\n== {name}", flush=True)
-        BENCHMARKS[name]()
+        benchmarks[name]()
 
 
 if __name__ == "__main__":

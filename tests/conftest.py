@@ -1,6 +1,7 @@
 """What tests run under: eight simulated CPU devices, one cache of compilations, no network."""
 
 import os
+import signal
 from pathlib import Path
 
 CACHE = Path(__file__).parent.parent / ".cache" / "jax-tests"
@@ -51,3 +52,10 @@ SLOW = (
 def pytest_collection_modifyitems(items):
     place = {name: number for number, name in enumerate(SLOW)}
     items.sort(key=lambda item: place.get(item.path.stem, len(SLOW)))
+
+
+def pytest_sessionfinish(session):
+    """xdist interrupts a worker that takes more than 5 seconds to clean up after its last test, and
+    the KeyboardInterrupt would be told of whatever callback it strikes: Hypothesis's, JAX's."""
+    if hasattr(session.config, "workerinput"):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,5 +1,6 @@
 """Filling masks: the probabilities are those of a plain forward pass."""
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -15,6 +16,7 @@ from jaxssl.train.samples import LanguageModel, fill_text, mask_row
 MASK = tiny.SPECIALS["mask"]
 MODEL = Model(tiny.bert(), (MASKED_LM,))
 PARAMS = tiny.random_params(MODEL, scale=0.6)
+LOGITS = jax.jit(lambda params, b: MODEL.head(params, "masked_lm", MODEL.encode(params, b)))
 ROWS = [
     np.array(row, np.int32)
     for row in ([2, 7, MASK, 9, 3], [2, MASK, 30, 31, MASK, 12, 13, 3], [2, 5, 3])
@@ -25,7 +27,7 @@ def probabilities(row: np.ndarray) -> np.ndarray:
     """Of every token at every place of one row without padding: [T, V], in float64."""
     ones = np.ones((1, len(row)), np.int32)
     batch = {"tokens": row[None], "segment_ids": ones, "positions": np.arange(len(row))[None]}
-    logits = MODEL.head(PARAMS, "masked_lm", MODEL.encode(PARAMS, batch))[0]
+    logits = LOGITS(PARAMS, batch)[0]
     powers = np.exp(np.asarray(logits, np.float64))
     return powers / powers.sum(axis=-1, keepdims=True)
 
