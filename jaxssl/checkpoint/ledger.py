@@ -60,7 +60,7 @@ class InitConfig:
         _, step = split_checkpoint(self.from_)
         if step is not None and self.step not in ("best", step):
             raise UserError(
-                "two checkpoints are describe_base",
+                "two checkpoints are named",
                 where="from, step",
                 expected="a run directory and a step, or a checkpoint alone",
                 got=(self.from_, self.step),
@@ -277,14 +277,16 @@ def _restored(config: InitConfig, name: str, leaf: Leaf, origin: str, stored: Le
 
 
 VOCABULARY = {"causal_lm/output/kernel": 1, "masked_lm/bias": 0}
-"""Parameters that are no tables and have an axis over the vocabulary: which it is."""
+"""Parameters that are no tables and have an axis over the vocabulary: which it is. In the tree of
+all networks, the ends of their names."""
 
 
 def resized_axis(name: str, stored: tuple[int, ...], wanted: tuple[int, ...]) -> int | None:
     """The axis along which a parameter of another shape may be resized: over the rows of a table,
     or the vocabulary. None where it may not, or differs in another axis, too."""
     is_table = len(wanted) == 2 and not is_stacked(name)
-    axis = VOCABULARY.get(name, 0 if is_table else None)
+    own = [axis for known, axis in VOCABULARY.items() if f"/{name}".endswith(f"/{known}")]
+    axis = own[0] if own else 0 if is_table else None
     if axis is None or len(stored) != len(wanted):
         return None
     same_elsewhere = all(a == b for i, (a, b) in enumerate(zip(stored, wanted)) if i != axis)

@@ -20,6 +20,7 @@ from jaxssl.checkpoint.parameter_index import (
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.models.heads import HEADS
+from jaxssl.parallel import hosts
 
 RUN_CONFIG = "config.yaml"
 
@@ -91,7 +92,8 @@ class RunOrigin(Origin):
         self, init: InitConfig, checkpoint: CheckpointConfig, noted: Mapping[str, Any] | None
     ) -> tuple[ParameterSource, ParameterIndex]:
         manager = CheckpointManager(self.path / "checkpoints", checkpoint)
-        step = manager.choose(init.chosen if noted is None else noted["step"])
+        wanted = init.chosen if noted is None else noted["step"]
+        step = hosts.first_decides(lambda: manager.choose(wanted))
         source = CheckpointSource(manager.path(step))
         if noted is not None:
             check_base(noted, source)

@@ -128,18 +128,18 @@ def index_run(
     pieces: dict[str, tuple[Piece, ...]] = {}
     for network, noted in read_base(run_dir).items():
         where = (moved or {}).get(network) or Path(noted["run"])
-        pieces |= under(network, _of_base(noted, where.absolute(), verify)).pieces
+        pieces |= under(network, _of_base(noted, where.absolute(), network, verify)).pieces
     return index_checkpoint(checkpoint, ParameterIndex(pieces))
 
 
-def _of_base(noted: Mapping[str, Any], where: Path, verify: bool) -> ParameterIndex:
+def _of_base(noted: Mapping[str, Any], where: Path, network: str, verify: bool) -> ParameterIndex:
     """What a run takes of a base; `where` is absolute, as Orbax wants it."""
     if noted["step"] is None:
-        check_base(noted, HfSource(where))
+        check_base(noted, HfSource(where), network)
         found = index_hf(where)
     else:
         base = where / "checkpoints" / str(noted["step"])
-        check_base(noted, CheckpointSource(base))
+        check_base(noted, CheckpointSource(base), network)
         if verify:
             manifest.verify(base)
         found = index_run(where, base, verify=verify)
@@ -352,8 +352,8 @@ def read_base(run_dir: Path) -> dict[str, dict[str, Any]]:
         ) from error
 
 
-def check_base(noted: Mapping[str, Any], source: ParameterSource) -> None:
-    """Refuses parameters that are not those a run was started with.
+def check_base(noted: Mapping[str, Any], source: ParameterSource, network: str = "") -> None:
+    """Refuses parameters that are not those a run, or one network of it, was started with.
 
     Raises:
       UserError: says which are wanted.
@@ -365,5 +365,6 @@ def check_base(noted: Mapping[str, Any], source: ParameterSource) -> None:
             where=source.path,
             expected=f"{describe_base(noted)}, with checksum {noted['manifest'][:16]}...",
             got="no such checkpoint" if found is None else f"checksum {found[:16]}...",
-            fix="say where the base is now: --with init.from=RUN",
+            fix="say where the base is now: --with "
+            + (f"networks.{network}.init.from=RUN" if network else "init.from=RUN"),
         )

@@ -59,7 +59,7 @@ def run_seeds(config: RunConfig, count: int, say=print) -> list[SeedResult] | No
     """
     if count < 2:
         raise UserError("too few seeds", where="--seeds", expected="at least 2", got=count)
-    stream = config.labelled
+    stream = next((s for s in config.all_streams.values() if s.objective.named_tasks), None)
     if stream is None or stream.validation is None:
         raise UserError(
             "seeds are compared by their validation",
@@ -95,9 +95,8 @@ def _run_seed(config: RunConfig, seed: int, run_dir: Path, say: Any) -> SeedResu
     if outcome.stopped_by is not None:
         return None
     scores = json.loads((run_dir / SCORES).read_text(encoding="utf-8"))
-    stream = config.labelled
-    assert stream is not None
-    split = next(x for key, x in scores["splits"].items() if key.endswith(stream.validation))
+    name, stream = next((n, s) for n, s in config.all_streams.items() if s.objective.named_tasks)
+    split = scores["splits"]["/".join(part for part in (name, stream.validation) if part)]
     metric = stream.objective.metric
     baseline = split["baseline"][metric]
     baseline = baseline if baseline is not None and math.isfinite(baseline) else 0.0

@@ -169,7 +169,7 @@ class StoreData:
 
         All hosts get the same number of batches. Places of the last batch that no row is left for
         are padding: segment_ids 0, tokens the pad id, everything else 0. With `fill` they are rows
-        of the batch before, if there is one, and `example_weights` float32 [B] tells them apart.
+        of the batch before, if there is one. `example_weights` float32 [B] is 0 of both.
         """
         source = self.source
         total = source.num_rows if limit is None else min(source.num_rows, limit * batch_size)
@@ -178,10 +178,8 @@ class StoreData:
             missing = here >= total
             taken = np.where(missing & (number > 0), here - batch_size, np.minimum(here, total - 1))
             rows = source.rows(taken * source.num_rows // total, 0)
-            if not fill:
-                yield _blank(rows, missing, source.pad_id)
-                continue
-            rows = rows if number else _blank(rows, missing, source.pad_id)
+            if not (fill and number):
+                rows = _blank(rows, missing, source.pad_id)
             yield {**rows, "example_weights": (~missing).astype(np.float32)}
 
 

@@ -78,12 +78,12 @@ class Jointly:
 
     takes_all: ClassVar[bool] = True
 
-    def draws(self, streams: Mapping[str, Factor], rows: Mapping[str, int]) -> "Draws":
+    def draws(self, streams: Mapping[str, Factor], rows: Mapping[str, tuple[int, int]]) -> "Draws":
         """All streams in every step.
 
         Args:
           streams: the weight of each stream, by its name.
-          rows: how many rows each has.
+          rows: how many rows each has, and how many its batches.
         """
         return AllAtOnce(tuple(streams))
 
@@ -122,23 +122,24 @@ class ByTurns:
                 got=(self.limit, self.temperature),
             )
 
-    def draws(self, streams: Mapping[str, Factor], rows: Mapping[str, int]) -> "Draws":
+    def draws(self, streams: Mapping[str, Factor], rows: Mapping[str, tuple[int, int]]) -> "Draws":
         """One stream in each step.
 
         Args:
           streams: the weight of each stream, by its name.
-          rows: how many rows each has, for each row of a batch.
+          rows: how many rows each has, and how many its batches.
         """
-        sizes = {name: self._size(rows[name]) for name in streams}
+        sizes = {name: self._size(*rows[name]) for name in streams}
         return OneAtATime(
             {name: (weight, sizes[name]) for name, weight in streams.items()}, self.seed
         )
 
-    def _size(self, rows: int) -> Fraction:
+    def _size(self, rows: int, batch_size: int) -> Fraction:
         if self.shares == "given":
             return Fraction(1)
         counted = rows if self.limit is None else min(rows, self.limit)
-        return Fraction(counted ** (1 / self.temperature)).limit_denominator(10**9)
+        examples = Fraction(counted ** (1 / self.temperature)).limit_denominator(10**9)
+        return examples / batch_size
 
     def loss_weight(self, weight: Factor) -> Factor:
         """What a stream's loss is multiplied with: nothing, it has its turns."""

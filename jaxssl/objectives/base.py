@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxssl.core.errors import UserError
 from jaxssl.core.ramp import Factor, factor_at
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.models.heads import Head
@@ -256,6 +257,11 @@ def all_sums(
         summaries = objective.summary(model, params, outputs, batch, key)
         more = objective.whole_sums(model, params, summaries, batch, key)
         made = Sums({**made.losses, **more.losses}, {**made.metrics, **more.metrics})
-    missing = objective.losses.keys() - made.losses.keys()
-    assert not missing, f"{objective.name} has no sum of {', '.join(sorted(missing))}"
+    if objective.losses.keys() != made.losses.keys():
+        raise UserError(
+            "an objective's sums are not those of its losses",
+            where=f"objective {objective.name}: losses, sums",
+            expected=", ".join(sorted(objective.losses)),
+            got=", ".join(sorted(made.losses)) or "none",
+        )
     return made

@@ -80,6 +80,16 @@ class Combine(Objective):
                 got=[term.name or term.objective.name for term in self.terms],
                 fix="give one of them a name, such as {name: second, objective: ...}",
             )
+        losses = [_labelled(term, loss) for term in self.terms for loss in term.objective.losses]
+        twice = sorted({loss for loss in losses if losses.count(loss) > 1})
+        if twice:
+            raise UserError(
+                "two terms have a loss of one name",
+                where="terms",
+                expected="losses of different names",
+                got=", ".join(twice),
+                fix="give one of the terms a name, such as {name: second, objective: ...}",
+            )
         unite_heads(head for term in self.terms for head in term.objective.heads)
 
     @property
@@ -180,7 +190,10 @@ class Combine(Objective):
         if source is not None:
             changed = {entry: batch.get(f"{source}/{entry}") for entry in INPUTS}
             seen |= {entry: x for entry, x in changed.items() if x is not None}
-        return {**seen, **_own(name, batch)}
+        seen |= _own(name, batch)
+        if self.whole_batch and not self.by_name[name].objective.whole_batch:
+            seen |= _without_fillers(seen)
+        return seen
 
     def _source(self, name: str, batch: Batch, training: bool) -> str | None:
         """The term whose inputs a term reads; None where they are as they were read."""
@@ -206,7 +219,7 @@ class Combine(Objective):
         """{term: its outputs}; terms that read the same inputs share a pass, if they may."""
         made, shared = {}, {}
         for number, (name, term) in enumerate(self.by_name.items()):
-            source = self._source(name, batch, key is not None)
+            source = self._source(name, batch, key is not None), term.objective.whole_batch
             if not term.objective.own_forward and source in shared:
                 made[name] = shared[source]
                 continue
@@ -330,6 +343,19 @@ class Combine(Objective):
             scores = term.objective.scores(_own(name, predictions), references[name])
             found |= {_labelled(term, score): value for score, value in scores.items()}
         return found
+
+
+def _without_fillers(batch: Batch) -> dict[str, Any]:
+    """Rows that are there for others to be told from (`example_weights` 0) as padding, for a term
+    that looks at each row alone."""
+    if "example_weights" not in batch:
+        return {}
+    counts = batch["example_weights"] > 0
+    blanked = [entry for entry in ("segment_ids", "label_weights") if entry in batch]
+    return {
+        entry: batch[entry] * counts.reshape(-1, *(1,) * (batch[entry].ndim - 1))
+        for entry in blanked
+    }
 
 
 def _own(name: str, entries: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from jaxssl.optim.weight_decay import check_no_decay
 from jaxssl.parallel.mesh import check_batch, make_mesh
 from jaxssl.run.config import RunConfig
 from jaxssl.run.feeds import Opened, open_stream
-from jaxssl.run.networks import inits, make_model, untrained, with_networks
+from jaxssl.run.networks import check_untrained, inits, make_model, untrained, with_networks
 from jaxssl.train.feeds import Feed, Feeds
 from jaxssl.train.loop import Work
 from jaxssl.train.parameter_use import check_read, reached
@@ -108,6 +108,7 @@ def make_program(
     model = make_model(config)
     _check_vocabularies(model)
     start = open_starts(inits(config), model, config.checkpoint, config.out)
+    check_untrained(config, start.entries)
     model, stages, group_of = plan_stages(config, model, start, epochs)
     check_no_decay(config.optimizer.no_decay, model.abstract())
     steps = epochs.resolve(config.train, config.evaluation)[0].steps
@@ -144,9 +145,11 @@ def _plan_draws(config: RunConfig, opened: Mapping[str, Opened]) -> tuple[Draws,
     """Which streams each batch is of, and what an epoch of the stream that counts is in steps."""
     streams = config.all_streams
     weights = {name: stream.weight for name, stream in streams.items()}
-    rows = {name: opened[name].splits["train"].num_rows for name in streams}
-    batches = {name: max(1, rows[name] // streams[name].data.batch_size) for name in streams}
-    draws = config.mixture.draws(weights, batches)
+    rows = {
+        name: (opened[name].splits["train"].num_rows, stream.data.batch_size)
+        for name, stream in streams.items()
+    }
+    draws = config.mixture.draws(weights, rows)
     counted = config.train.epochs_of or next(iter(streams))
     per_epoch = make_feed(streams[counted], opened[counted]).per_epoch
     return draws, Epochs(per_epoch, functools.partial(steps_until, draws, counted))
@@ -290,7 +293,9 @@ def plan_stages(
     """The model, cut so that each array is wholly trained or frozen in each stage; the stages; and,
     where there are several, which of them each parameter is first trained in, by path."""
     whole, fixed = unbox(uncut(model).abstract()), untrained(config)
-    chosen = freezing.choose_stages(config.freezing, whole, model.head_parts, fixed)
+    chosen = freezing.choose_stages(
+        config.freezing, whole, model.head_parts, [other.root for other in model.others], fixed
+    )
     decisions = [decision for _, decision in chosen]
     cuts = decisions
     if config.regularization.needs_anchors and start.fresh_from:

@@ -172,6 +172,7 @@ class RunConfig:
                 got=list(self.streams),
             )
 
+        self._check_validation()
         counted = self.train.epochs_of
         if counted is not None and counted not in self.streams:
             raise UserError(
@@ -180,6 +181,27 @@ class RunConfig:
                 expected=" or ".join(self.streams) or "null, in a run without `streams`",
                 got=counted,
                 fix=did_you_mean(counted, self.streams),
+            )
+
+    def _check_validation(self) -> None:
+        """Refuses what would be ignored where each stream says what it is validated on."""
+        if not self.streams:
+            return
+        if self.evaluation.split != EvaluationConfig.split:
+            raise UserError(
+                "each stream says what it is validated on",
+                where="evaluation.split",
+                expected=f"{EvaluationConfig.split}, as it stands",
+                got=self.evaluation.split,
+                fix=f"set streams.{next(iter(self.streams))}.validation, and so on",
+            )
+        validated = [s for s in self.streams.values() if s.validation is not None]
+        if self.evaluation.early_stopping is not None and not validated:
+            raise UserError(
+                "early stopping needs a validation split",
+                where="streams.*.validation",
+                expected="the name of a split, of one stream at least",
+                got="null",
             )
 
     @property

@@ -30,6 +30,7 @@ MAY_CHANGE = (
     "train/{steps,epochs,accumulation,not_finite,not_finite_limit}",
     "data/{store,verify,prefetch}",
     "model/{remat,unroll}",
+    "networks/*/model/{remat,unroll}",
     "{,streams/*/}objective/{slots,chunk}",
     "{,streams/*/}objective/terms/*/objective/{slots,chunk}",
     "{,streams/*/}objective/extra_scores/**",

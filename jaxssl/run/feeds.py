@@ -138,7 +138,8 @@ def _check_validation(store: TokenStore, split: str) -> None:
             expected="one of " + ", ".join(store.manifest.splits),
             got=split,
             fix="prepare the text with a larger validation_fraction (or documents=blank_lines, if "
-            "it has few files), or train without validation: evaluation.split=null",
+            "it has few files), or train without validation: evaluation.split=null, or of a stream "
+            "streams.NAME.validation=null",
         )
 
 

@@ -1,12 +1,12 @@
 """The networks of a run: the main one, and those that its objectives have beside it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxssl.checkpoint.ledger import InitConfig
+from jaxssl.checkpoint.ledger import Entry, InitConfig
 from jaxssl.core.errors import UserError, did_you_mean
-from jaxssl.core.names import flatten
+from jaxssl.core.names import flatten, matches
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
 from jaxssl.models.network import Network, Tie
@@ -43,7 +43,7 @@ def with_networks(config: RunConfig) -> RunConfig:
         given = config.networks.get(name, NetworkConfig())
         model = given.model if network.config is None else network.config
         is_started = given.init is not None  # from another shape: the ledger has the say
-        is_other = given.model not in (None, model) and not is_started
+        is_other = given.model is not None and not is_started and not _alike(given.model, model)
         if model is None or is_other:
             raise UserError(
                 "the shape of a network is not known"
@@ -58,6 +58,13 @@ def with_networks(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, networks=filled)
 
 
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two shapes are one but for how they are computed."""
+    if one is None or other is None or type(one) is not type(other):
+        return False
+    return one == dataclasses.replace(other, remat=one.remat, unroll=one.unroll)
+
+
 def make_model(config: RunConfig) -> Model:
     """The model of a run, with all its networks; `with_networks` has given their shapes.
 
@@ -66,6 +73,13 @@ def make_model(config: RunConfig) -> Model:
     """
     wanted = declared(config)
     main = wanted.pop("", Network())
+    if main != Network(ties=main.ties):
+        raise UserError(
+            "of the main network an objective says alone what it borrows",
+            where='networks(model)[""]',
+            expected="ties and nothing else; its heads are the objective's `heads`",
+            got=main,
+        )
     model = Model(config.model, config.heads, config.precision, ties=main.ties)
     others = []
     for name, network in wanted.items():
@@ -132,6 +146,35 @@ def _wrong_tie(network: str, tie: Tie, mine: Mapping, theirs: Mapping) -> UserEr
 def inits(config: RunConfig) -> dict[str, InitConfig | None]:
     """What each network starts from; the main one's name is empty."""
     return {"": config.init, **{name: each.init for name, each in config.networks.items()}}
+
+
+def check_untrained(config: RunConfig, entries: Sequence[Entry]) -> None:
+    """Refuses a network that is not trained and not restored whole: it would teach at random.
+
+    Raises:
+      UserError: names what would be fresh.
+    """
+    for name in untrained(config):
+        init = config.networks[name].init
+        fresh = [
+            entry.target
+            for entry in entries
+            if entry.action == "fresh" and str(entry.target).startswith(f"{name}/")
+        ]
+        asked = init.fresh if init is not None else ()
+        unasked = [
+            path
+            for path in map(str, fresh)
+            if not any(matches(pattern, path.removeprefix(f"{name}/")) for pattern in asked)
+        ]
+        if init is None or init.scratch or unasked:
+            raise UserError(
+                "a network that is not trained would be random",
+                where=f"networks.{name}.init",
+                expected="a run that has all of its parameters",
+                got=f"nothing stored for {unasked[0]}" if unasked else "no run to start from",
+                fix=f"set networks.{name}.init.from=RUN, or name in init.fresh what may be random",
+            )
 
 
 def untrained(config: RunConfig) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.checkpoint.parameter_index import index_run
 from jaxssl.core.errors import UserError
-from jaxssl.core.keys import init_key
+from jaxssl.core.keys import init_key, numbered_seed
 from jaxssl.core.names import flatten
 from jaxssl.core.types import Params, Vocabulary
 from jaxssl.data.loader import Data
@@ -70,6 +70,12 @@ class TrainedModel:
     def in_use(self) -> contextlib.AbstractContextManager[None]:
         """Inside, arrays are laid out as the run's are."""
         return use_layout(self.mesh, make_rules(self.config.mesh.rules))
+
+    @property
+    def alone(self) -> "TrainedModel":
+        """The main network by itself, what it borrows from others included."""
+        main = dataclasses.replace(self.model, ties=(), others=())
+        return dataclasses.replace(self, model=main, params=self.model.own(self.params))
 
     @property
     def language_model(self) -> LanguageModel:
@@ -167,7 +173,9 @@ def evaluate_run(
         chosen = dataclasses.replace(chosen, data=chosen.data.of_store(store))
     data, tokens_per_byte = open_split(chosen, split, trained.config.model, trained.tokenizer)
     size = chosen.data.batch_size
-    made = evaluate_on(trained, data, chosen.objective, size, batches, tokens_per_byte)
+    made = evaluate_on(
+        trained, data, chosen.objective, size, batches, tokens_per_byte, stream=stream
+    )
     size = fitting_size(trained, size)
     rows = data.num_rows if batches is None else min(data.num_rows, batches * size)
     return {"step": trained.step, "rows": rows, **made.values}
@@ -200,10 +208,13 @@ def evaluate_on(
     batches: int | None = None,
     tokens_per_byte: float | None = None,
     *,
+    stream: str | None = None,
     show: bool = True,
 ) -> Evaluation:
-    """Loss, metrics and predictions of a trained model over data; see `evaluate_run`."""
-    seed = trained.config.train.seed
+    """Loss, metrics and predictions of a trained model over data; see `evaluate_run`. Masks are
+    those of the stream's validation in training."""
+    number = 0 if stream is None else list(trained.config.all_streams).index(stream)
+    seed = numbered_seed(trained.config.train.seed, number)
     step = make_eval_step(trained.model, objective, trained.vocabulary, seed=seed)
     rows = DataPass(
         data=data,

@@ -101,7 +101,8 @@ def score_best(built: Built, run_dir: Path, outcome: Outcome, say: Say) -> Outco
         for split, data in opened.splits.items():
             if split == "train":
                 continue
-            made = evaluate_on(model, data, objective, opened.config.data.batch_size, show=False)
+            size = opened.config.data.batch_size
+            made = evaluate_on(model, data, objective, size, stream=name, show=False)
             references = data.references(made.rows)
             baseline = objective.baseline_scores(train, references)
             key = f"{name}/{split}" if name else split

@@ -216,4 +216,9 @@ def make_predict_step(
 
 
 def _identity(batch: Batch) -> dict[str, jax.Array]:
-    return {name: batch[name] for name in ("example_id", "example_weights")}
+    """Which examples the rows are, and whether they count; a text's all do."""
+    ids = batch["example_id"]
+    return {
+        "example_id": ids,
+        "example_weights": batch.get("example_weights", jnp.ones(len(ids))),
+    }

@@ -99,7 +99,8 @@ class StepLog:
         if peak is None or self._learner.num_trained < num_parameters(self._learner.params):
             return {}  # the convention counts a whole backward pass
         labels = [_labels(self._streams[name], logged) for name, logged in latest.items()]
-        size = (round(rows), round(length), sum(labels))
+        share = len(self._program.draws.at(0)) / max(1, len(labels))  # of the streams in a step
+        size = (round(rows), round(length), round(sum(labels) * share))
         networks = self._program.model.networks.values()
         flops = sum(metrics.step_flops(each.config, each.heads, *size) for each in networks)
         return {"mfu": flops / seconds / peak}

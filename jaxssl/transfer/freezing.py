@@ -138,7 +138,12 @@ def make_rules(
     return rules
 
 
-def choose(config: Selection, params: Mapping[str, Any], heads: Sequence[str]) -> dict[str, bool]:
+def choose(
+    config: Selection,
+    params: Mapping[str, Any],
+    heads: Sequence[str],
+    networks: Sequence[str] = (),
+) -> dict[str, bool]:
     """{layer name: whether it is trained} of parameters whose stacks are in one segment.
 
     Args:
@@ -162,7 +167,6 @@ def choose(config: Selection, params: Mapping[str, Any], heads: Sequence[str]) -
             expected=f"at most {deepest}",
             got=config.top,
         )
-    networks = [name for name, x in params.items() if "embeddings" in x]
     decisions = decide(make_rules(config, heads, networks), names, False)
     body = [name for name, value in decisions.items() if value and _is_body(name, heads)]
     if config.preset in ("bias", "norms") and not body:
@@ -186,12 +190,14 @@ def choose_stages(
     config: Freezing,
     params: Mapping[str, Any],
     heads: Sequence[str],
+    networks: Sequence[str] = (),
     fixed: Sequence[str] = (),
 ) -> list[tuple[float, dict[str, bool]]]:
     """(epoch, `choose`) of each stage of the schedule, the first at epoch 0.
 
     Args:
-      fixed: top-level names of what no stage trains, such as a teacher.
+      networks: the names of those beside the main one.
+      fixed: those of them that no stage trains, such as a teacher.
 
     Raises:
       UserError: as `choose`; a stage freezes what was trained before it, or trains nothing more.
@@ -199,7 +205,7 @@ def choose_stages(
     never = dict.fromkeys(_names({name: params[name] for name in fixed}), False)
     params = {name: x for name, x in params.items() if name not in fixed}
     stages = [
-        (epoch, {**choose(selection, params, heads), **never})
+        (epoch, {**choose(selection, params, heads, networks), **never})
         for epoch, selection in config.selections(_deepest(_names(params)))
     ]
     for (_, before), (epoch, after) in zip(stages, stages[1:]):

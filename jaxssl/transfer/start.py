@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -334,16 +335,28 @@ def first_params(
 
 
 def _taken_as_read(start: Start, raw: RawArrays, leaves: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """The leaves that are an array as it was read, which so is not held twice. They leave `raw`."""
+    """The leaves that are an array as it was read, which so is not held twice. They leave `raw`.
+
+    An array that is read for two networks is copied for each: a step is given both, and may keep
+    neither.
+    """
     ready = {}
-    for path, leaf in leaves.items():
-        if not start.is_whole_copy(path) or layer_range(path) is not None:
+    whole = [p for p in leaves if start.is_whole_copy(p) and layer_range(p) is None]
+    pieces_of = {path: start.stored.pieces[str(start._by_target[path].source)] for path in whole}
+    readers = Counter(
+        (str(piece.source.path), piece.name)
+        for entry in start._by_target.values()
+        if entry.source is not None
+        for piece in start.stored.pieces[entry.source]
+    )
+    for path, pieces in pieces_of.items():
+        leaf, place = leaves[path], (str(pieces[0].source.path), pieces[0].name)
+        if readers[place] > 1:
             continue
-        pieces = start.stored.pieces[str(start._by_target[path].source)]
-        array = raw[str(pieces[0].source.path)][pieces[0].name]
+        array = raw[place[0]][place[1]]
         same = (array.shape, array.dtype, array.sharding)
         if len(pieces) == 1 and same == (leaf.shape, leaf.dtype, leaf.sharding):
-            ready[path] = raw[str(pieces[0].source.path)].pop(pieces[0].name)
+            ready[path] = raw[place[0]].pop(place[1])
     return ready
 
 

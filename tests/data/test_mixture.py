@@ -24,7 +24,7 @@ def named(weights):
 
 def turns(weights, seed=0, **options):
     weights = weights if isinstance(weights, dict) else named(weights)
-    rows = options.pop("rows", dict.fromkeys(weights, 100))
+    rows = options.pop("rows", dict.fromkeys(weights, (100, 1)))
     return ByTurns(seed=seed, **options).draws(weights, rows)
 
 
@@ -88,10 +88,10 @@ def test_the_share_of_a_ramp_is_that_of_the_first_step_of_a_block():
 @pytest.mark.parametrize("limit, temperature", [(None, 1.0), (500, 1.0), (None, 2.0), (200, 4.0)])
 def test_shares_by_examples_are_the_published_formula(limit, temperature):
     """Raffel et al. (2020), section 3.5.2: min(rows, limit) to the power of 1 / temperature."""
-    rows = {"a": 1000, "b": 100, "c": 10}
+    rows = {"a": (1000, 32), "b": (100, 8), "c": (10, 8)}
     options = {"shares": "examples", "limit": limit, "temperature": temperature}
     draws = turns(dict.fromkeys(rows, 1.0), rows=rows, **options)
-    sizes = {k: min(n, limit or n) ** (1 / temperature) for k, n in rows.items()}
+    sizes = {k: min(n, limit or n) ** (1 / temperature) / b for k, (n, b) in rows.items()}
     steps = 200 * BLOCK
     for name, count in draws.before(steps).items():
         assert count == pytest.approx(steps * sizes[name] / sum(sizes.values()), abs=1)

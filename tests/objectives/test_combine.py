@@ -279,6 +279,20 @@ def test_no_term_or_two_of_one_name_are_refused(terms):
         Combine(terms=terms)
 
 
+def test_two_terms_with_a_loss_of_one_name_are_refused():
+    """Another objective whose loss is called as masked LM's."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Other(MaskedLm):
+        name: str = "other"  # type: ignore[assignment]
+
+    terms = (Term(objective=MASKED), Term(objective=Other()))
+    with pytest.raises(UserError, match="a loss of one name") as refused:
+        Combine(terms=terms)
+    assert "masked_lm" in str(refused.value)
+    assert len(Combine(terms=(terms[0], dataclasses.replace(terms[1], name="b"))).losses) == 2
+
+
 def test_a_combination_is_no_term_and_a_weight_is_not_below_zero():
     with pytest.raises(UserError, match="a combination in a combination"):
         Term(objective=BOTH)

@@ -15,7 +15,9 @@ from proofs.distil import Distil
 from proofs.electra import Electra
 from proofs.prefix_lm import PrefixLm
 from proofs.simcse import SimCse
+from safetensors.numpy import load_file
 
+from jaxssl.commands.export import export
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
 from jaxssl.core.registry import register
@@ -70,6 +72,7 @@ def recipe(words, out, objective, **changes):
     return {**plain, "objective": objective, **changes}
 
 
+RESIZED = [TABLE, "masked_lm/bias"]
 ELECTRA = {"name": "electra_proof", "table": "shared", "slots": 8}
 
 
@@ -142,6 +145,49 @@ def test_a_run_starts_from_the_discriminator_or_from_the_generator(electra, word
         assert names[kernel] == lead + kernel
 
 
+@pytest.mark.parametrize("table", ["shared", "stopped"])
+def test_the_main_network_is_exported_whole(electra, words, tmp_path, table):
+    run = electra
+    if table == "stopped":
+        run = tmp_path / "run"
+        train_run(load_config([recipe(words, run, {**ELECTRA, "table": table})]), quiet)
+    said = []
+    assert export(run, tmp_path / "hf", say=said.append) == "BertModel"
+    assert said == ["left out: replaced, which BertModel does not have"]
+    params = flatten(jax.device_get(open_run(run).params))
+    lead = "generator/" if table == "stopped" else ""
+    found = load_file(tmp_path / "hf" / "model.safetensors")
+    weight = next(x for name, x in found.items() if name.endswith("word_embeddings.weight"))
+    np.testing.assert_array_equal(weight, params[f"{lead}{TABLE}"])
+    count = sum(x.size for x in flatten(open_run(run).alone.params).values())
+    assert f"| {count:,} |" in (tmp_path / "hf" / "README.md").read_text()
+
+
+def test_a_run_of_two_networks_goes_on_with_another_remat(electra, words, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(electra, out)
+    shutil.rmtree(out / "checkpoints" / "6")
+    given = recipe(words, out, ELECTRA)
+    given["model"]["remat"] = "full"
+    assert train_run(load_config([given]), quiet).step == 6
+
+
+def test_both_networks_start_from_one_checkpoint(base, words, tmp_path):
+    init = {"from": str(base), "drop": ["pooler/**"]}
+    own = {**ELECTRA, "table": "own", "generator_layers": 2}
+    given = recipe(words, tmp_path / "run", own)
+    given["networks"] = {"generator": {"init": {**init, "resize": RESIZED}}}
+    given["init"] = {**init, "resize": RESIZED[:1]}
+    given["model"] = {**given["model"], "vocab_size": 144, "pooler": False}
+    given["optimizer"] = {"learning_rate": 1e-30}
+    assert train_run(load_config([given]), quiet).step == 6
+    found = flatten(jax.device_get(open_run(tmp_path / "run", 6).params))
+    first = flatten(jax.device_get(open_run(base, 6).params))
+    for lead in ("", "generator/"):
+        np.testing.assert_array_equal(found[f"{lead}{TABLE}"][:136], first[TABLE])
+    np.testing.assert_array_equal(found["generator/masked_lm/bias"][:136], first["masked_lm/bias"])
+
+
 def test_each_network_starts_from_what_it_is_told(base, words, tmp_path):
     networks = {"generator": {"init": {"from": str(base), "drop": ["pooler/**"]}}}
     objective = {**ELECTRA, "generator_layers": 2}
@@ -190,10 +236,28 @@ def test_a_teacher_keeps_its_bits_and_takes_no_room_in_checkpoints(words, base, 
     toy.assert_same_arrays(toy.restored(again, 6), toy.restored(out, 6))
 
 
+def test_a_teacher_must_be_restored_whole(words, base, electra, tmp_path):
+    given = distil(words, base, tmp_path / "run")
+    given["networks"]["teacher"]["init"] = {"from": str(electra), "network": "generator"}
+    given["networks"]["teacher"]["init"]["fresh"] = ["embeddings/tokens/**"]
+    assert build(load_config([given])).work  # asked for
+    headless = recipe(words, tmp_path / "x", {"name": "simcse_proof"})
+    headless |= {"out": str(tmp_path / "headless")}
+    train_run(load_config([headless]), quiet)
+    given["networks"]["teacher"]["init"] = {"from": headless["out"]}
+    with pytest.raises(UserError, match="not trained would be random") as refused:
+        build(load_config([given]))
+    assert "masked_lm" in str(refused.value)
+
+
 def test_a_student_like_its_teacher_has_nothing_to_learn(words, base, tmp_path):
     given = distil(words, base, tmp_path / "run", init={"from": str(base)})
     values = dict(train_run(load_config([given]), quiet).validation)
     assert values["loss/distil"] < 0.05  # of dropout alone
+    fresh = dict(
+        train_run(load_config([distil(words, base, tmp_path / "fresh")]), quiet).validation
+    )
+    assert fresh["loss/distil"] > 2 * values["loss/distil"]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +310,10 @@ def test_contrast_beside_masked_lm_trains_on_microbatches_as_on_one_batch(words,
         rows[parts] = toy.rows_of(out, "train")[-1]
     assert rows[1]["loss/contrast"] == pytest.approx(rows[4]["loss/contrast"], rel=1e-4)
     count = build(load_config([given])).streams[""].splits["validation"].num_rows
-    assert toy.rows_of(out, "validation")[-1]["pool"] == count < 32
+    last = toy.rows_of(out, "validation")[-1]
+    assert last["pool"] == count < 32
+    rows = toy.rows_of(tmp_path / "run-1", "validation")
+    assert rows[-1]["loss/masked_lm"] == pytest.approx(last["loss/masked_lm"], rel=1e-3)
 
 
 @pytest.mark.parametrize("size, count", [(1, 9), (8, 1)])
@@ -265,7 +332,8 @@ def test_an_objective_reads_as_many_tokens_as_it_shortens_rows_by(byte_store, tm
     assert built.work.program.streams[0].batch["tokens"].shape == (8, 17)
     outcome = train_run(config, quiet)
     assert outcome.validation["loss"] == pytest.approx(evaluate_run(tmp_path / "run")["loss"])
-    terms = [{"objective": {"name": "every_token"}}, {"objective": {"name": "causal_lm"}}]
+    terms = [{"objective": {"name": "every_token"}, "name": "every"}]
+    terms.append({"objective": {"name": "causal_lm"}})
     given["objective"] = {"name": "combine", "terms": terms}
     with pytest.raises(UserError, match="rows of different lengths"):
         build(load_config([{**given, "out": str(tmp_path / "other")}]))

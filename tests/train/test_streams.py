@@ -22,7 +22,7 @@ from jaxssl.optim.schedules import Constant
 from jaxssl.optim.sgd import Sgd
 from jaxssl.run.build import build
 from jaxssl.run.config import load_config
-from jaxssl.run.open import open_run
+from jaxssl.run.open import evaluate_run, open_run
 from jaxssl.run.train import train_run
 from jaxssl.tasks.classify import Classify
 from jaxssl.train.program import Stream
@@ -129,7 +129,7 @@ def test_by_turns_what_the_drawn_stream_does_not_reach_rests(words, csv, tmp_pat
     made = recipe(words, csv, tmp_path / "run", MIXTURES["by turns"])
     made["checkpoint"]["every"] = 1
     made["train"]["steps"] = 8
-    made["evaluation"] = {"split": None}
+    made["streams"]["text"]["validation"] = made["streams"]["labels"]["validation"] = None
     train_run(load_config([made], []), lambda text: None)
     draws = [notes(tmp_path / "run", step)["draws"] for step in range(1, 9)]
     arrays = [toy.restored(tmp_path / "run", step) for step in range(1, 9)]
@@ -156,6 +156,24 @@ def test_a_checkpoint_that_saw_other_batches_is_refused(done, tmp_path, monkeypa
     monkeypatch.setattr(CheckpointManager, "meta", lambda self, step: other)
     with pytest.raises(UserError, match="has seen other batches"):
         train_run(load_config([{**made, "out": str(again)}], []), lambda text: None)
+
+
+def test_what_would_be_ignored_beside_streams_is_refused(words, csv, tmp_path):
+    made = recipe(words, csv, tmp_path / "run", {"name": "jointly"})
+    with pytest.raises(UserError, match="each stream says") as refused:
+        load_config([made], ["evaluation.split=null"])
+    assert "streams.text.validation" in str(refused.value)
+    nothing = ["streams.text.validation=null", "streams.labels.validation=null"]
+    with pytest.raises(UserError, match="needs a validation split"):
+        load_config([made], [*nothing, "evaluation.early_stopping.patience=2"])
+
+
+def test_a_stream_is_evaluated_as_it_was_validated(done):
+    made, out = done
+    last = toy.rows_of(out, "validation")[-1]
+    for name in ("text", "labels"):
+        found = evaluate_run(out, stream=name, step=STEPS)
+        assert found["loss"] == pytest.approx(last[f"{name}/loss"], rel=1e-5), name
 
 
 def test_the_epochs_of_the_stream_that_is_named_count(words, csv, tmp_path):
