@@ -108,15 +108,21 @@ def kill_many_times(run_dir: Path, words: Path, seed: int, kills: int, log: list
     log.append((code, err))
 
 
-def test_killed_ten_times_at_random_moments_it_ends_with_the_same_bits(
-    uninterrupted, words, tmp_path
+@pytest.mark.parametrize(
+    ("runs", "kills"),
+    [(1, 2), pytest.param(2, 5, marks=pytest.mark.slow)],
+    ids=["twice", "ten times"],
+)
+def test_killed_at_random_moments_it_ends_with_the_same_bits(
+    uninterrupted, words, tmp_path, runs, kills
 ):
-    logs: list[list] = [[], []]
+    """The first kill strikes a start, the second a save, and so on."""
+    logs: list[list] = [[] for _ in range(runs)]
     threads = [
         threading.Thread(
-            target=kill_many_times, args=(tmp_path / f"run{seed}", words, seed, 5, logs[seed])
+            target=kill_many_times, args=(tmp_path / f"run{seed}", words, seed, kills, logs[seed])
         )
-        for seed in (0, 1)
+        for seed in range(runs)
     ]
     for thread in threads:
         thread.start()
@@ -125,7 +131,7 @@ def test_killed_ten_times_at_random_moments_it_ends_with_the_same_bits(
     for seed, log in enumerate(logs):
         code, err = log[-1]
         assert code == 0, err
-        assert [killed for killed, _, _ in log[:-1]] == [True] * 5, log
+        assert [killed for killed, _, _ in log[:-1]] == [True] * kills, log
         assert any(saving for _, _, saving in log[:-1]), "no kill hit a save"
         assert_same_run(tmp_path / f"run{seed}", uninterrupted)
 
