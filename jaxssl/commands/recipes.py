@@ -32,7 +32,7 @@ def load_run(options: argparse.Namespace, defaults: Mapping[str, Any]) -> Any:
         return load_config(recipes, overrides, defaults)
     except UserError as error:
         mistakes = error.errors if isinstance(error, UserErrors) else [error]
-        if recipes or any(each.what != configuration.MISSING for each in mistakes):
+        if recipes or all(each.what != configuration.MISSING for each in mistakes):
             raise
         raise _no_recipe(options.verb, overrides) from error
 
