@@ -1,6 +1,7 @@
-"""Self-attention of a layer.
+"""Attention of a layer: to its own tokens, and to those of another stack.
 
-Shapes: B rows, T tokens, S cached tokens, N heads, K heads of keys and values, D width of a head.
+Shapes: B rows, T tokens, S keys (cached, or of the memory), N heads, K heads of keys and values,
+D width of a head.
 """
 
 import functools
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxssl.models.config import BlockConfig
+from jaxssl.models.config import AttentionConfig, BlockConfig
 from jaxssl.models.layer_context import Context, LayerNumbers
 from jaxssl.models.layers import Projection, dropout_rng, make_norm
 from jaxssl.ops.attention.kernels import attention
@@ -22,6 +23,34 @@ from jaxssl.parallel.axes import constrain
 CACHE = ("batch", "sequence", "kv_heads", "head_dim")
 
 
+def project(block: BlockConfig, c: AttentionConfig, name: str, x: jax.Array) -> jax.Array:
+    """Queries, keys or values of x [B, T, H]: [B, T, N or K, D]. Called in a module."""
+    heads, axis = (c.num_heads, "heads") if name == "query" else (c.num_kv_heads, "kv_heads")
+    layer = Projection(
+        (heads, c.head_dim),
+        ("embed", axis, "head_dim"),
+        block.initializer,
+        block.precision,
+        use_bias=c.qkv_bias,
+        name=name,
+    )
+    return constrain(layer(x), ("batch", "sequence", axis, "head_dim"))
+
+
+def project_out(block: BlockConfig, c: AttentionConfig, x: jax.Array) -> jax.Array:
+    """Hidden states [B, T, H] of what was attended to, [B, T, N, D]. Called in a module."""
+    layer = Projection(
+        (block.hidden_size,),
+        ("heads", "head_dim", "embed"),
+        block.output_initializer,
+        block.precision,
+        num_in=2,
+        use_bias=c.output_bias,
+        name="output",
+    )
+    return layer(checkpoint_name(x, "attention_output"))
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention; where the `cache` collection may be written to, it decodes
     incrementally."""
@@ -31,21 +60,7 @@ class SelfAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, context: Context, numbers: LayerNumbers) -> jax.Array:
         block, c = self.config, self.config.attention
-
-        def project(name: str, heads: int) -> jax.Array:
-            axis = "heads" if name == "query" else "kv_heads"
-            layer = Projection(
-                (heads, c.head_dim),
-                ("embed", axis, "head_dim"),
-                block.initializer,
-                block.precision,
-                use_bias=c.qkv_bias,
-                name=name,
-            )
-            return constrain(layer(x), ("batch", "sequence", axis, "head_dim"))
-
-        q, k = project("query", c.num_heads), project("key", c.num_kv_heads)
-        v = project("value", c.num_kv_heads)
+        q, k, v = (project(block, c, name, x) for name in ("query", "key", "value"))
         if c.qk_norm:
             normal = functools.partial(make_norm, block.norm, block.precision)
             q, k = normal("query_norm")(q), normal("key_norm")(k)
@@ -58,17 +73,8 @@ class SelfAttention(nn.Module):
         if self.is_mutable_collection("cache"):
             k, v = self._cached(k, v, context)
             queries, keys = Tokens(positions=context.positions), Tokens()
-        out = self._attend(numbers.pattern, context, Operands(q, k, v, queries, keys))
-        out = checkpoint_name(out, "attention_output")
-        return Projection(
-            (block.hidden_size,),
-            ("heads", "head_dim", "embed"),
-            block.output_initializer,
-            block.precision,
-            num_in=2,
-            use_bias=c.output_bias,
-            name="output",
-        )(out)
+        operands = Operands(q, k, v, queries, keys, context.bias)
+        return project_out(block, c, self._attend(numbers.pattern, context, operands))
 
     def _attend(self, number: jax.Array | None, context: Context, operands: Operands) -> jax.Array:
         """Attention by the pattern of this number. Each runs for its own layers alone."""
@@ -105,3 +111,21 @@ class SelfAttention(nn.Module):
             slots.value = slots.value.at[rows, context.positions].set(new)
             written.append(slots.value)
         return written[0], written[1]
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention to the memory: a token sees what is of its own segment there."""
+
+    config: BlockConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        block, c, memory = self.config, self.config.cross_attention, context.memory
+        assert c is not None and memory is not None, "cross-attention without a memory"
+        q = project(block, c, "query", x)
+        k, v = (project(block, c, name, memory.hidden) for name in ("key", "value"))
+        queries, keys = Tokens(context.segment_ids), Tokens(memory.segment_ids)
+        drop = WeightDropout(c.dropout, dropout_rng(self), context.rows)
+        operands = Operands(q, k, v, queries, keys)
+        out = attention(c.kernel, operands, Pattern(), block.precision, drop)
+        return project_out(block, c, out)

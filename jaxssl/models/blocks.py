@@ -1,13 +1,13 @@
 """The transformer block that every family assembles: attention and a feed-forward layer."""
 
-import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxssl.models.attention import SelfAttention
+from jaxssl.models.attention import CrossAttention, SelfAttention
 from jaxssl.models.config import BlockConfig
 from jaxssl.models.layer_context import Context, LayerNumbers
 from jaxssl.models.layers import Projection, dropout_rng, make_norm
@@ -52,7 +52,8 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each with dropout, a residual and a norm before or after."""
+    """Attention, to the memory too where that is configured, and feed-forward, each with dropout, a
+    residual and a norm before or after."""
 
     config: BlockConfig
 
@@ -60,23 +61,35 @@ class Block(nn.Module):
     def __call__(
         self, x: jax.Array, context: Context, numbers: LayerNumbers
     ) -> tuple[jax.Array, None]:
+        c, rows, skipped = self.config, context.rows, numbers.is_first
+        x = constrain(x, HIDDEN)
+        x = self._add(x, rows, SelfAttention(c, name="attention"), context, numbers, skip=skipped)
+        if c.cross_attention is not None:
+            x = self._add(x, rows, CrossAttention(c, name="cross_attention"), context)
+        x = self._add(x, rows, FeedForward(c, name="feed_forward"))
+        return constrain(x, HIDDEN), None
+
+    def _add(
+        self,
+        x: jax.Array,
+        rows: jax.Array | None,
+        layer: nn.Module,
+        *args: Any,
+        skip: jax.Array | None = None,
+    ) -> jax.Array:
+        """x and what a sublayer makes of it.
+
+        Args:
+          skip: bool, whether the norm before it is left out.
+        """
         c = self.config
-        attend = SelfAttention(c, name="attention")
-        feed = FeedForward(c, name="feed_forward")
-        normal = functools.partial(make_norm, c.norm, c.precision)
-        first, second = normal("attention_norm"), normal("feed_forward_norm")
+        norm: Any = make_norm(c.norm, c.precision, f"{layer.name}_norm")
+        sublayer: Any = layer
 
         def drop(y):
-            return dropout(y, c.dropout, dropout_rng(self), context.rows)
+            return dropout(y, c.dropout, dropout_rng(self), rows)
 
-        x = constrain(x, HIDDEN)
-        if c.norm.place == "pre":
-            read = first(x)
-            if numbers.is_first is not None:
-                read = jnp.where(numbers.is_first, x, read)
-            x = x + drop(attend(read, context, numbers))
-            x = x + drop(feed(second(x)))
-        else:
-            x = first(x + drop(attend(x, context, numbers)))
-            x = second(x + drop(feed(x)))
-        return constrain(x, HIDDEN), None
+        if c.norm.place == "post":
+            return norm(x + drop(sublayer(x, *args)))
+        read = norm(x) if skip is None else jnp.where(skip, x, norm(x))
+        return x + drop(sublayer(read, *args))

@@ -68,14 +68,14 @@ class LayerType:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
-    """Self-attention of a stack's layers."""
+    """Self-attention of a stack's layers, or cross-attention."""
 
     num_heads: int
     num_kv_heads: int
     """Heads of keys and values; each serves as many heads of queries as there are to it."""
     head_dim: int
-    layers: tuple[LayerType, ...]
-    """The type of each layer of the stack."""
+    layers: tuple[LayerType, ...] = ()
+    """The type of each layer of the stack. Cross-attention has none: it sees its whole segment."""
     kernel: KernelName
     """What computes it."""
     dropout: float
@@ -116,6 +116,8 @@ class BlockConfig:
 
     hidden_size: int
     attention: AttentionConfig
+    cross_attention: AttentionConfig | None = None
+    """To the context's memory, between self-attention and the feed-forward layers."""
     feed_forward: FeedForwardConfig
     norm: NormConfig
     dropout: float

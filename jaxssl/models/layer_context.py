@@ -20,6 +20,18 @@ T = TypeVar("T")
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class Memory:
+    """What the layers of a decoder attend to besides its own tokens: what an encoder made of
+    another side, of S tokens."""
+
+    hidden: jax.Array
+    """[B, S, H]."""
+    segment_ids: jax.Array
+    """int32 [B, S]; a token sees those of its own segment."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Context:
     """What every block of a stack is given besides the hidden states."""
 
@@ -31,6 +43,11 @@ class Context:
     """bool [B, T]: tokens that their whole segment sees, where a pattern asks for them."""
     rows: jax.Array | None = None
     """uint32 [B]: the rows' places in the global batch, for dropout; None: as they come."""
+    bias: jax.Array | None = None
+    """Added to the scores of self-attention in every layer, broadcastable to [B, N, T, S]; S is the
+    length of the cache where there is one."""
+    memory: Memory | None = None
+    """What layers with cross-attention attend to."""
     patterns: tuple[Pattern, ...] = field(default=(), metadata={"static": True})
     """The different patterns of the layers."""
     rotations: tuple[jax.Array, jax.Array] | None = None
