@@ -4,7 +4,8 @@ A stack holds its layers as one array a leaf, `encoder/layers/attention/query/ke
 as one a segment, `encoder/layers[0:6]/...` [6, ...]. Rules are about single layers, and are
 matched against names such as `encoder/layers[3]/attention/query/kernel`, whatever the segments.
 A tree may hold several stacks, of different depths; a stack is named by what comes before its
-layers: `encoder`, `decoder`, `generator/encoder`.
+layers: `encoder`, `decoder`, `generator/encoder`. What adapters add to a stack lies beside it, at
+`adapters/encoder`, and is cut as it is.
 """
 
 import re
@@ -21,6 +22,15 @@ LAYER = re.compile(r"(?<![^/])layers\[(\d+)\]/(.*)$")
 """Of a layer's name: its number, and the name inside the layer."""
 WITHIN = re.compile(r"^(?P<stack>.+?)/layers(\[\d+(:\d+)?\])?(/|$)")
 """Of a leaf's or a layer's name: its stack."""
+
+
+ADAPTERS = "adapters"
+"""Where parameters of adapters lie, at the paths of what they change."""
+
+
+def changed_by(name: str) -> str:
+    """The path of what an adapter's parameter, or its stack, changes; of another path, itself."""
+    return "/".join(part for part in name.split("/") if part != ADAPTERS)
 
 
 def layer_names(name: str, size: int | None = None) -> list[str]:
@@ -121,17 +131,18 @@ def segments_for(decisions: Sequence[Mapping[str, bool]]) -> dict[str, tuple[int
     Args:
       decisions: one mapping {layer name: value} a stage; boundaries of all stages are kept.
     """
-    sizes = depths(name for decision in decisions for name in decision)
+    sizes = depths(changed_by(name) for decision in decisions for name in decision)
     return {stack: _segments(decisions, stack, depth) for stack, depth in sizes.items()}
 
 
 def _segments(decisions: Sequence[Mapping[str, bool]], stack: str, depth: int) -> tuple[int, ...]:
     cuts = {0, depth}
     for decision in decisions:
-        by_layer: dict[int, dict[str, bool]] = {}
+        by_layer: dict[int, dict[tuple[str, str], bool]] = {}
         for name, value in decision.items():
-            if stack_of(name) == stack and (found := LAYER.search(name)):
-                by_layer.setdefault(int(found[1]), {})[found[2]] = value
+            own = stack_of(name)
+            if own and changed_by(own) == stack and (found := LAYER.search(name)):
+                by_layer.setdefault(int(found[1]), {})[own, found[2]] = value
         cuts |= {i for i in range(1, depth) if by_layer.get(i) != by_layer.get(i - 1)}
     ends = sorted(cuts)
     return tuple(b - a for a, b in zip(ends, ends[1:]))

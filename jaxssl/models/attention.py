@@ -4,6 +4,7 @@ Shapes: B rows, T tokens, S keys (cached, or of the memory), N heads, K heads of
 D width of a head.
 """
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -73,10 +74,19 @@ class SelfAttention(nn.Module):
         if self.is_mutable_collection("cache"):
             k, v = self._cached(k, v, context)
             queries, keys = Tokens(positions=context.positions), Tokens()
+        num_keys = k.shape[1]
+        k, v = self.keys_values(k, v)
         operands = Operands(q, k, v, queries, keys, context.bias)
-        return project_out(block, c, self._attend(numbers.pattern, context, operands))
+        out = self._attend(numbers.pattern, context, operands, always=k.shape[1] - num_keys)
+        return project_out(block, c, out)
 
-    def _attend(self, number: jax.Array | None, context: Context, operands: Operands) -> jax.Array:
+    def keys_values(self, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What is attended to, [B, S, K, D]: a site of adapters, which put keys before these."""
+        return k, v
+
+    def _attend(
+        self, number: jax.Array | None, context: Context, operands: Operands, always: int
+    ) -> jax.Array:
         """Attention by the pattern of this number. Each runs for its own layers alone."""
         c, key, rows = self.config.attention, dropout_rng(self), context.rows
 
@@ -86,7 +96,8 @@ class SelfAttention(nn.Module):
             weight_dropout = WeightDropout(c.dropout, key, rows)
             return attention(c.kernel, operands, pattern, self.config.precision, weight_dropout)
 
-        branches = [functools.partial(attend, pattern) for pattern in context.patterns]
+        patterns = [dataclasses.replace(each, always=always) for each in context.patterns]
+        branches = [functools.partial(attend, pattern) for pattern in patterns]
         if number is None:
             return branches[0](key, rows, operands)
 

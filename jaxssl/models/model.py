@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.core.errors import UserError
+from jaxssl.core.layer_names import ADAPTERS
 from jaxssl.core.names import flatten, join, split, unflatten
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch, Params
+from jaxssl.models.adapters import Adapter, adapted
 from jaxssl.models.config import Stack
 from jaxssl.models.heads import Head, Use
 from jaxssl.models.layers import is_boxed, unbox
@@ -38,6 +40,7 @@ class Model:
       root: where its parameters lie in the tree; empty for the main network.
       ties: parameters that it borrows from other networks: its own tree lacks them.
       others: the networks beside it, of the main one.
+      adapters: changes of what it computes; their parameters lie under `adapters` in its own.
     """
 
     config: ModelConfig
@@ -46,6 +49,7 @@ class Model:
     root: str = ""
     ties: tuple[Tie, ...] = ()
     others: tuple["Model", ...] = ()
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def networks(self) -> dict[str, "Model"]:
@@ -83,7 +87,7 @@ class Model:
     def body_parts(self) -> tuple[str, ...]:
         """Top-level names of parameters that are no head's. The pooler counts as one: what another
         model's pooler learnt may be left behind as its heads are."""
-        return ("embeddings", "encoder", "decoder", "norm")
+        return ("embeddings", "encoder", "decoder", "norm", ADAPTERS)
 
     @property
     def optional_parts(self) -> tuple[str, ...]:
@@ -135,7 +139,12 @@ class Model:
                 x = pooled if head.input == "row" else hidden
                 module.head(head.name, jnp.concatenate([x] * head.num_inputs, axis=-1))
 
-        return self.module.init(key, method=touch_everything, mutable=("params",))["params"]
+        rngs = {"params": key, ADAPTERS: jax.random.fold_in(key, _number(ADAPTERS))}
+        init = functools.partial(self.module.init, rngs, method=touch_everything)
+        with adapted(self.adapters, self.precision, {}):
+            variables = init(mutable=("params", ADAPTERS))
+        added = {ADAPTERS: variables[ADAPTERS]} if ADAPTERS in variables else {}
+        return {**variables["params"], **added}
 
     def abstract(self) -> Params:
         """Shapes and dtypes of the parameters, boxed; nothing is computed."""
@@ -170,6 +179,7 @@ class Model:
         *args: Any,
         key: jax.Array | None = None,
         cache: Any = None,
+        batch: Batch | None = None,
     ) -> Any:
         """What a method of the module makes of `args`: the one place where the module is called.
 
@@ -178,15 +188,20 @@ class Model:
           key: of dropout; None means evaluation. Networks of one run draw masks of their own.
           cache: keys and values so far. With one, what comes out is (output, the cache with what
             was written to it).
+          batch: what adapters are told of the rows.
         """
         params = self.own(params)
         if key is not None and self.root:
             key = jax.random.fold_in(key, _number(self.root))
         rngs = None if key is None else {"dropout": key}
-        if cache is None:
-            return self.module.apply({"params": params}, *args, method=method, rngs=rngs)
-        variables = {"params": params, "cache": cache}
-        out, new = self.module.apply(variables, *args, method=method, rngs=rngs, mutable="cache")
+        variables = {"params": {name: x for name, x in params.items() if name != ADAPTERS}}
+        if ADAPTERS in params:
+            variables[ADAPTERS] = params[ADAPTERS]
+        call = functools.partial(self.module.apply, method=method, rngs=rngs)
+        with adapted(self.adapters, self.precision, batch or {}):
+            if cache is None:
+                return call(variables, *args)
+            out, new = call({**variables, "cache": cache}, *args, mutable="cache")
         return out, new["cache"]  # type: ignore[index]
 
     def encode(
@@ -209,14 +224,14 @@ class Model:
         """
         if "features" in batch:
             return jnp.asarray(batch["features"])
-        return self.apply(params, "encode", batch, pattern, key=dropout_key)
+        return self.apply(params, "encode", batch, pattern, key=dropout_key, batch=batch)
 
     def decode(self, params: Params, batch: Batch, cache: Any) -> tuple[jax.Array, Any]:
         """Hidden states of new tokens and the cache with their keys and values written.
 
         The batch's `positions` are slots of the cache; each row fills its own without gaps.
         """
-        return self.apply(params, "encode", batch, cache=cache)
+        return self.apply(params, "encode", batch, cache=cache, batch=batch)
 
     def head(
         self,
@@ -231,7 +246,8 @@ class Model:
         Args:
           rows: a batch's `row`, the places in the global batch of the rows of `x`.
         """
-        return self.apply(params, "head", name, x, rows, key=dropout_key)
+        batch: Batch = {} if rows is None else {"row": rows}
+        return self.apply(params, "head", name, x, rows, key=dropout_key, batch=batch)
 
     def pool(self, params: Params, hidden: jax.Array) -> jax.Array:
         """The sentence vector [B, H]."""
@@ -240,6 +256,8 @@ class Model:
     def head_params(self, params: Params, name: str) -> Params:
         """The parameters that a head reads, as a tree that `head` accepts."""
         parts = self.head_named(name).reads(self.config)
+        if self.adapters:
+            parts = (*parts, *(_join(ADAPTERS, part) for part in parts))
         wanted = [_join(self.root, part) for part in parts]
         wanted += [tie.of for tie in self.ties if any(_is_within(tie.own, p) for p in parts)]
         return split(params, lambda path: any(_is_within(path, part) for part in wanted))[0]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 
+from jaxssl.core.layer_names import ADAPTERS
 from jaxssl.models.blocks import Block
 from jaxssl.models.config import BlockConfig, Stack
 from jaxssl.models.layer_context import Context, layer_numbers, with_layers
@@ -42,8 +43,8 @@ class LayerStack(nn.Module):
             layers = nn.scan(
                 block,
                 length=end - start,
-                variable_axes={"params": 0, "cache": 0},
-                split_rngs={"params": True, "dropout": True},
+                variable_axes={"params": 0, ADAPTERS: 0, "cache": 0},
+                split_rngs={"params": True, ADAPTERS: True, "dropout": True},
                 in_axes=(nn.broadcast, 0),  # pyright: ignore[reportArgumentType]
                 metadata_params={nn.PARTITION_NAME: "layers"},
                 unroll=end - start if self.unroll else 1,

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from jaxssl.core.layer_names import is_stacked, layer_range, stack_of
+from jaxssl.core.layer_names import changed_by, is_stacked, layer_range, stack_of
 from jaxssl.core.names import flatten, unflatten
 
 EMBEDDINGS = "embeddings"
@@ -22,7 +22,7 @@ def depth_factors(
 
     decay^0 for heads, pooler and what follows the stack, decay^(n - i) for layer i of n (so the top
     layer has decay^1), decay^(n + 1) for embeddings. With 1 / 2.6 these are ULMFiT's discriminative
-    rates (Howard & Ruder, 2018).
+    rates (Howard & Ruder, 2018). Adapters have the rate of what they change.
 
     Args:
       params: the parameters (or shapes) that are trained.
@@ -34,6 +34,7 @@ def depth_factors(
     networks = set(map(_network, depths))
 
     def factor(path: str, leaf: Any) -> Any:
+        path = changed_by(path)
         network, found, _ = f"/{path}".partition(f"/{EMBEDDINGS}/")
         if found and network[1:] in networks:
             stacks = [depth for stack, depth in depths.items() if _network(stack) == network[1:]]

@@ -50,6 +50,11 @@ def test_each_stack_falls_from_its_own_top():
         "encoder": {"layers[0:2]": {"k": np.zeros((2, 4))}, "layers[2:3]": {"k": np.zeros((1, 4))}},
         "decoder": {"layers": {"k": np.zeros((2, 4))}},
         "generator": {"encoder": {"layers": {"k": np.zeros((1, 4))}}},
+        "adapters": {
+            "embeddings": {"lora_a": np.zeros((5, 1))},
+            "encoder": {"layers[2:3]": {"lora_a": np.zeros((1, 4, 1))}},
+            "classify": {"lora_a": np.zeros((4, 1))},
+        },
     }
     found = {path: np.ravel(x) for path, x in flatten(depth_factors(tree, DECAY, depths)).items()}
     want = {
@@ -58,6 +63,9 @@ def test_each_stack_falls_from_its_own_top():
         "encoder/layers[2:3]/k": [DECAY],
         "decoder/layers/k": [DECAY**2, DECAY],
         "generator/encoder/layers/k": [DECAY],
+        "adapters/embeddings/lora_a": [DECAY**4],
+        "adapters/encoder/layers[2:3]/lora_a": [DECAY],
+        "adapters/classify/lora_a": [1],
     }
     assert found.keys() == want.keys()
     for path, powers in want.items():

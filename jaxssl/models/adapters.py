@@ -1,0 +1,145 @@
+"""Adapters: changes of what a model computes, with parameters of their own, in any family.
+
+An adapter is a dataclass over `Adapter` in `Model.adapters`. What every family is assembled of are
+its sites: projections, embeddings, sublayers, and the keys and values of self-attention. There it
+may compute something else, with parameters that it makes there. They lie at the path, and in the
+segment, of what they change: `adapters/encoder/layers/attention/query/lora_a`, so that freezing,
+learning rates, sharding and the ledger work on them as on all others.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxssl.core.layer_names import ADAPTERS, canonical
+from jaxssl.core.precision import Precision
+from jaxssl.core.types import Batch
+from jaxssl.models.attention import CrossAttention, SelfAttention
+from jaxssl.models.blocks import FeedForward
+from jaxssl.models.layers import Embedding, Names, Projection, dropout_rng
+
+Compute = Callable[[jax.Array], jax.Array]
+"""What a site computes without this adapter, with those before it."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an adapter is called.
+
+    Attributes:
+      module: whose computation it is: its sizes, the names of its axes, its own parameters.
+      adapter: the name of the adapter.
+      precision: the dtypes of the model.
+      batch: that of `encode`; of a head `row` alone, where it is known.
+    """
+
+    module: Any
+    adapter: str
+    precision: Precision
+    batch: Batch
+
+    @property
+    def path(self) -> str:
+        """`encoder/layers/attention/query`: one for all layers of a stack."""
+        return canonical("/".join(self.module.path))
+
+    def parameter(
+        self,
+        name: str,
+        initializer: nn.initializers.Initializer,
+        axes: Names,
+        shape: tuple[int, ...],
+    ) -> jax.Array:
+        """A parameter of the adapter at this site, `NAME_name` with the adapter's name; its axes
+        carry their logical names. In a stack it has an axis of layers before these."""
+        scope = self.module.scope
+        named = nn.with_logical_partitioning(initializer, axes)
+
+        def fresh():
+            return named(scope.make_rng(ADAPTERS), shape, self.precision.parameters)
+
+        return scope.variable(ADAPTERS, f"{self.adapter}_{name}", fresh).value
+
+    def base(self, name: str) -> jax.Array:
+        """A parameter of the module itself, such as its `kernel`."""
+        return self.module.get_variable("params", name)
+
+    def dropout_key(self) -> jax.Array | None:
+        """Of dropout at this site, or None in evaluation."""
+        return dropout_rng(self.module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """What all adapters have in common: here no site is changed. Hashable; holds no parameters."""
+
+    name: str
+    """The beginning of its parameters' names."""
+
+    def projection(self, site: Site, compute: Compute, x: jax.Array) -> jax.Array:
+        """Of a dense layer: [..., *in] to [..., *features]."""
+        del site
+        return compute(x)
+
+    def embedding(self, site: Site, compute: Compute, ids: jax.Array) -> jax.Array:
+        """Of a table's look-up: ids [B, T] to [B, T, H]."""
+        del site
+        return compute(ids)
+
+    def sublayer(self, site: Site, compute: Compute, x: jax.Array) -> jax.Array:
+        """Of attention or the feed-forward layer, between norm and residual: [B, T, H]."""
+        del site
+        return compute(x)
+
+    def keys_values(
+        self, site: Site, keys: jax.Array, values: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Of self-attention, [B, S, K, D]. What it puts before them is seen by every query."""
+        del site
+        return keys, values
+
+
+SITES: dict[tuple[type[nn.Module], str], str] = {
+    (Projection, "__call__"): "projection",
+    (Embedding, "__call__"): "embedding",
+    (SelfAttention, "__call__"): "sublayer",
+    (CrossAttention, "__call__"): "sublayer",
+    (FeedForward, "__call__"): "sublayer",
+    (SelfAttention, "keys_values"): "keys_values",
+}
+"""The method of `Adapter` that a module's method is given to."""
+
+
+def adapted(
+    adapters: Sequence[Adapter], precision: Precision, batch: Batch
+) -> AbstractContextManager[None]:
+    """Where a module is called with these adapters; the first is the innermost."""
+
+    def intercept(compute: Callable[..., Any], args: Any, kwargs: Any, call: Any) -> Any:
+        kind = SITES.get((type(call.module), call.method_name))
+        if kind is None:
+            return compute(*args, **kwargs)
+        changes = [
+            functools.partial(
+                getattr(adapter, kind), Site(call.module, adapter.name, precision, batch)
+            )
+            for adapter in adapters
+        ]
+        if kind == "keys_values":
+            return functools.reduce(lambda pair, change: change(*pair), changes, compute(*args))
+        x, *rest = args
+
+        def computed(x):
+            return compute(x, *rest, **kwargs)
+
+        for change in changes:
+            computed = functools.partial(change, computed)
+        return computed(x)
+
+    return nn.intercept_methods(intercept) if adapters else contextlib.nullcontext()
