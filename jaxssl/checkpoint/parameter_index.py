@@ -7,7 +7,7 @@ known by its checksum: another run's checkpoint, or a Hugging Face directory.
 import dataclasses
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,7 @@ def index_run(
     moved: Mapping[str, Path] | None = None,
     *,
     verify: bool = True,
+    networks: Collection[str] | None = None,
 ) -> ParameterIndex:
     """The parameters of a run at a checkpoint, those of its bases included.
 
@@ -121,12 +122,15 @@ def index_run(
       moved: where the bases of its networks are now, by the network's name, empty for the main one;
         others are where they were.
       verify: compare the files of bases with their checksums.
+      networks: those whose bases are looked for; None is all of them.
 
     Raises:
       UserError: a base that is not there, or is another one.
     """
     pieces: dict[str, tuple[Piece, ...]] = {}
     for network, noted in read_base(run_dir).items():
+        if networks is not None and network not in networks:
+            continue
         where = (moved or {}).get(network) or Path(noted["run"])
         pieces |= under(network, _of_base(noted, where.absolute(), network, verify)).pieces
     return index_checkpoint(checkpoint, ParameterIndex(pieces))

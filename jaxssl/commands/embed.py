@@ -92,7 +92,7 @@ def open_embedder(
       UserError: no such run; more tokens than the model has positions; the first token of a model
         in which it has seen nothing.
     """
-    trained = open_run(run_dir, step, layers)
+    trained = open_run(run_dir, step, layers, alone=True)
     config = trained.model.config
     length = min(MAX_LENGTH, config.max_positions) if max_length is None else max_length
     check_length(config, length, "--max-length")

@@ -69,7 +69,7 @@ def export(
       UserError: no such run, a model that no class of `transformers` has, or `out` is there.
     """
     refuse_existing(out)
-    trained = open_run(run_dir, step, layers).alone
+    trained = open_run(run_dir, step, layers, alone=True)
     found = _class_of(trained)
     for head in trained.model.heads:
         if head.name not in found.heads.values():

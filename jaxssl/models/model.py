@@ -66,6 +66,10 @@ class Model:
         first = path.split("/")[0]
         return first if any(other.root == first for other in self.others) else ""
 
+    def is_needed_alone(self, path: str) -> bool:
+        """Whether a parameter of the tree is the main network's, or one that it borrows."""
+        return not self.network_of(path) or any(_is_within(path, tie.of) for tie in self.ties)
+
     @property
     def module(self) -> nn.Module:
         """The Linen module."""

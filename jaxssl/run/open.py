@@ -72,19 +72,17 @@ class TrainedModel:
         return use_layout(self.mesh, make_rules(self.config.mesh.rules))
 
     @property
-    def alone(self) -> "TrainedModel":
-        """The main network by itself, what it borrows from others included."""
-        main = dataclasses.replace(self.model, ties=(), others=())
-        return dataclasses.replace(self, model=main, params=self.model.own(self.params))
-
-    @property
     def language_model(self) -> LanguageModel:
         """What continues texts and fills masks in them."""
         return LanguageModel(self.model, self.params, self.tokenizer, self.vocabulary)
 
 
 def open_run(
-    run_dir: str | Path, step: int | str = "best", layers: Sequence[str] = ()
+    run_dir: str | Path,
+    step: int | str = "best",
+    layers: Sequence[str] = (),
+    *,
+    alone: bool = False,
 ) -> TrainedModel:
     """Restores the parameters of a run.
 
@@ -92,6 +90,8 @@ def open_run(
       step: a number, "last", or "best" (lowest validation loss, or the last without any).
       layers: hardware files and overrides (`mesh.fsdp=8`, `distributed.auto=true`) over the run's
         configuration.
+      alone: of several networks the main one by itself, what it borrows included. Nothing else is
+        read: a teacher need not be there any more.
 
     Raises:
       UserError: no run there, no such step, a damaged checkpoint.
@@ -104,25 +104,37 @@ def open_run(
     tokenizer = load_tokenizer(str(run_dir / "tokenizer"))
     model = make_model(config)
     mesh = mesh_here(config.mesh)
-    start = stored_start(run_dir, manager.path(chosen), model, config)
+    start = stored_start(run_dir, manager.path(chosen), model, config, alone=alone)
+    wanted = model.is_needed_alone if alone else everything
     with use_layout(mesh, make_rules(config.mesh.rules)):
         abstract = laid_out(model.abstract(), mesh)
-        params = first_params(start, model, init_key(0), abstract, everything)
+        params = first_params(start, model, init_key(0), abstract, wanted)
+    if alone:
+        params, model = model.own(params), dataclasses.replace(model, ties=(), others=())
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
     return TrainedModel(config, model, params, tokenizer, vocabulary, mesh, chosen)
 
 
-def stored_start(run_dir: Path, checkpoint: Path, model: Model, config: RunConfig) -> Start:
+def stored_start(
+    run_dir: Path, checkpoint: Path, model: Model, config: RunConfig, *, alone: bool = False
+) -> Start:
     """Where the parameters of a run lie: what it trained, and what its base holds.
+
+    Args:
+      alone: those of the main network, and what it borrows.
 
     Raises:
       UserError: not the parameters of this model, or of another base.
     """
     places = {name: init.run_dir for name, init in inits(config).items() if init is not None}
     moved = {name: place for name, place in places.items() if place.is_dir()}
-    stored = index_run(run_dir, checkpoint, moved, verify=config.checkpoint.verify)
+    networks = {"", *(model.network_of(tie.of) for tie in model.ties)} if alone else None
+    stored = index_run(
+        run_dir, checkpoint, moved, verify=config.checkpoint.verify, networks=networks
+    )
     start = InitConfig(from_=str(run_dir), cast=True)  # averages are float32, whatever they are of
-    return plan_start(start, model, stored, (), is_whole=True)
+    wanted = model.is_needed_alone if alone else everything
+    return plan_start(start, model, stored, (), is_whole=True, wanted=wanted)
 
 
 def mesh_here(config: MeshConfig) -> Mesh:
@@ -246,7 +258,7 @@ def generate_texts(
     layers: Sequence[str] = (),
 ) -> list[str]:
     """What a causal run writes after each prompt; an empty prompt starts a document."""
-    trained = open_run(run_dir, step, layers)
+    trained = open_run(run_dir, step, layers, alone=True)
     _check_head(trained, "continue")
     data = trained.config.data
     with trained.in_use():
@@ -274,7 +286,7 @@ def fill_masks(
     layers: Sequence[str] = (),
 ) -> list[list[list[dict[str, Any]]]]:
     """For each text, for each mask in it, the likeliest tokens: `{"token", "probability"}`."""
-    trained = open_run(run_dir, step, layers)
+    trained = open_run(run_dir, step, layers, alone=True)
     _check_head(trained, "fill")
     mask = mask_text(trained.tokenizer, trained.vocabulary)
     for text in texts:

@@ -278,18 +278,23 @@ def plan_start(
     stored_heads: Sequence[str],
     *,
     is_whole: bool = False,
+    wanted: Callable[[str], bool] = lambda path: True,
 ) -> Start:
     """Decides for every parameter; nothing is read yet.
 
     Args:
       stored_heads: the top-level names of the stored model's heads.
       is_whole: heads must be stored too: a run's own parameters, not those of its base.
+      wanted: the parameters that it is about, by path.
 
     Raises:
       UserError: a parameter that is not covered; see `make_ledger`.
     """
     shapes = flatten(unbox(uncut(model).abstract()))
-    target = {name: Leaf(tuple(x.shape), str(x.dtype)) for name, x in shapes.items()}
+    target = {
+        name: Leaf(tuple(x.shape), str(x.dtype)) for name, x in shapes.items() if wanted(name)
+    }
+    stored = ParameterIndex({n: x for n, x in stored.pieces.items() if wanted(n)}, stored.notes)
     heads = [] if is_whole else [head.name for head in model.heads]
     entries = make_ledger(
         config, target, stored.leaves(), target_heads=heads, source_heads=stored_heads

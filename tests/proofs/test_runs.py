@@ -159,7 +159,7 @@ def test_the_main_network_is_exported_whole(electra, words, tmp_path, table):
     found = load_file(tmp_path / "hf" / "model.safetensors")
     weight = next(x for name, x in found.items() if name.endswith("word_embeddings.weight"))
     np.testing.assert_array_equal(weight, params[f"{lead}{TABLE}"])
-    count = sum(x.size for x in flatten(open_run(run).alone.params).values())
+    count = sum(x.size for x in flatten(open_run(run, alone=True).params).values())
     assert f"| {count:,} |" in (tmp_path / "hf" / "README.md").read_text()
 
 
@@ -216,7 +216,9 @@ def distil(words, base, out, **changes):
 
 def test_a_teacher_keeps_its_bits_and_takes_no_room_in_checkpoints(words, base, tmp_path):
     out = tmp_path / "run"
-    said = []
+    said, shared = [], base
+    base = tmp_path / "base"
+    shutil.copytree(shared, base)
     given = distil(words, base, out)
     assert train_run(load_config([given]), said.append).step == 6
     assert not any("teacher" in name for name in toy.restored(out, 6))
@@ -228,12 +230,15 @@ def test_a_teacher_keeps_its_bits_and_takes_no_room_in_checkpoints(words, base, 
     values = evaluate_run(out)
     last = toy.rows_of(out, "validation")[-1]
     assert values["loss/distil"] == pytest.approx(last["loss/distil"], rel=1e-5)
-    assert fill_masks(out, ["the [MASK] sees a dog."])[0]  # the student, alone
     again = tmp_path / "again"
     shutil.copytree(out, again)
     shutil.rmtree(again / "checkpoints" / "6")
     train_run(load_config([{**given, "out": str(again)}]), quiet)
     toy.assert_same_arrays(toy.restored(again, 6), toy.restored(out, 6))
+    shutil.rmtree(base)
+    assert fill_masks(out, ["the [MASK] sees a dog."])[0], "without its teacher"
+    with pytest.raises(UserError, match="networks.teacher.init"):
+        evaluate_run(out)
 
 
 def test_a_teacher_must_be_restored_whole(words, base, electra, tmp_path):
