@@ -93,7 +93,7 @@ def open_predictor(
     """Restores a fine-tuned run; arguments and errors are those of `trained.open_run`."""
     stream = labelled_stream(run_dir, layers)
     task, (max_length, _) = stream.objective.tasks[0], stream.data.longest
-    has_others = bool(task.networks(read_config(run_dir, layers).model))
+    has_others = bool(task.networks(read_config(Path(run_dir), layers).model))
     trained = open_run(run_dir, step, layers, alone=not has_others)
     predict_step = make_predict_step(trained.model, task, trained.vocabulary)
     return Predictor(
