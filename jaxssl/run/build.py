@@ -118,7 +118,7 @@ def make_program(
     optimizer, schedule = make_optimizer(
         config.optimizer,
         steps,
-        sum(int(np.prod(batch_shape(each.largest))) for each in opened.values()),
+        _places(config, opened),
         {stack.name: stack.depth for stack in model.stacks},
         grouped_by_reach(group_of, reach),
     )
@@ -139,6 +139,26 @@ def make_program(
         reached=reach,
     )
     return program, epochs
+
+
+def _places(config: RunConfig, opened: Mapping[str, Opened]) -> int:
+    """Of tokens, in the rows of a step: what a schedule in tokens counts.
+
+    Raises:
+      UserError: such a schedule, and streams by turns with steps of different sizes.
+    """
+    sizes = {name: int(np.prod(batch_shape(each.largest))) for name, each in opened.items()}
+    if config.mixture.takes_all:
+        return sum(sizes.values())
+    if config.optimizer.schedule.unit == "tokens" and len({*sizes.values()}) > 1:
+        raise UserError(
+            "a schedule in tokens does not know how many a step has, by turns",
+            where="optimizer.schedule.unit",
+            expected="steps, or streams whose batches have room for equally many tokens",
+            got=", ".join(f"{name}: {size:,}" for name, size in sizes.items()),
+            fix="set optimizer.schedule.unit=steps, with lengths in steps",
+        )
+    return max(sizes.values())
 
 
 def _plan_draws(config: RunConfig, opened: Mapping[str, Opened]) -> tuple[Draws, Epochs]:

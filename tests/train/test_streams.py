@@ -192,6 +192,23 @@ def test_the_epochs_of_the_stream_that_is_named_count(words, csv, tmp_path):
     assert "labels" in str(refused.value)
 
 
+def test_a_schedule_in_tokens_counts_those_of_a_step(words, csv, tmp_path):
+    """By turns a step has one stream's, jointly those of all; unequal ones have no such schedule."""
+    made = recipe(words, csv, tmp_path / "run", {"name": "by_turns", "seed": 3})
+    size = made["streams"]["text"]["data"] | {"batch_size": 8, "sequence_length": 16}
+    made["streams"]["text"]["data"] = size
+    schedule = {"name": "linear", "unit": "tokens", "warmup": 8 * 16 * 4}
+    made["optimizer"] = {"learning_rate": 1.0, "schedule": schedule}
+    for mixture, steps in (("by_turns", 4), ("jointly", 2)):
+        made["mixture"] = {"name": mixture}
+        rate = build(load_config([made], [])).work.program.schedule
+        assert float(rate(steps - 1)) == 1.0 > float(rate(steps - 2)), mixture
+    made["streams"]["labels"]["data"]["batch_size"] = 4
+    made["mixture"] = {"name": "by_turns"}
+    with pytest.raises(UserError, match="text: 128, labels: 64"):
+        build(load_config([made], []))
+
+
 def test_two_tasks_of_one_kind_have_heads_of_their_own(words, csv, tmp_path):
     """Classification by two columns: one of two labels, one of three."""
     lines = csv.read_text().splitlines()
