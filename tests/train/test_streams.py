@@ -203,9 +203,9 @@ def test_a_schedule_in_tokens_counts_those_of_a_step(words, csv, tmp_path):
         made["mixture"] = {"name": mixture}
         rate = build(load_config([made], [])).work.program.schedule
         assert float(rate(steps - 1)) == 1.0 > float(rate(steps - 2)), mixture
-    made["streams"]["labels"]["data"]["batch_size"] = 4
+    made["streams"]["labels"]["data"]["batch_size"] = 16
     made["mixture"] = {"name": "by_turns"}
-    with pytest.raises(UserError, match="text: 128, labels: 64"):
+    with pytest.raises(UserError, match="text: 128, labels: 256"):
         build(load_config([made], []))
 
 
