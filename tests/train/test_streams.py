@@ -193,7 +193,7 @@ def test_the_epochs_of_the_stream_that_is_named_count(words, csv, tmp_path):
 
 
 def test_a_schedule_in_tokens_counts_those_of_a_step(words, csv, tmp_path):
-    """By turns a step has one stream's, jointly those of all; unequal ones have no such schedule."""
+    """By turns those of one stream, jointly those of all; unequal ones have no such schedule."""
     made = recipe(words, csv, tmp_path / "run", {"name": "by_turns", "seed": 3})
     size = made["streams"]["text"]["data"] | {"batch_size": 8, "sequence_length": 16}
     made["streams"]["text"]["data"] = size
