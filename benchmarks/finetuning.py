@@ -39,10 +39,10 @@ def _classifier(trained: Any, features: bool = False) -> Any:
     from jaxssl.optim.adamw import AdamW
     from jaxssl.optim.build import make_optimizer
     from jaxssl.parallel.mesh import MeshConfig, make_mesh
+    from jaxssl.program.program import Program, Stream
+    from jaxssl.program.state import first_state
+    from jaxssl.program.step import Constants, make_train_step
     from jaxssl.tasks.classify import Classify
-    from jaxssl.train.program import Program, Stream
-    from jaxssl.train.state import first_state
-    from jaxssl.train.step import Constants, make_train_step
 
     task = Classify(labels=tuple(map(str, range(LABELS))), pooling="mean")
     shape = dict(vocab_size=VOCABULARY, hidden_size=WIDTH, num_layers=LAYERS, num_heads=HEADS)

@@ -10,7 +10,7 @@ def compiled_temporaries(name: str, chunk: int) -> int:
     once."""
     import jax
 
-    from jaxssl.train.phase import Phases
+    from jaxssl.program.phase import Phases
 
     work = peers.WORK[name]
     program = peers.make_program(work, unroll=False, chunk=chunk)

@@ -52,7 +52,7 @@ def make_program(work: Work, *, unroll: bool = True, chunk: int = 128) -> Any:
     from jaxssl.optim.adamw import AdamW
     from jaxssl.optim.build import make_optimizer
     from jaxssl.parallel.mesh import MeshConfig, make_mesh
-    from jaxssl.train.program import Program, Stream
+    from jaxssl.program.program import Program, Stream
 
     shape = dict(
         vocab_size=VOCABULARY,
@@ -93,7 +93,7 @@ class Ours:
         import jax
 
         from jaxssl.parallel.mesh import batch_sharding
-        from jaxssl.train.phase import Phases, born
+        from jaxssl.program.phase import Phases, born
 
         program = make_program(work)
         self.mesh, self._set_mesh, self._block = program.mesh, jax.set_mesh, jax.block_until_ready

@@ -29,15 +29,15 @@ from jaxssl.models.model import Model  # noqa: E402
 from jaxssl.models.modernbert import ModernBertConfig  # noqa: E402
 from jaxssl.objectives.causal_lm import CausalLm  # noqa: E402
 from jaxssl.objectives.masked_lm import MaskedLm  # noqa: E402
+from jaxssl.program.gradients import make_loss  # noqa: E402
 from jaxssl.run.build import fitted, make_vocabulary  # noqa: E402
 from jaxssl.run.config import load_config  # noqa: E402
 from jaxssl.run.train import train_run  # noqa: E402
-from jaxssl.tasks.answer import Answer  # noqa: E402
+from jaxssl.tasks.answer.task import Answer  # noqa: E402
 from jaxssl.tasks.classify import Classify  # noqa: E402
 from jaxssl.tasks.regress import Regress  # noqa: E402
-from jaxssl.tasks.relate import Relate  # noqa: E402
-from jaxssl.tasks.tag import Tag  # noqa: E402
-from jaxssl.train.gradients import make_loss  # noqa: E402
+from jaxssl.tasks.relate.task import Relate  # noqa: E402
+from jaxssl.tasks.tag.task import Tag  # noqa: E402
 
 TEXTS = ["the old man sees a bird near a river", "a dog", "my sister sees a bird at home"]
 

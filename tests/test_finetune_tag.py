@@ -8,6 +8,7 @@ import pytest
 
 from jaxssl.commands import predict
 from jaxssl.core.errors import UserError
+from jaxssl.program.step import make_eval_step
 from jaxssl.run.build import build
 from jaxssl.run.config import FINETUNE, load_config
 from jaxssl.run.feeds import read_split
@@ -15,7 +16,6 @@ from jaxssl.run.open import evaluate_run, open_run
 from jaxssl.run.train import train_run
 from jaxssl.scores.spans import entity_scores
 from jaxssl.train.evaluation import in_order
-from jaxssl.train.step import make_eval_step
 
 KINDS = {"PER": ["my sister", "the old man"], "ANI": ["every bird", "a dog", "one green fish"]}
 OTHER = ["sees", "near", "in the garden", "at home", "under the table", "likes", "follows"]

@@ -18,6 +18,7 @@ LAYERS = [
     {"models"},
     {"objectives", "generate", "checkpoint"},
     {"tasks", "transfer"},
+    {"program"},
     {"train"},
     {"report"},
     {"run"},

@@ -14,8 +14,8 @@ from jaxssl.models.gpt2 import Gpt2Config
 from jaxssl.models.layers import is_boxed, unbox
 from jaxssl.models.model import Model
 from jaxssl.parallel.mesh import MeshConfig, batch_sharding, make_mesh
-from jaxssl.train.phase import Phases, born
-from jaxssl.train.program import Program, Stream
+from jaxssl.program.phase import Phases, born
+from jaxssl.program.program import Program, Stream
 
 VOCAB = 40
 SPECIALS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}

@@ -18,12 +18,12 @@ from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.models.bert import RobertaConfig
 from jaxssl.models.heads import HEADS, Head
 from jaxssl.models.model import ModelConfig
-from jaxssl.tasks.answer import Answer
+from jaxssl.tasks.answer.task import Answer
 from jaxssl.tasks.base import Task
 from jaxssl.tasks.classify import Classify
 from jaxssl.tasks.pooling import PoolingChoice, resolve
 from jaxssl.tasks.regress import Regress
-from jaxssl.tasks.tag import Tag
+from jaxssl.tasks.tag.task import Tag
 
 PAD = "<pad>"
 

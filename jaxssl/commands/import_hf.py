@@ -33,10 +33,10 @@ from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.parallel.mesh import make_mesh
 from jaxssl.parallel.rules import make_rules, use_layout
+from jaxssl.program.state import everything, laid_out
 from jaxssl.run.build import make_vocabulary
 from jaxssl.run.config import Imported, RunConfig, imported_objective, upgraded
 from jaxssl.run.directory import RunLock, open_run_directory
-from jaxssl.train.state import everything, laid_out
 from jaxssl.transfer.start import Start, first_params, plan_start
 
 HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt")

@@ -4,12 +4,12 @@ from typing import Any
 
 from jaxssl.checkpoint.hf.directory import HfDirectory
 from jaxssl.models.model import ModelConfig
-from jaxssl.tasks.answer import Answer
+from jaxssl.tasks.answer.task import Answer
 from jaxssl.tasks.base import Task
 from jaxssl.tasks.classify import Classify
 from jaxssl.tasks.pooling import PoolingChoice
 from jaxssl.tasks.regress import Regress
-from jaxssl.tasks.tag import Tag
+from jaxssl.tasks.tag.task import Tag
 
 GENERATION = "generation_config.json"
 """Of the imported model, kept beside the run's configuration for when it is exported again."""

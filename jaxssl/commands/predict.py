@@ -26,12 +26,12 @@ from jaxssl.data.tables.writers import check_output, open_output
 from jaxssl.models.model import check_length
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import replicated
+from jaxssl.program.step import make_predict_step
 from jaxssl.run.config import StreamConfig, read_config
 from jaxssl.run.feeds import as_data
 from jaxssl.run.open import TrainedModel, fitting_size, open_run
 from jaxssl.tasks.base import Encoded, Task
 from jaxssl.train.evaluation import DataPass, in_order, over_batches
-from jaxssl.train.step import make_predict_step
 
 CHUNK_ROWS = 4096
 """Rows, at least, that are read, sorted by length, predicted and written together."""

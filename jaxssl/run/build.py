@@ -25,14 +25,14 @@ from jaxssl.optim.build import make_optimizer
 from jaxssl.optim.groups import GroupOf
 from jaxssl.optim.weight_decay import check_no_decay
 from jaxssl.parallel.mesh import check_batch, make_mesh
+from jaxssl.program.parameter_use import check_read, reached
+from jaxssl.program.phase import Phases
+from jaxssl.program.program import Program, Stage, Stream
 from jaxssl.run.config import RunConfig
 from jaxssl.run.feeds import Opened, open_stream
 from jaxssl.run.networks import check_untrained, inits, make_model, untrained, with_networks
 from jaxssl.train.feeds import Feed, Feeds
 from jaxssl.train.loop import Work
-from jaxssl.train.parameter_use import check_read, reached
-from jaxssl.train.phase import Phases
-from jaxssl.train.program import Program, Stage, Stream
 from jaxssl.train.samples import check_samples
 from jaxssl.train.settings import Epochs
 from jaxssl.train.validation import check_best_by, prefixed

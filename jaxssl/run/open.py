@@ -35,14 +35,14 @@ from jaxssl.objectives.base import Objective
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import MeshConfig, batch_shards, make_mesh, replicated
 from jaxssl.parallel.rules import make_rules, use_layout
+from jaxssl.program.state import everything, laid_out
+from jaxssl.program.step import make_eval_step
 from jaxssl.run.build import make_vocabulary
 from jaxssl.run.config import RunConfig, StreamConfig, read_config
 from jaxssl.run.feeds import open_split
 from jaxssl.run.networks import inits, make_model
 from jaxssl.train.evaluation import DataPass, Evaluation, evaluate
 from jaxssl.train.samples import LanguageModel, continue_texts, fill_text, mask_text
-from jaxssl.train.state import everything, laid_out
-from jaxssl.train.step import make_eval_step
 from jaxssl.transfer.start import Start, first_params, plan_start
 
 SAMPLING = Sampling()

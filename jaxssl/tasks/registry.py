@@ -2,10 +2,10 @@
 
 from jaxssl.core.registry import register
 from jaxssl.objectives.base import Objective
-from jaxssl.tasks.answer import Answer
+from jaxssl.tasks.answer.task import Answer
 from jaxssl.tasks.classify import Classify
 from jaxssl.tasks.regress import Regress
-from jaxssl.tasks.relate import Relate
-from jaxssl.tasks.tag import Tag
+from jaxssl.tasks.relate.task import Relate
+from jaxssl.tasks.tag.task import Tag
 
 register(Objective, Classify, Regress, Tag, Relate, Answer)

@@ -1,1 +1,1 @@
-"""The training loop and what it writes: state, step, metrics, checkpoints' schedule, watchdog."""
+"""The training loop and what goes on around it: validation, logs, samples, ways to end."""

@@ -18,10 +18,10 @@ from jaxssl.core.types import Batch, Params
 from jaxssl.data.examples import ExampleData, Examples
 from jaxssl.models.model import Model
 from jaxssl.parallel.mesh import replicated
+from jaxssl.program.program import Program
 from jaxssl.tasks.base import Task
 from jaxssl.train.evaluation import DataPass, over_batches, row_numbers
 from jaxssl.train.feeds import Feed, Feeds
-from jaxssl.train.program import Program
 
 
 def encode_once(program: Program, feeds: Feeds, params: Params) -> Feeds:

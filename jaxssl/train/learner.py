@@ -9,10 +9,10 @@ from jaxssl.checkpoint.manager import CheckpointManager, as_tree
 from jaxssl.core.names import flatten, join, split
 from jaxssl.core.types import Batch, Params
 from jaxssl.ops.fingerprint import fingerprint
-from jaxssl.train.phase import Phase, Phases, born, program_params, thaw
-from jaxssl.train.program import Program
-from jaxssl.train.state import State
-from jaxssl.train.step import Constants
+from jaxssl.program.phase import Phase, Phases, born, program_params, thaw
+from jaxssl.program.program import Program
+from jaxssl.program.state import State
+from jaxssl.program.step import Constants
 
 
 class Learner:

@@ -22,13 +22,13 @@ from jaxssl.core.types import batch_shape
 from jaxssl.data.loader import TrainLoader
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_sharding
+from jaxssl.program.phase import Phases
+from jaxssl.program.program import Program
 from jaxssl.train.encode_once import encode_once, feature_bytes
 from jaxssl.train.feeds import Feeds
 from jaxssl.train.frozen_check import FrozenCheck
 from jaxssl.train.learner import Learner
-from jaxssl.train.phase import Phases
 from jaxssl.train.profile import Profiler
-from jaxssl.train.program import Program
 from jaxssl.train.samples import LanguageModel, samples
 from jaxssl.train.settings import Settings
 from jaxssl.train.sinks import Sinks, read_metrics

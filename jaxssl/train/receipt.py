@@ -15,10 +15,10 @@ from jaxssl.core.types import batch_shape
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import num_parameters
 from jaxssl.parallel.mesh import batch_sharding
+from jaxssl.program.flops import count_flops
+from jaxssl.program.phase import Phase, Phases
+from jaxssl.program.program import Program, Stage
 from jaxssl.train.encode_once import features_of
-from jaxssl.train.flops import count_flops
-from jaxssl.train.phase import Phase, Phases
-from jaxssl.train.program import Program, Stage
 from jaxssl.transfer.start import Start, uncut
 
 FILE_NAME = "receipt.json"

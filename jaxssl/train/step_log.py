@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from jaxssl.models.model import num_parameters
+from jaxssl.program.program import Program, Stream
 from jaxssl.train import metrics
 from jaxssl.train.feeds import Feeds
 from jaxssl.train.learner import Learner
-from jaxssl.train.program import Program, Stream
 
 
 class StepLog:

@@ -11,12 +11,12 @@ from jaxssl.core.keys import numbered_seed
 from jaxssl.core.types import Batch, Params
 from jaxssl.models.layers import unbox
 from jaxssl.parallel.mesh import replicated
+from jaxssl.program.program import Program, Stream
+from jaxssl.program.step import make_eval_step
 from jaxssl.train import metrics
 from jaxssl.train.evaluation import DataPass, EvaluationConfig, evaluate
 from jaxssl.train.feeds import Feed, Feeds
-from jaxssl.train.program import Program, Stream
 from jaxssl.train.settings import Settings
-from jaxssl.train.step import make_eval_step
 
 T = TypeVar("T")
 

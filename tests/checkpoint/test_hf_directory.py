@@ -22,7 +22,7 @@ from jaxssl.core.names import flatten  # noqa: E402
 from jaxssl.models.heads import CAUSAL_LM  # noqa: E402
 from jaxssl.models.layers import unbox  # noqa: E402
 from jaxssl.models.model import Model  # noqa: E402
-from jaxssl.train.state import everything, laid_out  # noqa: E402
+from jaxssl.program.state import everything, laid_out  # noqa: E402
 from jaxssl.transfer.start import first_params, plan_start  # noqa: E402
 
 CASE = "llama, grouped"

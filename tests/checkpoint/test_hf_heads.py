@@ -17,11 +17,11 @@ from jaxssl.commands.imported_task import task_of  # noqa: E402
 from jaxssl.core.errors import UserError  # noqa: E402
 from jaxssl.core.names import flatten, unflatten  # noqa: E402
 from jaxssl.models.layers import unbox  # noqa: E402
-from jaxssl.tasks.answer import Answer  # noqa: E402
+from jaxssl.tasks.answer.task import Answer  # noqa: E402
 from jaxssl.tasks.classify import Classify  # noqa: E402
 from jaxssl.tasks.pooling import pooled  # noqa: E402
 from jaxssl.tasks.regress import Regress  # noqa: E402
-from jaxssl.tasks.tag import Tag  # noqa: E402
+from jaxssl.tasks.tag.task import Tag  # noqa: E402
 
 CLASSES = {
     "row": "ForSequenceClassification",

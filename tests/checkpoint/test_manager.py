@@ -18,8 +18,8 @@ from jaxssl.models.model import Model
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.optim.adamw import AdamW
 from jaxssl.optim.build import make_optimizer
-from jaxssl.train.phase import Phases
-from jaxssl.train.state import State
+from jaxssl.program.phase import Phases
+from jaxssl.program.state import State
 
 # Orbax leaves event loops half closed where a restore or a save fails.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

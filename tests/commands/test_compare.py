@@ -12,11 +12,12 @@ from jaxssl.commands import compare
 from jaxssl.commands.compare import Difference, SeedResult
 from jaxssl.core.errors import UserError
 from jaxssl.run.train import train_run
-from jaxssl.tasks import answer_windows, tag_windows
-from jaxssl.tasks.answer import Answer
-from jaxssl.tasks.answer_questions import Question
+from jaxssl.tasks.answer import windows as answer_windows
+from jaxssl.tasks.answer.questions import Question
+from jaxssl.tasks.answer.task import Answer
 from jaxssl.tasks.classify import Classify
-from jaxssl.tasks.tag import Tag
+from jaxssl.tasks.tag import windows as tag_windows
+from jaxssl.tasks.tag.task import Tag
 
 HEAD = ("freezing.preset=head", "train.epochs=2", "evaluation.every_epochs=2")
 

@@ -15,7 +15,7 @@ from jaxssl.models.llama import LlamaConfig, Qwen2Config, Qwen3Config
 from jaxssl.models.modernbert import ModernBertConfig
 from jaxssl.tasks.classify import Classify
 from jaxssl.tasks.regress import Regress
-from jaxssl.tasks.relate import Relate
+from jaxssl.tasks.relate.task import Relate
 
 SIZES = dict(vocab_size=400, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=24)
 GROUPED = {**SIZES, "num_kv_heads": 1}

@@ -21,13 +21,13 @@ from jaxssl.data.tables.read import read_table
 from jaxssl.data.tables.table import Table
 from jaxssl.run.open import open_run
 from jaxssl.run.train import train_run
-from jaxssl.tasks.answer import Answer
+from jaxssl.tasks.answer.task import Answer
 from jaxssl.tasks.base import Encoded
 from jaxssl.tasks.classify import Classify
-from jaxssl.tasks.entities import CharacterEntities, MarkedEntities
 from jaxssl.tasks.regress import Regress
-from jaxssl.tasks.relate import Relate
-from jaxssl.tasks.tag import Tag
+from jaxssl.tasks.relate.entities import CharacterEntities, MarkedEntities
+from jaxssl.tasks.relate.task import Relate
+from jaxssl.tasks.tag.task import Tag
 
 WORDS = "the cat sees a bird in the garden near my old sister at home".split()
 

@@ -20,8 +20,8 @@ from jaxssl.models.llama import LlamaConfig
 from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.masked_lm import MaskedLm
-from jaxssl.train.parameter_use import unread
-from jaxssl.train.program import Stage, Stream
+from jaxssl.program.parameter_use import unread
+from jaxssl.program.program import Stage, Stream
 from jaxssl.transfer.freezing import Freezing, choose, cut, is_trained
 
 NORMAL, ZEROS = jax.nn.initializers.normal(0.3), jax.nn.initializers.zeros

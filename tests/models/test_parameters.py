@@ -18,7 +18,7 @@ from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.combine import Combine, Term
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.objectives.next_sentence import NextSentence
-from jaxssl.train.phase import Phases
+from jaxssl.program.phase import Phases
 
 BERT = {
     "tiny": 4_385_920,

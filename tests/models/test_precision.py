@@ -14,7 +14,7 @@ from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.combine import Combine, Term
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.objectives.next_sentence import NextSentence
-from jaxssl.train.gradients import make_loss
+from jaxssl.program.gradients import make_loss
 
 BOTH = Combine(terms=(Term(objective=MaskedLm()), Term(objective=NextSentence())))
 

@@ -10,7 +10,7 @@ import tiny
 from jaxssl.models.heads import LabelHead
 from jaxssl.models.model import Model
 from jaxssl.models.modernbert import ModernBertConfig
-from jaxssl.train.gradients import split_rows
+from jaxssl.program.gradients import split_rows
 
 ROWS, PARTS, LENGTH = 8, 4, 64
 RATES = dict(dropout=0.3, attention_dropout=0.3)

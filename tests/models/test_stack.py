@@ -11,7 +11,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.models.config import Stack
 from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
-from jaxssl.train.gradients import make_loss
+from jaxssl.program.gradients import make_loss
 
 LAYERS = 3
 OBJECTIVE = CausalLm()

@@ -16,10 +16,10 @@ from jaxssl.objectives.base import total_loss
 from jaxssl.objectives.combine import Combine, Term
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.objectives.next_sentence import NextSentence
+from jaxssl.program.gradients import make_loss
+from jaxssl.program.step import make_eval_step
 from jaxssl.tasks.classify import Classify
-from jaxssl.train.gradients import make_loss
 from jaxssl.train.metrics import finished
-from jaxssl.train.step import make_eval_step
 
 MASKED, PAIRS = MaskedLm(rate=0.3, slots=6), NextSentence()
 TASK = Classify(labels=("a", "b"), pooling="mean", dropout=0.0)

@@ -11,8 +11,8 @@ import tiny
 from jaxssl import load_plugins
 from jaxssl.core.config import document
 from jaxssl.models.model import Model
+from jaxssl.program.gradients import make_loss
 from jaxssl.run.config import RunConfig
-from jaxssl.train.gradients import make_loss
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from jaxssl.optim.adamw import AdamW
 from jaxssl.optim.build import make_optimizer
 from jaxssl.optim.groups import by_group
 from jaxssl.optim.schedules import Constant
-from jaxssl.train.phase import carried_over
+from jaxssl.program.phase import carried_over
 
 GROUPS = {"head/kernel": "stage0", "top/kernel": "stage1", "top/bias": "stage1"}
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.99)

@@ -11,7 +11,7 @@ from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.parallel.mesh import batch_sharding
-from jaxssl.train.gradients import make_loss
+from jaxssl.program.gradients import make_loss
 
 REDUCTION = re.compile(r"= (.*?) (?:all-reduce|reduce-scatter)(?:-start)?\(")
 

@@ -20,9 +20,9 @@ from jaxssl.optim.build import make_optimizer
 from jaxssl.parallel.axes import constrain
 from jaxssl.parallel.mesh import MeshConfig, batch_sharding, batch_shards, check_batch
 from jaxssl.parallel.rules import make_rules, use_layout, use_rules
+from jaxssl.program.phase import Phases, born
 from jaxssl.run.open import open_run
 from jaxssl.run.train import train_run
-from jaxssl.train.phase import Phases, born
 
 OBJECTIVE = CausalLm(chunk=8)
 MODEL = Model(tiny.gpt2(dropout=0.1, attention_dropout=0.1), OBJECTIVE.heads)

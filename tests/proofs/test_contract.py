@@ -20,7 +20,7 @@ from jaxssl.models.network import Tie
 from jaxssl.objectives.combine import Combine, Term
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.parallel.mesh import batch_sharding
-from jaxssl.train.gradients import make_loss, split_rows
+from jaxssl.program.gradients import make_loss, split_rows
 
 LENGTHS = np.random.default_rng(0).integers(6, 17, 61)
 ROWS = tiny.rows([[d] for d in tiny.random_documents(LENGTHS)], length=16, count=64)

@@ -13,8 +13,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from jaxssl.core.errors import UserError
 from jaxssl.data.tables.table import Table
 from jaxssl.models.model import Model
+from jaxssl.program.gradients import make_loss
 from jaxssl.tasks.classify import Classify
-from jaxssl.train.gradients import make_loss
 
 WEIGHTS = (0.5, 2.0, 1.25)
 LABELS = np.array([2, 0, 1, 1, 0], np.int32)

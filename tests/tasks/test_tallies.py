@@ -5,7 +5,7 @@ import pytest
 
 from jaxssl.tasks.classify import Classify
 from jaxssl.tasks.regress import Regress
-from jaxssl.tasks.relate import Reference, Relate
+from jaxssl.tasks.relate.task import Reference, Relate
 
 RNG = np.random.default_rng(0)
 LABELS = ("a", "b", "c")

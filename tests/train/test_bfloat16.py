@@ -13,7 +13,7 @@ from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.optim.adamw import AdamW
 from jaxssl.optim.build import make_optimizer
 from jaxssl.optim.schedules import Constant
-from jaxssl.train.gradients import make_loss
+from jaxssl.program.gradients import make_loss
 
 OBJECTIVE = CausalLm(chunk=8)
 BATCH = tiny.rows([[d] for d in tiny.random_documents([16] * 8)])

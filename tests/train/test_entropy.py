@@ -14,7 +14,7 @@ from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.optim.adamw import AdamW
 from jaxssl.optim.build import make_optimizer
 from jaxssl.optim.schedules import Linear
-from jaxssl.train.step import make_eval_step
+from jaxssl.program.step import make_eval_step
 
 STATES, LENGTH, FIRST = 8, 16, tiny.FIRST_WORD
 VOCABULARY = tiny.vocabulary(size=FIRST + STATES)

@@ -19,6 +19,8 @@ from jaxssl.core.errors import UserError
 from jaxssl.data.loader import StoreData, open_rows
 from jaxssl.generate.decode import Sampling
 from jaxssl.optim.adamw import AdamW
+from jaxssl.program.phase import Phases
+from jaxssl.program.step import make_eval_step
 from jaxssl.report.record import read_run
 from jaxssl.run.build import build
 from jaxssl.run.config import load_config, read_config
@@ -27,8 +29,6 @@ from jaxssl.run.open import evaluate_run, generate_texts, open_run
 from jaxssl.run.train import train_run
 from jaxssl.train.evaluation import DataPass, evaluate
 from jaxssl.train.loop import fit
-from jaxssl.train.phase import Phases
-from jaxssl.train.step import make_eval_step
 from jaxssl.train.stopping import NotFinite
 
 

@@ -20,12 +20,12 @@ from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.optim.build import make_optimizer
 from jaxssl.optim.schedules import Constant
 from jaxssl.optim.sgd import Sgd
+from jaxssl.program.program import Stream
 from jaxssl.run.build import build
 from jaxssl.run.config import load_config
 from jaxssl.run.open import evaluate_run, open_run
 from jaxssl.run.train import train_run
 from jaxssl.tasks.classify import Classify
-from jaxssl.train.program import Stream
 
 STEPS = 20
 PLAIN = Sgd(learning_rate=0.1, schedule=Constant(), momentum=0.0, weight_decay=0.0, clip_norm=None)

@@ -22,13 +22,13 @@ from jaxssl.data.tables.read import read_table
 from jaxssl.data.tables.table import Table
 from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_on_texts
 from jaxssl.models.model import Model
+from jaxssl.program.step import make_eval_step
 from jaxssl.run.build import build
 from jaxssl.run.config import FINETUNE, load_config
 from jaxssl.run.open import evaluate_run, open_run
 from jaxssl.run.train import train_run
-from jaxssl.tasks.answer import Answer
+from jaxssl.tasks.answer.task import Answer
 from jaxssl.train.evaluation import DataPass, evaluate
-from jaxssl.train.step import make_eval_step
 
 TASK = Answer(max_question=8, overlap=8, max_answer_tokens=4, n_best=5)
 LENGTH = 32

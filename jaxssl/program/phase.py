@@ -15,9 +15,9 @@ from jaxssl.core.keys import init_key
 from jaxssl.core.names import flatten, join, split, unflatten
 from jaxssl.core.types import Params
 from jaxssl.core.upcast import upcast
-from jaxssl.train.program import Program, Stage
-from jaxssl.train.state import Choice, State, first_state, laid_out, layout
-from jaxssl.train.step import Constants, jit_train_step, make_train_step
+from jaxssl.program.program import Program, Stage
+from jaxssl.program.state import Choice, State, first_state, laid_out, layout
+from jaxssl.program.step import Constants, jit_train_step, make_train_step
 from jaxssl.transfer.start import first_params, restored_moments
 
 T = TypeVar("T")

@@ -15,14 +15,14 @@ from jaxssl.data.tables.read import read_splits
 from jaxssl.models.model import Model
 from jaxssl.ops.pooling import states_at
 from jaxssl.parallel.mesh import replicated
+from jaxssl.program.step import make_eval_step
 from jaxssl.run.config import FINETUNE, load_config
 from jaxssl.run.feeds import read_split
 from jaxssl.run.open import open_run
 from jaxssl.run.train import train_run
-from jaxssl.tasks.entities import WordEntities
-from jaxssl.tasks.relate import Reference, Relate
+from jaxssl.tasks.relate.entities import WordEntities
+from jaxssl.tasks.relate.task import Reference, Relate
 from jaxssl.train.evaluation import DataPass, evaluate, in_order
-from jaxssl.train.step import make_eval_step
 
 WORDS = tokenizer("wordpiece")
 

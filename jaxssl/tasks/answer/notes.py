@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxssl.tasks.answer_spans import words
-from jaxssl.tasks.answer_windows import NOWHERE, Asked
+from jaxssl.tasks.answer.spans import words
+from jaxssl.tasks.answer.windows import NOWHERE, Asked
 
 
 def notes(

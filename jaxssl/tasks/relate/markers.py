@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxssl.core.errors import UserError
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
-from jaxssl.tasks.entities import Pair
+from jaxssl.tasks.relate.entities import Pair
 
 SYMBOLS = ("@", "#")
 """Around the first entity, the subject, and around the second, the object."""

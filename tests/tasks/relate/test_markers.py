@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from relations import KINDS, tokenizer
 
 from jaxssl.core.errors import UserError
-from jaxssl.tasks.entities import Pair
-from jaxssl.tasks.markers import check_known, encode_symbol, mark, opening
+from jaxssl.tasks.relate.entities import Pair
+from jaxssl.tasks.relate.markers import check_known, encode_symbol, mark, opening
 
 PLAIN = (opening(0), opening(1))
 

@@ -11,7 +11,7 @@ from jaxssl.data.encoding import BATCH, Truncation, longest_first
 from jaxssl.data.examples import Examples
 from jaxssl.data.store.rows import pad_id
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
-from jaxssl.tasks.markers import SYMBOLS, Marked, encode_symbol
+from jaxssl.tasks.relate.markers import SYMBOLS, Marked, encode_symbol
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,10 +18,10 @@ from jaxssl.core.upcast import upcast
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import Objective, all_sums
 from jaxssl.parallel.mesh import replicated
+from jaxssl.program.gradients import make_loss
+from jaxssl.program.program import Program
+from jaxssl.program.state import Choice, State, everything, layout
 from jaxssl.tasks.base import Task
-from jaxssl.train.gradients import make_loss
-from jaxssl.train.program import Program
-from jaxssl.train.state import Choice, State, everything, layout
 from jaxssl.transfer.regularize import penalty_gradient
 
 STREAM = 1 << 23

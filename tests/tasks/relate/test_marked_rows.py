@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from relations import KINDS, tokenizer
 
 from jaxssl.core.errors import UserError
-from jaxssl.tasks.entities import Pair
-from jaxssl.tasks.marked_rows import MarkedTokens, fit, rows_that_fit, tokenise
-from jaxssl.tasks.markers import mark, opening
+from jaxssl.tasks.relate.entities import Pair
+from jaxssl.tasks.relate.marked_rows import MarkedTokens, fit, rows_that_fit, tokenise
+from jaxssl.tasks.relate.markers import mark, opening
 
 TYPED = (opening(0, "PERSON"), opening(1, "organization"))
 PLAIN = (opening(0), opening(1))

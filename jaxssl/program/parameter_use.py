@@ -12,8 +12,8 @@ from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import all_sums, total_loss
 from jaxssl.optim.weight_decay import parameter_names
-from jaxssl.train.program import Stream
-from jaxssl.train.step import make_eval_step
+from jaxssl.program.program import Stream
+from jaxssl.program.step import make_eval_step
 
 
 def unread(model: Model, streams: Sequence[Stream], vocabulary: Vocabulary) -> list[str]:

@@ -22,9 +22,9 @@ from jaxssl.optim.build import make_optimizer
 from jaxssl.optim.schedules import Constant
 from jaxssl.parallel.axes import to_spec
 from jaxssl.parallel.mesh import MeshConfig, check_batch
+from jaxssl.program.gradients import make_loss
+from jaxssl.program.state import layout
 from jaxssl.tasks.classify import Classify
-from jaxssl.train.gradients import make_loss
-from jaxssl.train.state import layout
 
 OBJECTIVE = CausalLm()
 MODEL = Model(tiny.gpt2(), OBJECTIVE.heads)

@@ -10,7 +10,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.data.tables.config import TableFile, TableHub
 from jaxssl.data.tables.read import read_table
 from jaxssl.data.tables.table import Table
-from jaxssl.tasks.answer_questions import read_questions
+from jaxssl.tasks.answer.questions import read_questions
 
 COLUMNS = {"id": "id", "question": "question", "context": "context", "answers": "answers"}
 CONTEXT = "One cat is red, one cat is blue."

@@ -18,7 +18,7 @@ from jaxssl.data.encoding import BATCH
 from jaxssl.data.examples import Examples
 from jaxssl.data.store.rows import pad_id
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
-from jaxssl.tasks.answer_questions import Gold, Question
+from jaxssl.tasks.answer.questions import Gold, Question
 
 NOWHERE = -1
 """Position of an answer that is not in a row."""

@@ -22,11 +22,11 @@ from jaxssl.objectives.base import Outputs, Sums
 from jaxssl.ops.label_losses import softmax_loss
 from jaxssl.scores import tallies
 from jaxssl.scores.spans import Scheme, convert, entities, entity_scores
-from jaxssl.tasks import tag_windows, tagged
 from jaxssl.tasks.base import Encoded, Task
 from jaxssl.tasks.labels import label_details
-from jaxssl.tasks.tag_windows import Tagged
-from jaxssl.tasks.tagged import OUTSIDE, AnyScheme, Sentences
+from jaxssl.tasks.tag import tagged, windows
+from jaxssl.tasks.tag.tagged import OUTSIDE, AnyScheme, Sentences
+from jaxssl.tasks.tag.windows import Tagged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ class Tag(Task):
             per_token = {"labels": (labels, 0.0), "label_weights": (weights, 0.0)}
             examples = dataclasses.replace(examples, per_token=per_token)
         note = rows.note(split)
-        references = tag_windows.windows_of(rows, column, sentences, tags)
+        references = windows.windows_of(rows, column, sentences, tags)
         return Encoded(examples, references, (note,) if note else ())
 
     def _learnt(self, tags: Sentences, table: Table) -> Sentences:
@@ -163,7 +163,7 @@ class Tag(Task):
         All of the file's own tags and scheme. `left_out` is how many sentences were not scored,
         where not all of their windows were predicted.
         """
-        sentences, left_out = tag_windows.joined(predictions, references)
+        sentences, left_out = windows.joined(predictions, references)
         if not sentences:
             raise UserError(
                 "no sentence has all of its windows among the rows that were read",
@@ -209,7 +209,7 @@ class Tag(Task):
     def tallies(self, predictions: Mapping[str, np.ndarray], references: Any) -> np.ndarray:
         """Right, predicted and given entities of each sentence [E, 3]; without a scheme, right and
         all words [E, 2]."""
-        sentences, _ = tag_windows.joined(predictions, references)
+        sentences, _ = windows.joined(predictions, references)
         return np.array([self._tallied(sentence) for sentence in sentences], np.float64)
 
     def _tallied(self, sentence: Tagged) -> tuple[int, ...]:
@@ -232,7 +232,7 @@ class Tag(Task):
     def details(self, predictions: Mapping[str, np.ndarray], references: Any) -> dict[str, Any]:
         """Precision, recall and F1 of each type of entity; without a scheme those of each tag, and
         the confusion matrix."""
-        sentences, _ = tag_windows.joined(predictions, references)
+        sentences, _ = windows.joined(predictions, references)
         if self.scheme == "none":
             return label_details(*self._numbers(sentences), self.labels)
         predicted = [self._file_tags(sentence) for sentence in sentences]
@@ -246,7 +246,7 @@ class Tag(Task):
         """`words`, `tags` and `probabilities` (of the label that each tag was predicted as), and,
         with a scheme, `entities`: type, start and end (the word after it), text."""
         rows = []
-        for sentence in tag_windows.joined(predictions, references)[0]:
+        for sentence in windows.joined(predictions, references)[0]:
             words, tags = sentence.words, self._file_tags(sentence)
             row: dict[str, Any] = {"words": words, "tags": tags}
             if self.scheme != "none":

@@ -13,7 +13,7 @@ from jaxssl.core.types import Vocabulary
 from jaxssl.data.mixture import AllAtOnce, Draws
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import Objective
-from jaxssl.train.state import Choice, everything
+from jaxssl.program.state import Choice, everything
 from jaxssl.transfer.regularize import NONE, Regularization
 from jaxssl.transfer.start import Start
 

@@ -21,10 +21,10 @@ from jaxssl.objectives.base import Outputs, Sums
 from jaxssl.ops.label_losses import softmax_loss
 from jaxssl.ops.spans import best_spans
 from jaxssl.scores import tallies
-from jaxssl.tasks.answer_notes import notes
-from jaxssl.tasks.answer_questions import read_answers, read_questions
-from jaxssl.tasks.answer_spans import answered, join_windows
-from jaxssl.tasks.answer_windows import Layout, Window, encode_questions, join_rows
+from jaxssl.tasks.answer.notes import notes
+from jaxssl.tasks.answer.questions import read_answers, read_questions
+from jaxssl.tasks.answer.spans import answered, join_windows
+from jaxssl.tasks.answer.windows import Layout, Window, encode_questions, join_rows
 from jaxssl.tasks.base import Encoded, Task
 
 NEVER = -1e9

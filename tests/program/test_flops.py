@@ -14,9 +14,9 @@ from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.optim.adamw import AdamW
 from jaxssl.optim.build import make_optimizer
-from jaxssl.train.flops import count_flops
+from jaxssl.program.flops import count_flops
+from jaxssl.program.phase import Phases
 from jaxssl.train.metrics import step_flops
-from jaxssl.train.phase import Phases
 
 W, X = jnp.ones((4, 4)), jnp.ones((2, 4))
 PRODUCT = 2 * 2 * 4 * 4

@@ -20,10 +20,10 @@ from jaxssl.ops.pooling import states_at
 from jaxssl.scores import tallies
 from jaxssl.tasks import labels as row_labels
 from jaxssl.tasks.base import Encoded
-from jaxssl.tasks.entities import EntityColumns, MarkedEntities
 from jaxssl.tasks.label_loss import LabelLoss
-from jaxssl.tasks.marked_rows import fit, rows_that_fit, tokenise
-from jaxssl.tasks.markers import check_known, mark, opening
+from jaxssl.tasks.relate.entities import EntityColumns, MarkedEntities
+from jaxssl.tasks.relate.marked_rows import fit, rows_that_fit, tokenise
+from jaxssl.tasks.relate.markers import check_known, mark, opening
 
 NO_ROW = -1
 """Number of the only reference of a table none of whose rows fits: it counts those left out."""

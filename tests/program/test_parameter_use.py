@@ -10,10 +10,10 @@ from jaxssl.core.names import flatten
 from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.masked_lm import MaskedLm
+from jaxssl.program.gradients import make_loss
+from jaxssl.program.parameter_use import check_read, reached, unread
+from jaxssl.program.program import Stream
 from jaxssl.tasks.classify import Classify
-from jaxssl.train.gradients import make_loss
-from jaxssl.train.parameter_use import check_read, reached, unread
-from jaxssl.train.program import Stream
 
 MASKED = MaskedLm(slots=4)
 LABELLED = Classify(labels=("a", "b", "c"), pooling="mean", dropout=0.0)

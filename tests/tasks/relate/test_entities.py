@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from relations import table
 
 from jaxssl.core.errors import UserError
-from jaxssl.tasks.entities import CharacterEntities, MarkedEntities, WordEntities
+from jaxssl.tasks.relate.entities import CharacterEntities, MarkedEntities, WordEntities
 
 POSITIONS = ("subj_start", "subj_end", "obj_start", "obj_end")
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxssl.core.errors import UserError
-from jaxssl.tasks.answer_questions import Question
-from jaxssl.tasks.answer_windows import Window
+from jaxssl.tasks.answer.questions import Question
+from jaxssl.tasks.answer.windows import Window
 
 NOTHING_FOUND = 1e9
 """Stands for the score by which "no answer" is ahead of a span where there is no span at all."""

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from jaxssl.core.errors import UserError
-from jaxssl.tasks.answer_questions import Question
-from jaxssl.tasks.answer_spans import NOTHING_FOUND, answered, join_windows, words
-from jaxssl.tasks.answer_windows import Window
+from jaxssl.tasks.answer.questions import Question
+from jaxssl.tasks.answer.spans import NOTHING_FOUND, answered, join_windows, words
+from jaxssl.tasks.answer.windows import Window
 
 CONTEXT = "red cat, red  dog"
 SPANS = np.array([[0, 3], [4, 7], [7, 8], [9, 12], [14, 14], [14, 17]])

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from jaxssl.core.errors import UserError
 from jaxssl.data.corpus.sources import Docstrings
 from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_on_texts
-from jaxssl.tasks.answer_questions import Gold, Question
-from jaxssl.tasks.answer_spans import words
-from jaxssl.tasks.answer_windows import (
+from jaxssl.tasks.answer.questions import Gold, Question
+from jaxssl.tasks.answer.spans import words
+from jaxssl.tasks.answer.windows import (
     Layout,
     answer_tokens,
     context_windows,

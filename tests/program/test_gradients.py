@@ -18,7 +18,7 @@ from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.parallel.mesh import batch_sharding
-from jaxssl.train.gradients import make_loss
+from jaxssl.program.gradients import make_loss
 
 TOLERANCE = {"float64": 1e-12, "float32": 3e-6}
 MESHES = {"1 device": (1, 1, 1), "data 8": (8, 1, 1), "fsdp 4 x tensor 2": (1, 4, 2)}

@@ -12,7 +12,7 @@ import toy
 from jaxssl.core.errors import UserError
 from jaxssl.data.tables.table import Table
 from jaxssl.scores.spans import PREFIXES, entities, entity_scores, tags_of
-from jaxssl.tasks.tag import Tag
+from jaxssl.tasks.tag.task import Tag
 
 TYPES = ("A", "B")
 LONG = 14

@@ -1,0 +1,1 @@
+"""What a run computes, as compiled steps: networks, losses, optimizer; no data, no tokenizer."""
