@@ -173,7 +173,7 @@ def against_trainer(scratch: Path) -> None:
 
 def _ours(scratch: Path, tables: Path, tokenizer: str, seed: int) -> tuple[float, float]:
     """Examples a second in the last epoch, and the test accuracy."""
-    from jaxssl.run.config import FINETUNE, load_config
+    from jaxssl.run.recipes import FINETUNE, load_config
     from jaxssl.run.train import train_run
     from jaxssl.train.sinks import read_metrics
 

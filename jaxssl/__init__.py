@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from jaxssl.objectives.base import Sums as Sums
     from jaxssl.optim.base import Optimizer as Optimizer
     from jaxssl.optim.schedules import Schedule as Schedule
-    from jaxssl.run.config import FINETUNE as FINETUNE
-    from jaxssl.run.config import load_config as load_config
     from jaxssl.run.open import evaluate_run as evaluate_run
     from jaxssl.run.open import fill_masks as fill_masks
     from jaxssl.run.open import generate_texts as generate_texts
     from jaxssl.run.open import open_run as open_run
     from jaxssl.run.plugins import load_plugins as load_plugins
+    from jaxssl.run.recipes import FINETUNE as FINETUNE
+    from jaxssl.run.recipes import load_config as load_config
     from jaxssl.run.train import train_run as train_run
     from jaxssl.scores.base import Score as Score
     from jaxssl.tasks.base import Task as Task
     from jaxssl.tasks.pooled import PooledTask as PooledTask
 
 PUBLIC = {
-    "load_config": "run.config",
-    "FINETUNE": "run.config",
+    "load_config": "run.recipes",
+    "FINETUNE": "run.recipes",
     "train_run": "run.train",
     "open_run": "run.open",
     "evaluate_run": "run.open",

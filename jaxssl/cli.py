@@ -125,7 +125,7 @@ def _prepare(options: argparse.Namespace) -> int:
 def _pretrain(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl.commands import recipes
-    from jaxssl.run.config import PRETRAIN
+    from jaxssl.run.recipes import PRETRAIN
 
     config = recipes.load_run(options, PRETRAIN)
     if config is None:
@@ -138,7 +138,7 @@ def _pretrain(options: argparse.Namespace) -> int:
 def _finetune(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl.commands import recipes
-    from jaxssl.run.config import FINETUNE
+    from jaxssl.run.recipes import FINETUNE
 
     config = recipes.load_run(options, FINETUNE)
     if config is None:
@@ -154,7 +154,7 @@ def _finetune(options: argparse.Namespace) -> int:
 
 def _baseline(options: argparse.Namespace) -> int:
     from jaxssl.commands import baseline, recipes
-    from jaxssl.run.config import FINETUNE
+    from jaxssl.run.recipes import FINETUNE
 
     config = recipes.load_run(options, FINETUNE)
     scores_by_split = {} if config is None else baseline.bag_of_words(config)
@@ -167,7 +167,7 @@ def _baseline(options: argparse.Namespace) -> int:
 def _config(options: argparse.Namespace) -> int:
     from jaxssl.commands import recipes
     from jaxssl.core.config import to_yaml
-    from jaxssl.run.config import PRETRAIN
+    from jaxssl.run.recipes import PRETRAIN
 
     config = recipes.load_run(options, PRETRAIN)
     if config is not None:

@@ -17,7 +17,8 @@ from jaxssl.core.registry import members
 from jaxssl.data.corpus.prepare import PrepareConfig
 from jaxssl.data.tokenizer.training import TokenizerTrainConfig
 from jaxssl.run.build import build
-from jaxssl.run.config import RunConfig, load_config
+from jaxssl.run.config import RunConfig
+from jaxssl.run.recipes import load_config
 from jaxssl.run.train import describe, find_receipt
 
 VERBS = (

@@ -10,7 +10,7 @@ import tuned
 
 from jaxssl.core.errors import UserError
 from jaxssl.run.build import build
-from jaxssl.run.config import load_config
+from jaxssl.run.recipes import load_config
 from jaxssl.run.train import train_run
 
 BASE_STEPS = 4

@@ -15,8 +15,8 @@ from jaxssl.checkpoint.manager import CheckpointManager, stored_arrays
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
 from jaxssl.run.build import build
-from jaxssl.run.config import FINETUNE, load_config
 from jaxssl.run.open import evaluate_run, open_run
+from jaxssl.run.recipes import FINETUNE, load_config
 from jaxssl.run.train import train_run
 from jaxssl.train import metrics
 

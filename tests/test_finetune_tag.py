@@ -10,9 +10,9 @@ from jaxssl.commands import predict
 from jaxssl.core.errors import UserError
 from jaxssl.program.step import make_eval_step
 from jaxssl.run.build import build
-from jaxssl.run.config import FINETUNE, load_config
 from jaxssl.run.feeds import read_split
 from jaxssl.run.open import evaluate_run, open_run
+from jaxssl.run.recipes import FINETUNE, load_config
 from jaxssl.run.train import train_run
 from jaxssl.scores.spans import entity_scores
 from jaxssl.train.evaluation import in_order

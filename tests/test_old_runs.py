@@ -12,8 +12,8 @@ from jaxssl import cli
 from jaxssl.commands.export import export
 from jaxssl.commands.predict import predict
 from jaxssl.report import write_report
-from jaxssl.run.config import FINETUNE, load_config, read_config
 from jaxssl.run.open import evaluate_run
+from jaxssl.run.recipes import FINETUNE, load_config, read_config
 from jaxssl.run.train import train_run
 
 OLD = Path(__file__).parent / "old"

@@ -13,7 +13,7 @@ import pytest
 
 import jaxssl
 from jaxssl import cli
-from jaxssl.run.config import load_config
+from jaxssl.run.recipes import load_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -154,7 +154,7 @@ def recipe_of(kind: str, store: Path, out: Path, vocab_size: int) -> dict:
 
 def configured(store: Path, out: Path, kind: str = "bert", *overrides: str):
     """The validated configuration of `recipe` with overrides."""
-    from jaxssl.run.config import load_config
+    from jaxssl.run.recipes import load_config
 
     return load_config([recipe(store, out, kind)], overrides)
 

@@ -7,8 +7,8 @@ import pytest
 import toy
 
 from jaxssl.core.names import flatten
-from jaxssl.run.config import FINETUNE, load_config
 from jaxssl.run.open import open_run
+from jaxssl.run.recipes import FINETUNE, load_config
 from jaxssl.run.train import train_run
 
 LABELS = ("animal", "person")

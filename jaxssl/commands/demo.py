@@ -47,7 +47,7 @@ def demo(out: Path, *, short: bool = False) -> int:
     """Runs everything in `out`, or goes on where an earlier demo stopped; returns the exit code."""
     from jaxssl.data.corpus.sources import Docstrings
     from jaxssl.report import summary_table, write_comparison
-    from jaxssl.run.config import load_config
+    from jaxssl.run.recipes import load_config
     from jaxssl.run.train import train_run
     from jaxssl.train.stopping import EXIT_STOPPED
 
@@ -145,7 +145,7 @@ def fine_tune(out: Path, scale: Scale) -> list[str] | None:
     None where a signal stopped it."""
     from jaxssl.commands import baseline
     from jaxssl.data.corpus.libraries import write_libraries
-    from jaxssl.run.config import FINETUNE, load_config
+    from jaxssl.run.recipes import FINETUNE, load_config
     from jaxssl.run.train import train_run
 
     tables = out / "libraries"

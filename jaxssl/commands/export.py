@@ -36,8 +36,8 @@ from jaxssl.data.tokenizer.export import check_written
 from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import num_parameters
-from jaxssl.run.config import read_config
 from jaxssl.run.open import TrainedModel, open_run
+from jaxssl.run.recipes import read_config
 
 CARD = "README.md"
 TOKENS = "embeddings/tokens/embedding"

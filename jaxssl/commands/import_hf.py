@@ -35,8 +35,9 @@ from jaxssl.parallel.mesh import make_mesh
 from jaxssl.parallel.rules import make_rules, use_layout
 from jaxssl.program.state import everything, laid_out
 from jaxssl.run.build import make_vocabulary
-from jaxssl.run.config import Imported, RunConfig, imported_objective, upgraded
+from jaxssl.run.config import Imported, RunConfig
 from jaxssl.run.directory import RunLock, open_run_directory
+from jaxssl.run.recipes import imported_objective, upgraded
 from jaxssl.transfer.start import Start, first_params, plan_start
 
 HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt")

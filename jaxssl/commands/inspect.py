@@ -90,10 +90,10 @@ def _checkpoint(path: Path, verify: bool) -> Iterator[str]:
 def _run(path: Path, verify: bool) -> Iterator[str]:
     from jaxssl.checkpoint.manager import CheckpointManager
     from jaxssl.models.model import num_parameters
-    from jaxssl.run.config import read_config
     from jaxssl.run.networks import make_model
     from jaxssl.run.open import shapes_of
     from jaxssl.run.plugins import read_plugins
+    from jaxssl.run.recipes import read_config
     from jaxssl.train.sinks import read_metrics
 
     config = read_config(path)

@@ -27,9 +27,10 @@ from jaxssl.models.model import check_length
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import replicated
 from jaxssl.program.step import make_predict_step
-from jaxssl.run.config import StreamConfig, read_config
+from jaxssl.run.config import StreamConfig
 from jaxssl.run.feeds import as_data
 from jaxssl.run.open import TrainedModel, fitting_size, open_run
+from jaxssl.run.recipes import read_config
 from jaxssl.tasks.base import Encoded, Task
 from jaxssl.train.evaluation import DataPass, in_order, over_batches
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError, UserErrors
-from jaxssl.run.config import RunConfig, find_recipe, load_config
+from jaxssl.run.config import RunConfig
+from jaxssl.run.recipes import find_recipe, load_config
 
 
 def load(cls: type, options: argparse.Namespace) -> Any:

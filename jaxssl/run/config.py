@@ -1,25 +1,21 @@
 """The configuration of a run: of pretraining, of fine-tuning, of a model that was imported.
 
-One dataclass has all. The verbs differ in what they begin with where a recipe says nothing:
-`PRETRAIN` and `FINETUNE` below.
+One dataclass has all. `recipes` makes one of files and overrides.
 """
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from jaxssl.checkpoint.ledger import InitConfig, split_checkpoint
+from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointConfig
-from jaxssl.checkpoint.origin import find_origin, open_origin
 from jaxssl.core import config as configuration
 from jaxssl.core.bounds import check_at_least, check_local
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.precision import Precision
 from jaxssl.core.ramp import Factor, Ramp
-from jaxssl.core.registry import choice_name, members
 from jaxssl.data.config import ImportedData, StoreConfig, TablesConfig
 from jaxssl.data.mixture import ByTurns, Jointly
 from jaxssl.models.heads import HEADS, Head
@@ -28,10 +24,8 @@ from jaxssl.objectives.base import Objective
 from jaxssl.objectives.combine import unite_heads
 from jaxssl.optim.adamw import AdamW
 from jaxssl.optim.base import Optimizer
-from jaxssl.optim.schedules import upgraded_schedule
 from jaxssl.parallel.hosts import DistributedConfig
 from jaxssl.parallel.mesh import MeshConfig
-from jaxssl.run.plugins import check_plugins
 from jaxssl.train.evaluation import EvaluationConfig
 from jaxssl.train.profile import ProfileConfig
 from jaxssl.train.samples import SamplesConfig
@@ -39,8 +33,6 @@ from jaxssl.train.settings import LoggingConfig, TrainConfig
 from jaxssl.train.watchdog import WatchdogConfig
 from jaxssl.transfer.freezing import Freezing
 from jaxssl.transfer.regularize import Regularization
-
-Layer = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,193 +288,3 @@ class RunConfig:
             got=f"{self.purpose}" if self.imported else "null",
             fix=f"train from it: init.from={self.out}" if self.imported else "give objective.name",
         )
-
-
-PRETRAIN: Layer = {"objective": {}, "data": {"name": "store"}}
-FINETUNE: Layer = {
-    "objective": {"name": "classify"},
-    "data": {"name": "tables"},
-    "optimizer": {"name": "adamw", "learning_rate": 5e-5},
-    "train": {"epochs": 3},
-    "evaluation": {"every_epochs": 1},
-    "checkpoint": {"keep_last": 1},
-}
-"""What the verbs begin with: a layer below all recipes."""
-EITHER = (("train", ("steps", "epochs")), ("evaluation", ("every", "every_epochs")))
-"""Keys of which one says what the other would: a recipe with one does without the verb's other."""
-
-
-def load_config(
-    recipes: Iterable[str | Path | Layer],
-    overrides: Iterable[str] = (),
-    defaults: Layer = PRETRAIN,
-) -> RunConfig:
-    """Recipes (later ones win) and `a.b=c` overrides as a validated configuration, over the model
-    of the run that `init.from` names, if any, and over what the verb begins with.
-
-    Args:
-      recipes: files, names of recipes that come with jaxssl, or their content.
-      defaults: `PRETRAIN` or `FINETUNE`.
-
-    Raises:
-      UserError: a mistake in them; `init.from` is no run.
-    """
-    contents = [
-        x if isinstance(x, Mapping) else configuration.read_yaml(find_recipe(x)) for x in recipes
-    ]
-    layers = [upgraded(content) for content in contents]
-    layers.append(upgraded(configuration.combine([], overrides)))
-    given = configuration.combine(layers)
-    below = configuration.combine([defaults, base_model(given), base_networks(given)])
-    if given.get("streams"):
-        below = {k: v for k, v in below.items() if k not in ("objective", "data")}
-    for section, keys in EITHER:
-        if any(key in (given.get(section) or {}) for key in keys):
-            below[section] = {k: v for k, v in below.get(section, {}).items() if k not in keys}
-    return configuration.load(RunConfig, [below, *layers])
-
-
-def read_config(run_dir: Path, layers: Iterable[str] = ()) -> RunConfig:
-    """The configuration in a run directory, with recipes and overrides on top.
-
-    How the run's processes found each other is left out: it was true of its own cluster alone.
-
-    Raises:
-      UserError: it is not a run directory, or the command lacks plugins that it was trained with.
-    """
-    path = run_dir / "config.yaml"
-    if not path.is_file():
-        raise UserError(
-            "not a run directory",
-            where=run_dir,
-            expected="a directory with config.yaml, as pretrain, finetune and import make",
-            got="no such directory" if not run_dir.is_dir() else "no config.yaml in it",
-            fix=f"jaxssl import {run_dir} NEW_DIRECTORY"
-            if find_origin(run_dir) is not None
-            else "give the directory that `out` named when the run was trained",
-        )
-    check_plugins(run_dir)
-    kept = {key: v for key, v in configuration.read_yaml(path).items() if key != "distributed"}
-    given = list(layers)
-    files = [configuration.read_yaml(find_recipe(layer)) for layer in given if "=" not in layer]
-    changes = configuration.combine([], [layer for layer in given if "=" in layer])
-    return configuration.load(
-        RunConfig, [upgraded_run(kept), *(upgraded(x) for x in (*files, changes))]
-    )
-
-
-def upgraded_run(config: Layer) -> dict[str, Any]:
-    """The whole configuration of a run as it is written now.
-
-    Version 0.1 wrote fields of schedules that these never read; a recipe may not have them.
-    """
-    new = upgraded(config)
-    optimizer = new.get("optimizer")
-    if isinstance(optimizer, Mapping) and isinstance(optimizer.get("schedule"), Mapping):
-        schedule = upgraded_schedule(optimizer["schedule"])
-        new["optimizer"] = {**optimizer, "schedule": schedule}
-    return new
-
-
-def upgraded(layer: Layer) -> dict[str, Any]:
-    """A layer as recipes are written now: `task` is another word for `objective`, and what `data`
-    are is told by their keys. So are the run directories of version 0.1.
-
-    Raises:
-      UserError: it has both words.
-    """
-    new = dict(layer)
-    if "task" in new:
-        if "objective" in new:
-            raise UserError(
-                "a task and an objective in one",
-                where="task, objective",
-                expected="one of them, or objective.name=combine with both as terms",
-                got="both",
-            )
-        new["objective"] = new.pop("task")
-    if isinstance(new.get("imported"), str):
-        new = _upgraded_import(new)
-    if isinstance(new.get("streams"), Mapping):
-        new["streams"] = {name: upgraded(stream) for name, stream in new["streams"].items()}
-    data = new.get("data")
-    if isinstance(data, Mapping) and "name" not in data:
-        kinds = [kind for kind in ("store", "tables") if kind in data]
-        new["data"] = {"name": kinds[0], **data} if len(kinds) == 1 else dict(data)
-    return new
-
-
-def _upgraded_import(layer: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a model that version 0.1 imported."""
-    heads = layer.pop("heads", [])
-    layer["imported"] = {"source": layer["imported"], "heads": heads}
-    layer["data"] = {"name": "imported", **layer.get("data", {})}
-    if layer.get("objective") is None:
-        layer["objective"] = imported_objective(heads)
-    return layer
-
-
-def imported_objective(heads: Iterable[str]) -> Layer | None:
-    """What an imported model without a task is evaluated on: its language model's loss."""
-    known = [name for name in ("masked_lm", "causal_lm") if name in heads]
-    return {"name": known[0]} if known else None
-
-
-def base_model(given: Layer) -> dict[str, Any]:
-    """{"model": that of the run to start from, in one segment}; nothing without `init.from`.
-
-    Of the plugins that it was trained with, the one that has its family is needed, if one has.
-
-    Args:
-      given: a configuration's layers, combined.
-
-    Raises:
-      UserError: `init.from` is no run, or its family is that of a plugin.
-    """
-    init = given.get("init")
-    if not isinstance(init, Mapping) or not isinstance(init.get("from"), str):
-        return {}
-    run_dir, _ = split_checkpoint(init["from"])
-    model = open_origin(run_dir).model(str(init.get("network") or ""))
-    if model.get("name") not in map(choice_name, members(ModelConfig)):
-        check_plugins(run_dir, registers=f"{ModelConfig.__name__} {model.get('name')}")
-    return {"model": model}
-
-
-def base_networks(given: Layer) -> dict[str, Any]:
-    """{"networks": {name: `base_model` of it}} of those that say what they start from."""
-    networks = given.get("networks")
-    if not isinstance(networks, Mapping):
-        return {}
-    named = {name: each for name, each in networks.items() if isinstance(each, Mapping)}
-    return {"networks": {name: base_model(each) for name, each in named.items()}}
-
-
-def find_recipe(name: str | Path) -> Path:
-    """A recipe's path: a file, or the name of one that comes with jaxssl (`pretrain/bert-tiny`).
-
-    Raises:
-      UserError: lists the recipes there are.
-    """
-    if Path(name).is_file():
-        return Path(name)
-    package = Path(__file__).parent.parent
-    roots = [root for root in (package / "configs", package.parent / "configs") if root.is_dir()]
-    known = {
-        str(path.relative_to(root).with_suffix("")): path
-        for root in roots
-        for path in sorted(root.rglob("*.yaml"))
-    }
-    wanted = str(name).removesuffix(".yaml").removeprefix("configs/")
-    if wanted in known:
-        return known[wanted]
-    fix = did_you_mean(wanted, known)
-    if fix is None and "/" not in wanted and ("." in wanted or not wanted.strip("=")):
-        fix = "a change is written key=value without spaces, such as train.steps=1000"
-    raise UserError(
-        "no such recipe",
-        where=str(name),
-        expected="a YAML file, or one of " + ", ".join(known),
-        got=str(name),
-        fix=fix or "name one of these, or give the path of a file that exists",
-    )

@@ -21,8 +21,9 @@ from jaxssl.core.names import flatten, matches
 from jaxssl.core.ramp import Factor, Ramp, agree
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.parallel import hosts
-from jaxssl.run.config import RunConfig, upgraded_run
+from jaxssl.run.config import RunConfig
 from jaxssl.run.plugins import check_plugins, note_plugins, read_plugins
+from jaxssl.run.recipes import upgraded_run
 
 LOCK = ".lock"
 MAY_CHANGE = (

@@ -1,6 +1,6 @@
 """Training a run, from its configuration to its report: pretraining and fine-tuning are one.
 
-from jaxssl.run.config import load_config
+from jaxssl.run.recipes import load_config
 from jaxssl.run.train import train_run
 train_run(load_config(["pretrain/bert-tiny"], ["data.store=stores/wiki", "out=runs/wiki"]))
 """

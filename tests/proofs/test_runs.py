@@ -24,8 +24,8 @@ from jaxssl.core.registry import register
 from jaxssl.objectives.base import Objective
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.run.build import build
-from jaxssl.run.config import load_config
 from jaxssl.run.open import evaluate_run, fill_masks, open_run
+from jaxssl.run.recipes import load_config
 from jaxssl.run.train import train_run
 from jaxssl.train.evaluation import DataPass, evaluate
 

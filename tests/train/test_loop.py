@@ -23,9 +23,9 @@ from jaxssl.program.phase import Phases
 from jaxssl.program.step import make_eval_step
 from jaxssl.report.record import read_run
 from jaxssl.run.build import build
-from jaxssl.run.config import load_config, read_config
 from jaxssl.run.directory import RunLock, open_run_directory
 from jaxssl.run.open import evaluate_run, generate_texts, open_run
+from jaxssl.run.recipes import load_config, read_config
 from jaxssl.run.train import train_run
 from jaxssl.train.evaluation import DataPass, evaluate
 from jaxssl.train.loop import fit

@@ -13,7 +13,7 @@ from jaxssl.generate.decode import Sampling, generate
 from jaxssl.models.heads import CAUSAL_LM, MASKED_LM, NEXT_SENTENCE
 from jaxssl.models.model import Model
 from jaxssl.run.build import make_vocabulary
-from jaxssl.run.config import load_config
+from jaxssl.run.recipes import load_config
 from jaxssl.train.samples import LanguageModel, SamplesConfig, check_samples, samples
 
 ROOT = Path(jaxssl.__file__).parents[1]

@@ -22,8 +22,8 @@ from jaxssl.optim.schedules import Constant
 from jaxssl.optim.sgd import Sgd
 from jaxssl.program.program import Stream
 from jaxssl.run.build import build
-from jaxssl.run.config import load_config
 from jaxssl.run.open import evaluate_run, open_run
+from jaxssl.run.recipes import load_config
 from jaxssl.run.train import train_run
 from jaxssl.tasks.classify import Classify
 

@@ -24,8 +24,8 @@ from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_on_texts
 from jaxssl.models.model import Model
 from jaxssl.program.step import make_eval_step
 from jaxssl.run.build import build
-from jaxssl.run.config import FINETUNE, load_config
 from jaxssl.run.open import evaluate_run, open_run
+from jaxssl.run.recipes import FINETUNE, load_config
 from jaxssl.run.train import train_run
 from jaxssl.tasks.answer.task import Answer
 from jaxssl.train.evaluation import DataPass, evaluate

@@ -16,9 +16,9 @@ from jaxssl.models.model import Model
 from jaxssl.ops.pooling import states_at
 from jaxssl.parallel.mesh import replicated
 from jaxssl.program.step import make_eval_step
-from jaxssl.run.config import FINETUNE, load_config
 from jaxssl.run.feeds import read_split
 from jaxssl.run.open import open_run
+from jaxssl.run.recipes import FINETUNE, load_config
 from jaxssl.run.train import train_run
 from jaxssl.tasks.relate.entities import WordEntities
 from jaxssl.tasks.relate.task import Reference, Relate
