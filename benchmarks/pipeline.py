@@ -32,7 +32,8 @@ def run() -> None:
 
 def _prepare(scratch: Path) -> None:
     """`prepare` against the tokenizer's own encode_batch, over the same text on all cores."""
-    from jaxssl.data.corpus.prepare import PrepareConfig, prepare
+    from jaxssl.data.corpus.config import PrepareConfig
+    from jaxssl.data.corpus.prepare import prepare
     from jaxssl.data.corpus.sources import Docstrings, Jsonl
     from jaxssl.data.tokenizer.loading import load_tokenizer
     from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_tokenizer

@@ -114,7 +114,8 @@ def _tokenizer(options: argparse.Namespace) -> int:
 
 def _prepare(options: argparse.Namespace) -> int:
     from jaxssl.commands import recipes
-    from jaxssl.data.corpus.prepare import PrepareConfig, prepare
+    from jaxssl.data.corpus.config import PrepareConfig
+    from jaxssl.data.corpus.prepare import prepare
 
     config = recipes.load(PrepareConfig, options)
     if config is not None:

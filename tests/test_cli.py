@@ -14,7 +14,7 @@ import toy
 from jaxssl import cli
 from jaxssl.core import config as configuration
 from jaxssl.core.registry import members
-from jaxssl.data.corpus.prepare import PrepareConfig
+from jaxssl.data.corpus.config import PrepareConfig
 from jaxssl.data.tokenizer.training import TokenizerTrainConfig
 from jaxssl.run.build import build
 from jaxssl.run.config import RunConfig

@@ -108,7 +108,8 @@ def _check_scale(out: Path, short: bool) -> None:
 
 def make_store(out: Path, name: str, kind: Kind, vocab_size: int, source: "Jsonl") -> Path:
     """Trains the tokenizer and prepares the token store of one model."""
-    from jaxssl.data.corpus.prepare import PrepareConfig, prepare
+    from jaxssl.data.corpus.config import PrepareConfig
+    from jaxssl.data.corpus.prepare import prepare
     from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_tokenizer
 
     tokenizer = TokenizerTrainConfig(

@@ -6,96 +6,43 @@ The manifest is written last: a store with a manifest is complete.
 """
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from jaxssl.core.bounds import check_local
 from jaxssl.core.config import to_dict
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
-from jaxssl.data.corpus.files import fingerprint
-from jaxssl.data.corpus.sources import Docstrings, Hub, Jsonl, SourceConfig, TextFiles
+from jaxssl.data.corpus.checks import SKIPPED, check_result, check_sample
+from jaxssl.data.corpus.config import PrepareConfig
+from jaxssl.data.corpus.record import (
+    COMMITS,
+    INPUTS,
+    RECORD,
+    WORK,
+    check_inputs,
+    commits,
+    inputs,
+    is_complete,
+    leftovers,
+    pinned,
+    record,
+)
+from jaxssl.data.corpus.sources import Docstrings, Jsonl, SourceConfig, TextFiles
 from jaxssl.data.store import packing
 from jaxssl.data.store.manifest import split_record, token_dtype, write_manifest
 from jaxssl.data.store.split import Split
 from jaxssl.data.store.store import TokenStore
 from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
-
-RECORD = "prepare.json"
-SKIPPED = "set_aside.jsonl"
-WORK = ".work"
-INPUTS, COMMITS = "inputs", "commits"
-PROBE_CHARACTERS = 200_000
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
-    """Making a token store of text."""
-
-    source: SourceConfig
-    """Where the text comes from."""
-    more_sources: tuple[SourceConfig, ...] = ()
-    """Further sources, whose documents follow in the same store."""
-    tokenizer: str
-    """Tokenizer directory, SentencePiece .model file or name on the hub."""
-    out: str
-    """Directory of the store; new, or that of an earlier run of the same configuration."""
-    validation_fraction: float = 0.01
-    """Share of the documents to hold out for validation. Chosen by a hash of the document's group
-    (a module, an author) or else its id, so it does not depend on order or number of tasks."""
-    test_fraction: float = 0.0
-    """Share of the documents to hold out for a final test."""
-    seed: int = 0
-    """Of the choice of held-out documents."""
-    sentences: Literal["rule", "line", "none"] = "rule"
-    """Where sentences end, for objectives on sentence pairs: by punctuation, at each line, or
-    nowhere (one sentence a document)."""
-    max_unknown_rate: float = 0.01
-    """Largest share of tokens that may be unknown to the tokenizer."""
-    tasks: int = 8
-    """Into how many tasks to divide the work; each makes one shard of each split."""
-    workers: int = 0
-    """How many tasks run at once, each in a process; 0 means one for each core. Does not change the
-    result."""
-    pack_lengths: tuple[int, ...] = ()
-    """Row lengths in tokens to make pack plans for (`rows.name=packed`)."""
-
-    def __post_init__(self):
-        check_local(self, "out")
-        held_out = self.validation_fraction + self.test_fraction
-        checks = (
-            ("tasks", 1 <= self.tasks <= 99_999, "1 to 99999", self.tasks),
-            ("workers", self.workers >= 0, "0 or more", self.workers),
-            ("max_unknown_rate", 0 <= self.max_unknown_rate <= 1, "0 to 1", self.max_unknown_rate),
-            ("validation_fraction", self.validation_fraction >= 0, "0 or more", held_out),
-            ("test_fraction", self.test_fraction >= 0, "0 or more", self.test_fraction),
-            ("validation_fraction", held_out < 1, "together with test below 1", held_out),
-            ("pack_lengths", min(self.pack_lengths, default=1) > 0, "above 0", self.pack_lengths),
-        )
-        for where, is_good, expected, got in checks:
-            if not is_good:
-                raise UserError("a value is out of range", where=where, expected=expected, got=got)
-
-    @property
-    def sources(self) -> tuple[SourceConfig, ...]:
-        return (self.source, *self.more_sources)
-
-    @property
-    def fractions(self) -> dict[str, float]:
-        """Share of each split that is held out."""
-        return {"validation": self.validation_fraction, "test": self.test_fraction}
 
 
 def prepare(config: PrepareConfig) -> TokenStore:
@@ -108,17 +55,17 @@ def prepare(config: PrepareConfig) -> TokenStore:
     out = Path(config.out)
     tokenizer = load_tokenizer(config.tokenizer)
     _ = tokenizer.document_end  # a tokenizer without one is refused here
-    record = _record(config, tokenizer)
-    is_complete = _is_complete(out, record)
-    if is_complete:
+    asked = record(config, tokenizer)
+    was_complete = is_complete(out, asked)
+    if was_complete:
         print(f"{out}: complete already, nothing to prepare", file=sys.stderr)
-    is_tidy = is_complete and not _leftovers(out) and not (out / WORK).exists()
+    is_tidy = was_complete and not leftovers(out) and not (out / WORK).exists()
     if not is_tidy or _missing_plans(config, out):
         with _clear_errors(out), _locked(out / WORK):
-            for file in _leftovers(out):
+            for file in leftovers(out):
                 file.unlink()
-            if not is_complete:
-                _make(config, tokenizer, record, out)
+            if not was_complete:
+                _make(config, tokenizer, asked, out)
             for split, length in _missing_plans(config, out):
                 packing.write_pack_plan(split, length)
             shutil.rmtree(out / WORK)
@@ -140,22 +87,22 @@ def _warn_of_empty_splits(config: PrepareConfig, store: TokenStore) -> None:
         )
 
 
-def _make(config: PrepareConfig, tokenizer: Tokenizer, record: dict, out: Path) -> None:
+def _make(config: PrepareConfig, tokenizer: Tokenizer, asked: dict, out: Path) -> None:
     """Everything up to the manifest."""
     from jaxssl.data.corpus.writer import Work
 
     work = Work((out / WORK).absolute())
-    commits = _commits(config, out)
-    config = _pinned(config, commits)
+    chosen = commits(config, out)
+    config = pinned(config, chosen)
     for source in config.sources:
         source.check()
-    _check_inputs(config, out)
+    check_inputs(config, out)
     sources = [_collected(source, i, work.path) for i, source in enumerate(config.sources)]
     if not (out / RECORD).is_file():
-        _check_sample(config, tokenizer, sources[0])
+        check_sample(config, tokenizer, sources[0])
         tokenizer.save(work.tokenizer)
         with atomic_write(out / RECORD) as file:
-            json.dump({**record, INPUTS: _inputs(config), COMMITS: commits}, file, indent=1)
+            json.dump({**asked, INPUTS: inputs(config), COMMITS: chosen}, file, indent=1)
             file.write("\n")
     _run(config, sources, work, out)
     _finish(config, tokenizer, work, out)
@@ -199,7 +146,7 @@ def _finish(config: PrepareConfig, tokenizer: Tokenizer, work: Any, out: Path) -
                 total = counts.setdefault(split, np.zeros(tokenizer.vocab_size, np.int64))
                 total[: file[split].size] += file[split]
     aside, first = _merge_skipped(work, out / SKIPPED)
-    _check_result(config, tokenizer, counts, f"{aside} set aside; the first: {first}")
+    check_result(config, tokenizer, counts, f"{aside} set aside; the first: {first}")
     tokenizer.save(out / "tokenizer")
     write_manifest(
         out / "manifest.json",
@@ -224,149 +171,6 @@ def _missing_plans(config: PrepareConfig, out: Path) -> list[tuple[Split, int]]:
     splits = [store.split(name) for name in store.manifest.splits]
     plans = [(split, length) for split in splits for length in config.pack_lengths]
     return [plan for plan in plans if not packing.plan_path(*plan).is_file()]
-
-
-def _leftovers(out: Path) -> list[Path]:
-    """Temporary files of a run that was killed while it wrote outside its work folder."""
-    folders = [out, *(out / name for name in ("tokenizer", "train", "validation", "test"))]
-    return [f for folder in folders for f in folder.glob(".*.tmp") if f.is_file()]
-
-
-# --- What was asked for, and what is there ---------------------------------------------------
-
-
-def _record(config: PrepareConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What decides the store's bytes. Where it lies and how many workers make it does not."""
-    left_out = ("out", "workers", "tokenizer", "max_unknown_rate", "pack_lengths")
-    kept = {key: value for key, value in to_dict(config).items() if key not in left_out}
-    return {**kept, "tokenizer": tokenizer.fingerprint}
-
-
-def _inputs(config: PrepareConfig) -> str:
-    """A digest of the corpus's files: their names, sizes, beginnings and ends."""
-    listed = [
-        fingerprint(file)
-        for source in config.sources
-        if isinstance(source, TextFiles | Jsonl)
-        for file in source.files()
-    ]
-    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
-
-
-def _commits(config: PrepareConfig, out: Path) -> list[str | None]:
-    """The commit of each source from the hub: the one the store was begun with, or today's."""
-    if (out / RECORD).is_file():
-        found = json.loads((out / RECORD).read_text(encoding="utf-8"))
-        return found.get(COMMITS, [None] * len(config.sources))
-    return [source.commit() if isinstance(source, Hub) else None for source in config.sources]
-
-
-def _pinned(config: PrepareConfig, commits: list[str | None]) -> PrepareConfig:
-    """`config` with its sources from the hub at these commits."""
-    first, *more = (
-        source if commit is None else dataclasses.replace(source, revision=commit)  # type: ignore
-        for source, commit in zip(config.sources, commits)
-    )
-    return dataclasses.replace(config, source=first, more_sources=tuple(more))
-
-
-def _check_inputs(config: PrepareConfig, out: Path) -> None:
-    """Refuses to go on with a store whose corpus has changed since it was begun."""
-    if not (out / RECORD).is_file():
-        return
-    found = json.loads((out / RECORD).read_text(encoding="utf-8"))
-    if found[INPUTS] != _inputs(config):
-        raise UserError(
-            "the corpus has changed since this token store was begun",
-            where=out,
-            expected="files of the same names, sizes, beginnings and ends",
-            got="others",
-            fix="delete this directory to make the store anew",
-        )
-
-
-def _is_complete(out: Path, record: dict[str, Any]) -> bool:
-    """Whether `out` is complete; raises a `UserError` if it holds something else."""
-    try:
-        found = json.loads((out / RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        ours = {WORK, *(f.name for f in _leftovers(out))}
-        others = [f.name for f in out.iterdir() if f.name not in ours] if out.is_dir() else []
-        if not others and (out.is_dir() or not out.exists()):
-            return False
-        raise UserError(
-            "the output is not a token store that `jaxssl prepare` began",
-            where=out,
-            expected="a new or empty directory",
-            got=f"a directory with {', '.join(sorted(others)[:3])}" if others else "a file",
-            fix="choose another `out`",
-        ) from None
-    is_complete = (out / "manifest.json").is_file()
-    keys = sorted((record.keys() | found.keys()) - {INPUTS, COMMITS})
-    different = [key for key in keys if record.get(key) != found.get(key)]
-    if different:
-        key = different[0]
-        raise UserError(
-            "there is already a token store here, of another configuration",
-            where=f"{out} ({', '.join(different)})",
-            expected=f"{key} = {found.get(key)!r}",
-            got=f"{key} = {record.get(key)!r}",
-            fix="choose another `out`, or delete this directory to make the store anew",
-        )
-    return is_complete
-
-
-def _check_sample(config: PrepareConfig, tokenizer: Tokenizer, source: SourceConfig) -> None:
-    """Refuses at once a tokenizer that knows hardly anything of the corpus's beginning."""
-    unknown = tokenizer.special_ids["unk"]
-    texts, size = [], 0
-    for document in source.reader().run():
-        texts.append(document.text[:PROBE_CHARACTERS])
-        size += len(document.text)
-        if size >= PROBE_CHARACTERS:
-            break
-    ids = np.concatenate([np.zeros(0, np.int32), *tokenizer.encode_batch(texts)])
-    rate = float((ids == unknown).mean()) if unknown is not None and ids.size else 0.0
-    if rate > max(0.5, config.max_unknown_rate):
-        raise _too_unknown(config, tokenizer, rate, "at the corpus's beginning")
-
-
-def _check_result(
-    config: PrepareConfig, tokenizer: Tokenizer, counts: dict[str, np.ndarray], aside: str
-) -> None:
-    """Refuses a store without training text or with too many unknown tokens."""
-    if not counts:
-        raise UserError(
-            "the corpus has no readable document",
-            where="source",
-            expected="text in UTF-8",
-            got=f"no document ({aside})",
-            fix=f"look at {config.out}/{SKIPPED}; check text_key and the files' encoding",
-        )
-    if "train" not in counts:
-        raise UserError(
-            "the training split is empty",
-            where="validation_fraction, test_fraction",
-            expected="documents left for training",
-            got=f"all documents held out, with fractions {config.fractions}",
-            fix="use more documents (documents=blank_lines?) or smaller fractions",
-        )
-    unknown = tokenizer.special_ids["unk"]
-    if unknown is not None:
-        rate = sum(c[unknown] for c in counts.values()) / sum(c.sum() for c in counts.values())
-        if rate > config.max_unknown_rate:
-            raise _too_unknown(config, tokenizer, float(rate), "in the corpus")
-
-
-def _too_unknown(config: PrepareConfig, tokenizer: Tokenizer, rate: float, place: str) -> UserError:
-    return UserError(
-        f"the tokenizer does not know too much of the text {place}",
-        where=f"tokenizer {tokenizer.name}",
-        expected=f"at most {config.max_unknown_rate:.2%} unknown tokens (max_unknown_rate)",
-        got=f"{rate:.2%}",
-        fix="train a tokenizer on this text (`jaxssl tokenizer`), with a larger vocab_size if it "
-        "was, or use a byte-level one (kind=byte_bpe)",
-    )
 
 
 # --- Files -----------------------------------------------------------------------------------

@@ -18,7 +18,9 @@ import pytest
 from sample_texts import NASTY, documents
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.corpus.prepare import PrepareConfig, _inputs, prepare
+from jaxssl.data.corpus.config import PrepareConfig
+from jaxssl.data.corpus.prepare import prepare
+from jaxssl.data.corpus.record import inputs
 from jaxssl.data.corpus.sources import Docstrings, Hub, Jsonl, TextFiles
 from jaxssl.data.store.store import TokenStore
 from jaxssl.data.tokenizer.loading import load_tokenizer
@@ -409,7 +411,7 @@ def test_a_copy_of_the_corpus_is_the_same_corpus(work, tmp_path):
     options = {"max_unknown_rate": 0.0, "tokenizer": str(work / "wordpiece")}
     copy = shutil.copytree(work / "corpus", tmp_path / "corpus", copy_function=shutil.copyfile)
     sources = [Jsonl(paths=(str(folder),)) for folder in (work / "corpus", copy)]
-    digests = [_inputs(config(work, tmp_path / "s", **options, source=s)) for s in sources]
+    digests = [inputs(config(work, tmp_path / "s", **options, source=s)) for s in sources]
     assert digests[0] == digests[1]
 
 

@@ -1,0 +1,105 @@
+"""What a token store was begun with, compared with what is asked for now."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxssl.core.config import to_dict
+from jaxssl.core.errors import UserError
+from jaxssl.data.corpus.config import PrepareConfig
+from jaxssl.data.corpus.files import fingerprint
+from jaxssl.data.corpus.sources import Hub, Jsonl, TextFiles
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
+
+RECORD = "prepare.json"
+WORK = ".work"
+INPUTS, COMMITS = "inputs", "commits"
+
+
+def record(config: PrepareConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What decides the store's bytes. Where it lies and how many workers make it does not."""
+    left_out = ("out", "workers", "tokenizer", "max_unknown_rate", "pack_lengths")
+    kept = {key: value for key, value in to_dict(config).items() if key not in left_out}
+    return {**kept, "tokenizer": tokenizer.fingerprint}
+
+
+def inputs(config: PrepareConfig) -> str:
+    """A digest of the corpus's files: their names, sizes, beginnings and ends."""
+    listed = [
+        fingerprint(file)
+        for source in config.sources
+        if isinstance(source, TextFiles | Jsonl)
+        for file in source.files()
+    ]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def commits(config: PrepareConfig, out: Path) -> list[str | None]:
+    """The commit of each source from the hub: the one the store was begun with, or today's."""
+    if (out / RECORD).is_file():
+        found = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        return found.get(COMMITS, [None] * len(config.sources))
+    return [source.commit() if isinstance(source, Hub) else None for source in config.sources]
+
+
+def pinned(config: PrepareConfig, commits: list[str | None]) -> PrepareConfig:
+    """`config` with its sources from the hub at these commits."""
+    first, *more = (
+        source if commit is None else dataclasses.replace(source, revision=commit)  # type: ignore
+        for source, commit in zip(config.sources, commits)
+    )
+    return dataclasses.replace(config, source=first, more_sources=tuple(more))
+
+
+def check_inputs(config: PrepareConfig, out: Path) -> None:
+    """Refuses to go on with a store whose corpus has changed since it was begun."""
+    if not (out / RECORD).is_file():
+        return
+    found = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    if found[INPUTS] != inputs(config):
+        raise UserError(
+            "the corpus has changed since this token store was begun",
+            where=out,
+            expected="files of the same names, sizes, beginnings and ends",
+            got="others",
+            fix="delete this directory to make the store anew",
+        )
+
+
+def is_complete(out: Path, record: dict[str, Any]) -> bool:
+    """Whether `out` is complete; raises a `UserError` if it holds something else."""
+    try:
+        found = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        ours = {WORK, *(f.name for f in leftovers(out))}
+        others = [f.name for f in out.iterdir() if f.name not in ours] if out.is_dir() else []
+        if not others and (out.is_dir() or not out.exists()):
+            return False
+        raise UserError(
+            "the output is not a token store that `jaxssl prepare` began",
+            where=out,
+            expected="a new or empty directory",
+            got=f"a directory with {', '.join(sorted(others)[:3])}" if others else "a file",
+            fix="choose another `out`",
+        ) from None
+    has_manifest = (out / "manifest.json").is_file()
+    keys = sorted((record.keys() | found.keys()) - {INPUTS, COMMITS})
+    different = [key for key in keys if record.get(key) != found.get(key)]
+    if different:
+        key = different[0]
+        raise UserError(
+            "there is already a token store here, of another configuration",
+            where=f"{out} ({', '.join(different)})",
+            expected=f"{key} = {found.get(key)!r}",
+            got=f"{key} = {record.get(key)!r}",
+            fix="choose another `out`, or delete this directory to make the store anew",
+        )
+    return has_manifest
+
+
+def leftovers(out: Path) -> list[Path]:
+    """Temporary files of a run that was killed while it wrote outside its work folder."""
+    folders = [out, *(out / name for name in ("tokenizer", "train", "validation", "test"))]
+    return [f for folder in folders for f in folder.glob(".*.tmp") if f.is_file()]
