@@ -34,6 +34,8 @@ class Examples:
       pad_id: of padding.
       per_row: {name: array [N, ...]} that travel with a row: `labels` and so on.
       per_token: {name: (array [total, ...], value of padding)} that travel with the tokens.
+      sides: {name: the same rows' other texts}. A batch has them under their names: `targets`
+        [B, U], `targets_segment_ids` and `targets_positions`, as long as the longest of all.
     """
 
     tokens: np.ndarray
@@ -42,6 +44,10 @@ class Examples:
     pad_id: int
     per_row: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     per_token: Mapping[str, tuple[np.ndarray, float]] = dataclasses.field(default_factory=dict)
+    sides: Mapping[str, "Examples"] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        assert all(side.num_rows == self.num_rows for side in self.sides.values())
 
     @property
     def num_rows(self) -> int:
@@ -54,8 +60,8 @@ class Examples:
 
     def rows(self, indices: np.ndarray, length: int, epoch: int) -> Batch:
         """The rows at `indices` padded to `length`; an index of -1 is a row of padding."""
-        real = indices >= 0
-        indices = np.where(real, indices, 0)
+        chosen, real = indices, indices >= 0
+        indices = np.where(real, chosen, 0)
         lengths = np.where(real, self.lengths[indices], 0)
         assert lengths.max(initial=0) <= length
         column = np.arange(length)
@@ -76,6 +82,10 @@ class Examples:
         for name, (values, padding) in self.per_token.items():
             shape = inside.shape + (1,) * (values.ndim - 1)
             batch[name] = np.where(inside.reshape(shape), values[at], padding).astype(values.dtype)
+        for name, side in self.sides.items():
+            other = side.rows(chosen, int(row_lengths(side.lengths, 1)[-1]), epoch)
+            batch[name] = other["tokens"]
+            batch |= {f"{name}_{part}": other[part] for part in ("segment_ids", "positions")}
         return batch
 
 

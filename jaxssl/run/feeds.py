@@ -249,6 +249,7 @@ def encode(
             encoded.examples,
             per_row=_entries(made, "per_row"),
             per_token=_entries(made, "per_token"),
+            sides=_entries(made, "sides"),
         ),
         {name: each.references for name, each in made.items()},
         tuple(dict.fromkeys(note for each in made.values() for note in each.notes)),
@@ -317,7 +318,8 @@ def _checksum(splits: Mapping[str, Encoded]) -> str:
     for name in sorted(splits):
         examples = splits[name].examples
         labels = [*examples.per_row.values(), *(x for x, _ in examples.per_token.values())]
-        for array in (examples.tokens, examples.starts, *labels):
+        sides = [x for side in examples.sides.values() for x in (side.tokens, side.starts)]
+        for array in (examples.tokens, examples.starts, *labels, *sides):
             digest.update(array.tobytes())
     return digest.hexdigest()
 
