@@ -118,6 +118,7 @@ def test_encoding_once_learns_the_same_as_encoding_each_epoch(base, table, tmp_p
     for cache in ("true", "false"):
         out, said = tmp_path / cache, []
         changes = ("freezing.preset=head", f"freezing.cache={cache}", "train.epochs=3")
+        changes += ("logging.compare_full=true",)
         changes += ("model.dropout=0", "model.attention_dropout=0", "task.dropout=0")
         outcome = train_run(tuned.configured(base, table, out, *changes), said.append)
         features = [line for line in said if "encoded once" in line]

@@ -148,7 +148,7 @@ def recipe_of(kind: str, store: Path, out: Path, vocab_size: int) -> dict:
         "train": {"steps": 20},
         "evaluation": {"every": 10},
         "checkpoint": {"every": 5},
-        "logging": {"every": 5, "tensorboard": False, "progress": False},
+        "logging": {"every": 5, "tensorboard": False, "progress": False, "compare_full": False},
     }
 
 

@@ -68,7 +68,7 @@ def configured(base, table, out, *overrides):
         "optimizer": {"learning_rate": 0.02, "weight_decay": 0.1},
         "train": {"epochs": 10},
         "checkpoint": {"every": 20, "keep_last": 9},
-        "logging": {"every": 3, "tensorboard": False, "progress": False},
+        "logging": {"every": 3, "tensorboard": False, "progress": False, "compare_full": False},
     }
     path = out.parent / f"{out.name}.json"
     path.write_text(json.dumps(recipe))

@@ -102,7 +102,12 @@ def _receipt(receipt: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> s
     if not receipt:
         return ""
     own, full = receipt["own"], receipt["full"]
-    rows = [[name, *_compared(own[key], full[key])] for key, name in COSTS.items()]
+    columns = ["", "this run", "full", "share"] if full else ["", "this run"]
+    rows = [
+        [name, *_compared(own[key], full[key])] if full else [name, _shown(own[key])]
+        for key, name in COSTS.items()
+    ]
+    against = f", against full fine-tuning of all {receipt['parameters']:,} parameters"
     frozen = summary.get("frozen_arrays")
     proof = (
         f" {frozen:,} arrays were frozen throughout, and each has the bits it started with."
@@ -110,15 +115,19 @@ def _receipt(receipt: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> s
         else ""
     )
     lead = (
-        f'<p class="note">One step of {receipt["rows"]:,} rows of {receipt["length"]:,} tokens, '
-        f"against full fine-tuning of all {receipt['parameters']:,} parameters.{proof}</p>"
+        f'<p class="note">One step of {receipt["rows"]:,} rows of {receipt["length"]:,} tokens'
+        f"{against if full else ''}.{proof}</p>"
     )
-    return lead + _table(["", "this run", "full", "share"], rows)
+    return lead + _table(columns, rows)
 
 
 def _compared(own: float | None, full: float | None) -> list[str]:
-    shown = ["does not fit" if x is None else f"{x:,.0f}" for x in (own, full)]
-    return [*shown, "" if own is None or full is None else f"{own / max(full, 1):.1%}"]
+    share = "" if own is None or full is None else f"{own / max(full, 1):.1%}"
+    return [_shown(own), _shown(full), share]
+
+
+def _shown(value: float | None) -> str:
+    return "does not fit" if value is None else f"{value:,.0f}"
 
 
 def _ledger(ledger: Mapping[str, Any] | None) -> str:

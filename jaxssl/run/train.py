@@ -134,9 +134,12 @@ def find_receipt(built: Built, run_dir: Path) -> Receipt:
     began = CheckpointManager(run_dir / "checkpoints", built.config.checkpoint).steps()
     cost = receipt.read_receipt(run_dir, built.work.program) if began else None
     if cost is None:
-        encodes_once = built.work.feeds.encodes_once
+        work = built.work
         cost = receipt.make_receipt(
-            built.work.program, built.work.phases, encodes_once=encodes_once
+            work.program,
+            work.phases,
+            encodes_once=work.feeds.encodes_once,
+            compare_full=work.settings.logging.compare_full,
         )
         if hosts.is_first():
             receipt.write_receipt(run_dir, cost)

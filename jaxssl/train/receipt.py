@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,23 +44,30 @@ class Cost:
 
 @dataclass(frozen=True)
 class Receipt:
-    """The cost of a run's first stage and that of full fine-tuning, for rows of `length` tokens."""
+    """The cost of a run's first stage and that of full fine-tuning, for rows of `length` tokens.
+
+    Attributes:
+      full: None where it was not asked for.
+    """
 
     parameters: int
     rows: int
     length: int
     own: Cost
-    full: Cost
+    full: Cost | None
     devices: str
 
 
-def make_receipt(program: Program, phases: Phases, *, encodes_once: bool = False) -> Receipt:
+def make_receipt(
+    program: Program, phases: Phases, *, encodes_once: bool = False, compare_full: bool = True
+) -> Receipt:
     """Counts both, and compiles both for their memory; the cache then has the run's own step. By
     turns, it is that of the stream that comes first.
 
     Args:
       phases: the run's.
       encodes_once: whether the run trains on features of its first stage.
+      compare_full: whether to count and compile full fine-tuning, where it is another step.
     """
     drawn = program.draws.at(0)
     batches = {stream.name: stream.batch for stream in program.streams if stream.name in drawn}
@@ -70,8 +77,10 @@ def make_receipt(program: Program, phases: Phases, *, encodes_once: bool = False
     if encodes_once:
         own_batches = {name: features_of(program, x) for name, x in own_batches.items()}
     own = step_cost(phases.at(0), own_batches)
-    full = own
-    if own.trained < parameters:
+    full: Cost | None = own
+    if own.trained < parameters and not compare_full:
+        full = None
+    elif own.trained < parameters:
         whole = dataclasses.replace(
             program, model=uncut(program.model), start=Start(), stages=(Stage(),)
         )
@@ -126,18 +135,27 @@ def _bytes(tree: Any) -> int:
 def table(receipt: Receipt) -> list[str]:
     """The receipt in a few lines."""
     own, full = receipt.own, receipt.full
-    rows: Sequence[tuple[str, float | None, float | None]] = (
-        ("trained parameters", own.trained, full.trained),
-        ("optimizer state, bytes", own.optimizer_bytes, full.optimizer_bytes),
-        ("FLOPs of a step", own.flops, full.flops),
-        ("memory of a step, bytes", own.memory_bytes, full.memory_bytes),
-    )
+    if full is None:
+        own_lines = (f"  {name:<24}{_shown(x):>16}" for name, x in _numbers(own))
+        return [f"  {'':<24}{'this run':>16}", *own_lines]
     lines = [f"  {'':<24}{'this run':>16}{'full':>16}{'share':>9}"]
-    for name, mine, whole in rows:
-        shown = [f"{x:,.0f}" if x is not None else "does not fit" for x in (mine, whole)]
+    for (name, mine), (_, whole) in zip(_numbers(own), _numbers(full)):
         share = f"{mine / whole:.1%}" if mine is not None and whole is not None else ""
-        lines.append(f"  {name:<24}{shown[0]:>16}{shown[1]:>16}{share:>9}")
+        lines.append(f"  {name:<24}{_shown(mine):>16}{_shown(whole):>16}{share:>9}")
     return lines
+
+
+def _numbers(cost: Cost) -> list[tuple[str, float | None]]:
+    return [
+        ("trained parameters", cost.trained),
+        ("optimizer state, bytes", cost.optimizer_bytes),
+        ("FLOPs of a step", cost.flops),
+        ("memory of a step, bytes", cost.memory_bytes),
+    ]
+
+
+def _shown(value: float | None) -> str:
+    return f"{value:,.0f}" if value is not None else "does not fit"
 
 
 def read_receipt(run_dir: Path, program: Program) -> Receipt | None:
@@ -149,7 +167,8 @@ def read_receipt(run_dir: Path, program: Program) -> Receipt | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("devices") != devices_of(program):
             return None
-        own, full = (Cost(**content.pop(name)) for name in ("own", "full"))
+        own, full = (content.pop(name) for name in ("own", "full"))
+        own, full = Cost(**own), None if full is None else Cost(**full)
         return Receipt(**content, own=own, full=full, devices=devices_of(program))
     except (ValueError, KeyError, TypeError):  # of another version: it is made again
         return None

@@ -65,6 +65,9 @@ class LoggingConfig:
     """Also log to this Weights & Biases project (pip install 'jaxssl[wandb]')."""
     progress: bool = True
     """Show a progress bar."""
+    compare_full: bool = True
+    """Of a partly frozen run, compile the step of full training too when it begins, to tell what
+    freezing saves."""
 
     def __post_init__(self):
         check_at_least(1, self, "every")

@@ -85,6 +85,13 @@ def test_the_receipt_tells_shares_and_what_kept_its_bits(run):
     assert "12 arrays were frozen" in shown
 
 
+def test_a_receipt_of_the_run_alone_has_one_column(run, tmp_path):
+    (tmp_path / "receipt.json").write_text(json.dumps({**RECEIPT, "full": None}))
+    shown = sections(read_run(tmp_path))["What was trained"]
+    assert cells(shown)[:2] == ["", "this run"] and "against full" not in shown
+    assert not {"full", "share"} & {*cells(shown)}
+
+
 def test_the_receipt_says_where_full_fine_tuning_does_not_fit(run, tmp_path):
     receipt = {**RECEIPT, "full": {**RECEIPT["full"], "memory_bytes": None}}
     (tmp_path / "receipt.json").write_text(json.dumps(receipt))
