@@ -44,7 +44,7 @@ test: $(VENV)/installed-test ## all tests but the slow ones, on eight simulated 
 	@$(BIN)/pyright
 	@$(BIN)/python -m pytest
 
-test-slow: $(VENV)/installed-test ## the tests that take more than a minute of a core each
+test-slow: $(VENV)/installed-test ## the tests that take long, in CI too
 	@$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/installed-bench ## step, start and memory; speed against PyTorch; input (a quiet machine is needed)

@@ -1,8 +1,12 @@
 """What tests run under: eight simulated CPU devices, one cache of compilations, no network."""
 
+import gc
 import os
 import signal
 from pathlib import Path
+
+# Traces are millions of objects that live on: to look through them often takes an eighth of a run.
+gc.set_threshold(200_000, 50, 100)
 
 CACHE = Path(__file__).parent.parent / ".cache" / "jax-tests"
 

@@ -16,6 +16,7 @@ from jaxssl.checkpoint.parameter_index import (
     check_base,
     index_hf,
     index_run,
+    read_base,
 )
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError, did_you_mean
@@ -97,7 +98,10 @@ class RunOrigin(Origin):
         source = CheckpointSource(manager.path(step))
         if noted is not None:
             check_base(noted, source)
-        return source, index_run(self.path, source.path, verify=checkpoint.verify)
+        there = {name for name, x in read_base(self.path).items() if Path(x["run"]).is_dir()}
+        needed = {"", init.network or "", *there}  # another's base, a teacher say, may be gone
+        stored = index_run(self.path, source.path, verify=checkpoint.verify, networks=needed)
+        return source, stored
 
 
 class HfOrigin(Origin):

@@ -146,7 +146,8 @@ def _of_base(noted: Mapping[str, Any], where: Path, network: str, verify: bool) 
         check_base(noted, CheckpointSource(base), network)
         if verify:
             manifest.verify(base)
-        found = index_run(where, base, verify=verify)
+        parts = {origin.split("/")[0] for origin in noted["names"].values()}
+        found = index_run(where, base, verify=verify, networks={"", *parts})
     return ParameterIndex({name: found.pieces[origin] for name, origin in noted["names"].items()})
 
 

@@ -47,7 +47,9 @@ class Examples:
     sides: Mapping[str, "Examples"] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        assert all(side.num_rows == self.num_rows for side in self.sides.values())
+        for side in self.sides.values():
+            assert side.num_rows == self.num_rows
+            assert not (side.per_row or side.per_token or side.sides), "these are the first side's"
 
     @property
     def num_rows(self) -> int:
@@ -57,6 +59,11 @@ class Examples:
     def lengths(self) -> np.ndarray:
         """int64 [N], in tokens."""
         return np.diff(self.starts)
+
+    @functools.cached_property
+    def longest(self) -> int:
+        """The length that fits all rows."""
+        return int(row_lengths(self.lengths, 1)[-1])
 
     def rows(self, indices: np.ndarray, length: int, epoch: int) -> Batch:
         """The rows at `indices` padded to `length`; an index of -1 is a row of padding."""
@@ -83,7 +90,7 @@ class Examples:
             shape = inside.shape + (1,) * (values.ndim - 1)
             batch[name] = np.where(inside.reshape(shape), values[at], padding).astype(values.dtype)
         for name, side in self.sides.items():
-            other = side.rows(chosen, int(row_lengths(side.lengths, 1)[-1]), epoch)
+            other = side.rows(chosen, side.longest, epoch)
             batch[name] = other["tokens"]
             batch |= {f"{name}_{part}": other[part] for part in ("segment_ids", "positions")}
         return batch

@@ -14,15 +14,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import flax.errors
 import flax.linen as nn
 import jax
+from flax.core.scope import LazyRng
 
 from jaxssl.core.layer_names import ADAPTERS, canonical
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
 from jaxssl.models.attention import CrossAttention, SelfAttention
 from jaxssl.models.blocks import FeedForward
-from jaxssl.models.layers import Embedding, Names, Projection, dropout_rng
+from jaxssl.models.layers import Embedding, Names, Projection, unbox
 
 Compute = Callable[[jax.Array], jax.Array]
 """What a site computes without this adapter, with those before it."""
@@ -36,7 +38,8 @@ class Site:
       module: whose computation it is: its sizes, the names of its axes, its own parameters.
       adapter: the name of the adapter.
       precision: the dtypes of the model.
-      batch: that of `encode`; of a head `row` alone, where it is known.
+      batch: that of `encode`; of a head `row` alone, where it is known, and of a pooler nothing.
+        When parameters are made it is empty.
     """
 
     module: Any
@@ -56,23 +59,32 @@ class Site:
         axes: Names,
         shape: tuple[int, ...],
     ) -> jax.Array:
-        """A parameter of the adapter at this site, `NAME_name` with the adapter's name; its axes
-        carry their logical names. In a stack it has an axis of layers before these."""
+        """A parameter of the adapter at this site, `NAME_name` with the adapter's name, in the
+        compute dtype; its axes carry their logical names. In a stack it has an axis of layers
+        before these."""
         scope = self.module.scope
         named = nn.with_logical_partitioning(initializer, axes)
 
         def fresh():
             return named(scope.make_rng(ADAPTERS), shape, self.precision.parameters)
 
-        return scope.variable(ADAPTERS, f"{self.adapter}_{name}", fresh).value
+        full = f"{self.adapter}_{name}"
+        value = scope.variable(ADAPTERS, full, fresh).value
+        if value.shape != shape:
+            raise flax.errors.ScopeParamShapeError(full, scope.path_text, shape, value.shape)
+        return value.astype(self.precision.compute)
 
     def base(self, name: str) -> jax.Array:
-        """A parameter of the module itself, such as its `kernel`."""
-        return self.module.get_variable("params", name)
+        """A parameter of the module itself, such as its `kernel`, once it has computed."""
+        return unbox(self.module.get_variable("params", name))
 
     def dropout_key(self) -> jax.Array | None:
-        """Of dropout at this site, or None in evaluation."""
-        return dropout_rng(self.module)
+        """Of the adapter's dropout at this site, or None in evaluation; the module's own masks do
+        not depend on it."""
+        scope = self.module.scope
+        if not scope.has_rng("dropout"):
+            return None
+        return LazyRng.create(scope.rngs["dropout"], ADAPTERS, self.adapter).as_jax_rng()
 
 
 @dataclass(frozen=True, kw_only=True)

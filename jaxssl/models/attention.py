@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxssl.core.errors import UserError
 from jaxssl.models.config import AttentionConfig, BlockConfig
 from jaxssl.models.layer_context import Context, LayerNumbers
 from jaxssl.models.layers import Projection, dropout_rng, make_norm
@@ -125,18 +126,28 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention to the memory: a token sees what is of its own segment there."""
+    """Multi-head attention to the memory: a token sees what is of its own segment there, and
+    attends to nothing, which gives 0, where that is nothing."""
 
     config: BlockConfig
 
     @nn.compact
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         block, c, memory = self.config, self.config.cross_attention, context.memory
-        assert c is not None and memory is not None, "cross-attention without a memory"
+        assert c is not None
+        if memory is None:
+            raise UserError(
+                "the layers attend to another stack, and nothing gives them one",
+                where="cross_attention",
+                expected="a memory in the context of the stack",
+                got="none",
+            )
         q = project(block, c, "query", x)
         k, v = (project(block, c, name, memory.hidden) for name in ("key", "value"))
         queries, keys = Tokens(context.segment_ids), Tokens(memory.segment_ids)
         drop = WeightDropout(c.dropout, dropout_rng(self), context.rows)
         operands = Operands(q, k, v, queries, keys)
         out = attention(c.kernel, operands, Pattern(), block.precision, drop)
-        return project_out(block, c, out)
+        # The softmax of a token that sees no key would be over all of them.
+        sees = context.segment_ids[:, :, None] == memory.segment_ids[:, None, :]
+        return project_out(block, c, jnp.where(sees.any(-1)[..., None, None], out, 0))

@@ -51,6 +51,16 @@ class Model:
     others: tuple["Model", ...] = ()
     adapters: tuple[Adapter, ...] = ()
 
+    def __post_init__(self):
+        names = [adapter.name for adapter in self.adapters]
+        if len({*names}) < len(names):
+            raise UserError(
+                "two adapters have one name",
+                where="adapters",
+                expected="a name for each: their parameters begin with it",
+                got=", ".join(names),
+            )
+
     @property
     def networks(self) -> dict[str, "Model"]:
         """Each network by itself, by name; the main one's name is empty."""

@@ -16,7 +16,7 @@ from jaxssl.optim.weight_decay import decay_mask
 def make_optimizer(
     config: Optimizer,
     total_steps: int,
-    tokens_per_step: int,
+    tokens_per_step: int | None,
     depths: Mapping[str, int] | None = None,
     group_of: GroupOf | None = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:

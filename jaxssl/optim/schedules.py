@@ -26,26 +26,41 @@ class Schedule(ABC):
     """How the learning rate moves."""
     unit: Literal["steps", "tokens"] = "steps"
     """Unit of the lengths below. A step counts as all tokens that its rows have room for, padding
-    too, so that the rate is a function of the step."""
+    too (of rows with two sides the first), so that the rate is a function of the step."""
 
     @abstractmethod
-    def make(self, peak: float, total_steps: int, tokens_per_step: int) -> optax.Schedule:
+    def make(self, peak: float, total_steps: int, tokens_per_step: int | None) -> optax.Schedule:
         """The learning rate as a function of the number of updates done before.
 
         Args:
           peak: the highest learning rate.
           total_steps: of the whole run.
-          tokens_per_step: what a step counts as where `unit` is tokens.
+          tokens_per_step: what a step counts as where `unit` is tokens; None where steps are of
+            several sizes.
 
         Raises:
           UserError: the schedule does not fit into the run.
         """
 
-    def in_steps(self, length: float, total_steps: int, tokens_per_step: int) -> int:
-        """A length in steps; one below 1 is a share of the run, whatever the unit."""
+    def in_steps(self, length: float, total_steps: int, tokens_per_step: int | None) -> int:
+        """A length in steps; one below 1 is a share of the run, whatever the unit.
+
+        Raises:
+          UserError: a length in tokens, where steps are of several sizes.
+        """
         if 0 < length < 1:
             return round(length * total_steps)
-        return math.ceil(length / tokens_per_step) if self.unit == "tokens" else round(length)
+        if self.unit == "steps":
+            return round(length)
+        if tokens_per_step is None and length:
+            raise UserError(
+                "a length in tokens cannot be turned into steps of several sizes",
+                where="optimizer.schedule.unit",
+                expected="streams by turns whose batches have room for equally many tokens",
+                got=f"{length:,.0f} tokens",
+                fix="set optimizer.schedule.unit=steps, or give the length as a share of the run",
+            )
+        return math.ceil(length / (tokens_per_step or 1))
 
 
 # --- A warm-up, then a decay --------------------------------------------------------------------
@@ -61,7 +76,7 @@ class WarmUp(Schedule):
     def __post_init__(self):
         check_at_least(0, self, "warmup")
 
-    def warmup_steps(self, total_steps: int, tokens_per_step: int, decay: int = 0) -> int:
+    def warmup_steps(self, total_steps: int, tokens_per_step: int | None, decay: int = 0) -> int:
         """The length of the warm-up in steps.
 
         Args:
@@ -104,7 +119,7 @@ class Constant(WarmUp):
     name: Literal["constant"] = "constant"
     """A warm-up, then the peak to the end."""
 
-    def make(self, peak: float, total_steps: int, tokens_per_step: int) -> optax.Schedule:
+    def make(self, peak: float, total_steps: int, tokens_per_step: int | None) -> optax.Schedule:
         warmup = self.warmup_steps(total_steps, tokens_per_step)
         return warmed_up(optax.constant_schedule(peak), peak, warmup)
 
@@ -128,7 +143,7 @@ class Linear(Decay):
     name: Literal["linear"] = "linear"
     """A warm-up, then a straight line to the floor."""
 
-    def make(self, peak: float, total_steps: int, tokens_per_step: int) -> optax.Schedule:
+    def make(self, peak: float, total_steps: int, tokens_per_step: int | None) -> optax.Schedule:
         warmup = self.warmup_steps(total_steps, tokens_per_step)
         after = optax.linear_schedule(peak, peak * self.floor, max(1, total_steps - warmup))
         return warmed_up(after, peak, warmup)
@@ -141,7 +156,7 @@ class Cosine(Decay):
     name: Literal["cosine"] = "cosine"
     """A warm-up, then half a cosine to the floor."""
 
-    def make(self, peak: float, total_steps: int, tokens_per_step: int) -> optax.Schedule:
+    def make(self, peak: float, total_steps: int, tokens_per_step: int | None) -> optax.Schedule:
         warmup = self.warmup_steps(total_steps, tokens_per_step)
         after = optax.cosine_decay_schedule(peak, max(1, total_steps - warmup), alpha=self.floor)
         return warmed_up(after, peak, warmup)
@@ -162,7 +177,7 @@ class WarmupStableDecay(Decay):
         super().__post_init__()
         check_at_least(0, self, "decay")
 
-    def make(self, peak: float, total_steps: int, tokens_per_step: int) -> optax.Schedule:
+    def make(self, peak: float, total_steps: int, tokens_per_step: int | None) -> optax.Schedule:
         decay = self.in_steps(self.decay, total_steps, tokens_per_step)
         warmup = self.warmup_steps(total_steps, tokens_per_step, decay)
         after = optax.constant_schedule(peak)
@@ -199,7 +214,7 @@ class SlantedTriangular(WarmUp):
     def __post_init__(self):
         check_above_zero(self, "warmup")
 
-    def make(self, peak: float, total_steps: int, tokens_per_step: int) -> optax.Schedule:
+    def make(self, peak: float, total_steps: int, tokens_per_step: int | None) -> optax.Schedule:
         cut = self.warmup_steps(total_steps, tokens_per_step)
 
         def schedule(step):
@@ -232,7 +247,7 @@ class OneCycle(WarmUp):
     def __post_init__(self):
         check_above_zero(self, "warmup")
 
-    def make(self, peak: float, total_steps: int, tokens_per_step: int) -> optax.Schedule:
+    def make(self, peak: float, total_steps: int, tokens_per_step: int | None) -> optax.Schedule:
         up = self.warmup_steps(total_steps, tokens_per_step)
 
         def schedule(step):
@@ -270,7 +285,7 @@ class Cyclical(Schedule):
         """What a peak's distance from the floor is multiplied with, at a step of a cycle; cycles
         count from 1."""
 
-    def make(self, peak: float, total_steps: int, tokens_per_step: int) -> optax.Schedule:
+    def make(self, peak: float, total_steps: int, tokens_per_step: int | None) -> optax.Schedule:
         low = peak * self.floor
         half = max(1, self.in_steps(self.half_cycle, total_steps, tokens_per_step))
 

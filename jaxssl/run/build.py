@@ -85,7 +85,7 @@ def build(config: RunConfig) -> Built:
     train, evaluation = epochs.resolve(config.train, config.evaluation)
     settings = dataclasses.replace(config, train=train, evaluation=evaluation)
     feeds = make_feeds(config, tokenizer, opened)
-    feeds = dataclasses.replace(feeds, encodes_once=_encodes_once(config, program))
+    feeds = dataclasses.replace(feeds, encodes_once=_encodes_once(config, program, opened))
     check_best_by(program, feeds, config.evaluation)
     unread = check_read(program.model, program.streams, vocabulary)
     with jax.set_mesh(program.mesh):
@@ -141,24 +141,12 @@ def make_program(
     return program, epochs
 
 
-def _places(config: RunConfig, opened: Mapping[str, Opened]) -> int:
-    """Of tokens, in the rows of a step: what a schedule in tokens counts.
-
-    Raises:
-      UserError: such a schedule, and streams by turns with steps of different sizes.
-    """
-    sizes = {name: int(np.prod(batch_shape(each.largest))) for name, each in opened.items()}
+def _places(config: RunConfig, opened: Mapping[str, Opened]) -> int | None:
+    """Of tokens, in the rows of a step; None where streams by turns have steps of several sizes."""
+    sizes = [int(np.prod(batch_shape(each.largest))) for each in opened.values()]
     if config.mixture.takes_all:
-        return sum(sizes.values())
-    if config.optimizer.schedule.unit == "tokens" and len({*sizes.values()}) > 1:
-        raise UserError(
-            "a schedule in tokens does not know how many a step has, by turns",
-            where="optimizer.schedule.unit",
-            expected="steps, or streams whose batches have room for equally many tokens",
-            got=", ".join(f"{name}: {size:,}" for name, size in sizes.items()),
-            fix="set optimizer.schedule.unit=steps, with lengths in steps",
-        )
-    return max(sizes.values())
+        return sum(sizes)
+    return sizes[0] if len({*sizes}) == 1 else None
 
 
 def _plan_draws(config: RunConfig, opened: Mapping[str, Opened]) -> tuple[Draws, Epochs]:
@@ -364,11 +352,15 @@ def _check_stages(stages: Sequence[Stage], steps: int) -> None:
         )
 
 
-def _encodes_once(config: RunConfig, program: Program) -> bool:
-    """Whether each example is encoded once: of one task alone, whose body is not trained."""
+def _encodes_once(config: RunConfig, program: Program, opened: Mapping[str, Opened]) -> bool:
+    """Whether each example is encoded once: of one task alone, over rows of one side, whose body is
+    not trained."""
     (stream, *others), stages = program.streams, program.stages
     alone = not (others or program.model.others) and "" in stream.objective.named_tasks
     if not (alone and config.freezing.cache and len(stages) == 1):
+        return False
+    data: Any = opened[stream.name].splits["train"]
+    if data.examples.sides:
         return False
     heads = {*(head.name for head in program.model.heads), "pooler"}
     body = (path for path in flatten(program.model.abstract()) if path.split("/")[0] not in heads)

@@ -94,6 +94,7 @@ def with_features(data: ExampleData, reads: int | None, batches: Any) -> Example
       reads: how many hidden states of a row the head reads; None for each token's.
     """
     examples = data.examples
+    assert not examples.sides
     starts = examples.starts if reads is None else np.arange(examples.num_rows + 1) * reads
     lengths, features = np.diff(starts), None
     for out in batches:

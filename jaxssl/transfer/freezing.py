@@ -133,7 +133,7 @@ def make_rules(
         "head": [],
         "top": [(f"**/layers[-{config.top}:]/**", True), *norms],
         "bias": [("**/bias", True)],
-        "norms": [("**/{norm,attention_norm,feed_forward_norm}/**", True), *norms],
+        "norms": [("**/norm/**", True), ("**/*_norm/**", True), *norms],
     }[config.preset]
     return rules
 

@@ -14,7 +14,9 @@ import optax
 import pytest
 import tiny
 
+from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten, join, unflatten
+from jaxssl.core.precision import Precision
 from jaxssl.models.adapters import Adapter
 from jaxssl.models.llama import LlamaConfig
 from jaxssl.models.model import Model
@@ -95,6 +97,32 @@ class Soft(Adapter):
         return y + site.parameter("vector", ZEROS, ("embed",), (y.shape[-1],))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dora(Adapter):
+    """Liu et al., 2024, with a magnitude for each output and no change of direction."""
+
+    name: str = "dora"
+
+    def projection(self, site, compute, x):
+        y = compute(x)
+        if site.module.name != "up":
+            return y
+        length = jnp.linalg.norm(site.base("kernel"), axis=0).astype(y.dtype)
+        ones = jax.nn.initializers.ones
+        return y * site.parameter("m", ones, ("mlp",), length.shape) / length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped(Adapter):
+    """Draws a key before its module does, and adds nothing."""
+
+    name: str = "dropped"
+
+    def sublayer(self, site, compute, x):
+        key = site.dropout_key()
+        return compute(x) if key is None else compute(x) + 0 * jax.random.normal(key, x.shape)
+
+
 ALL = (Lora(), Prefix(), Bottleneck(), Soft())
 LENGTHS = ([6, 3], [5, 4])
 BATCH = tiny.rows([tiny.random_documents(lengths, seed) for seed, lengths in enumerate(LENGTHS)])
@@ -105,12 +133,55 @@ def llama(**changes):
     return LlamaConfig(**{**shape, **changes})
 
 
+@pytest.mark.parametrize("family", [tiny.bert, llama])
+def test_hidden_states_keep_the_compute_dtype(family):
+    precision = Precision(compute="bfloat16")
+    model = Model(family(), MaskedLm().heads, precision, adapters=(*ALL, Dora()))
+    shapes = tiny.unbox(model.abstract())
+    assert {x.dtype.name for x in flatten(shapes).values()} == {"float32"}
+    out = jax.eval_shape(model.encode, shapes, BATCH)
+    assert out.dtype == "bfloat16"
+    assert jax.eval_shape(Model(family(), (), precision).encode, shapes, BATCH).dtype == out.dtype
+
+
+def test_an_adapter_may_read_the_parameters_of_its_module():
+    model = Model(tiny.bert(), adapters=(Dora(),))
+    params = tiny.random_params(model)
+    base, added = parts(params)
+    (path, scale), *more = flatten(added).items()
+    assert path == "encoder/layers/feed_forward/up/dora_m" and not more
+    kernel = base["encoder"]["layers"]["feed_forward"]["up"]["kernel"]
+    length = np.linalg.norm(kernel, axis=1)
+    flat, ratio = flatten(base), scale / length
+    for leaf, factor in (("bias", ratio), ("kernel", ratio[:, None])):
+        name = f"encoder/layers/feed_forward/up/{leaf}"
+        flat[name] = flat[name] * factor
+    want = jax.jit(dataclasses.replace(model, adapters=()).encode)(unflatten(flat), BATCH)
+    np.testing.assert_allclose(jax.jit(model.encode)(params, BATCH), want, rtol=0, atol=2e-6)
+
+
+def test_an_adapters_dropout_leaves_the_masks_of_the_base():
+    plain = Model(tiny.bert(dropout=0.2, attention_dropout=0.2))
+    params, key = tiny.random_params(plain), jax.random.key(3)
+    model = dataclasses.replace(plain, adapters=(Dropped(),))
+    got, want = (jax.jit(each.encode)(params, BATCH, key) for each in (model, plain))
+    np.testing.assert_array_equal(got, want)
+
+
+def test_adapters_of_one_name_are_refused_and_so_are_parameters_of_another_shape():
+    with pytest.raises(UserError, match="two adapters have one name"):
+        Model(tiny.bert(), adapters=(Lora(), Lora(rank=2)))
+    params = tiny.random_params(Model(tiny.bert(), adapters=(Lora(rank=2),)))
+    with pytest.raises(flax.errors.ScopeParamShapeError):
+        Model(tiny.bert(), adapters=(Lora(rank=5),)).encode(params, BATCH)
+
+
 def parts(params):
     """(the base, the adapters) of a tree."""
     return {name: x for name, x in params.items() if name != "adapters"}, params["adapters"]
 
 
-@pytest.mark.parametrize("family", [tiny.bert, tiny.gpt2, llama])
+@pytest.mark.parametrize("family", [tiny.bert, llama])
 def test_adapters_leave_the_first_bits_of_a_model_as_they_were(family):
     base = Model(family(), MaskedLm().heads)
     adapted = dataclasses.replace(base, adapters=(Lora(), Bottleneck(), Soft()))
@@ -152,11 +223,15 @@ def merged(model, params):
     return unflatten(base)
 
 
-CHANGES = [{}, {"remat": "full"}, {"unroll": True}, {"segments": (1, 2)}]
+CHANGES = [
+    (tiny.bert, {}),
+    (llama, {"remat": "full"}),
+    (tiny.bert, {"unroll": True}),
+    (llama, {"segments": (1, 2)}),
+]
 
 
-@pytest.mark.parametrize("changes", CHANGES, ids=str)
-@pytest.mark.parametrize("family", [tiny.bert, llama])
+@pytest.mark.parametrize("family, changes", CHANGES, ids=str)
 def test_lora_is_the_model_with_merged_kernels(family, changes):
     """Values and gradients of all parameters of the base, however the stack is computed."""
     plain = Model(family(num_layers=3, **changes))

@@ -14,6 +14,7 @@ transformers = pytest.importorskip("transformers", reason="the reference models"
 from transformers.models.bart.modeling_bart import BartDecoderLayer  # noqa: E402
 from transformers.models.t5.modeling_t5 import T5Attention  # noqa: E402
 
+from jaxssl.core.errors import UserError  # noqa: E402
 from jaxssl.core.names import flatten, unflatten  # noqa: E402
 from jaxssl.core.precision import Precision  # noqa: E402
 from jaxssl.models.attention import SelfAttention  # noqa: E402
@@ -121,7 +122,8 @@ def test_a_block_with_cross_attention_is_barts():
 
 @functools.cache
 def packed():
-    """Which places of the memory reach which tokens, of two pairs packed in a row."""
+    """Which places of the memory reach which tokens, of documents packed in a row: segment 2 and
+    padding have nothing there."""
     params = unbox(
         stack_of(BLOCK).init(
             jax.random.key(0),
@@ -130,8 +132,8 @@ def packed():
             [Pattern(causal=True)],
         )
     )["params"]
-    ours, theirs = np.array([[1, 1, 1, 2, 2, 0]]), np.array([[1, 1, 2, 2, 2, 2, 0, 0, 0]])
-    place = np.array([[0, 1, 2, 0, 1, 0]])
+    ours, theirs = np.array([[1, 1, 2, 3, 3, 0]]), np.array([[1, 1, 1, 3, 3, 3, 3, 4, 4]])
+    place = np.array([[0, 1, 0, 0, 1, 0]])
     once = jax.jit(lambda memory: run(params, HIDDEN[:1], Context(ours, place, memory=memory)))
     before = once(Memory(MEMORY[:1], theirs))
     moved = [MEMORY[:1] + np.eye(S)[s][None, :, None] for s in range(S)]
@@ -167,6 +169,12 @@ def test_a_bias_of_attention_is_t5s():
 
     np.testing.assert_allclose(jax.jit(attend)(bias), want, rtol=0, atol=2e-6)
     assert np.abs(np.asarray(attend(0 * bias)) - np.asarray(want)).max() > 1e-2
+
+
+def test_a_memory_that_nothing_gives_is_told():
+    with pytest.raises(UserError, match="nothing gives them one"):
+        context = Context(POSITIONS, POSITIONS)
+        stack_of(BLOCK).init(jax.random.key(0), HIDDEN, context, [Pattern(causal=True)])
 
 
 def test_a_stack_without_cross_attention_has_no_parameters_of_it():

@@ -128,6 +128,7 @@ def test_a_signal_to_one_process_has_both_save_the_same_step_and_exit_with_75(wo
     assert toy.rows_of(out, "train")[-1]["step"] == step
 
 
+@pytest.mark.slow
 def test_two_processes_fine_tune_and_score_as_one_does(base, table, tmp_path):
     changes = ("freezing.preset=top", "freezing.top=1", "train.epochs=1", "checkpoint.every=4")
     out = {number: tmp_path / str(number) for number in (1, 2)}

@@ -154,7 +154,11 @@ def contrasted(dtype, devices, microbatches):
         return jax.device_get(found)
 
 
-LAYOUTS = [("float32", 3e-6, 1, 4), ("float32", 3e-6, 8, 4), ("float64", 1e-12, 8, 4)]
+LAYOUTS = [
+    ("float32", 3e-6, 8, 4),
+    pytest.param("float32", 3e-6, 1, 4, marks=pytest.mark.slow),
+    pytest.param("float64", 1e-12, 8, 4, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("dtype, limit, devices, microbatches", LAYOUTS)

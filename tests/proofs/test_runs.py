@@ -72,6 +72,14 @@ def recipe(words, out, objective, **changes):
     return {**plain, "objective": objective, **changes}
 
 
+STILL = {"learning_rate": 1e-30}
+SHORT = {
+    "train": {"steps": 1},
+    "evaluation": {"every": 0, "split": None},
+    "optimizer": {"learning_rate": 0.003},
+}
+"""Of a run that is wanted for its parameters alone."""
+MASKED = {"name": "masked_lm", "slots": 8}
 RESIZED = [TABLE, "masked_lm/bias"]
 ELECTRA = {"name": "electra_proof", "table": "shared", "slots": 8}
 
@@ -88,8 +96,7 @@ def electra(words, tmp_path_factory):
 def base(words, tmp_path_factory):
     """A masked language model."""
     out = tmp_path_factory.mktemp("base") / "run"
-    masked = {"name": "masked_lm", "slots": 8}
-    train_run(load_config([recipe(words, out, masked)]), quiet)
+    train_run(load_config([recipe(words, out, MASKED)]), quiet)
     return out
 
 
@@ -124,11 +131,10 @@ def test_a_run_directory_says_how_its_networks_are_made(electra):
 
 
 def test_a_run_starts_from_the_discriminator_or_from_the_generator(electra, words, tmp_path):
-    masked = {"name": "masked_lm", "slots": 8}
     for network, depth in ((None, 2), ("generator", 1)):
         table = {} if network is None else {"fresh": ["embeddings/tokens/**"]}
         init = {"from": str(electra), "network": network, "step": 6, **table}
-        given = recipe(words, tmp_path / f"from-{network}", masked, init=init)
+        given = recipe(words, tmp_path / f"from-{network}", MASKED, init=init, **SHORT)
         del given["model"]
         config = load_config([given])
         assert config.model.num_layers == depth
@@ -137,7 +143,7 @@ def test_a_run_starts_from_the_discriminator_or_from_the_generator(electra, word
         dropped = {e.source.split("/")[0] for e in entries if e.action == "dropped"}
         assert dropped == ({"generator", "replaced"} if network is None else set())
         outcome = train_run(config, quiet)
-        assert outcome.step == 6
+        assert outcome.step == 1
         noted = json.loads((tmp_path / f"from-{network}" / "ledger.json").read_text())
         names = noted["from"]["names"]
         lead = "" if network is None else "generator/"
@@ -150,7 +156,7 @@ def test_the_main_network_is_exported_whole(electra, words, tmp_path, table):
     run = electra
     if table == "stopped":
         run = tmp_path / "run"
-        train_run(load_config([recipe(words, run, {**ELECTRA, "table": table})]), quiet)
+        train_run(load_config([recipe(words, run, {**ELECTRA, "table": table}, **SHORT)]), quiet)
     said = []
     assert export(run, tmp_path / "hf", say=said.append) == "BertModel"
     assert said == ["left out: replaced, which BertModel does not have"]
@@ -175,14 +181,14 @@ def test_a_run_of_two_networks_goes_on_with_another_remat(electra, words, tmp_pa
 def test_both_networks_start_from_one_checkpoint(base, words, tmp_path):
     init = {"from": str(base), "drop": ["pooler/**"]}
     own = {**ELECTRA, "table": "own", "generator_layers": 2}
-    given = recipe(words, tmp_path / "run", own)
+    given = recipe(words, tmp_path / "run", own, **SHORT)
     given["networks"] = {"generator": {"init": {**init, "resize": RESIZED}}}
     given["init"] = {**init, "resize": RESIZED[:1]}
     given["model"] = {**given["model"], "vocab_size": 144, "pooler": False}
-    given["optimizer"] = {"learning_rate": 1e-30}
-    assert train_run(load_config([given]), quiet).step == 6
-    found = flatten(jax.device_get(open_run(tmp_path / "run", 6).params))
-    first = flatten(jax.device_get(open_run(base, 6).params))
+    given["optimizer"] = STILL
+    assert train_run(load_config([given]), quiet).step == 1
+    found = flatten(jax.device_get(open_run(tmp_path / "run").params))
+    first = flatten(jax.device_get(open_run(base).params))
     for lead in ("", "generator/"):
         np.testing.assert_array_equal(found[f"{lead}{TABLE}"][:136], first[TABLE])
     np.testing.assert_array_equal(found["generator/masked_lm/bias"][:136], first["masked_lm/bias"])
@@ -191,19 +197,16 @@ def test_both_networks_start_from_one_checkpoint(base, words, tmp_path):
 def test_each_network_starts_from_what_it_is_told(base, words, tmp_path):
     networks = {"generator": {"init": {"from": str(base), "drop": ["pooler/**"]}}}
     objective = {**ELECTRA, "generator_layers": 2}
-    given = recipe(words, tmp_path / "run", objective, networks=networks)
+    still = {**SHORT, "optimizer": STILL}
+    given = recipe(words, tmp_path / "run", objective, networks=networks, **still)
     built = build(load_config([given]))
     entries = {e.target: e for e in built.work.program.start.entries if e.target}
     assert entries["generator/masked_lm/bias"].action == "restored"
     assert entries["encoder/layers/attention/query/kernel"].action == "fresh"
     said = []
-    assert train_run(load_config([given]), said.append).step == 6
+    assert train_run(load_config([given]), said.append).step == 1
     assert any(line.startswith(f"generator from step 6 of {base}") for line in said)
-    first = flatten(jax.device_get(open_run(base, 6).params))
-    other = tmp_path / "still"
-    still = recipe(words, other, objective, networks=networks, optimizer={"learning_rate": 1e-30})
-    train_run(load_config([still]), quiet)
-    found = flatten(jax.device_get(open_run(other, 6).params))
+    first, found = (flatten(jax.device_get(open_run(x).params)) for x in (base, tmp_path / "run"))
     mine = "encoder/layers/attention/query/kernel"
     np.testing.assert_array_equal(found[f"generator/{mine}"], first[mine])
     assert not np.array_equal(found[mine], first[mine])
@@ -223,7 +226,7 @@ def test_a_teacher_keeps_its_bits_and_takes_no_room_in_checkpoints(words, base, 
     assert train_run(load_config([given]), said.append).step == 6
     assert not any("teacher" in name for name in toy.restored(out, 6))
     assert any("frozen arrays: each has the bits it started with" in line for line in said)
-    teacher = flatten(jax.device_get(open_run(base, 6).params))
+    teacher = flatten(jax.device_get(open_run(base).params))
     found = flatten(jax.device_get(open_run(out, 6).params))
     for path, value in teacher.items():
         np.testing.assert_array_equal(found[f"teacher/{path}"], value, err_msg=path)
@@ -239,6 +242,11 @@ def test_a_teacher_keeps_its_bits_and_takes_no_room_in_checkpoints(words, base, 
     assert fill_masks(out, ["the [MASK] sees a dog."])[0], "without its teacher"
     with pytest.raises(UserError, match="networks.teacher.init"):
         evaluate_run(out)
+    following = recipe(words, tmp_path / "next", MASKED, init={"from": str(out)}, **SHORT)
+    del following["model"]
+    following["freezing"] = {"preset": "head"}
+    assert train_run(load_config([following]), quiet).step == 1
+    assert fill_masks(tmp_path / "next", ["the [MASK] sees a dog."])[0]
 
 
 def test_a_teacher_must_be_restored_whole(words, base, electra, tmp_path):
@@ -246,7 +254,7 @@ def test_a_teacher_must_be_restored_whole(words, base, electra, tmp_path):
     given["networks"]["teacher"]["init"] = {"from": str(electra), "network": "generator"}
     given["networks"]["teacher"]["init"]["fresh"] = ["embeddings/tokens/**"]
     assert build(load_config([given])).work  # asked for
-    headless = recipe(words, tmp_path / "x", {"name": "simcse_proof"})
+    headless = recipe(words, tmp_path / "x", {"name": "simcse_proof"}, **SHORT)
     headless |= {"out": str(tmp_path / "headless")}
     train_run(load_config([headless]), quiet)
     given["networks"]["teacher"]["init"] = {"from": headless["out"]}
@@ -256,12 +264,12 @@ def test_a_teacher_must_be_restored_whole(words, base, electra, tmp_path):
 
 
 def test_a_student_like_its_teacher_has_nothing_to_learn(words, base, tmp_path):
-    given = distil(words, base, tmp_path / "run", init={"from": str(base)})
+    once = {**SHORT, "evaluation": {"every": 1}}
+    given = distil(words, base, tmp_path / "run", init={"from": str(base)}, **once)
     values = dict(train_run(load_config([given]), quiet).validation)
-    assert values["loss/distil"] < 0.05  # of dropout alone
-    fresh = dict(
-        train_run(load_config([distil(words, base, tmp_path / "fresh")]), quiet).validation
-    )
+    assert values["loss/distil"] < 0.05  # of one step
+    given = distil(words, base, tmp_path / "fresh", **once)
+    fresh = dict(train_run(load_config([given]), quiet).validation)
     assert fresh["loss/distil"] > 2 * values["loss/distil"]
 
 
@@ -278,6 +286,7 @@ def test_a_network_that_is_not_known_is_told(networks, said, words, tmp_path):
         build(load_config([given]))
 
 
+@pytest.mark.slow
 def test_one_set_of_weights_is_a_prefix_lm_and_a_masked_lm_by_turns(words, tmp_path):
     plain = recipe(words, tmp_path / "run", None)
     data = plain.pop("data")
@@ -287,9 +296,7 @@ def test_one_set_of_weights_is_a_prefix_lm_and_a_masked_lm_by_turns(words, tmp_p
         "prefix": {"objective": {"name": "prefix_lm_proof"}, "data": {**data, "seed": 1}},
     }
     given = {**plain, "streams": streams, "mixture": {"name": "by_turns", "seed": 0}}
-    given["train"] = {"steps": 40}
-    given["evaluation"] = {"every": 20}
-    given["checkpoint"] = {"every": 20, "keep_last": 9}
+    given |= {"train": {"steps": 40}, "evaluation": {"every": 20}}
     config = load_config([given])
     reached = build(config).work.program.reached
     both = reached["masked"] & reached["prefix"]
@@ -300,6 +307,7 @@ def test_one_set_of_weights_is_a_prefix_lm_and_a_masked_lm_by_turns(words, tmp_p
         assert last[number] < first[number], number
 
 
+@pytest.mark.slow
 def test_contrast_beside_masked_lm_trains_on_microbatches_as_on_one_batch(words, tmp_path):
     terms = [
         {"objective": {"name": "masked_lm", "slots": 8}},

@@ -7,7 +7,7 @@ import numpy as np
 import plugged
 import pytest
 import toy
-from proofs.two_sides import Alike, mean
+from proofs.two_sides import Alike, vector
 
 from jaxssl.commands.predict import open_predictor, predict
 from jaxssl.core.registry import register
@@ -79,17 +79,27 @@ def test_predictions_are_those_of_each_text_alone(done, table, tmp_path):
     rows = [json.loads(line) for line in table.read_text().splitlines()]
     (before, _, after) = tokenizer.frame(False)
 
-    def vector(text):
+    def alone(text):
         room = 16 - len(before) - len(after)
         ids = [*before, *tokenizer.encode_batch([text])[0][:room], *after]
         batch = {"tokens": np.array([ids]), "segment_ids": np.ones((1, len(ids)), int)}
         batch["positions"] = np.arange(len(ids))[None]
-        return mean(model.encode(params, batch), batch["segment_ids"])[0]
+        return vector(model, params, batch)[0]
 
-    want = [float(np.dot(vector(row["one"]), vector(row["two"]))) for row in rows]
+    want = [float(np.dot(alone(row["one"]), alone(row["two"]))) for row in rows]
     assert predict(done, table, tmp_path / "predicted.jsonl") == len(rows)
     made = [json.loads(line) for line in (tmp_path / "predicted.jsonl").read_text().splitlines()]
     np.testing.assert_allclose([each["value"] for each in made], want, atol=2e-6)
+
+
+def test_rows_of_two_sides_are_encoded_in_each_epoch(words, table, tmp_path):
+    """Under a frozen body, too, where rows of one side are encoded once."""
+    overrides = ("freezing.preset=head", "train.steps=2", "evaluation.every=2")
+    overrides += ("optimizer.schedule.warmup=1",)
+    said = []
+    config = configured(words, table, tmp_path / "run", overrides=overrides)
+    assert train_run(config, said.append).step == 2
+    assert not any("encoded once" in line for line in said)
 
 
 def test_resumed_or_on_another_mesh_the_run_ends_the_same(done, words, table, tmp_path):

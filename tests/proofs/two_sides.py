@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.data.encoding import encode_rows
+from jaxssl.models.heads import LabelHead
 from jaxssl.objectives.base import Sums
 from jaxssl.ops.label_losses import squared_loss
 from jaxssl.tasks.base import Encoded
@@ -22,7 +23,7 @@ class Alike(Regress):
 
     @property
     def heads(self):
-        return ()
+        return (LabelHead(name="projection", size=8),)
 
     def keeps_pooler(self, model):
         return False
@@ -46,7 +47,7 @@ class Alike(Regress):
         if "row" in batch:  # two texts of a row do not share masks
             other["row"] = batch["row"] + jnp.uint32(2**31)
         sides = (batch, other)
-        vectors = [mean(model.encode(params, x, key), x["segment_ids"]) for x in sides]
+        vectors = [vector(model, params, x, key) for x in sides]
         return {"value": jnp.sum(vectors[0] * vectors[1], axis=-1)}
 
     def sums(self, model, params, outputs, batch, key=None):
@@ -58,8 +59,10 @@ class Alike(Regress):
         return {"value": outputs["value"]}
 
 
-def mean(hidden, segment_ids):
-    """The mean of a text's hidden states, of length 1."""
-    kept = segment_ids[..., None] > 0
-    vectors = jnp.sum(hidden * kept, axis=1) / jnp.maximum(jnp.sum(kept, axis=1), 1)
+def vector(model, params, side, key=None):
+    """The mean of a text's hidden states, projected, of length 1."""
+    kept = side["segment_ids"][..., None] > 0
+    hidden = model.encode(params, side, key)
+    mean = jnp.sum(hidden * kept, axis=1) / jnp.maximum(jnp.sum(kept, axis=1), 1)
+    vectors = model.head(params, "projection", mean)
     return vectors * jax.lax.rsqrt(jnp.sum(vectors**2, axis=-1, keepdims=True) + 1e-12)

@@ -142,6 +142,7 @@ def test_the_exact_posterior_equals_enumeration():
     assert posterior_cross_entropy(tokens, np.array([at]), labels) == pytest.approx(want)
 
 
+@pytest.mark.slow
 def test_a_masked_model_reaches_the_exact_posterior():
     # Everything chosen is masked: what is not can be trusted, and the posterior is exact.
     objective = MaskedLm(rate=0.25, mask_share=1.0, random_share=0.0, slots=4)

@@ -67,7 +67,8 @@ def visible(
 ) -> jax.Array:
     """Which keys each query sees.
 
-    Padding is a segment of its own (0) and sees itself, so that no row of a softmax is empty.
+    Padding is a segment of its own (0) and sees itself, so that no row of a softmax is empty where
+    queries and keys are of the same tokens.
 
     Args:
       num_keys: with the leading ones that `pattern.always` counts, which `keys` says nothing of.
