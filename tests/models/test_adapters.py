@@ -231,7 +231,7 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize("family, changes", CHANGES, ids=str)
+@pytest.mark.parametrize("family, changes", CHANGES, ids=["loop", "remat", "unrolled", "segments"])
 def test_lora_is_the_model_with_merged_kernels(family, changes):
     """Values and gradients of all parameters of the base, however the stack is computed."""
     plain = Model(family(num_layers=3, **changes))
