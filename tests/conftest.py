@@ -32,6 +32,8 @@ pytest_plugins = ["toy", "tuned"]
 # A file runs on one worker: those that take more than a minute come first, so that none is left
 # for the end.
 SLOW = (
+    "test_runs",
+    "test_streams",
     "test_unfreezing",
     "test_gradients",
     "test_finetune",
@@ -50,6 +52,13 @@ SLOW = (
     "test_prepare",
     "test_relate",
     "test_finetune_tag",
+    "test_two_sides",
+    "test_contract",
+    "test_adapters",
+    "test_families",
+    "test_hf_parity",
+    "test_old_runs",
+    "test_plugins",
 )
 
 

@@ -48,7 +48,10 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=pytest.mark.slow) if x == "mistral" else x for x in FAMILIES],
+)
 def test_a_family_is_pretrained_exported_and_fine_tuned(name, words, byte_store, table, tmp_path):
     masked = name == "modernbert"
     recipe = toy.recipe(

@@ -183,7 +183,10 @@ DROPPED = {
 }
 
 
-@pytest.mark.parametrize("name", DROPPED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=pytest.mark.slow) if x == "causal" else x for x in DROPPED],
+)
 def test_accumulation_drops_what_the_whole_batch_would_drop(name):
     """With 2 and 4 microbatches the loss and the gradient are those of one, up to rounding."""
     model, objective, mixout = DROPPED[name]

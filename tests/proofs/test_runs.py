@@ -151,7 +151,7 @@ def test_a_run_starts_from_the_discriminator_or_from_the_generator(electra, word
         assert names[kernel] == lead + kernel
 
 
-@pytest.mark.parametrize("table", ["shared", "stopped"])
+@pytest.mark.parametrize("table", ["shared", pytest.param("stopped", marks=pytest.mark.slow)])
 def test_the_main_network_is_exported_whole(electra, words, tmp_path, table):
     run = electra
     if table == "stopped":
@@ -169,6 +169,7 @@ def test_the_main_network_is_exported_whole(electra, words, tmp_path, table):
     assert f"| {count:,} |" in (tmp_path / "hf" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_of_two_networks_goes_on_with_another_remat(electra, words, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(electra, out)
@@ -178,6 +179,7 @@ def test_a_run_of_two_networks_goes_on_with_another_remat(electra, words, tmp_pa
     assert train_run(load_config([given]), quiet).step == 6
 
 
+@pytest.mark.slow
 def test_both_networks_start_from_one_checkpoint(base, words, tmp_path):
     init = {"from": str(base), "drop": ["pooler/**"]}
     own = {**ELECTRA, "table": "own", "generator_layers": 2}
@@ -263,6 +265,7 @@ def test_a_teacher_must_be_restored_whole(words, base, electra, tmp_path):
     assert "masked_lm" in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_student_like_its_teacher_has_nothing_to_learn(words, base, tmp_path):
     once = {**SHORT, "evaluation": {"every": 1}}
     given = distil(words, base, tmp_path / "run", init={"from": str(base)}, **once)
