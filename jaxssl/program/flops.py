@@ -70,7 +70,7 @@ def _count_equation(equation: Any, inputs: Sequence[Known]) -> tuple[float, Sequ
         return 0.0, [np.clip(value, low, high)]  # type: ignore[arg-type]
     inner = list(_jaxprs(params))
     if name == "scan":
-        return _count_scan(params, inputs)
+        return _count_scan(equation, inputs)
     if name == "cond":
         return _count_branches(inner, inputs)
     if len(inner) == 1 and name != "while" and len(inner[0][0].invars) == len(inputs):
@@ -91,11 +91,15 @@ def _count_branches(
     return max(_count(jaxpr, operands, constants)[0] for jaxpr, constants in branches), ()
 
 
-def _count_scan(params: dict[str, Any], inputs: Sequence[Known]) -> tuple[float, list[Known]]:
+def _count_scan(equation: Any, inputs: Sequence[Known]) -> tuple[float, list[Known]]:
     """Each iteration by the scanned values that are known, those of equal values once."""
-    ((jaxpr, constants),) = _jaxprs(params)
-    num_consts, num_carry, length = params["num_consts"], params["num_carry"], params["length"]
-    fixed, scanned = inputs[:num_consts], inputs[num_consts + num_carry :]
+    ((jaxpr, constants),) = _jaxprs(equation.params)
+    # How many are carried is told by shapes, for JAX has other names for it: what is
+    # scanned has an axis more outside than inside.
+    num_carry = _count_alike(equation.outvars, jaxpr.outvars)
+    num_whole = _count_alike(equation.invars, jaxpr.invars)
+    length, num_consts = equation.params["length"], num_whole - num_carry
+    fixed, scanned = inputs[:num_consts], inputs[num_whole:]
     counted: dict[tuple[bytes | None, ...], tuple[float, list[Known]]] = {}
     iterations = []
     for number in range(length):
@@ -107,6 +111,11 @@ def _count_scan(params: dict[str, Any], inputs: Sequence[Known]) -> tuple[float,
     outputs = list(zip(*(known[num_carry:] for _, known in iterations)))
     stacked = [None if any(x is None for x in each) else np.stack(each) for each in outputs]
     return sum(flops for flops, _ in iterations), [*[None] * num_carry, *stacked]
+
+
+def _count_alike(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    """How many variables have equally many axes outside of a scan and inside."""
+    return sum(a.aval.ndim == b.aval.ndim for a, b in zip(outside, inside, strict=True))
 
 
 def _dot_general(equation: Any) -> float:
