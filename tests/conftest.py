@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 # Traces are millions of objects that live on: to look through them often takes an eighth of a run.
-gc.set_threshold(200_000, 50, 100)
+gc.set_threshold(100_000, 20, 10)
 
 CACHE = Path(__file__).parent.parent / ".cache" / "jax-tests"
 
