@@ -166,9 +166,11 @@ def test_blocks_have_the_gradients_and_the_dropout_of_a_mask_over_all_keys(causa
         return out, *grads
 
     blocks = gradients()
-    monkeypatch.setattr(local, "is_cheaper", lambda pattern, length: False)
-    for got, want in zip(blocks, gradients(), strict=True):
-        assert not np.array_equal(got, want), "the same computation twice"
+    asked = []
+    monkeypatch.setattr(local, "is_cheaper", lambda *given: asked.append(given) or False)
+    whole = gradients()
+    assert asked, "the same computation twice"
+    for got, want in zip(blocks, whole, strict=True):
         np.testing.assert_allclose(got, want, atol=3e-6)
 
 
