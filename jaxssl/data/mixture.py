@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -64,6 +64,29 @@ def steps_until(draws: Draws, stream: str, batches: int) -> int:
         else:
             high = middle
     return low
+
+
+def check_seen(draws: Draws, number: int, meta: Mapping[str, Any], where: str) -> None:
+    """Refuses to go on with other batches than those that follow what a checkpoint has seen.
+
+    Args:
+      number: the next batch.
+      meta: noted with the checkpoint: `draws` and `draws_history`, what `before` and `history` of
+        its own mixture were.
+      where: the checkpoint, for the message.
+    """
+    seen, own = meta.get("draws"), draws.before(number)
+    if seen is None:  # of version 0.1
+        return
+    history = draws.history(number)
+    if seen != own or meta.get("draws_history", history) != history:
+        raise UserError(
+            "the checkpoint has seen other batches than this mixture draws",
+            where=f"{where}, streams, mixture",
+            expected=f"{seen} batches by stream",
+            got=own,
+            fix="start a run of its own from this one (init), or take the old weights back",
+        )
 
 
 # --- Configuration ------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ and have no forward pass of their own share one.
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from jaxssl.models.heads import Head
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.models.network import Network
 from jaxssl.objectives.base import Loss, Objective, Sums
+from jaxssl.objectives.union import unite_heads, unite_networks
 
 INPUTS = frozenset(("tokens", "segment_ids", "positions", "token_types"))
 """The entries of a batch that a model reads: a term that changes one has inputs of its own."""
@@ -372,45 +373,3 @@ def _labelled(term: Term, name: str) -> str:
 def _numbered_key(key: jax.Array | None, number: int) -> jax.Array | None:
     """A term's own dropout key; the first keeps the step's."""
     return key if key is None or not number else jax.random.fold_in(key, TERM + number)
-
-
-def unite_heads(heads: Iterable[Head]) -> tuple[Head, ...]:
-    """Heads of several objectives, those that are equal once.
-
-    Raises:
-      UserError: two of one name that are not equal.
-    """
-    found: dict[str, Head] = {}
-    for head in heads:
-        if found.setdefault(head.name, head) != head:
-            raise UserError(
-                "two heads of one name are not equal",
-                where=head.name,
-                expected=found[head.name],
-                got=head,
-                fix="give one of the two tasks a head of its own: head: NAME",
-            )
-    return tuple(found.values())
-
-
-def unite_networks(several: Iterable[Mapping[str, Network]]) -> dict[str, Network]:
-    """The networks of several objectives: one that two of them have has the heads of both.
-
-    Raises:
-      UserError: two of one name that are not alike.
-    """
-    found: dict[str, Network] = {}
-    for networks in several:
-        for name, network in networks.items():
-            known = found.setdefault(name, network)
-            heads = unite_heads((*known.heads, *network.heads))
-            found[name] = dataclasses.replace(network, heads=heads)
-            if found[name] != dataclasses.replace(known, heads=heads):
-                raise UserError(
-                    "two networks of one name are not alike",
-                    where=name,
-                    expected=known,
-                    got=network,
-                    fix="give the objectives the same settings of it, or runs of their own",
-                )
-    return found

@@ -21,7 +21,7 @@ from jaxssl.data.mixture import ByTurns, Jointly
 from jaxssl.models.heads import HEADS, Head
 from jaxssl.models.model import ModelConfig
 from jaxssl.objectives.base import Objective
-from jaxssl.objectives.combine import unite_heads
+from jaxssl.objectives.union import unite_heads
 from jaxssl.optim.adamw import AdamW
 from jaxssl.optim.base import Optimizer
 from jaxssl.parallel.hosts import DistributedConfig

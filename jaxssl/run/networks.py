@@ -10,7 +10,7 @@ from jaxssl.core.names import flatten, matches
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
 from jaxssl.models.network import Network, Tie
-from jaxssl.objectives.combine import unite_networks
+from jaxssl.objectives.union import unite_networks
 from jaxssl.run.config import NetworkConfig, RunConfig
 
 RESERVED = ("adapters", "embeddings", "encoder", "decoder", "norm", "pooler")

@@ -20,6 +20,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.progress import bar
 from jaxssl.core.types import batch_shape
 from jaxssl.data.loader import TrainLoader
+from jaxssl.data.mixture import check_seen
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_sharding
 from jaxssl.program.phase import Phases
@@ -95,7 +96,8 @@ class Loop:
             run_dir, self.learner.fingerprints(), resumed=self.start > 0
         )
         self.data_offset: int = meta.get("data_offset", 0)
-        self._check_draws(meta)
+        place = str(self.checkpoints.path(self.start))
+        check_seen(self.program.draws, self.start + self.data_offset, meta, place)
         self.log = StepLog(self.program, self.feeds, self.learner, meta)
         self.not_finite_count: int = meta.get("not_finite_count", 0)
         self._make_validation(meta.get("selections", []))
@@ -314,22 +316,6 @@ class Loop:
         self.learner.restore(step)
         self.say(f"resuming at step {step}")
         return step, self.checkpoints.meta(step)
-
-    def _check_draws(self, meta: dict[str, Any]) -> None:
-        """Refuses to go on with other batches than those that follow what a checkpoint has seen."""
-        draws, number = self.program.draws, self.start + self.data_offset
-        seen, own = meta.get("draws"), draws.before(number)
-        if seen is None:  # of version 0.1
-            return
-        history = draws.history(number)
-        if seen != own or meta.get("draws_history", history) != history:
-            raise UserError(
-                "the checkpoint has seen other batches than this mixture draws",
-                where=f"{self.checkpoints.path(self.start)}, streams, mixture",
-                expected=f"{seen} batches by stream",
-                got=own,
-                fix="start a run of its own from this one (init), or take the old weights back",
-            )
 
     def _tell_of_phase(self, step: int) -> None:
         """Says that more is trained from here on; compiling its step takes time."""
