@@ -76,16 +76,20 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def set_up_jax() -> None:
-    """Turns on the compilation cache, so that a second start does not compile again.
+    """Turns on the compilation cache, so that a second start does not compile again; simulated
+    devices get threads enough.
 
     `JAX_COMPILATION_CACHE_DIR` chooses another place; the default is ~/.cache/jaxssl/xla.
     """
     import jax
 
+    from jaxssl.core import cpu_devices
+
+    cpu_devices.make_room()
     if not getattr(jax.config, "jax_compilation_cache_dir", None):
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxssl" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _load_plugins(options: argparse.Namespace) -> None:

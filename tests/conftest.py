@@ -5,6 +5,8 @@ import os
 import signal
 from pathlib import Path
 
+from jaxssl.core import cpu_devices
+
 # Traces are millions of objects that live on: to look through them often takes an eighth of a run.
 gc.set_threshold(100_000, 20, 10)
 
@@ -26,6 +28,8 @@ FLAGS = {
 given = os.environ.get("XLA_FLAGS", "")
 more = [f"{name}={value}" for name, value in FLAGS.items() if name not in given]
 os.environ["XLA_FLAGS"] = " ".join([given, *more]).strip()
+
+cpu_devices.make_room()
 
 pytest_plugins = ["toy", "tuned"]
 

@@ -23,7 +23,6 @@ from jaxssl.commands.imported_task import GENERATION, task_of
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import refuse_existing
-from jaxssl.core.keys import init_key
 from jaxssl.core.names import flatten
 from jaxssl.core.precision import Float, Precision
 from jaxssl.data.config import ImportedData
@@ -202,7 +201,7 @@ def _save(config: RunConfig, model: Model, start: Start, run_dir: Path) -> None:
     mesh = make_mesh(config.mesh)
     with use_layout(mesh, make_rules(config.mesh.rules)):
         abstract = laid_out(model.abstract(), mesh)
-        params = first_params(start, model, init_key(0), abstract, everything)
+        params = first_params(start, model, 0, abstract, everything)
         manager = CheckpointManager(run_dir / "checkpoints", config.checkpoint, compress=False)
         try:
             manager.save(0, {"params": params}, {})

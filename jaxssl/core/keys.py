@@ -13,7 +13,7 @@ from jaxssl.core.types import Batch
 CORRUPTION, DROPOUT, INIT = 1, 2, 3
 
 
-def seed_key(seed: int) -> jax.Array:
+def seed_key(seed: jax.Array | int) -> jax.Array:
     """The typed key of a seed in [0, 2**32).
 
     Always Threefry, whatever JAX_DEFAULT_PRNG_IMPL says: a seed means the same everywhere, and
@@ -22,7 +22,7 @@ def seed_key(seed: int) -> jax.Array:
     return jax.random.key(seed, impl="threefry2x32")
 
 
-def stream(seed: int, purpose: int) -> jax.Array:
+def stream(seed: jax.Array | int, purpose: int) -> jax.Array:
     """The root key of one stream."""
     return jax.random.fold_in(seed_key(seed), purpose)
 
@@ -35,7 +35,7 @@ def numbered_seed(seed: int, number: int) -> int:
     return (seed + number * 0x9E3779B9) % 2**32
 
 
-def init_key(seed: int) -> jax.Array:
+def init_key(seed: jax.Array | int) -> jax.Array:
     """The key that fresh parameters are drawn from."""
     return stream(seed, INIT)
 

@@ -24,6 +24,8 @@ def parameter(
     precision: Precision,
 ) -> jax.Array:
     """A parameter of `module` whose axes carry their logical names."""
+    if module.has_variable("params", name):  # flax traces the initializer to compare the shape
+        initializer = nn.initializers.zeros
     named = nn.with_logical_partitioning(initializer, axes)
     return cast(jax.Array, module.param(name, named, shape, precision.parameters))
 

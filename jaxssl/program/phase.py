@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import jax
 
-from jaxssl.core.keys import init_key
 from jaxssl.core.names import flatten, join, split, unflatten
 from jaxssl.core.types import Params
 from jaxssl.core.upcast import upcast
@@ -123,7 +122,7 @@ def born(phase: Phase) -> State:
 def program_params(program: Program, wanted: Choice) -> Params:
     """The parameters that a program starts from, those that are `wanted` by their paths."""
     abstract = laid_out(program.model.abstract(), program.mesh)
-    return first_params(program.start, program.model, init_key(program.seed), abstract, wanted)
+    return first_params(program.start, program.model, program.seed, abstract, wanted)
 
 
 def thaw(phase: Phase, state: State, frozen: Params) -> tuple[State, Params]:

@@ -21,7 +21,7 @@ from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.checkpoint.parameter_index import index_run
 from jaxssl.core.errors import UserError
-from jaxssl.core.keys import init_key, numbered_seed
+from jaxssl.core.keys import numbered_seed
 from jaxssl.core.names import flatten
 from jaxssl.core.types import Params, Vocabulary
 from jaxssl.data.loader import Data
@@ -109,7 +109,7 @@ def open_run(
     wanted = model.is_needed_alone if alone else everything
     with use_layout(mesh, make_rules(config.mesh.rules)):
         abstract = laid_out(model.abstract(), mesh)
-        params = first_params(start, model, init_key(0), abstract, wanted)
+        params = first_params(start, model, 0, abstract, wanted)
     if alone:
         params, model = model.own(params), dataclasses.replace(model, ties=(), others=())
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)

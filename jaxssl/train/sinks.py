@@ -4,9 +4,11 @@ A row is a flat dict with `kind` ("train", "validation", "sample", "fill_mask", 
 Only one host writes; the others hold an empty `Sinks()`.
 """
 
+import importlib
 import json
 import math
 import os
+import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -97,6 +99,20 @@ class MetricsFile:
             os.truncate(self.path, start)
 
 
+def _import_tensorboardx() -> Any:
+    """The package, kept from importing PyTorch where that is installed: only its plots of modules
+    need it, and it takes more than a second of a run's start."""
+    missing = object()
+    torch = sys.modules.get("torch", missing)
+    try:
+        if torch is missing:
+            sys.modules["torch"] = None  # type: ignore[assignment]  # importing it is an ImportError
+        return importlib.import_module("tensorboardX")
+    finally:
+        if torch is missing:
+            del sys.modules["torch"]
+
+
 class TensorBoardSink:
     """Writes `events.*` files: numbers as scalars `kind/key`, text as text.
 
@@ -111,10 +127,8 @@ class TensorBoardSink:
         self._writer = self._open(resume_step)
 
     def _open(self, resume_step: int | None) -> Any:
-        from tensorboardX import SummaryWriter
-
         self._files += 1  # files are named by the second: two of one second must differ
-        return SummaryWriter(
+        return _import_tensorboardx().SummaryWriter(
             self._run_dir,
             purge_step=None if resume_step is None else resume_step + 1,
             filename_suffix=f".{os.getpid()}.{self._files}",

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxssl.models.model import num_parameters
@@ -24,6 +25,7 @@ class StepLog:
     def __init__(self, program: Program, feeds: Feeds, learner: Learner, noted: Mapping[str, Any]):
         self._program, self._learner = program, learner
         self._per_epoch = {name: max(1, feed.per_epoch) for name, feed in feeds.streams.items()}
+        self._learning_rate = jax.jit(program.schedule)  # else each of its operations is compiled
         self._streams = {stream.name: stream for stream in program.streams}
         self._latest: dict[str, dict[str, Any]] = {}
         self._rows = self._places = 0
@@ -71,7 +73,7 @@ class StepLog:
             **self._numbers(latest),
             **self._epochs(step + left_out),
             **({"penalty": float(out["penalty"])} if "penalty" in out else {}),
-            "learning_rate": float(np.asarray(self._program.schedule(step - 1 - skipped))),
+            "learning_rate": float(self._learning_rate(step - 1 - skipped)),
             "grad_norm": float(out["grad_norm"]),
             "tokens_per_second": tokens / seconds,
             "step_seconds": seconds,

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxssl.checkpoint import ledger
@@ -43,6 +44,7 @@ from jaxssl.checkpoint.parameter_index import (
 )
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
+from jaxssl.core.keys import init_key
 from jaxssl.core.layer_names import canonical, layer_range, stack_of
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.types import Params
@@ -305,13 +307,14 @@ def plan_start(
 
 
 def first_params(
-    start: Start, model: Model, key: jax.Array, abstract: Params, wanted: Callable[[str], bool]
+    start: Start, model: Model, seed: int, abstract: Params, wanted: Callable[[str], bool]
 ) -> Params:
     """The parameters a run starts from, each shard on its own device.
 
     What is fresh does not depend on segments: it is cut from the values of an uncut stack.
 
     Args:
+      seed: of what is fresh.
       abstract: shapes and shardings of all the model's parameters.
       wanted: which leaves to make, by path; the others are neither read nor computed.
     """
@@ -330,13 +333,15 @@ def first_params(
         return unflatten(ready)
     names = {canonical(path) for path in made}
 
-    def build(raw, key) -> dict[str, Any]:
-        fresh = flatten(unbox(uncut(model).init(key)))  # XLA computes only what is used of it
+    def build(raw, seed) -> dict[str, Any]:  # one program for all seeds
+        fresh = flatten(
+            unbox(uncut(model).init(init_key(seed)))
+        )  # XLA computes only what is used of it
         whole = {name: _value(start, by_target.get(name), fresh[name], raw) for name in names}
         return {path: _part(path, whole[canonical(path)]) for path in made}
 
     shardings = {path: leaf.sharding for path, leaf in made.items()}
-    return unflatten({**ready, **jax.jit(build, out_shardings=shardings)(raw, key)})
+    return unflatten({**ready, **jax.jit(build, out_shardings=shardings)(raw, np.uint32(seed))})
 
 
 def _taken_as_read(start: Start, raw: RawArrays, leaves: Mapping[str, Any]) -> dict[str, jax.Array]:

@@ -1,13 +1,18 @@
 import json
 import math
+import os
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxssl.core.errors import UserError
 from jaxssl.train.sinks import MetricsFile, Sinks, TensorBoardSink, WandbSink, read_metrics
+
+ROOT = Path(__file__).parents[2]
 
 
 def strict(text):
@@ -152,6 +157,26 @@ def events(run_dir):
             for value in event.summary.value:
                 found[value.tag, event.step] = value.simple_value
     return found, restarts
+
+
+def test_tensorboard_does_without_pytorch(tmp_path):
+    """To import PyTorch takes more than a second of a run's start."""
+    (tmp_path / "torch.py").write_text("raise SystemExit('imported')")
+    code = f"""
+import sys
+from jaxssl.train.sinks import TensorBoardSink
+sink = TensorBoardSink({str(tmp_path / "run")!r})
+sink.write({{"kind": "train", "step": 2, "loss": 0.5}})
+sink.close()
+print("torch" in sys.modules)
+import torch
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert (out.stdout, out.stderr) == ("False\n", "imported\n")
+    assert events(tmp_path / "run")[0] == {("train/loss", 2): 0.5}
 
 
 def test_tensorboard_holds_every_number_under_its_kind(tmp_path):
