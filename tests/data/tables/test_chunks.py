@@ -15,7 +15,11 @@ from jaxssl.data.tables.config import TableFile
 from jaxssl.data.tables.read import read_chunks, read_table
 from jaxssl.data.tables.table import join
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [
+    pytest.mark.filterwarnings("error"),
+    # Of what other tests left behind, such as coroutines of a save that met a full disk.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 TEXT = st.text('",\t;\r\n\u2028\u00e9\U0001f600 #ab', max_size=9)
 PLAIN = st.text("ab\u2028\u00e9 \"'", min_size=1, max_size=6)
