@@ -206,6 +206,7 @@ def test_scores_do_not_depend_on_the_number_of_devices(top):
         assert values[1][name] == pytest.approx(value, rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_a_number_is_learnt_of_pairs_of_texts(base, tmp_path, monkeypatch):
     """The label is how often both texts have the cat. The chip's peak is known, as on a GPU."""
     monkeypatch.setattr(metrics, "peak_flops", lambda: 1e12)

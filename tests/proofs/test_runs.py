@@ -130,6 +130,7 @@ def test_a_run_directory_says_how_its_networks_are_made(electra):
     assert open_run(electra).config.networks["generator"].model.num_layers == 1
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_discriminator_or_from_the_generator(electra, words, tmp_path):
     for network, depth in ((None, 2), ("generator", 1)):
         table = {} if network is None else {"fresh": ["embeddings/tokens/**"]}
@@ -196,6 +197,7 @@ def test_both_networks_start_from_one_checkpoint(base, words, tmp_path):
     np.testing.assert_array_equal(found["generator/masked_lm/bias"][:136], first["masked_lm/bias"])
 
 
+@pytest.mark.slow
 def test_each_network_starts_from_what_it_is_told(base, words, tmp_path):
     networks = {"generator": {"init": {"from": str(base), "drop": ["pooler/**"]}}}
     objective = {**ELECTRA, "generator_layers": 2}

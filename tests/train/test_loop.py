@@ -190,6 +190,7 @@ def test_a_run_directory_is_one_runs_at_a_time(words, tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_start_that_saved_nothing_does_not_bind_the_next(words, tmp_path):
     out, warmup = tmp_path / "run", "optimizer.schedule.warmup=1"
     config = toy.configured(words, out, "masked", "train.steps=2", warmup)
