@@ -31,6 +31,7 @@ LAYERS = [
 FENCES = {
     "flax": ("models/*.py",),
     "orbax": ("checkpoint/*.py",),
+    "tensorstore": ("checkpoint/*.py",),
     "transformers": ("data/tokenizer/*.py", "commands/verify.py"),
     "pydantic": ("core/config/building.py",),
     "yaml": ("core/config/yaml_text.py",),

@@ -20,6 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxssl.checkpoint import manifest
+from jaxssl.checkpoint.orbax_paths import check_written, state_path
 from jaxssl.core.errors import UserError
 from jaxssl.parallel import hosts
 
@@ -150,20 +151,22 @@ class CheckpointManager:
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._checkpointer = self._checkpointer or _make_checkpointer(self.compress)
-            self._checkpointer.save(path / "state", args=ocp.args.PyTreeSave(state))
+            self._checkpointer.save(state_path(path), args=ocp.args.PyTreeSave(state))
         except Exception as error:
             self._discard(step)
             raise self._cannot_save(step, error) from error
         noted = copy.deepcopy(meta)  # the run counts on while this is written
-        finish = threading.Thread(target=self._finish, args=(step, noted), name="checkpoint")
+        arguments = step, len(jax.tree.leaves(state)), noted
+        finish = threading.Thread(target=self._finish, args=arguments, name="checkpoint")
         self._thread = finish
         finish.start()
 
-    def _finish(self, step: int, meta: dict[str, Any]) -> None:
+    def _finish(self, step: int, arrays: int, meta: dict[str, Any]) -> None:
         try:
             assert self._checkpointer is not None
             self._checkpointer.wait_until_finished()
             if hosts.is_first():
+                check_written(self.path(step), arrays)
                 manifest.seal(self.path(step), {"step": step, **meta})
         except BaseException as error:  # handed to the main thread by `check`
             self._discard(step)
@@ -295,7 +298,7 @@ class CheckpointManager:
         """
         try:
             with ocp.StandardCheckpointer() as checkpointer:
-                return checkpointer.restore(self.path(step) / "state", abstract)
+                return checkpointer.restore(state_path(self.path(step)), abstract)
         except Exception as error:
             raise _cannot_restore(self.path(step), error) from error
 
@@ -313,7 +316,7 @@ def read_arrays(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:
                 restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
                 partial_restore=True,
             )
-            return checkpointer.restore(checkpoint / "state", args=arguments)
+            return checkpointer.restore(state_path(checkpoint), args=arguments)
     except Exception as error:
         raise _cannot_restore(checkpoint, error) from error
 
@@ -326,7 +329,7 @@ def stored_arrays(checkpoint: Path) -> dict[str, Any]:
     """
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
-            metadata: Any = checkpointer.metadata(checkpoint / "state").item_metadata
+            metadata: Any = checkpointer.metadata(state_path(checkpoint)).item_metadata
             return metadata.tree
     except Exception as error:
         raise _cannot_restore(checkpoint, error) from error

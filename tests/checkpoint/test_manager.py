@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 
-from jaxssl.checkpoint import manifest
+from jaxssl.checkpoint import manifest, orbax_paths
 from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager, as_tree, read_arrays
 from jaxssl.core.errors import UserError
 from jaxssl.models.model import Model
@@ -259,6 +259,55 @@ def test_the_newest_the_best_and_every_nth_are_kept(config, losses, kept, tmp_pa
     assert manager.steps() == kept
     known = [step for step in kept if losses and losses[step - 1] is not None]
     assert manager.best() == (known[0] if known else None)
+
+
+# --- Paths ---
+
+NAMES = (
+    *("bert [lr 2e-3]", "[", "a]b", "*", "a?b", 'it\'s "so" #1 100%'),
+    *("gr\u00fc\u00df \u8a9e", "x" * 200),
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_is_restored_from_a_directory_of_any_name(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    small = State(jnp.ones([], jnp.int32), {"w": jnp.arange(5.0)}, {}, jnp.zeros([], jnp.int32))
+    manager = save(tmp_path / name, small, [1, 2])
+    restored = manager.restore(manager.choose("last"), as_tree(small))
+    assert bits(restored) == bits(as_tree(small))
+    part = read_arrays(manager.path(1), {"params": {"w": small.params["w"]}})
+    assert bits(part) == bits(small.params)
+    manager.close()
+
+
+def test_a_run_with_brackets_in_its_path_has_one_link_which_must_be_its_own(tmp_path, monkeypatch):
+    links = tmp_path / "links"
+    links.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(links))
+    step = tmp_path / "[a]" / "checkpoints" / "3"
+    state = orbax_paths.state_path(step)
+    assert orbax_paths.state_path(step.with_name("4")).parent.parent == state.parent.parent
+    (link,) = links.iterdir()
+    assert link.readlink() == step.parent and state == link / "3" / "state"
+    link.unlink()
+    link.symlink_to(tmp_path)
+    with pytest.raises(UserError, match="something else at that place"):
+        orbax_paths.state_path(step)
+    (tmp_path / "[a]").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "[a]"))
+    with pytest.raises(UserError, match=r"a path with \["):
+        orbax_paths.state_path(step)
+
+
+def test_a_step_that_restoring_would_not_find_is_not_sealed(tmp_path, monkeypatch):
+    """Given such a path as it is, Orbax only warns."""
+    monkeypatch.setattr(orbax_paths, "_plain", lambda directory: directory)
+    small = State(jnp.ones([], jnp.int32), {"w": jnp.arange(5.0)}, {}, jnp.zeros([], jnp.int32))
+    with pytest.raises(UserError, match="step 1 could not be saved") as raised:
+        save(tmp_path / "[a]", small, [1])
+    assert "0 arrays can be read back of 3 that were written" in str(raised.value)
+    assert not (tmp_path / "[a]" / "1").exists()
 
 
 # --- No space ---
