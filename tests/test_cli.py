@@ -209,6 +209,7 @@ def runs(words, byte_store, tmp_path_factory):
         ),
         (("checkpoint.every=19", "evaluation.every=50"), ("validation every 50 steps: none",)),
         (("checkpoint.every=5", "evaluation.split=null"), ()),
+        (("checkpoint.every=20", "evaluation.every=5"), ()),  # the first validation saves
     ],
 )
 def test_a_run_says_that_nothing_is_saved_or_validated_before_its_end(words, overrides, warnings):
@@ -281,6 +282,7 @@ def test_report_writes_one_and_compares_several(runs, capsys, tmp_path):
 
 def test_inspect_shows_runs_stores_and_checkpoints(runs, words, capsys):
     run = told(capsys, "inspect", str(runs / "masked"), "--verify")
+    assert "best step by loss: 4" in run
     assert "run " in run and "all checksums match" in run and "embeddings/tokens" in run
     store = told(capsys, "inspect", str(words), "--verify")
     assert "token store" in store and "all checksums match" in store and "validation" in store

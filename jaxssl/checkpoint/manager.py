@@ -30,7 +30,8 @@ SHARED_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When to save and what to keep. The best step by validation loss is always kept too."""
+    """When to save and what to keep. A validation that is the best so far
+    saves, too, and its step is always kept (`evaluation.best_by`)."""
 
     every: int = 1000
     """Steps between checkpoints."""

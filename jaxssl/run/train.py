@@ -89,10 +89,11 @@ def score_best(built: Built, run_dir: Path, outcome: Outcome, say: Say) -> Outco
     `scores.json`.
 
     Returns:
-      The outcome with the best checkpoint's validation in the place of the last one's.
+      The outcome with the best checkpoint's validation in the place of the last one's; that of
+      several streams stays as it is, for all its numbers are of one checkpoint.
     """
     model = open_run(run_dir, "best")
-    found, values = {}, dict(outcome.validation)
+    found, metrics, values = {}, [], dict(outcome.validation)
     for name, opened in built.streams.items():
         objective = opened.config.objective
         if not objective.named_tasks:
@@ -112,16 +113,17 @@ def score_best(built: Built, run_dir: Path, outcome: Outcome, say: Say) -> Outco
                 **objective.details(made.predictions, references),
             }
             metric = objective.metric
+            metrics.append(metric)
             say(
                 f"{key}, step {model.step:,}: {metric} {made.values[metric]:.4f} "
                 f"(without looking at the text: {baseline[metric]:.4f})"
             )
-            if split == opened.config.validation:
-                values |= prefixed(name, made.values)
+            if split == opened.config.validation and len(built.streams) == 1:
+                values |= made.values
     if hosts.is_first():
-        metric = built.work.feeds.metric
+        facts = {"step": model.step, "metric": metrics[0] if metrics else None, "splits": found}
         with atomic_write(run_dir / SCORES) as file:
-            json.dump({"step": model.step, "metric": metric, "splits": found}, file, indent=1)
+            json.dump(facts, file, indent=1)
     hosts.barrier("scores are written")
     return dataclasses.replace(outcome, validation=values)
 
@@ -185,14 +187,16 @@ def _describe_stream(built: Built, name: str) -> list[str]:
 def nothing_before_the_end(
     steps: int, evaluation: EvaluationConfig, checkpoint: CheckpointConfig
 ) -> list[str]:
-    """Warnings of a run that is shorter than the steps between its checkpoints or validations."""
+    """Warnings of a run that is shorter than the steps between its checkpoints or validations. The
+    first validation is the best so far, and saves."""
     lines = []
-    if checkpoint.every >= steps:
+    validates = evaluation.split is not None and 0 < evaluation.every < steps
+    if checkpoint.every >= steps and not validates:
         lines.append(
             f"warning: checkpoints every {checkpoint.every:,} steps: none before the end at step "
             f"{steps:,}, so that a killed run starts anew (checkpoint.every={max(1, steps // 5)})"
         )
-    if evaluation.split is not None and not 0 < evaluation.every < steps:
+    if evaluation.split is not None and not validates:
         often = f"every {evaluation.every:,} steps" if evaluation.every else "at the end alone"
         lines.append(
             f"warning: validation {often}: none before step {steps:,}, so that the report has no "

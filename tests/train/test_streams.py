@@ -232,6 +232,17 @@ def test_two_tasks_of_one_kind_cannot_have_one_head(words, csv, tmp_path):
     assert "head: NAME" in str(refused.value)
 
 
+def test_the_scores_of_a_run_with_a_task_are_the_tasks_and_its_end_is_of_one_step(done):
+    made, out = done
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["metric"] == "accuracy"
+    assert all(scores["metric"] in split["scores"] for split in scores["splits"].values())
+    ended = train_run(load_config([made], []), lambda text: None)
+    last = toy.rows_of(out, "validation")[-1]
+    assert ended.validation == pytest.approx({key: last[key] for key in ended.validation})
+    assert "labels/accuracy" in ended.validation
+
+
 @pytest.mark.slow
 def test_two_tasks_of_one_kind_have_heads_of_their_own(words, csv, tmp_path):
     made = two_tasks(words, csv, tmp_path)
