@@ -295,12 +295,14 @@ def _report(options: argparse.Namespace) -> int:
     from jaxssl.report import summary_table, write_comparison, write_report
 
     runs = [Path(run) for run in options.runs]
+    if len(runs) == 1:
+        print(f"report: {write_report(runs[0], options.out)}")
+        return 0
     for run in runs:
         print(f"report: {write_report(run)}")
-    if len(runs) > 1:
-        out = Path(options.out) if options.out else runs[0].resolve().parent / "comparison.html"
-        print(f"comparison: {write_comparison(runs, out)}")
-        print(summary_table(runs))
+    out = Path(options.out) if options.out else runs[0].resolve().parent / "comparison.html"
+    print(f"comparison: {write_comparison(runs, out)}")
+    print(summary_table(runs))
     return 0
 
 

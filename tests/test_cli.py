@@ -280,6 +280,16 @@ def test_report_writes_one_and_compares_several(runs, capsys, tmp_path):
     assert f"comparison: {runs.resolve() / 'comparison.html'}\n" in text  # beside the first run
 
 
+def test_the_report_of_one_run_goes_where_it_is_told(runs, capsys, tmp_path):
+    own = runs / "masked" / "report.html"
+    own.write_text("the run's own")
+    out = tmp_path / "page.html"
+    assert told(capsys, "report", str(runs / "masked"), "--out", str(out)) == f"report: {out}\n"
+    assert out.stat().st_size > 1000 and own.read_text() == "the run's own"
+    assert told(capsys, "report", str(runs / "masked")) == f"report: {own}\n"
+    assert own.read_text() == out.read_text()
+
+
 def test_inspect_shows_runs_stores_and_checkpoints(runs, words, capsys):
     run = told(capsys, "inspect", str(runs / "masked"), "--verify")
     assert "best step by loss: 4" in run

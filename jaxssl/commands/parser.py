@@ -170,7 +170,9 @@ def _add_showing_verbs(verbs: Verbs) -> None:
     """Those that show what is there, and the demo."""
     verb = verbs.add("report", "write report.html of a run, or compare several")
     verb.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
-    verb.add_argument("--out", help="file for a comparison of several runs (beside the first)")
+    verb.add_argument(
+        "--out", help="file to write (report.html in the run; comparison.html beside the first run)"
+    )
     verb = verbs.add("inspect", "show what a run, token store or checkpoint holds")
     verb.add_argument("path", help="a run, a token store, a checkpoint step or a tokenizer")
     verb.add_argument("--verify", action="store_true", help="compare every file with its checksum")

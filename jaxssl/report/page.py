@@ -18,14 +18,17 @@ MAX_POINTS = 30_000  # drawn on a page, over all lines: keeps it under 2 MB
 MAX_LINE_POINTS = 1_500
 
 
-def write_report(run_dir: str | Path) -> Path:
-    """Writes `<run_dir>/report.html` from what the run directory holds, and returns its path.
+def write_report(run_dir: str | Path, out: str | Path | None = None) -> Path:
+    """Writes one page of what a run directory holds, and returns its path.
+
+    Args:
+      out: the HTML file to write; None is `<run_dir>/report.html`.
 
     Raises:
       UserError: this is no run directory, or its metrics are damaged.
     """
     run = read_run(run_dir)
-    path = run.directory / "report.html"
+    path = run.directory / "report.html" if out is None else Path(out)
     with atomic_write(path) as file:
         file.write(_report(run))
     return path
