@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import typing
-from pathlib import Path
 
 import pytest
 import toy
@@ -212,11 +211,12 @@ def runs(words, byte_store, tmp_path_factory):
         (("checkpoint.every=20", "evaluation.every=5"), ()),  # the first validation saves
     ],
 )
-def test_a_run_says_that_nothing_is_saved_or_validated_before_its_end(words, overrides, warnings):
-
-    config = toy.configured(words, Path("run"), "masked", *overrides)
+def test_a_run_says_that_nothing_is_saved_or_validated_before_its_end(
+    words, overrides, warnings, tmp_path
+):
+    config = toy.configured(words, tmp_path / "run", "masked", *overrides)
     built = build(config)
-    said = describe(built, find_receipt(built, Path("run")))
+    said = describe(built, find_receipt(built, tmp_path / "run"))
     said = [x for x in said if x.startswith("warning")]
     assert len(said) == len(warnings)
     assert all(part in line for part, line in zip(warnings, said))
