@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from jaxssl.core.errors import UserError
 
@@ -73,17 +72,6 @@ def _store(path: Path, verify: bool) -> Iterator[str]:
         )
 
 
-def _chosen_by(config: Any) -> str:
-    """The number of the validation that checkpoints are chosen by."""
-    if config.evaluation.best_by != "auto":
-        return config.evaluation.best_by
-    for name, stream in config.all_streams.items():
-        if stream.objective is not None and stream.validation is not None:
-            metric = stream.objective.metric
-            return f"{name}/{metric}" if name else metric
-    return "loss"
-
-
 def _checkpoint(path: Path, verify: bool) -> Iterator[str]:
     from jaxssl.checkpoint import manifest
 
@@ -119,7 +107,7 @@ def _run(path: Path, verify: bool) -> Iterator[str]:
         yield from (f"  {line}" for line in _checkpoint(manager.path(step), verify))
     best = manager.best()
     if best is not None:
-        yield f"  best step by {_chosen_by(config)}: {best}"
+        yield f"  best step by {config.chosen_by}: {best}"
     rows = [row for row in read_metrics(path) if row["kind"] == "validation"]
     if rows:
         yield f"  last validation: {json.dumps(rows[-1])}"

@@ -35,7 +35,7 @@ from jaxssl.train.feeds import Feed, Feeds
 from jaxssl.train.loop import Work
 from jaxssl.train.samples import check_samples
 from jaxssl.train.settings import Epochs
-from jaxssl.train.validation import check_best_by, prefixed
+from jaxssl.train.validation import check_best_by
 from jaxssl.transfer import freezing
 from jaxssl.transfer.start import Start, open_starts, uncut
 
@@ -180,12 +180,7 @@ def make_feeds(config: RunConfig, tokenizer: Tokenizer, opened: Mapping[str, Ope
     """What a run is fed."""
     streams = config.all_streams
     feeds = {name: make_feed(streams[name], each) for name, each in opened.items()}
-    validated = [name for name in feeds if feeds[name].validation is not None]
-    metric = "loss"
-    if validated:
-        first = validated[0]
-        (metric,) = prefixed(first, {streams[first].objective.metric: 0.0})
-    return Feeds(streams=feeds, tokenizer=tokenizer, metric=metric)
+    return Feeds(streams=feeds, tokenizer=tokenizer, metric=config.chosen_by)
 
 
 def make_feed(stream: Any, opened: Opened) -> Feed:

@@ -219,6 +219,18 @@ class RunConfig:
         return [self.objective] if self.objective else []
 
     @property
+    def chosen_by(self) -> str:
+        """The number of a validation that chooses the best checkpoint: that of the first stream
+        that is validated, unless `evaluation.best_by` names one."""
+        if self.evaluation.best_by != "auto":
+            return self.evaluation.best_by
+        for name, stream in self.all_streams.items():
+            if stream.objective is not None and stream.validation is not None:
+                metric = stream.objective.metric
+                return f"{name}/{metric}" if name else metric
+        return "loss"
+
+    @property
     def tasks(self) -> dict[str, Any]:
         """The tasks of all streams, by name: the stream's, the term's, or the task's own."""
         found = {}

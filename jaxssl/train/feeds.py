@@ -45,8 +45,7 @@ class Feeds:
 
     Attributes:
       streams: by their names; the first one's epochs count.
-      metric: the number of a validation that chooses the best checkpoint, where the configuration
-        leaves it to the objective.
+      metric: the number of a validation that chooses the best checkpoint.
       encodes_once: whether each example is encoded once, since nothing below the heads is trained.
     """
 

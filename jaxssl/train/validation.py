@@ -89,8 +89,7 @@ class Validation:
         self.selections, self._step = selections, -1
 
     def _selection(self) -> float:
-        name = self._settings.evaluation.best_by
-        name = self._feeds.metric if name == "auto" else name
+        name = self._feeds.metric
         if name not in self.values:
             raise _no_such_score(name, self.values)
         is_lower_better = self._program.is_lower_better(name)
