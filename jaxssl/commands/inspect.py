@@ -58,6 +58,7 @@ def _tokenizer(path: Path, verify: bool) -> Iterator[str]:
 
 
 def _store(path: Path, verify: bool) -> Iterator[str]:
+    from jaxssl.data.corpus.skipped import described
     from jaxssl.data.store.store import TokenStore
 
     store = TokenStore.open(path, verify=verify)
@@ -70,6 +71,8 @@ def _store(path: Path, verify: bool) -> Iterator[str]:
             f"  {name:<12}{split.documents:>12,}{split.sentences:>12,}{split.tokens:>16,}"
             f"{split.bytes:>16,}"
         )
+    good = sum(split.documents for split in store.manifest.splits.values())
+    yield from (f"  {line}" for line in described(store.manifest.set_aside, good))
 
 
 def _checkpoint(path: Path, verify: bool) -> Iterator[str]:

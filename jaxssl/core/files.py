@@ -1,8 +1,9 @@
-"""Files that are whole or absent: written to a temporary name, fsynced, renamed."""
+"""Files and directories that are whole or absent: written beside, fsynced, renamed."""
 
 import contextlib
 import hashlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,27 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         fsync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_directory(path: str | Path) -> Iterator[Path]:
+    """A temporary directory beside `path` that becomes it once all is written, or is deleted.
+
+    `path` may be there as an empty directory.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:16]}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as opened:
+                    os.fsync(opened.fileno())
+        os.replace(temporary, path)
+        fsync_directory(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def fsync_directory(directory: Path) -> None:

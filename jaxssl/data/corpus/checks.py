@@ -1,13 +1,15 @@
 """Refuses a corpus that a tokenizer does not know, or that leaves nothing to train on."""
 
+from typing import Any
+
 import numpy as np
 
 from jaxssl.core.errors import UserError
 from jaxssl.data.corpus.config import PrepareConfig
+from jaxssl.data.corpus.skipped import SKIPPED, described
 from jaxssl.data.corpus.sources import SourceConfig
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 
-SKIPPED = "set_aside.jsonl"
 PROBE_CHARACTERS = 200_000
 
 
@@ -27,7 +29,10 @@ def check_sample(config: PrepareConfig, tokenizer: Tokenizer, source: SourceConf
 
 
 def check_result(
-    config: PrepareConfig, tokenizer: Tokenizer, counts: dict[str, np.ndarray], aside: str
+    config: PrepareConfig,
+    tokenizer: Tokenizer,
+    counts: dict[str, np.ndarray],
+    aside: dict[str, Any],
 ) -> None:
     """Refuses a store without training text or with too many unknown tokens."""
     if not counts:
@@ -35,7 +40,7 @@ def check_result(
             "the corpus has no readable document",
             where="source",
             expected="text in UTF-8",
-            got=f"no document ({aside})",
+            got="\n".join(["no document", *described(aside, 0)]),
             fix=f"look at {config.out}/{SKIPPED}; check text_key and the files' encoding",
         )
     if "train" not in counts:

@@ -32,6 +32,9 @@ class PrepareConfig:
     nowhere (one sentence a document)."""
     max_unknown_rate: float = 0.01
     """Largest share of tokens that may be unknown to the tokenizer."""
+    max_set_aside: float = 0.01
+    """Largest share of the documents that may be set aside because they cannot be used (bytes that
+    are not UTF-8, lines that are not JSON). Empty documents do not count."""
     tasks: int = 8
     """Into how many tasks to divide the work; each makes one shard of each split."""
     workers: int = 0
@@ -47,6 +50,7 @@ class PrepareConfig:
             ("tasks", 1 <= self.tasks <= 99_999, "1 to 99999", self.tasks),
             ("workers", self.workers >= 0, "0 or more", self.workers),
             ("max_unknown_rate", 0 <= self.max_unknown_rate <= 1, "0 to 1", self.max_unknown_rate),
+            ("max_set_aside", 0 <= self.max_set_aside <= 1, "0 to 1", self.max_set_aside),
             ("validation_fraction", self.validation_fraction >= 0, "0 or more", held_out),
             ("test_fraction", self.test_fraction >= 0, "0 or more", self.test_fraction),
             ("validation_fraction", held_out < 1, "together with test below 1", held_out),

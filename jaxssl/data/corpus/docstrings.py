@@ -90,6 +90,13 @@ def write_docstrings(modules: Iterable[Module], path: str | Path) -> None:
             file.write(json.dumps({**row, "package": module.package}, ensure_ascii=False) + "\n")
 
 
+def installed(packages: tuple[str, ...]) -> tuple[int, str]:
+    """Size in bytes of all files that `collect` would read, and a SHA-256 of names and sizes."""
+    sizes = sorted((name, os.path.getsize(file)) for name, file in _files(packages))
+    digest = hashlib.sha256(json.dumps(sizes).encode())
+    return sum(size for _, size in sizes), digest.hexdigest()
+
+
 def _files(packages: tuple[str, ...]) -> list[tuple[str, str]]:
     """(path relative to site-packages, file) of every Python file of the wanted packages."""
     found: dict[str, str] = {}

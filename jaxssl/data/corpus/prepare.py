@@ -21,16 +21,15 @@ import numpy as np
 from jaxssl.core.config import to_dict
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
-from jaxssl.data.corpus.checks import SKIPPED, check_result, check_sample
+from jaxssl.data.corpus import skipped
+from jaxssl.data.corpus.checks import check_result, check_sample
 from jaxssl.data.corpus.config import PrepareConfig
+from jaxssl.data.corpus.contents import CONTENTS, check_unchanged, read_contents, write_contents
 from jaxssl.data.corpus.record import (
     COMMITS,
-    INPUTS,
     RECORD,
     WORK,
-    check_inputs,
     commits,
-    inputs,
     is_complete,
     leftovers,
     pinned,
@@ -58,6 +57,7 @@ def prepare(config: PrepareConfig) -> TokenStore:
     asked = record(config, tokenizer)
     was_complete = is_complete(out, asked)
     if was_complete:
+        check_unchanged(out / CONTENTS, config.sources, "token store")
         print(f"{out}: complete already, nothing to prepare", file=sys.stderr)
     is_tidy = was_complete and not leftovers(out) and not (out / WORK).exists()
     if not is_tidy or _missing_plans(config, out):
@@ -70,8 +70,15 @@ def prepare(config: PrepareConfig) -> TokenStore:
                 packing.write_pack_plan(split, length)
             shutil.rmtree(out / WORK)
     store = TokenStore.open(out)
+    _tell_of_skipped(store)
     _warn_of_empty_splits(config, store)
     return store
+
+
+def _tell_of_skipped(store: TokenStore) -> None:
+    good = sum(split.documents for split in store.manifest.splits.values())
+    for line in skipped.described(store.manifest.set_aside, good):
+        print(line, file=sys.stderr)
 
 
 def _warn_of_empty_splits(config: PrepareConfig, store: TokenStore) -> None:
@@ -96,13 +103,15 @@ def _make(config: PrepareConfig, tokenizer: Tokenizer, asked: dict, out: Path) -
     config = pinned(config, chosen)
     for source in config.sources:
         source.check()
-    check_inputs(config, out)
+    if (out / RECORD).is_file():
+        check_unchanged(out / CONTENTS, config.sources, "token store")
     sources = [_collected(source, i, work.path) for i, source in enumerate(config.sources)]
     if not (out / RECORD).is_file():
         check_sample(config, tokenizer, sources[0])
         tokenizer.save(work.tokenizer)
+        write_contents(out / CONTENTS, read_contents(config.sources))
         with atomic_write(out / RECORD) as file:
-            json.dump({**asked, INPUTS: inputs(config), COMMITS: chosen}, file, indent=1)
+            json.dump({**asked, COMMITS: chosen}, file, indent=1)
             file.write("\n")
     _run(config, sources, work, out)
     _finish(config, tokenizer, work, out)
@@ -145,8 +154,12 @@ def _finish(config: PrepareConfig, tokenizer: Tokenizer, work: Any, out: Path) -
             for split in file:
                 total = counts.setdefault(split, np.zeros(tokenizer.vocab_size, np.int64))
                 total[: file[split].size] += file[split]
-    aside, first = _merge_skipped(work, out / SKIPPED)
-    check_result(config, tokenizer, counts, f"{aside} set aside; the first: {first}")
+    splits = {name: split_record(shards[name], counts[name]) for name in sorted(shards)}
+    aside = skipped.merge(_skipped_files(work), out / skipped.SKIPPED)
+    check_result(config, tokenizer, counts, aside)
+    good = sum(split["documents"] for split in splits.values())
+    skipped.check_share(aside, good, config.max_set_aside, out)
+    check_unchanged(out / CONTENTS, config.sources, "token store")
     tokenizer.save(out / "tokenizer")
     write_manifest(
         out / "manifest.json",
@@ -159,8 +172,8 @@ def _finish(config: PrepareConfig, tokenizer: Tokenizer, work: Any, out: Path) -
             "sources": to_dict(config.sources),
             "seed": config.seed,
             "split_fractions": config.fractions,
-            "splits": {name: split_record(shards[name], counts[name]) for name in sorted(shards)},
-            "set_aside": {"documents": aside, "file": SKIPPED if aside else None},
+            "splits": splits,
+            "set_aside": aside,
         },
     )
 
@@ -187,24 +200,14 @@ def _size(sources: list[SourceConfig]) -> int | None:
     """About how many bytes of text there are, or None if that cannot be seen."""
     if not all(isinstance(source, TextFiles | Jsonl) for source in sources):
         return None
-    files = [file for s in sources if isinstance(s, TextFiles | Jsonl) for file in s.files()]
+    files = [file for source in sources for file in source.inputs()]
     return None if any(file.compressed for file in files) else sum(file.size for file in files)
 
 
-def _merge_skipped(work: Any, path: Path) -> tuple[int, str | None]:
-    """Joins the tasks' lists of skipped documents; returns their count and the first, in words."""
-    files = [*sorted(work.path.glob("source*/*-set-aside.jsonl"))]
-    files += sorted(work.skipped.glob("*.jsonl"))
-    count, first = 0, None
-    with contextlib.ExitStack() as stack:
-        merged = stack.enter_context(atomic_write(path)) if files else None
-        for file in files:
-            with open(file, encoding="utf-8") as lines:
-                for line in lines:
-                    merged.write(line)  # type: ignore[union-attr]
-                    first = first or line.strip()
-                    count += 1
-    return count, first
+def _skipped_files(work: Any) -> list[Path]:
+    """The tasks' lists of skipped documents."""
+    collected = sorted(work.path.glob("source*/*-set-aside.jsonl"))
+    return [*collected, *sorted(work.skipped.glob("*.jsonl"))]
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from jaxssl.data.corpus.files import FIRST_BLOCK, SourceFile, open_file
 from jaxssl.data.corpus.hub import HubRows, Keys
 from jaxssl.data.corpus.lines import MAX_LINE_BYTES, Line, Lines, share
 from jaxssl.data.corpus.sentences import last_whitespace
-from jaxssl.data.corpus.skipped import SkippedDocuments
+from jaxssl.data.corpus.skipped import EMPTY, SkippedDocuments
 
 PART_BYTES = 1 << 20
 
@@ -96,13 +96,17 @@ class JsonlReader(FilesReader):
                 continue
             try:
                 yield self._document(file, line)
-            except (ValueError, RecursionError) as error:
-                self.skipped.add(file.path, line.number, str(error) or type(error).__name__)
+            except ValueError as error:
+                self.skipped.add(file.path, line.number, str(error))
 
     def _document(self, file: SourceFile, line: Line) -> Document:
         if line.data is None:
             raise ValueError(f"a line of more than {MAX_LINE_BYTES >> 20} MiB")
-        row = json.loads(decode(line.data))
+        text = decode(line.data)
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"not JSON: {error}") from None
         if not isinstance(row, dict):
             raise ValueError(f"a JSON {type(row).__name__}, not an object")
         text = check_text(_value(row, self.keys.text))
@@ -230,7 +234,7 @@ def check_text(text: Any) -> str:
     if not isinstance(text, str):
         raise ValueError(f"the text is a {type(text).__name__}, not a string")
     if not text or text.isspace():
-        raise ValueError("the text is empty")
+        raise ValueError(EMPTY)
     if not text.isascii():
         try:
             text.encode("utf-8")
@@ -267,7 +271,7 @@ def check_encoding(opened: Any) -> None:
     except UnicodeDecodeError:
         raise ValueError("not UTF-8: the file ends within a character") from None
     if empty:
-        raise ValueError("the text is empty")
+        raise ValueError(EMPTY)
 
 
 def _parts(opened: Any) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """What a token store was begun with, compared with what is asked for now."""
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,31 +8,31 @@ from typing import Any
 from jaxssl.core.config import to_dict
 from jaxssl.core.errors import UserError
 from jaxssl.data.corpus.config import PrepareConfig
-from jaxssl.data.corpus.files import fingerprint
-from jaxssl.data.corpus.sources import Hub, Jsonl, TextFiles
+from jaxssl.data.corpus.contents import CONTENTS
+from jaxssl.data.corpus.sources import Hub
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 
 RECORD = "prepare.json"
 WORK = ".work"
 INPUTS, COMMITS = "inputs", "commits"
+"""Not compared. `inputs` is in older stores only: a digest of the files' beginnings and ends."""
+LEFT_OUT = ("out", "workers", "tokenizer", "max_unknown_rate", "max_set_aside", "pack_lengths")
 
 
 def record(config: PrepareConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What decides the store's bytes. Where it lies and how many workers make it does not."""
-    left_out = ("out", "workers", "tokenizer", "max_unknown_rate", "pack_lengths")
-    kept = {key: value for key, value in to_dict(config).items() if key not in left_out}
-    return {**kept, "tokenizer": tokenizer.fingerprint}
+    """What decides the store's bytes. Where it lies and how many workers make it does not.
+
+    Nor does where the corpus lies: what it holds is noted in `inputs.jsonl`.
+    """
+    kept = {key: value for key, value in to_dict(config).items() if key not in LEFT_OUT}
+    return {**_without_places(kept), "tokenizer": tokenizer.fingerprint}
 
 
-def inputs(config: PrepareConfig) -> str:
-    """A digest of the corpus's files: their names, sizes, beginnings and ends."""
-    listed = [
-        fingerprint(file)
-        for source in config.sources
-        if isinstance(source, TextFiles | Jsonl)
-        for file in source.files()
-    ]
-    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+def _without_places(record: dict[str, Any]) -> dict[str, Any]:
+    """`record` without the paths of its sources, which older stores have in theirs."""
+    first, more = record.get("source", {}), record.get("more_sources", ())
+    sources = [{k: v for k, v in s.items() if k != "paths"} for s in (first, *more)]
+    return {**record, "source": sources[0], "more_sources": sources[1:]}
 
 
 def commits(config: PrepareConfig, out: Path) -> list[str | None]:
@@ -53,27 +52,12 @@ def pinned(config: PrepareConfig, commits: list[str | None]) -> PrepareConfig:
     return dataclasses.replace(config, source=first, more_sources=tuple(more))
 
 
-def check_inputs(config: PrepareConfig, out: Path) -> None:
-    """Refuses to go on with a store whose corpus has changed since it was begun."""
-    if not (out / RECORD).is_file():
-        return
-    found = json.loads((out / RECORD).read_text(encoding="utf-8"))
-    if found[INPUTS] != inputs(config):
-        raise UserError(
-            "the corpus has changed since this token store was begun",
-            where=out,
-            expected="files of the same names, sizes, beginnings and ends",
-            got="others",
-            fix="delete this directory to make the store anew",
-        )
-
-
 def is_complete(out: Path, record: dict[str, Any]) -> bool:
     """Whether `out` is complete; raises a `UserError` if it holds something else."""
     try:
-        found = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        found = _without_places(json.loads((out / RECORD).read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
-        ours = {WORK, *(f.name for f in leftovers(out))}
+        ours = {WORK, CONTENTS, *(f.name for f in leftovers(out))}
         others = [f.name for f in out.iterdir() if f.name not in ours] if out.is_dir() else []
         if not others and (out.is_dir() or not out.exists()):
             return False

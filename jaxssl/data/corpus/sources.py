@@ -1,7 +1,8 @@
 """Where text comes from: configurations of the sources and the checks that come before reading.
 
-Each source has `check()`, which finds a user's mistakes early, and `reader()`, which makes the
-datatrove reader that yields its documents, shared out over tasks by (rank, world_size).
+Each source has `check()`, which finds a user's mistakes early, `inputs()`, the files that it reads,
+and `reader()`, which makes the datatrove reader that yields its documents, shared out over tasks by
+(rank, world_size).
 """
 
 import dataclasses
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jaxssl.core.errors import UserError
+from jaxssl.core.progress import tell
 from jaxssl.data.corpus.docstrings import collect, write_docstrings
-from jaxssl.data.corpus.files import SourceFile, check_files, list_files
+from jaxssl.data.corpus.files import SourceFile, check_files
 from jaxssl.data.corpus.hub import HubRows, Keys
+from jaxssl.data.corpus.listing import Listing, list_files
 from jaxssl.data.corpus.skipped import SkippedDocuments
 
 # The readers are imported where they are made: they load datatrove.
@@ -29,17 +32,19 @@ class TextFiles:
 
     name: Literal["text"] = "text"
     paths: tuple[str, ...]
-    """Files, folders (all files below them), globs (`**` crosses folders) or fsspec URLs; .gz,
-    .bz2, .xz and .zst are unpacked."""
+    """Files, folders (all files below them), patterns (`**` crosses folders) or fsspec URLs; .gz,
+    .bz2, .xz and .zst are unpacked. Links are followed, and each real file is read once."""
     documents: Literal["file", "blank_lines"] = "file"
     """What one document is: a whole file, or a stretch between blank lines."""
 
-    def files(self) -> list[SourceFile]:
+    def listing(self) -> Listing:
         return list_files(self.paths, lambda name: True)
 
+    def inputs(self) -> list[SourceFile]:
+        return self.listing().files
+
     def check(self) -> None:
-        files = self.files()
-        check_files(files)
+        files = _checked(self.listing())
         largest = max(files, key=lambda file: file.size)
         if self.documents == "file" and largest.size > MAX_DOCUMENT_BYTES:
             raise UserError(
@@ -54,7 +59,7 @@ class TextFiles:
         from jaxssl.data.corpus.readers import ParagraphReader, TextFileReader
 
         kind = TextFileReader if self.documents == "file" else ParagraphReader
-        return kind(self.files(), skipped_to)
+        return kind(self.inputs(), skipped_to)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,8 +68,8 @@ class Jsonl:
 
     name: Literal["jsonl"] = "jsonl"
     paths: tuple[str, ...]
-    """Files, folders (the .jsonl, .ndjson and .json files below them, also compressed), globs or
-    fsspec URLs."""
+    """Files, folders (the .jsonl, .ndjson and .json files below them, also compressed), patterns or
+    fsspec URLs. Links are followed, and each real file is read once."""
     text_key: str = "text"
     """Key of the text."""
     id_key: str | None = None
@@ -73,20 +78,23 @@ class Jsonl:
     """Key of the group (an author, a site) that must not be divided between training and held-out
     text; null means that each document is its own."""
 
-    def files(self) -> list[SourceFile]:
+    def listing(self) -> Listing:
         return list_files(self.paths, _is_jsonl)
+
+    def inputs(self) -> list[SourceFile]:
+        return self.listing().files
 
     @property
     def keys(self) -> Keys:
         return Keys(self.text_key, self.id_key, self.group_key)
 
     def check(self) -> None:
-        check_files(self.files())
+        _checked(self.listing())
 
     def reader(self, skipped_to: str | Path | None = None) -> "Reader":
         from jaxssl.data.corpus.readers import JsonlReader
 
-        return JsonlReader(self.files(), self.keys, skipped_to)
+        return JsonlReader(self.inputs(), self.keys, skipped_to)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,6 +126,11 @@ class Hub:
     @property
     def keys(self) -> Keys:
         return Keys(self.text_key, self.id_key, self.group_key)
+
+    def inputs(self) -> list[SourceFile]:
+        """The files of a local folder; none of a data set of the hub, which has a commit."""
+        is_local = Path(self.dataset).exists()
+        return list_files([self.dataset], lambda name: True).files if is_local else []
 
     def check(self) -> None:
         if self.revision is not None and Path(self.dataset).exists():
@@ -159,6 +172,10 @@ class Docstrings:
                 got=self.max_bytes,
             )
 
+    def inputs(self) -> list[SourceFile]:
+        """None: `docstrings.installed` says what there is."""
+        return []
+
     def check(self) -> None:
         """Nothing to do: reading looks for the packages first."""
 
@@ -182,6 +199,14 @@ class Docstrings:
 
 
 SourceConfig = TextFiles | Jsonl | Hub | Docstrings
+
+
+def _checked(listing: Listing) -> list[SourceFile]:
+    """The files, checked; what lies there and is not read is told."""
+    check_files(listing.files)
+    for note in listing.notes:
+        tell(note)
+    return listing.files
 
 
 def _is_jsonl(name: str) -> bool:

@@ -19,8 +19,9 @@ from typing import Any, Literal
 from jaxssl.core.bounds import check_local
 from jaxssl.core.config import to_dict
 from jaxssl.core.errors import UserError
-from jaxssl.core.files import atomic_write
-from jaxssl.core.progress import bar
+from jaxssl.core.files import atomic_write, new_directory
+from jaxssl.core.progress import bar, tell
+from jaxssl.data.corpus.contents import CONTENTS, check_unchanged, read_contents, write_contents
 from jaxssl.data.corpus.sentences import split_long
 from jaxssl.data.corpus.sources import Docstrings, SourceConfig
 from jaxssl.data.tokenizer.loading import load_tokenizer
@@ -91,22 +92,26 @@ class TokenizerTrainConfig:
 def train_tokenizer(config: TokenizerTrainConfig) -> Tokenizer:
     """Trains a tokenizer on `config.source` and saves it to `config.out`.
 
-    Does nothing but load it when it was trained before with the same configuration.
+    Does nothing but load it when it was trained before with the same configuration on the same
+    corpus.
 
     Raises:
-      UserError: bad corpus, text too small, or `out` holds something else.
+      UserError: bad corpus, text too small, `out` holds something else, or the corpus has changed.
     """
     out = Path(config.out)
     wanted = {**to_dict(config), "out": None}
     if _is_done(out, wanted):
+        check_unchanged(out / CONTENTS, [config.source], "tokenizer")
         print(f"{out}: already trained with this configuration", file=sys.stderr)
         return load_tokenizer(out)
     config.source.check()
-    with tempfile.TemporaryDirectory() as scratch:
+    with new_directory(out) as directory, tempfile.TemporaryDirectory() as scratch:
+        write_contents(directory / CONTENTS, read_contents([config.source]))
         tokenizer = train_on_texts(config, _texts(config, Path(scratch)))
-    tokenizer.save(out)
-    with atomic_write(out / RECORD) as file:
-        json.dump(wanted, file, indent=1)
+        check_unchanged(directory / CONTENTS, [config.source], "tokenizer")
+        tokenizer.save(directory)
+        with atomic_write(directory / RECORD) as file:
+            json.dump(wanted, file, indent=1)
     return tokenizer
 
 
@@ -123,18 +128,26 @@ def train_on_texts(config: TokenizerTrainConfig, texts: Texts) -> Tokenizer:
 
 
 def _is_done(out: Path, wanted: dict) -> bool:
+    """Whether this tokenizer is there already. Where its corpus lies is not compared."""
     record = out / RECORD
-    if record.is_file() and json.loads(record.read_text(encoding="utf-8")) == wanted:
-        return True
-    if record.is_file() or (out.is_dir() and any(out.glob("tokenizer.*"))):
+    if record.is_file():
+        found = json.loads(record.read_text(encoding="utf-8"))
+        if _without_place(found) == _without_place(wanted):
+            return True
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(
-            "there is already a tokenizer here, and it was not trained with this configuration",
+            "there is something here already, and it is no tokenizer of this configuration",
             where=out,
             expected="an empty or new directory",
-            got=f"a tokenizer{' (see training.json)' if record.is_file() else ''}",
+            got="another tokenizer (see training.json)" if record.is_file() else "other files",
             fix="choose another `out`, or delete this directory",
         )
     return False
+
+
+def _without_place(record: dict) -> dict:
+    source = {key: value for key, value in record.get("source", {}).items() if key != "paths"}
+    return {**record, "source": source}
 
 
 def _texts(config: TokenizerTrainConfig, scratch: Path) -> Texts:
@@ -156,8 +169,7 @@ def _texts(config: TokenizerTrainConfig, scratch: Path) -> Texts:
                     break
         skipped = reader.skipped
         if skipped.count:
-            count, first = skipped.count, skipped.first
-            print(f"{count} documents could not be read; the first: {first}", file=sys.stderr)
+            tell(f"{skipped.count:,} documents could not be read; the first: {skipped.first}")
         if not size:
             raise UserError(
                 "the corpus has no readable text",

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from sample_texts import NASTY, documents
 
+from jaxssl.commands.inspect import inspect_path
 from jaxssl.core.errors import UserError
 from jaxssl.data.corpus.config import PrepareConfig
+from jaxssl.data.corpus.contents import read_contents
 from jaxssl.data.corpus.prepare import prepare
-from jaxssl.data.corpus.record import inputs
 from jaxssl.data.corpus.sources import Docstrings, Hub, Jsonl, TextFiles
 from jaxssl.data.store.store import TokenStore
 from jaxssl.data.tokenizer.loading import load_tokenizer
@@ -50,6 +51,7 @@ def config(work, out, **options):
     source = Jsonl(paths=(str(work / "corpus"),), group_key="site")
     defaults = {"validation_fraction": 0.2, "test_fraction": 0.1, "tasks": 5, "workers": 1}
     defaults |= {"source": source, "tokenizer": str(work / "byte_bpe"), "max_unknown_rate": 0.2}
+    defaults |= {"max_set_aside": 0.02}
     return PrepareConfig(out=str(out), **{**defaults, **options})
 
 
@@ -89,14 +91,43 @@ def test_the_store_holds_each_document_once_encoded_whole(work, tmp_path, kind):
     TokenStore.open(tmp_path / "s", verify=True)
 
 
-def test_what_cannot_be_read_is_counted_and_listed(work, tmp_path):
+def test_what_cannot_be_read_is_counted_listed_and_told(work, tmp_path, capsys):
     store = prepare(config(work, tmp_path / "s"))
-    assert store.manifest.set_aside == {"documents": 2, "file": "set_aside.jsonl"}
+    aside = store.manifest.set_aside
+    assert aside["documents"] == 2 and aside["file"] == "set_aside.jsonl"
+    assert aside["kinds"] == {"not JSON": 1, "no key 'text'": 1}
+    assert [line.partition(": ")[0] for line in aside["first"]] == [
+        f"{work}/corpus/a.jsonl:{number}" for number in (21, 91)
+    ]
+    said = capsys.readouterr().err
+    total = sum(split.documents for split in store.manifest.splits.values()) + 2
+    assert f"set aside: 2 of {total} documents: 1 not JSON; 1 no key 'text'" in said
+    assert "a.jsonl:21: not JSON: " in said
+    assert f"set aside: 2 of {total}" in "\n".join(inspect_path(tmp_path / "s"))
     rows = [json.loads(line) for line in (tmp_path / "s/set_aside.jsonl").read_text().splitlines()]
     assert [(row["path"].rpartition("/")[2], row["line"]) for row in rows] == [
         ("a.jsonl", 21),
         ("a.jsonl", 91),
     ]
+
+
+def test_too_large_a_share_set_aside_is_refused_and_a_larger_limit_goes_on(work, tmp_path):
+    """Four of ten files in cp1252. Empty files lose no text, so they do not count."""
+    (tmp_path / "corpus").mkdir()
+    for i in range(10):
+        text = f"Größe {i}. " + TEXTS[i]
+        (tmp_path / f"corpus/{i}.txt").write_bytes(text.encode("cp1252" if i < 4 else "utf-8"))
+        (tmp_path / f"corpus/empty{i}.txt").write_text("")
+    source = TextFiles(paths=(str(tmp_path / "corpus"),))
+    with pytest.raises(UserError, match="too many documents cannot be used") as error:
+        prepare(config(work, tmp_path / "s", source=source))
+    told = "40.00%; set aside: 14 of 20 documents: 10 the text is empty; 4 not UTF-8"
+    assert told in str(error.value)
+    assert not (tmp_path / "s/manifest.json").exists()
+    done = {f: f.stat().st_mtime_ns for f in (tmp_path / "s").rglob("*.tokens")}
+    store = prepare(config(work, tmp_path / "s", source=source, max_set_aside=0.4))
+    assert sum(split.documents for split in store.manifest.splits.values()) == 6
+    assert done == {f: f.stat().st_mtime_ns for f in (tmp_path / "s").rglob("*.tokens")}
 
 
 def test_groups_stay_together_and_the_split_is_that_of_one_task(work, tmp_path):
@@ -320,7 +351,7 @@ def test_corpora_without_use_are_refused(work, tmp_path):
     bad = Jsonl(paths=(str(tmp_path / "bad.jsonl"),))
     with pytest.raises(UserError, match="no readable document") as error:
         prepare(config(work, tmp_path / "s", source=bad))
-    assert "2 set aside" in str(error.value) and "text" in str(error.value)
+    assert "set aside: 2 of 2 documents" in str(error.value) and "text" in str(error.value)
     (tmp_path / "one.txt").write_text("One document.")
     one = TextFiles(paths=(str(tmp_path / "one.txt"),))
     with pytest.raises(UserError, match="training split is empty"):
@@ -387,32 +418,114 @@ def test_memory_is_bounded_for_a_word_of_ten_megabytes(work, tmp_path):
     assert int(done.stdout) < 600_000  # KiB
 
 
-@pytest.mark.parametrize("place", ["first", "middle", "last"])
-def test_a_file_of_the_same_size_with_other_ends_is_noticed(place, work, tmp_path):
-    """What changes in the middle of a large file is not looked for."""
-    text = "".join(json.dumps({"text": t}) + "\n" for t in TEXTS * 20)
-    file, options = tmp_path / "a.jsonl", {"tokenizer": str(work / "wordpiece")}
-    file.write_text(text)
-    options |= {"source": Jsonl(paths=(str(file),)), "max_unknown_rate": 0.0}
-    with pytest.raises(UserError, match="does not know"):
-        prepare(config(work, tmp_path / "s", **options))
-    content = bytearray(file.read_bytes())
-    assert len(content) > 3 * (64 << 10)
-    where = {"first": 12, "middle": len(content) // 2, "last": len(content) - 6}[place]
-    content[where] ^= 1
+def lines(texts):
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts)
+
+
+@pytest.fixture(scope="module")
+def made(work, tmp_path_factory):
+    """A corpus of three files and the whole store of it."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "corpus").mkdir()
+    for i in range(3):
+        (folder / f"corpus/{i}.jsonl").write_text(lines(TEXTS[40 * i : 40 * i + 40]))
+    source = Jsonl(paths=(str(folder / "corpus"),))
+    prepare(config(work, folder / "s", source=source))
+    return folder
+
+
+def edit(corpus):
+    """One bit in the middle of a file, whose size and time stay."""
+    file = corpus / "1.jsonl"
+    content, times = bytearray(file.read_bytes()), file.stat()
+    content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    message = "does not know" if place == "middle" else "corpus has changed"
-    with pytest.raises(UserError, match=message):
-        prepare(config(work, tmp_path / "s", **options))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def test_a_copy_of_the_corpus_is_the_same_corpus(work, tmp_path):
-    """Neither its place nor its times count."""
-    options = {"max_unknown_rate": 0.0, "tokenizer": str(work / "wordpiece")}
-    copy = shutil.copytree(work / "corpus", tmp_path / "corpus", copy_function=shutil.copyfile)
-    sources = [Jsonl(paths=(str(folder),)) for folder in (work / "corpus", copy)]
-    digests = [inputs(config(work, tmp_path / "s", **options, source=s)) for s in sources]
-    assert digests[0] == digests[1]
+def swap(corpus):
+    """The contents of two files, exchanged."""
+    (corpus / "1.jsonl").rename(corpus / "x")
+    (corpus / "2.jsonl").rename(corpus / "1.jsonl")
+    (corpus / "x").rename(corpus / "2.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (edit, "1 edited (1.jsonl)"),
+        (swap, "2 edited (1.jsonl, 2.jsonl)"),
+        (lambda c: (c / "more.jsonl").write_text(lines(["more"])), "1 added (more.jsonl)"),
+        (lambda c: (c / "0.jsonl").unlink(), "1 removed (0.jsonl)"),
+        (lambda c: (c / "0.jsonl").rename(c / "5.jsonl"), "1 added (5.jsonl), 1 removed (0.jsonl)"),
+    ],
+)
+def test_a_whole_store_of_a_corpus_that_changed_is_refused(change, told, made, work, tmp_path):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    change(tmp_path / "corpus")
+    source = Jsonl(paths=(str(tmp_path / "corpus"),))
+    before = digest(tmp_path / "s")
+    with pytest.raises(UserError, match="corpus has changed since this token store") as error:
+        prepare(config(work, tmp_path / "s", source=source))
+    assert f"got:      {told}" in str(error.value)
+    assert digest(tmp_path / "s") == before
+
+
+def test_a_corpus_moved_copied_or_touched_is_the_same(made, work, tmp_path, capsys, monkeypatch):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    monkeypatch.chdir(tmp_path)
+    for path in ("corpus", str(tmp_path / "corpus/*.jsonl")):
+        prepare(config(work, tmp_path / "s", source=Jsonl(paths=(path,))))
+        assert "complete already" in capsys.readouterr().err
+
+
+def test_what_has_the_same_size_and_time_is_not_read_again(made, monkeypatch):
+    from jaxssl.data.corpus import contents
+
+    sources = [Jsonl(paths=(str(made / "corpus"),))]
+    known = read_contents(sources)
+    monkeypatch.setattr(contents, "_sha256", lambda file: pytest.fail(f"{file} was read"))
+    later = time.time_ns() + 10**10
+    assert read_contents(sources, known, later) == known
+    monkeypatch.undo()
+    assert [c.sha256 for c in known] == [
+        hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted((made / "corpus").iterdir())
+    ]
+
+
+def test_a_store_that_does_not_note_its_corpus_says_so(made, work, tmp_path, capsys):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "s/inputs.jsonl").unlink()
+    prepare(config(work, tmp_path / "s", source=Jsonl(paths=(str(tmp_path / "corpus"),))))
+    assert "whether the corpus has changed cannot be seen" in capsys.readouterr().err
+
+
+def test_other_installed_packages_are_told(work, tmp_path, capsys, monkeypatch):
+    from jaxssl.data.corpus import contents
+
+    source = Docstrings(packages=("packaging",))
+    prepare(config(work, tmp_path / "s", source=source))
+    prepare(config(work, tmp_path / "s", source=source))
+    assert "installed packages have changed" not in capsys.readouterr().err
+    monkeypatch.setattr(contents, "installed", lambda packages: (1, "of another version"))
+    prepare(config(work, tmp_path / "s", source=source))
+    assert "installed packages have changed" in capsys.readouterr().err
+
+
+def test_a_corpus_that_changes_while_it_is_read_is_refused(work, tmp_path, monkeypatch):
+    from jaxssl.data.corpus import prepare as module
+
+    (tmp_path / "a.jsonl").write_text(lines(TEXTS))
+    source, run = Jsonl(paths=(str(tmp_path / "a.jsonl"),)), module._run
+
+    def run_and_change(*given):
+        run(*given)
+        (tmp_path / "a.jsonl").write_text(lines(TEXTS[1:]))
+
+    monkeypatch.setattr(module, "_run", run_and_change)
+    with pytest.raises(UserError, match="corpus has changed"):
+        prepare(config(work, tmp_path / "s", source=source))
+    assert not (tmp_path / "s/manifest.json").exists()
 
 
 @pytest.fixture

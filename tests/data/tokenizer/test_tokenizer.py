@@ -1,5 +1,7 @@
 """Tokenizers: text is data, files are reproducible, and sentences encode as their document does."""
 
+import dataclasses
+import errno
 import hashlib
 import json
 import shutil
@@ -437,8 +439,32 @@ def test_training_from_a_source_is_done_once(tmp_path, capsys):
     before = _digest(tmp_path / "t")
     train_tokenizer(config)
     assert "already trained" in capsys.readouterr().err and _digest(tmp_path / "t") == before
-    with pytest.raises(UserError, match="already a tokenizer"):
+    with pytest.raises(UserError, match="no tokenizer of this configuration"):
         train_tokenizer(TokenizerTrainConfig(source=source, out=config.out, vocab_size=400))
+    (tmp_path / "b").mkdir()
+    shutil.copyfile(tmp_path / "a.jsonl", tmp_path / "b/a.jsonl")
+    moved = Jsonl(paths=(str(tmp_path / "b"),))
+    train_tokenizer(dataclasses.replace(config, source=moved))
+    with open(tmp_path / "a.jsonl", "a") as file:
+        file.write('{"text": "more"}\n')
+    with pytest.raises(UserError, match="corpus has changed since this tokenizer") as error:
+        train_tokenizer(config)
+    assert "1 edited (a.jsonl)" in str(error.value) and _digest(tmp_path / "t") == before
+
+
+def test_a_tokenizer_that_meets_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
+    source = Jsonl(paths=(str(tmp_path / "a.jsonl"),))
+    config = TokenizerTrainConfig(source=source, out=str(tmp_path / "t"), vocab_size=400)
+
+    def refuse(*given, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(json, "dump", refuse)
+        train_tokenizer(config)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+    assert train_tokenizer(config).vocab_size == 291
 
 
 @pytest.mark.parametrize(
