@@ -175,7 +175,7 @@ def _ours(scratch: Path, tables: Path, tokenizer: str, seed: int) -> tuple[float
     """Examples a second in the last epoch, and the test accuracy."""
     from jaxssl.run.recipes import FINETUNE, load_config
     from jaxssl.run.train import train_run
-    from jaxssl.train.sinks import read_metrics
+    from jaxssl.train.metrics_file import read_metrics
 
     shape = f"{{name: bert, vocab_size: 4096, hidden_size: {WIDTH}, num_layers: {LAYERS}, "
     shape += f"num_heads: {HEADS}, intermediate_size: {4 * WIDTH}, max_positions: {LENGTH}, "

@@ -70,6 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
             "export": _export,
             "report": _report,
             "inspect": _inspect,
+            "seal": _seal,
             "demo": _demo,
         }
     )
@@ -321,6 +322,13 @@ def _inspect(options: argparse.Namespace) -> int:
     from jaxssl.commands.inspect import inspect_path
 
     print("\n".join(inspect_path(Path(options.path), verify=options.verify)))
+    return 0
+
+
+def _seal(options: argparse.Namespace) -> int:
+    from jaxssl.run.sealing import accept
+
+    print("\n".join(accept(Path(options.directory))))
     return 0
 
 

@@ -17,6 +17,10 @@ import pytest
 import toy
 
 from jaxssl import cli
+from jaxssl.checkpoint import manifest
+from jaxssl.core.seal import seal
+from jaxssl.data.store.manifest import sealed_files
+from jaxssl.run.sealing import seal_run
 
 
 @dataclass(frozen=True)
@@ -193,7 +197,8 @@ def _(p):
     store = p.store()
     manifest = json.loads((store / "manifest.json").read_text())
     for split in manifest["splits"].values():
-        split["largest_id"] = 100
+        for part in (split, *split["shards"]):
+            part["largest_id"] = 100
     (store / "manifest.json").write_text(json.dumps(manifest))
     return p.pretrain("model.vocab_size=129", store=store)
 
@@ -213,7 +218,7 @@ def _(p):
     return p.pretrain(store=store)
 
 
-@case("altered shard", "altered after it was written", "00000.tokens", "SHA-256")
+@case("altered shard", "altered after it was written", "00000.tokens", "manifest.json notes")
 def _(p):
     store = p.store()
     flip(store / "train" / "00000.tokens", 100)
@@ -222,17 +227,52 @@ def _(p):
 
 @case("altered shard, training on it", "altered", "ids below", "got:      65535", "--verify")
 def _(p):
+    """Of a store of version 0.1, which has no checksums of samples."""
     store = p.store()
+    manifest = json.loads((store / "manifest.json").read_text())
+    for split in manifest["splits"].values():
+        for shard in split["shards"]:
+            del shard["sample"]
+    (store / "manifest.json").write_text(json.dumps(manifest))
     spoil_token(store / "train" / "00000.tokens", 1000)
-    return p.pretrain(store=store)
+    return p.pretrain("data.verify=false", store=store)
 
 
-@case("altered shard, verified", "altered after it was written", "00000.tokens", "SHA-256")
+@case("altered shard, verified", "altered after it was written", "00000.tokens", "other contents")
 def _(p):
     """To an id that the vocabulary has: nothing but the checksum can tell."""
     store = p.store()
     flip(store / "train" / "00000.tokens", 100)
-    return p.pretrain("data.verify=true", store=store)
+    return p.pretrain(store=store)
+
+
+@case(
+    "an edited config.yaml", "not what was written", "config.yaml", "jaxssl seal", "other contents"
+)
+def _(p):
+    config = p.trained / "config.yaml"
+    config.write_text(config.read_text().replace("hidden_size: 16", "hidden_size: 17"))
+    return ["evaluate", str(p.trained)]
+
+
+@case("a tokenizer that changed", "not what was written", "tokenizer/tokenizer.json", "jaxssl seal")
+def _(p):
+    flip(p.trained / "tokenizer" / "tokenizer.json", 500)
+    return p.resume()
+
+
+@case("nothing to verify", "no checkpoint to verify", "checkpoints", "it goes on")
+def _(p):
+    shutil.rmtree(p.trained / "checkpoints")
+    return ["inspect", str(p.trained), "--verify"]
+
+
+@case("a store whose tokenizer changed", "not what was written", "tokenizer.json", "jaxssl seal")
+def _(p):
+    store = p.store()
+    seal(store, sealed_files(store))
+    flip(store / "tokenizer" / "tokenizer.json", 500)
+    return p.pretrain(store=store)
 
 
 @case("run in a bucket", "an address cannot stand", "where:    out", "gs://bucket/run", "mount")
@@ -380,12 +420,14 @@ def same_store(p, store) -> list[str]:
     known = json.loads((p.trained / "run.json").read_text())
     known["config"]["data"]["store"] = str(store)
     (p.trained / "run.json").write_text(json.dumps(known))
+    seal_run(p.trained)
     return []
 
 
 @case("damaged run.json", "says which run this is is damaged", "run.json", "fix")
 def _(p):
     (p.trained / "run.json").write_text("{")
+    seal_run(p.trained)
     return p.resume()
 
 
@@ -417,8 +459,9 @@ def _(p):
 
 
 def newer(run_dir: Path) -> None:
-    meta = run_dir / "checkpoints" / "10" / "meta.json"
-    meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": 2}))
+    step = run_dir / "checkpoints" / "10"
+    meta = json.loads((step / "meta.json").read_text())
+    manifest.seal(step, {**meta, "format": 2})
 
 
 @case("a step that is not there", "no such checkpoint", "best, last or one of 5, 10", "7")
@@ -644,6 +687,7 @@ def place(tmp_path, words, byte_store, finished, monkeypatch) -> Place:
     for name in ("run.json", "config.yaml"):  # the run is at another place now
         file = trained / name
         file.write_text(file.read_text().replace(str(finished), str(trained)))
+    seal_run(trained)
     return Place(tmp_path, words, byte_store, trained)
 
 
@@ -684,3 +728,15 @@ def test_a_full_disk_while_saving_keeps_the_step_before(place, capsys):
     assert list((out / "checkpoints").iterdir()) == []
     assert cli.main(arguments) == 0  # with room again the same command goes on
     assert (out / "checkpoints" / "10" / "manifest.json").is_file()
+
+
+def test_an_edit_is_accepted_by_sealing_the_run_anew(place, capsys):
+    config = place.trained / "config.yaml"
+    config.write_text(config.read_text() + "# edited on purpose\n")
+    assert cli.main(["inspect", str(place.trained)]) == 2
+    assert "jaxssl seal" in capsys.readouterr().err
+    assert cli.main(["seal", str(place.trained)]) == 0
+    assert f"accepted as it is now: {config}" in capsys.readouterr().out
+    assert cli.main(["inspect", str(place.trained), "--verify"]) == 0
+    assert cli.main(["seal", str(place.tmp)]) == 2
+    assert "neither a run nor a token store" in capsys.readouterr().err

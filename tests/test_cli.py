@@ -243,6 +243,7 @@ def test_evaluate_takes_a_batch_that_the_devices_here_do_not_divide(runs, words,
     shutil.copytree(runs / "masked", tmp_path / "run")
     config = tmp_path / "run" / "config.yaml"
     config.write_text(config.read_text().replace("batch_size: 8", "batch_size: 5"))
+    told(capsys, "seal", str(tmp_path / "run"))
     lines = told(capsys, "evaluate", str(tmp_path / "run")).splitlines()
     row = toy.rows_of(runs / "masked", "validation")[-1]
     (loss,) = (float(line.split(": ")[1]) for line in lines if line.startswith("loss: "))

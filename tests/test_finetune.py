@@ -17,6 +17,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.run.build import build
 from jaxssl.run.open import evaluate_run, open_run
 from jaxssl.run.recipes import FINETUNE, load_config
+from jaxssl.run.sealing import seal_run
 from jaxssl.run.train import train_run
 from jaxssl.train import metrics
 
@@ -113,6 +114,7 @@ def test_the_base_is_found_where_it_was_from_any_directory(top, tmp_path):
     config = json.loads(json.dumps(configuration.read_yaml(run_dir / "config.yaml")))
     config["init"]["from"] = "runs/base"  # as it was given, in another directory
     (run_dir / "config.yaml").write_text(json.dumps(config))
+    seal_run(run_dir)
     assert open_run(run_dir).step == open_run(top[0]).step
 
 

@@ -33,7 +33,7 @@ FENCES = {
     "orbax": ("checkpoint/*.py",),
     "tensorstore": ("checkpoint/*.py",),
     "transformers": ("data/tokenizer/*.py", "commands/verify.py"),
-    "pydantic": ("core/config/building.py",),
+    "pydantic": ("core/config/building.py", "core/json_files.py"),
     "yaml": ("core/config/yaml_text.py",),
     "torch": ("commands/verify.py",),
 }

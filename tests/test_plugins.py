@@ -17,6 +17,7 @@ from jaxssl.models.heads import HEADS
 from jaxssl.run.config import RunConfig
 from jaxssl.run.directory import _check_plugins_agree
 from jaxssl.run.plugins import note_plugins, read_plugins
+from jaxssl.run.sealing import seal_run
 
 SHOWN = {
     "wrong_words": ("objectives.md", 0),
@@ -274,6 +275,7 @@ def test_neither_a_recipe_nor_a_run_makes_code_run(run, options, tmp_path, monke
     note = json.loads((again / "plugins.json").read_text())
     note["plugins"].append({**note["plugins"][0], "name": "evil", "given": str(again / "evil.py")})
     (again / "plugins.json").write_text(json.dumps(note))
+    seal_run(again)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
 from jaxssl.core.files import atomic_write
+from jaxssl.core.json_files import parse_json
 from jaxssl.core.layer_names import is_stacked
 from jaxssl.core.names import compile_pattern, matches
 
@@ -363,6 +364,40 @@ def write_ledger(path: Path, origin: Mapping[str, object], entries: Sequence[Ent
 
 NETWORKS = "networks"
 """Where the notes of further networks' bases lie beside those of the main one's."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Base:
+    """What a run, or one network of it, notes of where it started.
+
+    Attributes:
+      step: of a run; None of a Hugging Face directory.
+      manifest: the checksum of what it holds.
+      names: {parameter here: parameter there} of those that are taken.
+    """
+
+    run: str
+    step: int | None
+    manifest: str
+    names: Mapping[str, str]
+
+
+def read_bases(noted: Any, path: Path) -> dict[str, dict[str, Any]]:
+    """{network: `Base` as a dict}, of the content of the file `path`.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    what = "the note of where a run started is damaged"
+    fix = "restore it from a copy, or start the run anew in another directory"
+    if not isinstance(noted, dict) or not isinstance(noted.get(NETWORKS, {}), dict):
+        raise UserError(what, where=path, expected="an object", got="something else", fix=fix)
+    return {
+        network: dataclasses.asdict(
+            parse_json(json.dumps(base), Base, where=path, what=what, fix=fix)
+        )
+        for network, base in by_network(noted).items()
+    }
 
 
 def by_network(noted: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 from jaxssl.checkpoint import manifest
 from jaxssl.checkpoint.orbax_paths import check_written, state_path
 from jaxssl.core.errors import UserError
+from jaxssl.core.seal import NewerVersion
 from jaxssl.parallel import hosts
 
 SHARED_BYTES = 1 << 20
@@ -264,7 +265,7 @@ class CheckpointManager:
                 self.meta(step)
                 if self.config.verify:
                     manifest.verify(self.path(step))
-            except manifest.NewerVersion:
+            except NewerVersion:
                 raise
             except UserError as error:
                 damaged[step] = error

@@ -5,19 +5,22 @@ whole to it. The manifest is written last, so a step without one was never finis
 """
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write, sha256
+from jaxssl.core.json_files import read_json
+from jaxssl.core.seal import FORMAT, FileRecord, newer_version, read_sealed, write_sealed
 
-FORMAT = 1
 MANIFEST, META = "manifest.json", "meta.json"
-
-
-class NewerVersion(UserError):
-    """The checkpoint is of a format that this version does not know: not the same as damaged."""
+WHAT = "a checkpoint is damaged"
+FIX = (
+    "copy it again if you have it; training goes on from an older step that is intact, and "
+    "other verbs take one with --step"
+)
 
 
 def seal(directory: Path, meta: dict[str, Any]) -> None:
@@ -25,40 +28,32 @@ def seal(directory: Path, meta: dict[str, Any]) -> None:
     with atomic_write(directory / META) as file:
         json.dump({"format": FORMAT, **meta}, file, indent=2)
     paths = [p for p in sorted(directory.rglob("*")) if p.is_file() and p.name != MANIFEST]
-    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
-        digests = list(pool.map(sha256, paths))
-    files = {
-        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": digest}
-        for path, digest in zip(paths, digests)
-    }
-    with atomic_write(directory / MANIFEST) as file:
-        json.dump({"format": FORMAT, "files": files}, file, indent=2)
+    write_sealed(directory / MANIFEST, (str(path.relative_to(directory)) for path in paths))
 
 
 def is_sealed(directory: Path) -> bool:
-    """Whether the step was finished."""
-    return (directory / MANIFEST).is_file()
+    """Whether the step was finished. One whose manifest is no file any more is damaged."""
+    return os.path.lexists(directory / MANIFEST)
 
 
 def read_meta(directory: Path) -> dict[str, Any]:
-    """The checkpoint's `meta.json`.
+    """The checkpoint's `meta.json`, compared with the manifest first, where there is one.
 
     Raises:
-      UserError: it is damaged, or was written by a newer version.
+      UserError: one of the two is damaged.
+      NewerVersion: the checkpoint is whole, and was written by a newer version.
     """
-    try:
-        meta = json.loads((directory / META).read_text())
-        found = int(meta["format"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged(directory / META, "a readable meta.json", error) from error
-    if found > FORMAT:
-        raise NewerVersion(
-            "the checkpoint was written by a newer version of jaxssl",
-            where=directory,
-            expected=f"format {FORMAT} or older",
-            got=f"format {found}",
-            fix="upgrade jaxssl: pip install -U jaxssl",
-        )
+    path = directory / META
+    if is_sealed(directory):
+        files = read_sealed(directory / MANIFEST, what=WHAT, fix=FIX)
+        if META not in files:
+            raise damaged(directory / MANIFEST, f"a checksum of {META}", "none")
+        _check(path, files[META])
+    meta = read_json(path, what=WHAT, fix=FIX)
+    if not isinstance(meta.get("format"), int) or not isinstance(meta.get("step"), int):
+        raise damaged(path, "a format and a step", sorted(meta))
+    if meta["format"] > FORMAT:
+        raise newer_version(path, meta["format"])
     return meta
 
 
@@ -67,32 +62,28 @@ def verify(directory: Path) -> None:
 
     Raises:
       UserError: names the first file that is missing, truncated or altered.
+      NewerVersion: the manifest is whole, and was written by a newer version.
     """
-    try:
-        files = dict(json.loads((directory / MANIFEST).read_text())["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged(directory / MANIFEST, "a readable manifest", error) from error
+    files = read_sealed(directory / MANIFEST, what=WHAT, fix=FIX)
     for name, record in files.items():
-        path = directory / name
-        if not path.is_file():
-            raise damaged(path, "a file", "none")
-        if path.stat().st_size != record["bytes"]:
-            raise damaged(path, f"{record['bytes']} bytes", f"{path.stat().st_size} bytes")
+        _check_size(directory / name, record)
     with ThreadPoolExecutor() as pool:
-        digests = pool.map(sha256, [directory / name for name in files])
-        for (name, record), digest in zip(files.items(), digests):
-            if digest != record["sha256"]:
-                wanted = f"SHA-256 {record['sha256'][:16]}..."
-                raise damaged(directory / name, wanted, "other contents")
+        list(pool.map(lambda name: _check(directory / name, files[name]), files))
+
+
+def _check_size(path: Path, record: FileRecord) -> None:
+    if not path.is_file():
+        raise damaged(path, "a file", "none")
+    if path.stat().st_size != record.bytes:
+        raise damaged(path, f"{record.bytes} bytes", f"{path.stat().st_size} bytes")
+
+
+def _check(path: Path, record: FileRecord) -> None:
+    _check_size(path, record)
+    if sha256(path) != record.sha256:
+        raise damaged(path, f"SHA-256 {record.sha256[:16]}...", "other contents")
 
 
 def damaged(path: Path, expected: Any, got: Any) -> UserError:
     """The error for a checkpoint that is not what was written."""
-    return UserError(
-        "a checkpoint is damaged",
-        where=path,
-        expected=expected,
-        got=got,
-        fix="copy it again if you have it; training goes on from an older step that is intact, and"
-        " other verbs take one with --step",
-    )
+    return UserError(WHAT, where=path, expected=expected, got=got, fix=FIX)

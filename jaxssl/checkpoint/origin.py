@@ -20,6 +20,7 @@ from jaxssl.checkpoint.parameter_index import (
 )
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError, did_you_mean
+from jaxssl.core.seal import check_seal
 from jaxssl.models.heads import HEADS
 from jaxssl.parallel import hosts
 
@@ -172,4 +173,5 @@ def open_origin(path: Path) -> Origin:
             "config.json",
             got=f"{path}" if path.exists() else f"{path}, which does not exist",
         )
+    check_seal(path)
     return origin

@@ -5,7 +5,7 @@ known by its checksum: another run's checkpoint, or a Hugging Face directory.
 """
 
 import dataclasses
-import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +17,11 @@ import jax.numpy as jnp
 
 from jaxssl.checkpoint import manifest
 from jaxssl.checkpoint.hf.directory import CONFIG, fingerprint, open_model
-from jaxssl.checkpoint.ledger import Entry, Leaf, by_network, describe_base
+from jaxssl.checkpoint.ledger import Entry, Leaf, describe_base, read_bases
 from jaxssl.checkpoint.manager import read_arrays, stored_arrays
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import sha256
+from jaxssl.core.json_files import read_json
 from jaxssl.core.layer_names import canonical, is_stacked, layer_range
 from jaxssl.core.names import flatten, unflatten
 
@@ -148,6 +149,15 @@ def _of_base(noted: Mapping[str, Any], where: Path, network: str, verify: bool) 
             manifest.verify(base)
         parts = {origin.split("/")[0] for origin in noted["names"].values()}
         found = index_run(where, base, verify=verify, networks={"", *parts})
+    gone = [origin for origin in noted["names"].values() if origin not in found.pieces]
+    if gone:
+        raise UserError(
+            "a run's base lacks a parameter that the run takes from it",
+            where=where,
+            expected=gone[0],
+            got="no parameter of this name",
+            fix="restore the run's base.json from a copy",
+        )
     return ParameterIndex({name: found.pieces[origin] for name, origin in noted["names"].items()})
 
 
@@ -337,24 +347,10 @@ def base_record(
 def read_base(run_dir: Path) -> dict[str, dict[str, Any]]:
     """What a run noted of the base of each network; nothing of those without."""
     path = run_dir / BASE
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
-    types = {"run": str, "manifest": str, "names": dict}
-    try:
-        found = by_network(json.loads(path.read_text(encoding="utf-8")))
-        return {
-            network: {
-                "step": None if base["step"] is None else int(base["step"]),
-                **{name: read(base[name]) for name, read in types.items()},
-            }
-            for network, base in found.items()
-        }
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            "the note of a run's base is damaged",
-            where=path,
-            got=f"{type(error).__name__}: {error}",
-        ) from error
+    what = "the note of a run's base is damaged"
+    return read_bases(read_json(path, what=what, fix="restore it from a copy"), path)
 
 
 def check_base(noted: Mapping[str, Any], source: ParameterSource, network: str = "") -> None:

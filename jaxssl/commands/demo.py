@@ -199,7 +199,7 @@ def library_table(rows: list[tuple], runs: Path) -> list[str]:
 def last_screen(runs: list[Path]) -> list[str]:
     """What the two models say, from their metrics."""
     from jaxssl.generate.formatting import format_candidates, format_sample
-    from jaxssl.train.sinks import read_metrics
+    from jaxssl.train.metrics_file import read_metrics
 
     lines = []
     for run_dir in runs:

@@ -58,10 +58,13 @@ def _tokenizer(path: Path, verify: bool) -> Iterator[str]:
 
 
 def _store(path: Path, verify: bool) -> Iterator[str]:
+    from jaxssl.core.seal import check_seal
     from jaxssl.data.corpus.skipped import described
     from jaxssl.data.store.store import TokenStore
 
     store = TokenStore.open(path, verify=verify)
+    if verify and not check_seal(path):
+        yield f"  not compared: {path}/manifest.json and its tokenizer, which have no checksum"
     roles = {role: id_ for role, id_ in store.special_ids.items() if id_ is not None}
     yield f"token store {path}" + (", all checksums match" if verify else "")
     yield f"  tokenizer: {store.manifest.tokenizer['name']}, {store.vocab_size:,} pieces, {roles}"
@@ -92,15 +95,20 @@ def _checkpoint(path: Path, verify: bool) -> Iterator[str]:
 
 def _run(path: Path, verify: bool) -> Iterator[str]:
     from jaxssl.checkpoint.manager import CheckpointManager
+    from jaxssl.core.seal import check_seal
     from jaxssl.models.model import num_parameters
     from jaxssl.run.networks import make_model
     from jaxssl.run.open import shapes_of
     from jaxssl.run.plugins import read_plugins
     from jaxssl.run.recipes import read_config
-    from jaxssl.train.sinks import read_metrics
+    from jaxssl.train.metrics_file import read_metrics
 
     config = read_config(path)
     manager = CheckpointManager(path / "checkpoints", config.checkpoint)
+    if verify:
+        _check_verifiable(path, manager.steps())
+        if not check_seal(path):
+            yield f"  not compared: {path}/config.yaml and its tokenizer, which have no checksum"
     model = make_model(config)
     abstract = model.abstract()
     yield f"run {path}: {config.model.name}, {config.purpose}"
@@ -117,3 +125,15 @@ def _run(path: Path, verify: bool) -> Iterator[str]:
     yield f"  parameters: {num_parameters(abstract):,}"
     for name, (shape, dtype) in shapes_of(abstract).items():
         yield f"    {name:<50} {dtype} {list(shape)}"
+
+
+def _check_verifiable(run_dir: Path, steps: list[int]) -> None:
+    """Refuses to say of a run without a checkpoint that it is verified."""
+    if not steps:
+        raise UserError(
+            "the run has no checkpoint to verify",
+            where=run_dir / "checkpoints",
+            expected="at least one finished step",
+            got="none",
+            fix="start the run again with its configuration; it goes on",
+        )

@@ -177,6 +177,8 @@ def _add_showing_verbs(verbs: Verbs) -> None:
     verb.add_argument("path", help="a run, a token store, a checkpoint step or a tokenizer")
     verb.add_argument("--verify", action="store_true", help="compare every file with its checksum")
     _add_plugin(verb)
+    verb = verbs.add("seal", "accept a run's or token store's files as they are now, after an edit")
+    verb.add_argument("directory", help="a run or a token store")
     verb = verbs.add("demo", "docstrings of the installed packages to a small BERT and GPT")
     verb.add_argument("--out", default="demo", help="directory for all of it (%(default)s)")
     verb.add_argument(

@@ -70,6 +70,24 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+SAMPLE_BLOCKS, SAMPLE_BYTES = 4, 16 << 10
+
+
+def sample_sha256(path: str | Path) -> str:
+    """The hex SHA-256 of a file's size and of 4 blocks of 16 KiB, evenly from its start to its end.
+
+    Reads 64 KiB however large the file is: it tells a file of other contents, not a flipped bit.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        digest = hashlib.sha256(f"{size}:".encode())
+        last = max(0, size - SAMPLE_BYTES)
+        for place in sorted({last * i // (SAMPLE_BLOCKS - 1) for i in range(SAMPLE_BLOCKS)}):
+            file.seek(place)
+            digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
 def refuse_existing(path: str | Path) -> None:
     """Refuses to write where something is already.
 

@@ -67,9 +67,10 @@ class StoreConfig(DataConfig):
     """Text that `jaxssl prepare` made a token store of."""
     store: str
     """Directory of the token store (made by `jaxssl prepare`)."""
-    verify: bool = False
-    """Compare every file of the store with its checksum at the start: reads all of it. Without,
-    sizes are compared, and ids that the vocabulary does not have are refused as they are read."""
+    verify: bool | None = None
+    """Compare all bytes of the store with their checksums at the start; false compares a sample of
+    every file, and null all of a store of at most 1 GiB and a sample of a larger one. Ids that the
+    vocabulary does not have are refused as they are read, too."""
     rows: Windows | Packed | Pairs = Windows()
     """How the store is cut into rows: windows, packed or pairs."""
     sequence_length: int = 128

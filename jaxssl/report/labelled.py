@@ -45,7 +45,8 @@ def _scores(scores: Mapping[str, Any] | None) -> str:
     metric = scores["metric"]
     baselines = [split.get("baseline", split.get("blind", {})) for split in splits.values()]
     shown = [exact(number(baseline.get(metric))) for baseline in baselines]
-    rows.append([f"{metric.replace('_', ' ')} of the majority baseline", *shown])
+    if metric is not None:
+        rows.append([f"{metric.replace('_', ' ')} of the majority baseline", *shown])
     lead = (
         f'<p class="note">Of the best checkpoint, step {scores["step"]:,}. The majority '
         "baseline looks at no text: it gives the most frequent answer of the training split.</p>"
@@ -63,7 +64,10 @@ def _per_class(rows: Sequence[Mapping[str, Any]]) -> str:
     """One row a class; folded where there are many."""
     names = list(rows[0])
     shown = [
-        [html.escape(str(row[names[0]])), *(exact(number(row[name])) for name in names[1:])]
+        [
+            html.escape(str(row.get(names[0], ""))),
+            *(exact(number(row.get(name))) for name in names[1:]),
+        ]
         for row in rows
     ]
     table = _table([name.replace("_", " ") for name in names], shown)

@@ -2,7 +2,7 @@
 
 Every file is optional, as long as there is one of them:
 
-- `metrics.jsonl`: rows of kind train, validation, sample, fill_mask, note (`jaxssl.train.sinks`);
+- `metrics.jsonl`: rows of kind train, validation, sample, fill_mask, note (`train.metrics_file`);
 - `config.yaml`: the resolved configuration;
 - `environment.json`: versions, devices, host (any nesting);
 - `summary.json`: what only the trainer knows: `{"name", "model", "objective": text,
@@ -11,9 +11,9 @@ Every file is optional, as long as there is one of them:
 - `scores.json`, `receipt.json`, `ledger.json` of a fine-tuned run.
 """
 
-import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,9 @@ import numpy as np
 
 from jaxssl.core.config import parse_yaml
 from jaxssl.core.errors import UserError
-from jaxssl.train.sinks import FILE_NAME, read_metrics
+from jaxssl.core.json_files import JsonObject, read_json, read_regular
+from jaxssl.report import files
+from jaxssl.train.metrics_file import FILE_NAME, read_metrics
 
 
 @dataclass(frozen=True)
@@ -202,18 +204,16 @@ def read_run(run_dir: str | Path) -> Run:
             fix="give the run's directory (the configuration's `out`)",
         )
     problems: list[str] = []
-    config = directory / "config.yaml"
-    environment = _json_object(directory / "environment.json", problems)
-    summary = _json_object(directory / "summary.json", problems)
+    summary = _read(directory / "summary.json", files.Summary, problems)
     return Run(
         directory=directory,
         rows=read_metrics(directory),
-        config_text=config.read_text(errors="replace") if config.is_file() else None,
-        environment=environment,
+        config_text=_text(directory / "config.yaml", problems),
+        environment=_read(directory / "environment.json", JsonObject, problems),
         summary=summary or {},
-        scores=_json_object(directory / "scores.json", problems),
-        receipt=_json_object(directory / "receipt.json", problems),
-        ledger=_json_object(directory / "ledger.json", problems),
+        scores=_read(directory / "scores.json", files.Scores, problems, files.check_scores),
+        receipt=_read(directory / "receipt.json", files.Receipt, problems),
+        ledger=_read(directory / "ledger.json", files.Ledger, problems, files.check_ledger),
         problems=tuple(problems),
     )
 
@@ -252,14 +252,28 @@ def _by_step(steps: list[int], values: list[float]) -> Series:
     return Series(np.array(steps, np.int64)[order], np.array(values, np.float64)[order])
 
 
-def _json_object(path: Path, problems: list[str]) -> dict[str, Any] | None:
-    if not path.is_file():
+def _read(
+    path: Path, kind: Any, problems: list[str], check: Callable[[Any], None] = lambda content: None
+) -> Any:
+    """The content of a JSON file, or None: a file that cannot be shown is a problem to tell."""
+    if not os.path.lexists(path):
         return None
     try:
-        content = json.loads(path.read_text())
-        if isinstance(content, dict):
-            return content
-        problems.append(f"{path.name} holds no JSON object, so nothing of it is shown.")
-    except (OSError, ValueError) as error:
-        problems.append(f"{path.name} cannot be read ({error}), so nothing of it is shown.")
-    return None
+        content = read_json(path, kind, what=f"{path.name} cannot be read", fix="")
+        check(content)
+        return content
+    except UserError as error:
+        got = " ".join(str(error.got).split())
+        problems.append(f"{error.what} (expected {error.expected}, got {got}); it is left out.")
+        return None
+
+
+def _text(path: Path, problems: list[str]) -> str | None:
+    if not os.path.lexists(path):
+        return None
+    try:
+        data = read_regular(path, what=f"{path.name} cannot be read", fix="")
+    except UserError as error:
+        problems.append(f"{error.what} ({error.got}); it is left out.")
+        return None
+    return data.decode("utf-8", "replace")

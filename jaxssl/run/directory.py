@@ -1,14 +1,15 @@
 """The directory of a run: which run it belongs to, and what is written at its start."""
 
+import dataclasses
 import fcntl
 import json
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -17,13 +18,16 @@ from jaxssl.core import config as configuration
 from jaxssl.core import plugins
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
+from jaxssl.core.json_files import STRICT, read_json
 from jaxssl.core.names import flatten, matches
 from jaxssl.core.ramp import Factor, Ramp, agree
+from jaxssl.core.seal import check_seal
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.parallel import hosts
 from jaxssl.run.config import RunConfig
 from jaxssl.run.plugins import check_plugins, note_plugins, read_plugins
 from jaxssl.run.recipes import upgraded_run
+from jaxssl.run.sealing import break_seal
 
 LOCK = ".lock"
 MAY_CHANGE = (
@@ -132,10 +136,12 @@ def _open_run_directory(
     run_dir = Path(config.out)
     identity = {"config": configuration.to_dict(config), "data": data}
     known = run_dir / "run.json"
-    if known.is_file():
+    if os.path.lexists(known):
         steps = CheckpointManager(run_dir / "checkpoints").steps()
         if steps:
             check_plugins(run_dir, say)
+            if not check_seal(run_dir):
+                say("the run has no seal: whether its files are as written could not be seen")
             old = read_identity(known)
             check_same_run(known, old, identity, steps[-1])
             for change in _changes(old["config"], identity["config"], lambda path: True):
@@ -150,6 +156,7 @@ def _open_run_directory(
         )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        break_seal(run_dir)
         with atomic_write(known) as file:
             json.dump(identity, file, indent=2)
         with atomic_write(run_dir / "config.yaml") as file:
@@ -183,26 +190,29 @@ def _foreign_files(run_dir: Path) -> list[str]:
     return sorted(name for name in names if not is_ours(name))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Identity:
+    """`run.json`: the configuration, and a checksum of the data."""
+
+    __pydantic_config__: ClassVar = STRICT
+    config: Mapping[str, Any]
+    data: str
+
+
 def read_identity(path: Path) -> dict[str, Any]:
     """The configuration and store that a run was started with.
 
     Raises:
       UserError: the file is damaged.
     """
-    try:
-        identity = json.loads(path.read_text())
-        config = configuration.build(RunConfig, upgraded_run(identity["config"]))
-        return {"config": configuration.to_dict(config), "data": str(identity["data"])}
-    except UserError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            "the file that says which run this is is damaged",
-            where=path,
-            expected="what `jaxssl pretrain` wrote",
-            got=f"{type(error).__name__}: {error}",
-            fix="restore it from a copy, or choose another directory with out=...",
-        ) from error
+    identity = read_json(
+        path,
+        Identity,
+        what="the file that says which run this is is damaged",
+        fix="restore it from a copy, or choose another directory with out=...",
+    )
+    config = configuration.build(RunConfig, upgraded_run(identity.config))
+    return {"config": configuration.to_dict(config), "data": identity.data}
 
 
 def check_same_run(path: Path, old: dict[str, Any], new: dict[str, Any], step: int) -> None:

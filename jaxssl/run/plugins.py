@@ -5,6 +5,7 @@ A note is compared with what the command has loaded. Nothing is imported because
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -20,6 +21,7 @@ import jaxssl.tasks.registry  # noqa: F401
 from jaxssl.core import plugins
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
+from jaxssl.core.json_files import read_json
 from jaxssl.core.plugins import Plugin
 
 FILE_NAME = "plugins.json"
@@ -51,21 +53,10 @@ def read_plugins(run_dir: Path) -> tuple[Plugin, ...]:
       UserError: the note is damaged.
     """
     path = run_dir / FILE_NAME
-    if not path.is_file():
+    if not os.path.lexists(path):
         return ()
-    try:
-        noted = json.loads(path.read_text(encoding="utf-8"))["plugins"]
-        fields = ("name", "given", "sha256")
-        return tuple(
-            Plugin(*(str(one[field]) for field in fields), registers=tuple(one["registers"]))
-            for one in noted
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            "the note of a run's plugins is damaged",
-            where=path,
-            got=f"{type(error).__name__}: {error}",
-        ) from error
+    what, fix = "the note of a run's plugins is damaged", "restore it from a copy"
+    return tuple(read_json(path, dict[str, list[Plugin]], what=what, fix=fix).get("plugins", ()))
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from jaxssl.checkpoint.origin import find_origin, open_origin
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.registry import choice_name, members
+from jaxssl.core.seal import check_seal
 from jaxssl.models.model import ModelConfig
 from jaxssl.optim.schedules import upgraded_schedule
 from jaxssl.run.config import RunConfig
@@ -82,6 +83,7 @@ def read_config(run_dir: Path, layers: Iterable[str] = ()) -> RunConfig:
             if find_origin(run_dir) is not None
             else "give the directory that `out` named when the run was trained",
         )
+    check_seal(run_dir)
     check_plugins(run_dir)
     kept = {key: v for key, v in configuration.read_yaml(path).items() if key != "distributed"}
     given = list(layers)

@@ -25,6 +25,7 @@ from jaxssl.run.build import Built, build
 from jaxssl.run.config import RunConfig
 from jaxssl.run.directory import RunLock, open_run_directory
 from jaxssl.run.open import evaluate_on, open_run
+from jaxssl.run.sealing import seal_run
 from jaxssl.train import receipt
 from jaxssl.train.evaluation import EvaluationConfig
 from jaxssl.train.loop import Outcome, fit
@@ -61,6 +62,7 @@ def _train(built: Built, say: Say) -> Outcome:
         cost = find_receipt(built, run_dir)
         if first:
             write_start(run_dir, work.program.start, keeps_base=_keeps_base(built))
+            seal_run(run_dir)
         for line in describe(built, cost):
             tell(line)
         outcome = fit(work, run_dir, tell)

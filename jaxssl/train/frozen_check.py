@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
+from jaxssl.core.json_files import read_json
 from jaxssl.parallel import hosts
 
 FILE_NAME = "frozen.json"
@@ -30,7 +31,12 @@ class FrozenCheck:
     def __init__(self, run_dir: Path, found: Mapping[str, int], *, resumed: bool):
         self.path, self.started = run_dir / FILE_NAME, dict(found)
         if resumed and self.path.is_file():
-            self.started = json.loads(self.path.read_text(encoding="utf-8"))
+            self.started = read_json(
+                self.path,
+                dict[str, int],
+                what="the note of the frozen parameters' bits is damaged",
+                fix="restore it from a copy, or start anew in another run directory",
+            )
             if moved := self.moved(found):
                 raise UserError(
                     "the frozen parameters are not those the run was started with",

@@ -29,10 +29,11 @@ from jaxssl.train.encode_once import encode_once, feature_bytes
 from jaxssl.train.feeds import Feeds
 from jaxssl.train.frozen_check import FrozenCheck
 from jaxssl.train.learner import Learner
+from jaxssl.train.metrics_file import read_metrics
 from jaxssl.train.profile import Profiler
 from jaxssl.train.samples import LanguageModel, samples
 from jaxssl.train.settings import Settings
-from jaxssl.train.sinks import Sinks, read_metrics
+from jaxssl.train.sinks import Sinks
 from jaxssl.train.step_log import StepLog, progress_texts
 from jaxssl.train.stopping import NotFinite, StopSignal
 from jaxssl.train.validation import Validation

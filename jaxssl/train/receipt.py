@@ -10,7 +10,9 @@ from typing import Any
 
 import jax
 
+from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
+from jaxssl.core.json_files import read_json
 from jaxssl.core.types import batch_shape
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import num_parameters
@@ -164,14 +166,10 @@ def read_receipt(run_dir: Path, program: Program) -> Receipt | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("devices") != devices_of(program):
-            return None
-        own, full = (content.pop(name) for name in ("own", "full"))
-        own, full = Cost(**own), None if full is None else Cost(**full)
-        return Receipt(**content, own=own, full=full, devices=devices_of(program))
-    except (ValueError, KeyError, TypeError):  # of another version: it is made again
+        receipt = read_json(path, Receipt, what="the receipt is damaged", fix="delete it")
+    except UserError:  # of another version, or damaged: it is made again
         return None
+    return receipt if receipt.devices == devices_of(program) else None
 
 
 def devices_of(program: Program) -> str:

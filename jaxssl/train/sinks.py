@@ -1,27 +1,20 @@
 """Where a run's metrics go: metrics.jsonl always, TensorBoard and Weights & Biases on request.
 
-A row is a flat dict with `kind` ("train", "validation", "sample", "fill_mask", "note") and `step`.
-Only one host writes; the others hold an empty `Sinks()`.
+Rows are those of `metrics_file`. Only one host writes; the others hold an empty `Sinks()`.
 """
 
 import importlib
 import json
-import math
 import os
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
-
-FILE_NAME = "metrics.jsonl"
-TEXT_KINDS = ("sample", "fill_mask", "note")  # rows whose strings are text, never numbers
-_NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-
-Row = Mapping[str, Any]
+from jaxssl.train.metrics_file import TEXT_KINDS, MetricsFile, Row, plain
 
 
 class Sink(Protocol):
@@ -34,69 +27,6 @@ class Sink(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-class MetricsFile:
-    """Appends one strict-JSON object a line to `<run_dir>/metrics.jsonl`.
-
-    Each row is handed to the operating system in one write, so that a killed process loses nothing
-    but, at worst, the line it was writing; opening the file again removes such a half line.
-
-    Raises:
-      UserError: the directory cannot be written or the disk is full.
-    """
-
-    def __init__(self, run_dir: str | Path):
-        self.path = Path(run_dir) / FILE_NAME
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "ab", buffering=0)
-            self._mend()
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
-
-    def write(self, row: Row) -> None:
-        """Appends `row`. Non-finite floats become the strings "nan", "inf" and "-inf"."""
-        line = memoryview(json_line(row).encode())
-        try:
-            while line:
-                line = line[self._file.write(line) :]
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
-
-    def rewind(self, step: int) -> None:
-        """Removes the rows of later steps than `step`, all of them or none.
-
-        What is kept is kept byte for byte. Rows without a step stay.
-        """
-        lines = list(_lines(self.path))
-        kept = [line + b"\n" for line, row in lines if row.get("step", step) <= step]
-        if len(kept) < len(lines):
-            self._replace(kept)
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _replace(self, lines: list[bytes]) -> None:
-        try:
-            with atomic_write(self.path, "wb") as file:
-                file.writelines(lines)
-            self._file.close()
-            self._file = open(self.path, "ab", buffering=0)
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
-
-    def _mend(self) -> None:
-        """Makes the file end with a whole line: ends a whole last line, cuts a half one."""
-        with open(self.path, "rb") as file:
-            content = file.read()
-        if not content or content.endswith(b"\n"):
-            return
-        start = content.rfind(b"\n") + 1
-        if _parse(content[start:]) is not None:
-            self._file.write(b"\n")
-        else:
-            os.truncate(self.path, start)
 
 
 def _import_tensorboardx() -> Any:
@@ -265,73 +195,6 @@ class Sinks:
             sink.close()
 
 
-def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
-    """The rows of `<run_dir>/metrics.jsonl` in file order; no file, no rows.
-
-    "nan", "inf" and "-inf" come back as floats, except in rows of text. A half-written last line
-    is left out.
-
-    Raises:
-      UserError: a line other than the last is damaged.
-    """
-    path = Path(run_dir) / FILE_NAME
-    if not path.exists():
-        return []
-    return [_revive(row) for _, row in _lines(path)]
-
-
-def json_line(row: Row) -> str:
-    """`row` as one line of strict JSON, newline included."""
-    return json.dumps(_plain(dict(row)), allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """`value` with plain Python numbers, and with non-finite floats as strings."""
-    if hasattr(value, "tolist"):  # a NumPy or JAX scalar or array
-        value = value.tolist()
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _revive(row: dict[str, Any]) -> dict[str, Any]:
-    if row.get("kind") in TEXT_KINDS:
-        return row
-    return {
-        key: _NON_FINITE.get(value, value) if isinstance(value, str) else value
-        for key, value in row.items()
-    }
-
-
-def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Each whole line (without its newline) and its row."""
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        row = _parse(line)
-        if row is not None:
-            yield line, row
-        elif line.strip() and any(rest.strip() for rest in lines[number:]):
-            raise UserError(
-                "A line of the metrics file is damaged.",
-                where=f"{path}:{number}",
-                expected="one JSON object",
-                got=repr(line[:80].decode("utf-8", "replace")),
-                fix=f"remove the line: sed -i {number}d {path}",
-            )
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
-
-
 def _numbers(row: Row) -> dict[str, float]:
     """The row's numbers but its step, NumPy and JAX scalars among them."""
     plain = {
@@ -343,7 +206,7 @@ def _numbers(row: Row) -> dict[str, float]:
 
 def _as_text(row: Row) -> str:
     """A row of text as Markdown: strings as they are, the rest (predictions) as JSON."""
-    parts = {key: _plain(value) for key, value in row.items() if key not in ("kind", "step")}
+    parts = {key: plain(value) for key, value in row.items() if key not in ("kind", "step")}
     return "\n\n".join(
         value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for value in parts.values()
@@ -355,13 +218,3 @@ def _kept_id(path: Path) -> str:
         with atomic_write(path) as file:
             file.write(uuid.uuid4().hex)
     return path.read_text().strip()
-
-
-def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(
-        "The run's metrics cannot be written.",
-        where=path,
-        got=error.strerror or error,
-        fix="free space or make the run directory writable, then start the same command again:"
-        " the run resumes",
-    )

@@ -23,6 +23,7 @@ from jaxssl.checkpoint.ledger import (
     by_network,
     describe_base,
     make_ledger,
+    read_bases,
 )
 from jaxssl.checkpoint.manager import (
     CheckpointConfig,
@@ -44,6 +45,7 @@ from jaxssl.checkpoint.parameter_index import (
 )
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
+from jaxssl.core.json_files import read_json
 from jaxssl.core.keys import init_key
 from jaxssl.core.layer_names import canonical, layer_range, stack_of
 from jaxssl.core.names import flatten, unflatten
@@ -194,7 +196,8 @@ def _noted(run_dir: Path) -> dict[str, Any]:
     path = run_dir / ledger.FILE_NAME
     if not path.is_file() or not CheckpointManager(run_dir / "checkpoints").steps():
         return {}
-    return by_network(json.loads(path.read_text(encoding="utf-8"))["from"])
+    what, fix = "the ledger of a run is damaged", "restore it from a copy"
+    return read_bases(read_json(path, what=what, fix=fix).get("from"), path)
 
 
 def write_start(run_dir: Path, start: Start, *, keeps_base: bool) -> None:

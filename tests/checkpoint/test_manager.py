@@ -1,6 +1,5 @@
 """Checkpoints: bit-exact onto any mesh, damage noticed, the right steps kept."""
 
-import json
 import resource
 import shutil
 from pathlib import Path
@@ -175,8 +174,23 @@ def spoil(kind: str, step: Path) -> None:
     elif kind == "manifest":
         (step / "manifest.json").write_text('{"files": 3}')
 
+    elif kind == "manifest is a directory":
+        (step / "manifest.json").unlink()
+        (step / "manifest.json").mkdir()
+    elif kind == "bytds":
+        text = (step / "manifest.json").read_text()
+        (step / "manifest.json").write_text(text.replace('"bytes"', '"bytds"', 1))
+    elif kind == "format 3":
+        text = (step / "meta.json").read_text()
+        (step / "meta.json").write_text(text.replace('"format": 1', '"format": 3'))
+    else:
+        raise AssertionError(kind)
 
-KINDS = ["truncated", "deleted", "meta", "meta is a list", "manifest"]
+
+KINDS = [
+    *("truncated", "deleted", "meta", "meta is a list", "manifest"),
+    *("manifest is a directory", "bytds", "format 3"),
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -197,9 +211,11 @@ def test_nothing_intact_is_an_error_and_nothing_is_moved(steps):
     assert steps.steps() == [10, 20]
 
 
-def test_a_newer_format_is_refused_and_not_taken_for_damage(steps):
-    meta = steps.path(20) / "meta.json"
-    meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": 2}))
+def test_a_newer_format_is_refused_and_not_taken_for_damage(steps, monkeypatch):
+    for module in ("jaxssl.checkpoint.manifest", "jaxssl.core.seal"):
+        monkeypatch.setattr(f"{module}.FORMAT", 2)
+    manifest.seal(steps.path(20), {"step": 20})
+    monkeypatch.undo()
     with pytest.raises(UserError, match="newer version of jaxssl"):
         steps.newest_intact(lambda text: None)
     assert steps.steps() == [10, 20]

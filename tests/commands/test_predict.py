@@ -20,6 +20,7 @@ from jaxssl.data.tables.config import TableFile
 from jaxssl.data.tables.read import read_table
 from jaxssl.data.tables.table import Table
 from jaxssl.run.open import open_run
+from jaxssl.run.sealing import seal_run
 from jaxssl.run.train import train_run
 from jaxssl.tasks.answer.task import Answer
 from jaxssl.tasks.base import Encoded
@@ -305,6 +306,7 @@ def test_options_of_the_training_tables_are_not_taken_over_and_that_is_said(run,
     config = (copy / "config.yaml").read_text()
     assert "delimiter: null" in config
     (copy / "config.yaml").write_text(config.replace("delimiter: null", "delimiter: ;", 1))
+    seal_run(copy)
     given = tmp_path / "t.csv"
     given.write_text("text,n\nthe cat,1\n")
     _, said = predicted(copy, given, tmp_path / "a.jsonl")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jaxssl.core.errors import UserError
-from jaxssl.train.sinks import MetricsFile, Sinks, TensorBoardSink, WandbSink, read_metrics
+from jaxssl.train.metrics_file import MetricsFile, read_metrics
+from jaxssl.train.sinks import Sinks, TensorBoardSink, WandbSink
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,9 +105,14 @@ def test_a_killed_write_loses_its_own_line_only(tmp_path, cut):
 
 
 def test_damage_before_the_last_line_is_an_error_that_names_the_line(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(UserError, match="metrics.jsonl:2"):
-        read_metrics(tmp_path)
+    good = '{"kind": "train", "step": 1}\n'
+    for bad in ('{"st', "[1]", '{"step": 1}', '{"kind": "train", "step": "1"}', "\xff", "[" * 9999):
+        (tmp_path / "metrics.jsonl").write_text(f"{good}{bad}\n{good}", encoding="latin-1")
+        with pytest.raises(UserError, match="metrics.jsonl:2"):
+            read_metrics(tmp_path)
+        (tmp_path / "metrics.jsonl").write_text(f"{good}{bad}\n", encoding="latin-1")
+        with pytest.raises(UserError, match="metrics.jsonl:2"):  # a whole line is not half written
+            read_metrics(tmp_path)
 
 
 def test_no_file_has_no_rows(tmp_path):

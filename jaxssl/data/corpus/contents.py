@@ -16,6 +16,7 @@ from pathlib import Path
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
+from jaxssl.core.json_files import read_json_lines
 from jaxssl.core.progress import bar, tell
 from jaxssl.data.corpus.docstrings import installed
 from jaxssl.data.corpus.files import SourceFile, open_stored
@@ -100,18 +101,10 @@ def load_contents(path: Path) -> list[Content]:
     Raises:
       UserError: the file is damaged.
     """
-    try:
-        lines = path.read_bytes().decode("utf-8").splitlines()
-        contents = [Content(**json.loads(line)) for line in lines]
-        if all(isinstance(c.sha256, str) and isinstance(c.bytes, int) for c in contents):
-            return contents
-    except (ValueError, TypeError):
-        pass
-    raise UserError(
-        "the list of a corpus's files is damaged",
-        where=path,
-        expected="a JSON line a file: source, file, bytes, sha256, time",
-        got="something else",
+    return read_json_lines(
+        path,
+        Content,
+        what="the list of a corpus's files is damaged",
         fix=f"delete {path.parent} to make it anew",
     )
 

@@ -21,6 +21,8 @@ import numpy as np
 from jaxssl.core.config import to_dict
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
+from jaxssl.core.json_files import read_json
+from jaxssl.core.seal import SEAL, seal
 from jaxssl.data.corpus import skipped
 from jaxssl.data.corpus.checks import check_result, check_sample
 from jaxssl.data.corpus.config import PrepareConfig
@@ -37,11 +39,19 @@ from jaxssl.data.corpus.record import (
 )
 from jaxssl.data.corpus.sources import Docstrings, Jsonl, SourceConfig, TextFiles
 from jaxssl.data.store import packing
-from jaxssl.data.store.manifest import split_record, token_dtype, write_manifest
+from jaxssl.data.store.manifest import (
+    MANIFEST,
+    sealed_files,
+    split_record,
+    token_dtype,
+    write_manifest,
+)
 from jaxssl.data.store.split import Split
 from jaxssl.data.store.store import TokenStore
 from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
+
+WHAT, FIX = "an unfinished token store is damaged", "delete this directory to make the store anew"
 
 
 def prepare(config: PrepareConfig) -> TokenStore:
@@ -66,6 +76,8 @@ def prepare(config: PrepareConfig) -> TokenStore:
                 file.unlink()
             if not was_complete:
                 _make(config, tokenizer, asked, out)
+            if not (out / SEAL).exists():  # of a store that was finished just now, or nearly
+                seal(out, sealed_files(out))
             for split, length in _missing_plans(config, out):
                 packing.write_pack_plan(split, length)
             shutil.rmtree(out / WORK)
@@ -148,7 +160,7 @@ def _finish(config: PrepareConfig, tokenizer: Tokenizer, work: Any, out: Path) -
     shards: dict[str, list[dict]] = {}
     counts: dict[str, np.ndarray] = {}
     for rank in range(config.tasks):
-        for split, shard in json.loads(work.record(rank).read_text()).items():
+        for split, shard in read_json(work.record(rank), what=WHAT, fix=FIX).items():
             shards.setdefault(split, []).append(shard)
         with np.load(work.counts(rank)) as file:
             for split in file:
@@ -162,7 +174,7 @@ def _finish(config: PrepareConfig, tokenizer: Tokenizer, work: Any, out: Path) -
     check_unchanged(out / CONTENTS, config.sources, "token store")
     tokenizer.save(out / "tokenizer")
     write_manifest(
-        out / "manifest.json",
+        out / MANIFEST,
         {
             "vocab_size": tokenizer.vocab_size,
             "dtype": token_dtype(tokenizer.vocab_size),

@@ -1,12 +1,14 @@
 """What a token store was begun with, compared with what is asked for now."""
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from jaxssl.core.config import to_dict
 from jaxssl.core.errors import UserError
+from jaxssl.core.json_files import read_json
 from jaxssl.data.corpus.config import PrepareConfig
 from jaxssl.data.corpus.contents import CONTENTS
 from jaxssl.data.corpus.sources import Hub
@@ -17,6 +19,16 @@ WORK = ".work"
 INPUTS, COMMITS = "inputs", "commits"
 """Not compared. `inputs` is in older stores only: a digest of the files' beginnings and ends."""
 LEFT_OUT = ("out", "workers", "tokenizer", "max_unknown_rate", "max_set_aside", "pack_lengths")
+
+
+class Record(TypedDict):
+    """`prepare.json`: the configuration, as far as it decides the store's bytes."""
+
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
+    source: dict[str, Any]
+    more_sources: list[dict[str, Any]]
+    tokenizer: str
+    commits: NotRequired[list[str | None]]
 
 
 def record(config: PrepareConfig, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -35,11 +47,21 @@ def _without_places(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "source": sources[0], "more_sources": sources[1:]}
 
 
+def read_record(out: Path) -> dict[str, Any]:
+    """What an earlier run noted, without the places of its corpus.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    fix = "delete this directory to make the store anew"
+    found = read_json(out / RECORD, Record, what="the record of a store is damaged", fix=fix)
+    return _without_places(dict(found))
+
+
 def commits(config: PrepareConfig, out: Path) -> list[str | None]:
     """The commit of each source from the hub: the one the store was begun with, or today's."""
     if (out / RECORD).is_file():
-        found = json.loads((out / RECORD).read_text(encoding="utf-8"))
-        return found.get(COMMITS, [None] * len(config.sources))
+        return read_record(out).get(COMMITS, [None] * len(config.sources))
     return [source.commit() if isinstance(source, Hub) else None for source in config.sources]
 
 
@@ -54,9 +76,7 @@ def pinned(config: PrepareConfig, commits: list[str | None]) -> PrepareConfig:
 
 def is_complete(out: Path, record: dict[str, Any]) -> bool:
     """Whether `out` is complete; raises a `UserError` if it holds something else."""
-    try:
-        found = _without_places(json.loads((out / RECORD).read_text(encoding="utf-8")))
-    except (FileNotFoundError, NotADirectoryError):
+    if not (out / RECORD).exists():
         ours = {WORK, CONTENTS, *(f.name for f in leftovers(out))}
         others = [f.name for f in out.iterdir() if f.name not in ours] if out.is_dir() else []
         if not others and (out.is_dir() or not out.exists()):
@@ -67,7 +87,8 @@ def is_complete(out: Path, record: dict[str, Any]) -> bool:
             expected="a new or empty directory",
             got=f"a directory with {', '.join(sorted(others)[:3])}" if others else "a file",
             fix="choose another `out`",
-        ) from None
+        )
+    found = read_record(out)
     has_manifest = (out / "manifest.json").is_file()
     keys = sorted((record.keys() | found.keys()) - {INPUTS, COMMITS})
     different = [key for key in keys if record.get(key) != found.get(key)]

@@ -2,16 +2,22 @@
 
 import dataclasses
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
+from jaxssl.core.json_files import STRICT, parse_json, read_regular
 
 FORMAT = 1
+MANIFEST = "manifest.json"
+DAMAGED = "this token store's manifest is damaged"
+FIX = "restore the file from a copy, or prepare the store again"
 FILE_KINDS = ("tokens", "documents", "sentences")
 ROLES = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
 
@@ -20,6 +26,7 @@ ROLES = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
 class ShardRecord:
     """One trio of files: counts of what each holds and the SHA-256 of each."""
 
+    __pydantic_config__: ClassVar = STRICT
     name: str
     tokens: int
     documents: int
@@ -27,6 +34,8 @@ class ShardRecord:
     bytes: int
     largest_id: int
     sha256: Mapping[str, str]
+    sample: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """`core.files.sample_sha256` of each; empty in stores of version 0.1."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +45,7 @@ class SplitRecord:
     `unigram_entropy` is in nats a token, over content tokens (document ends left out).
     """
 
+    __pydantic_config__: ClassVar = STRICT
     tokens: int
     documents: int
     sentences: int
@@ -49,8 +59,9 @@ class SplitRecord:
 class Manifest:
     """Everything that is known of a token store without reading its tokens."""
 
+    __pydantic_config__: ClassVar = STRICT
     vocab_size: int
-    dtype: str
+    dtype: Literal["uint16", "uint32"]
     document_end: int
     special_ids: Mapping[str, int | None]
     tokenizer: Mapping[str, str]
@@ -65,6 +76,12 @@ class Manifest:
     def largest_id(self) -> int:
         """The largest token id in any split, -1 for a store without tokens."""
         return max((split.largest_id for split in self.splits.values()), default=-1)
+
+
+def sealed_files(store: Path) -> list[str]:
+    """Names of the files that a store's seal is over; the manifest has the checksums of shards."""
+    tokenizer = (store / "tokenizer").iterdir() if (store / "tokenizer").is_dir() else ()
+    return [MANIFEST, *(f"tokenizer/{file.name}" for file in tokenizer)]
 
 
 def token_dtype(vocab_size: int) -> str:
@@ -104,75 +121,69 @@ def split_record(shards: Iterable[Mapping[str, Any]], counts: np.ndarray) -> dic
 
 def write_manifest(path: str | Path, content: Mapping[str, Any]) -> None:
     """Checks `content` (the manifest as plain values) and writes it whole to `path`."""
-    content = {"format": FORMAT, **content}
-    parse_manifest(content, path)
+    text = json.dumps({"format": FORMAT, **content}, indent=1, ensure_ascii=False)
+    parse_manifest(text, path)
     with atomic_write(path) as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
-        file.write("\n")
+        file.write(text + "\n")
 
 
 def read_manifest(path: str | Path) -> Manifest:
     """Reads `manifest.json`. Missing, unreadable or too new a file is a `UserError`."""
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         raise UserError(
             "there is no token store here",
             where=path.parent,
             expected="a directory with a manifest.json",
             got="a directory without one" if path.parent.is_dir() else "no such directory",
             fix="make it with `jaxssl prepare`, or correct the path (data.store)",
-        ) from None
-    except (OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from None
-    return parse_manifest(content, path)
+        )
+    return parse_manifest(read_regular(path, what=DAMAGED, fix=FIX), path)
 
 
-def parse_manifest(content: Any, path: str | Path) -> Manifest:
-    """Turns the manifest's plain values into a `Manifest`; `path` is only named in errors."""
-    if not isinstance(content, Mapping) or not isinstance(content.get("format"), int):
+def parse_manifest(text: str | bytes, path: str | Path) -> Manifest:
+    """The manifest of a JSON text; `path` is only named in errors."""
+    found = parse_json(text, where=path, what=DAMAGED, fix=FIX).get("format")
+    if not isinstance(found, int) or isinstance(found, bool):
         raise _damaged(path, "no format number")
-    if content["format"] > FORMAT:
+    if found > FORMAT:
         raise UserError(
             "this token store was written by a newer version",
             where=path,
             expected=f"format {FORMAT} or older",
-            got=f"format {content['format']}",
+            got=f"format {found}",
             fix="upgrade jaxssl, or prepare the store again with this version",
         )
-    try:
-        fields = {field.name for field in dataclasses.fields(Manifest)}
-        manifest = Manifest(
-            **{key: value for key, value in content.items() if key in fields - {"splits"}},
-            splits={name: _split(split) for name, split in content["splits"].items()},
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from None
+    manifest = parse_json(text, Manifest, where=path, what=DAMAGED, fix=FIX)
     _check(manifest, path)
     return manifest
 
 
-def _split(content: Mapping[str, Any]) -> SplitRecord:
-    shards = tuple(ShardRecord(**shard) for shard in content["shards"])
-    return SplitRecord(**{**content, "shards": shards})
-
-
 def _check(manifest: Manifest, path: str | Path) -> None:
-    if manifest.dtype not in ("uint16", "uint32"):
-        raise _damaged(path, f"dtype {manifest.dtype!r}")
+    ids = [manifest.document_end, *(i for i in manifest.special_ids.values() if i is not None)]
+    if not all(0 <= id_ < manifest.vocab_size for id_ in ids):
+        raise _damaged(path, f"ids {ids} of {manifest.vocab_size} pieces")
     for name, split in manifest.splits.items():
-        for key in FILE_KINDS + ("bytes",):
-            total = sum(getattr(shard, key) for shard in split.shards)
-            if total != getattr(split, key):
-                raise _damaged(path, f"split {name!r}: {key} do not add up over its shards")
+        for part in (name, *(shard.name for shard in split.shards)):
+            if not re.fullmatch(r"[\w-]+", part):
+                raise _damaged(path, f"a split or shard called {part!r}")
+        for kind in FILE_KINDS + ("bytes",):
+            counts = [getattr(shard, kind) for shard in split.shards]
+            if min(counts, default=0) < 0 or sum(counts) != getattr(split, kind):
+                raise _damaged(path, f"split {name!r}: {kind} do not add up over its shards")
+        if not -1 <= split.largest_id == max(shard.largest_id for shard in split.shards):
+            raise _damaged(path, f"split {name!r}: largest_id is not that of its shards")
+        for shard in split.shards:
+            for sums in (shard.sha256, shard.sample or shard.sha256):
+                if sums.keys() != set(FILE_KINDS):
+                    raise _damaged(path, f"shard {shard.name!r}: checksums of {sorted(sums)}")
 
 
 def _damaged(path: str | Path, why: str) -> UserError:
     return UserError(
-        "this token store's manifest is damaged",
+        DAMAGED,
         where=path,
         expected="a manifest written by `jaxssl prepare`",
         got=why,
-        fix="restore the file from a copy, or prepare the store again",
+        fix=FIX,
     )

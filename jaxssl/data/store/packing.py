@@ -12,12 +12,13 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from jaxssl.core.errors import UserError
-from jaxssl.core.files import atomic_write
+from jaxssl.core.files import atomic_write, sample_sha256, sha256
+from jaxssl.core.json_files import STRICT, read_json
 from jaxssl.core.progress import bar
 from jaxssl.data.ragged import ragged_arange
 from jaxssl.data.store.rows import Batch, identity, pad_id, segments
@@ -25,6 +26,21 @@ from jaxssl.data.store.split import Split
 
 PLAN_FORMAT = 1
 _ARRAYS = {"starts": np.dtype("<i8"), "lengths": np.dtype("<i4"), "rows": np.dtype("<i8")}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanRecord:
+    """A plan's `.json`: counts, the shards it was made from, and the checksums of its arrays, which
+    plans of version 0.1 lack."""
+
+    __pydantic_config__: ClassVar = STRICT
+    format: int = PLAN_FORMAT
+    sequence_length: int
+    rows: int
+    pieces: int
+    documents: Mapping[str, str]
+    sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    sample: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,8 +149,16 @@ def write_pack_plan(split: Split, length: int) -> Path:
                 tokens += int(plan["lengths"].sum())
                 pieces, rows = pieces + len(plan["starts"]), rows + len(plan["rows"])
         path = plan_path(split, length)
+        header = PlanRecord(
+            sequence_length=length,
+            rows=rows,
+            pieces=pieces,
+            documents=_made_from(split),
+            sha256={kind: sha256(plan_path(split, length, kind)) for kind in _ARRAYS},
+            sample={kind: sample_sha256(plan_path(split, length, kind)) for kind in _ARRAYS},
+        )
         with atomic_write(path) as file:
-            json.dump(_header(split, length, {"rows": rows, "pieces": pieces}), file, indent=1)
+            json.dump(dataclasses.asdict(header), file, indent=1)
     except OSError as error:
         raise UserError(
             "the pack plan cannot be written beside the shards",
@@ -162,32 +186,32 @@ def _pack(document_ends: np.ndarray, length: int) -> dict[str, np.ndarray]:
     return {"starts": starts[order], "lengths": lengths[order], "rows": ends}
 
 
-def _header(split: Split, length: int, counts: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "format": PLAN_FORMAT,
-        "sequence_length": length,
-        **counts,
-        "documents": {shard.name: shard.sha256["documents"] for shard in split.record.shards},
-    }
+def _made_from(split: Split) -> dict[str, str]:
+    """The checksum of each shard's documents, by the shard's name."""
+    return {shard.name: shard.sha256["documents"] for shard in split.record.shards}
 
 
 def _read_plan(split: Split, length: int) -> dict[str, np.ndarray]:
     """The plan's arrays, mapped; a `UserError` if they are damaged or of another store."""
     path = plan_path(split, length)
-    try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-        counts = {"rows": int(header["rows"]), "pieces": int(header["pieces"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _stale(path, str(error)) from None
-    if header != _header(split, length, counts):
+    stale = _stale(path, "")
+    plan = read_json(path, PlanRecord, what=stale.what, fix=stale.fix or "")
+    if plan.format != PLAN_FORMAT or plan.sequence_length != length:
+        raise _stale(path, f"format {plan.format}, rows of {plan.sequence_length}")
+    if plan.documents != _made_from(split):
         raise _stale(path, "a plan made from other documents")
     arrays = {}
     for kind, dtype in _ARRAYS.items():
         file = plan_path(split, length, kind)
-        entries = counts["rows" if kind == "rows" else "pieces"]
         size = file.stat().st_size if file.is_file() else 0
-        if size != entries * dtype.itemsize:
-            raise _stale(file, f"{size} bytes, expected {entries * dtype.itemsize}")
+        wanted = (plan.rows if kind == "rows" else plan.pieces) * dtype.itemsize
+        if size != wanted:
+            raise _stale(file, f"{size} bytes, expected {wanted}")
+        digest, noted = (
+            (sha256, plan.sha256) if split.compares_whole else (sample_sha256, plan.sample)
+        )
+        if noted and digest(file) != noted.get(kind):
+            raise _stale(file, "contents that are not those its .json notes")
         arrays[kind] = np.asarray(np.memmap(file, dtype, "r"))
     return arrays
 

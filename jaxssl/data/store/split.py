@@ -26,6 +26,8 @@ class Split:
 
     def __init__(self, directory: Path, record: SplitRecord, dtype: str, vocab_size: int):
         self.directory, self.record = directory, record
+        self.compares_whole = False
+        """Whether what lies beside the shards is compared whole when it is read."""
         self._dtype, self._vocab_size = dtype, vocab_size
         self._bases = {
             kind: np.cumsum([0] + [getattr(shard, kind) for shard in record.shards], dtype=np.int64)

@@ -8,18 +8,23 @@ it. A document's end counts its document-end token, its last sentence's end does
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxssl.core.errors import UserError, did_you_mean
-from jaxssl.core.files import fsync_directory, sha256
+from jaxssl.core.files import fsync_directory, sample_sha256, sha256
 from jaxssl.core.progress import bar
-from jaxssl.data.store.manifest import FILE_KINDS, Manifest, read_manifest
+from jaxssl.core.seal import check_seal
+from jaxssl.data.store.manifest import FILE_KINDS, MANIFEST, Manifest, read_manifest
 from jaxssl.data.store.split import Split, file_dtype
 
 FLUSH_TOKENS = 1 << 20
+SMALL_BYTES = 1 << 30
+"""A store of at most so many bytes is compared whole: that takes a second."""
+THREADS = 16
 
 
 class ShardWriter:
@@ -93,6 +98,9 @@ class ShardWriter:
             **self._totals,
             "largest_id": max(self.counts.size - 1, self.document_end),
             "sha256": {kind: digest.hexdigest() for kind, digest in self._hashes.items()},
+            "sample": {
+                kind: sample_sha256(self.directory / f"{self.name}.{kind}") for kind in FILE_KINDS
+            },
         }
 
     def abort(self) -> None:
@@ -148,23 +156,30 @@ class TokenStore:
 
     def __init__(self, path: Path, manifest: Manifest):
         self.path, self.manifest = path, manifest
+        self.compares_whole = False
+        """Whether files are compared byte by byte, not by a sample."""
 
     @classmethod
-    def open(cls, path: str | Path, *, verify: bool = False) -> "TokenStore":
+    def open(cls, path: str | Path, *, verify: bool | None = False) -> "TokenStore":
         """Opens the store at `path` in O(1) memory: files are mapped when first read.
+
+        The manifest and the tokenizer are compared with the store's seal, and every shard with a
+        sample (64 KiB of each file).
 
         Args:
           path: the store's directory.
-          verify: also compare every file's SHA-256 with the manifest (reads the whole store).
+          verify: compare all bytes with the manifest instead; None is for those of at most 1 GiB.
 
         Raises:
           UserError: no store there, a newer format, a missing, truncated or altered file.
         """
         path = Path(path)
-        store = cls(path, read_manifest(path / "manifest.json"))
+        check_seal(path)
+        store = cls(path, read_manifest(path / MANIFEST))
         store._check_sizes()
-        if verify:
-            store._check_sums()
+        small = sum(file.size for file in store._shard_files()) <= SMALL_BYTES
+        store.compares_whole = small if verify is None else verify
+        store._check_sums()
         return store
 
     @property
@@ -191,15 +206,17 @@ class TokenStore:
                 or f"prepare the text in another `out` with a larger {name}_fraction",
             )
         m = self.manifest
-        return Split(self.path / name, m.splits[name], m.dtype, m.vocab_size)
+        split = Split(self.path / name, m.splits[name], m.dtype, m.vocab_size)
+        split.compares_whole = self.compares_whole
+        return split
 
-    def _shard_files(self) -> list[tuple[Path, int, str]]:
-        """(path, bytes, SHA-256) of every file, as the manifest states them."""
+    def _shard_files(self) -> list["_ShardFile"]:
         return [
-            (
+            _ShardFile(
                 self.path / name / f"{shard.name}.{kind}",
                 getattr(shard, kind) * file_dtype(kind, self.manifest.dtype).itemsize,
                 shard.sha256[kind],
+                shard.sample.get(kind),
             )
             for name, split in self.manifest.splits.items()
             for shard in split.shards
@@ -207,28 +224,51 @@ class TokenStore:
         ]
 
     def _check_sizes(self) -> None:
-        for file, size, _ in self._shard_files():
-            found = file.stat().st_size if file.is_file() else None
-            if found != size:
+        for file in self._shard_files():
+            found = file.path.stat().st_size if file.path.is_file() else None
+            if found != file.size:
                 raise UserError(
                     "a shard is missing" if found is None else "a shard has the wrong size",
-                    where=file,
-                    expected=f"{size} bytes",
+                    where=file.path,
+                    expected=f"{file.size} bytes",
                     got="no file" if found is None else f"{found} bytes",
                     fix="copy the file again, or delete the store and run `jaxssl prepare` again",
                 )
 
     def _check_sums(self) -> None:
-        for file, _, expected in bar(self._shard_files(), description="verify", unit="file"):
-            found = sha256(file)
-            if found != expected:
-                raise UserError(
-                    "a shard was altered after it was written",
-                    where=file,
-                    expected=f"SHA-256 {expected}",
-                    got=f"SHA-256 {found}",
-                    fix="copy the file again, or delete the store and run `jaxssl prepare` again",
-                )
+        """Compares the shards' files, whole or by their samples, several at a time."""
+        files = self._shard_files()
+        total = sum(file.size for file in files)
+        shown = self.compares_whole and total > SMALL_BYTES
+        with (
+            ThreadPoolExecutor(THREADS) as pool,
+            bar(total=total, description="verify", unit="B", enabled=shown) as progress,
+        ):
+            for file, whole in zip(files, pool.map(self._is_as_written, files)):
+                progress.update(file.size)
+                if not whole:
+                    raise UserError(
+                        "a shard was altered after it was written",
+                        where=file.path,
+                        expected=f"the contents that {self.path / MANIFEST} notes",
+                        got="other contents",
+                        fix="copy the file again, or delete the store and run `jaxssl prepare` "
+                        "again",
+                    )
+
+    def _is_as_written(self, file: "_ShardFile") -> bool:
+        if self.compares_whole:
+            return sha256(file.path) == file.sha256
+        return file.sample is None or sample_sha256(file.path) == file.sample
+
+
+class _ShardFile(NamedTuple):
+    """A file as the manifest states it; `sample` is None in stores of version 0.1."""
+
+    path: Path
+    size: int
+    sha256: str
+    sample: str | None
 
 
 def check_vocabulary(store: TokenStore, vocab_size: int, where: str = "model.vocab_size") -> None:

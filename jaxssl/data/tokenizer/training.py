@@ -20,6 +20,7 @@ from jaxssl.core.bounds import check_local
 from jaxssl.core.config import to_dict
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write, new_directory
+from jaxssl.core.json_files import read_json
 from jaxssl.core.progress import bar, tell
 from jaxssl.data.corpus.contents import CONTENTS, check_unchanged, read_contents, write_contents
 from jaxssl.data.corpus.sentences import split_long
@@ -131,7 +132,8 @@ def _is_done(out: Path, wanted: dict) -> bool:
     """Whether this tokenizer is there already. Where its corpus lies is not compared."""
     record = out / RECORD
     if record.is_file():
-        found = json.loads(record.read_text(encoding="utf-8"))
+        what, fix = "the record of a tokenizer is damaged", "delete the directory to train it anew"
+        found = read_json(record, what=what, fix=fix)
         if _without_place(found) == _without_place(wanted):
             return True
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
@@ -146,8 +148,9 @@ def _is_done(out: Path, wanted: dict) -> bool:
 
 
 def _without_place(record: dict) -> dict:
-    source = {key: value for key, value in record.get("source", {}).items() if key != "paths"}
-    return {**record, "source": source}
+    source = record.get("source")
+    kept = source.items() if isinstance(source, dict) else ()
+    return {**record, "source": {key: value for key, value in kept if key != "paths"}}
 
 
 def _texts(config: TokenizerTrainConfig, scratch: Path) -> Texts:

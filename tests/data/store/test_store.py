@@ -1,5 +1,6 @@
 """The token store: what is written is read back, and damage is told from the manifest."""
 
+import contextlib
 import hashlib
 import json
 import time
@@ -166,10 +167,32 @@ def test_altered_shard_is_found_by_verify(tmp_path, documents, kind):
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    TokenStore.open(tmp_path)
-    with pytest.raises(UserError, match="altered") as error:
-        TokenStore.open(tmp_path, verify=True)
-    assert str(file) in str(error.value)
+    for verify in (False, None, True):  # all of a small file is in its sample
+        with pytest.raises(UserError, match="altered") as error:
+            TokenStore.open(tmp_path, verify=verify)
+        assert str(file) in str(error.value)
+
+
+def test_a_sample_of_every_shard_is_compared_and_all_of_a_small_store(
+    tmp_path, documents, monkeypatch
+):
+    from jaxssl.core import files
+    from jaxssl.data.store import store
+
+    monkeypatch.setattr(files, "SAMPLE_BYTES", 8)
+    build_store(tmp_path, {"train": documents})
+    file = tmp_path / "train/00000.tokens"
+    data = file.read_bytes()
+    last = len(data) - 8
+    sampled = {place + i for place in (0, last // 3, 2 * last // 3, last) for i in range(8)}
+    beside = next(place for place in range(len(data)) if place not in sampled)
+    for place, small, found in ((last, False, True), (beside, False, False), (beside, True, True)):
+        altered = bytearray(data)
+        altered[place] ^= 1
+        file.write_bytes(altered)
+        monkeypatch.setattr(store, "SMALL_BYTES", 1 << 30 if small else 0)
+        with pytest.raises(UserError, match="altered") if found else contextlib.nullcontext():
+            TokenStore.open(tmp_path, verify=None)
 
 
 def test_damaged_manifests_are_refused(tmp_path, documents):
