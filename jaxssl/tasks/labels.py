@@ -7,10 +7,29 @@ from typing import Any
 import numpy as np
 
 from jaxssl.core.errors import UserError, did_you_mean
+from jaxssl.data.tables.cells import spelt_list
 from jaxssl.data.tables.table import Table
 
 KEY = "task.label"
 """The configuration's key of the column, for messages."""
+
+
+def label_of(value: Any, where: str) -> str:
+    """A value of the table as a label.
+
+    Raises:
+      UserError: there is none, or it is nothing that names a class.
+    """
+    if value is None or (isinstance(value, str) and not value.strip()) or value != value:
+        raise UserError("a row has no label", where=where, expected="a label", got=repr(value))
+    if isinstance(value, bytes | dict | set) or value in (float("inf"), -float("inf")):
+        raise UserError(
+            "a value that is no label",
+            where=where,
+            expected="a string, a number, true or false",
+            got=_short(value),
+        )
+    return str(value).strip()
 
 
 def read_labels(table: Table, column: str) -> list[str]:
@@ -21,42 +40,99 @@ def read_labels(table: Table, column: str) -> list[str]:
     """
     labels = []
     for value, place in zip(table.column(column, KEY), table.places):
-        if isinstance(value, list | tuple | dict):
+        where = f"{place}, column {column}"
+        if isinstance(value, list | tuple) or (
+            isinstance(value, str) and spelt_list(value, where) is not None
+        ):
             raise UserError(
                 "a row has several labels",
-                where=f"{place}, column {column}",
+                where=where,
                 expected="one label (task classify takes more, with task.multi_label=true)",
-                got=repr(value)[:80],
+                got=_short(value),
             )
-        if value is None or str(value).strip() == "":
-            raise UserError(
-                "a row has no label",
-                where=f"{place}, column {column}",
-                expected="a label",
-                got=repr(value),
-            )
-        labels.append(str(value).strip())
+        labels.append(label_of(value, where))
     return labels
 
 
 def read_label_lists(table: Table, column: str, separator: str) -> list[list[str]]:
-    """Any number of labels a row: a list, or a string with `separator`, or null for none.
+    """Any number of labels a row: a list (in CSV as text, too), a string with `separator`, or one
+    number. An empty list or string means no label.
 
     Raises:
-      UserError: no such column; a value that is neither.
+      UserError: no such column; a value that is none of these, or nothing at all.
     """
-    rows = []
-    for value, place in zip(table.column(column, KEY), table.places):
-        parts = value.split(separator) if isinstance(value, str) else value or []
-        if not isinstance(parts, list | tuple):
+    return [
+        _several(value, f"{place}, column {column}", separator)
+        for value, place in zip(table.column(column, KEY), table.places)
+    ]
+
+
+def _several(value: Any, where: str, separator: str) -> list[str]:
+    """The labels of a row."""
+    if isinstance(value, str):
+        found = spelt_list(value, where, brackets=True)
+        if found is None:
+            return [part.strip() for part in value.split(separator) if part.strip()]
+        value = found
+    if not isinstance(value, list | tuple):
+        if value is None or value != value:
             raise UserError(
-                "a row's labels cannot be read",
-                where=f"{place}, column {column}",
-                expected=f"a list, or a string with {separator!r} between the labels",
-                got=repr(value)[:80],
+                "a row's labels are missing",
+                where=where,
+                expected="a list or a string; an empty one for a row without labels",
+                got=repr(value),
             )
-        rows.append([str(part).strip() for part in parts if str(part).strip()])
-    return rows
+        value = [value]
+    for item in value:
+        if isinstance(item, list | tuple):
+            raise UserError(
+                "a list of labels has lists in it",
+                where=where,
+                expected='labels, such as ["a", "b"]',
+                got=_short(value),
+            )
+    return [label_of(item, f"{where}, label {i}") for i, item in enumerate(value)]
+
+
+# --- Multi-hot rows: 0 or 1 for each label -------------------------------------------------------
+
+_HOT = {"0": 0, "0.0": 0, "False": 0, "false": 0, "1": 1, "1.0": 1, "True": 1, "true": 1}
+
+
+def is_multi_hot(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether rows of a training split hold 0 or 1 for each label, and not the labels themselves.
+
+    They do if they are of 0 and 1 alone and one repeats itself, which labels do not; or if all are
+    of two, each of which would have both labels otherwise.
+    """
+    values = [[_HOT.get(item, -1) for item in row] for row in rows]
+    if not values or any(value < 0 for row in values for value in row):
+        return False
+    return any(len(set(row)) < len(row) for row in values) or all(len(row) == 2 for row in values)
+
+
+def from_multi_hot(
+    rows: Sequence[Sequence[str]], table: Table, column: str, labels: Sequence[str]
+) -> list[list[str]]:
+    """The labels whose place in a row has a 1.
+
+    Raises:
+      UserError: a row without a 0 or 1 for each label.
+    """
+    for row, place in zip(rows, table.places):
+        if len(row) != len(labels) or not all(item in _HOT for item in row):
+            raise UserError(
+                "a row without a 0 or 1 for each label",
+                where=f"{place}, column {column}",
+                expected=f"{len(labels)} of them, for {list_labels(labels)}",
+                got=f"{len(row)}: {_short(row)}",
+                fix="task.labels names the labels in this order; task.multi_hot=false takes the "
+                "values for labels",
+            )
+    return [[label for label, item in zip(labels, row) if _HOT[item]] for row in rows]
+
+
+# --- Numbers --------------------------------------------------------------------------------------
 
 
 def learn_labels(
@@ -161,6 +237,11 @@ def most_frequent(train: np.ndarray, num_labels: int, count: int) -> np.ndarray:
     """Logits [count, K] that are highest for the most frequent of the numbers `train`."""
     shares = np.bincount(train, minlength=num_labels)
     return np.tile(shares.astype(np.float64), (count, 1))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:80] + "..."
 
 
 def _natural(label: str) -> tuple[int, float, str]:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from jaxssl.core.errors import UserError
 from jaxssl.data.tables.table import Table
 from jaxssl.tasks.texts import read_texts
+from jaxssl.tasks.words import read_words
 
 KEY = "task.entities"
 Span = tuple[int, int]
@@ -169,7 +170,7 @@ class WordEntities(_Positions):
     name: Literal["words"] = "words"
     """Positions in words, as in TACRED."""
     words: str = "words"
-    """Column of the lists of words. They are joined by spaces."""
+    """Column of the words: lists, or strings with spaces between. They are joined by spaces."""
     inclusive: bool = True
     """Whether an end is the last word, not the one after it."""
 
@@ -179,17 +180,10 @@ class WordEntities(_Positions):
         Raises:
           UserError: no lists of words; positions outside them, or around nothing.
         """
-        rows = table.column(self.words, f"{KEY}.words")
+        rows = read_words(table, self.words, f"{KEY}.words")
         pairs = []
         for words, spans, place in zip(rows, self._spans(table), table.places):
             where = f"{place}, column {self.words}"
-            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-                raise UserError(
-                    "these are no words",
-                    where=where,
-                    expected="a list of strings (jsonl, parquet and hub data sets have them)",
-                    got=_short(repr(words)),
-                )
             spans = self._inside(spans, len(words), int(self.inclusive), place)
             starts = [0, *itertools.accumulate(len(word) + 1 for word in words)]
             in_text = [(starts[start], starts[end] - 1) for start, end in spans]

@@ -6,32 +6,21 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxssl.core.errors import UserError, did_you_mean
+from jaxssl.data.tables.cells import spelt_list
 from jaxssl.data.tables.table import Table
 from jaxssl.scores.spans import PREFIXES, Scheme, convert, parse
+from jaxssl.tasks.words import Sentences, checked
 
 OUTSIDE = "O"
 AnyScheme = Scheme | Literal["none"]
-Sentences = list[list[str]]
 
 
 # --- Reading --------------------------------------------------------------------------------------
 
 
-def read_words(table: Table, column: str) -> Sentences:
-    """The words of each row: a list of strings, or a string that is split at whitespace.
-
-    Raises:
-      UserError: no such column, a value that is neither, or a row without words.
-    """
-    values = table.column(column, "task.words")
-    return [
-        _strings(value, f"{place}, column {column}", "word")
-        for value, place in zip(values, table.places)
-    ]
-
-
 def read_tags(table: Table, column: str, sentences: Sentences) -> Sentences:
-    """The tags of each row, one for each word.
+    """The tags of each row, one for each word: a list (in CSV as text, too), or a string that is
+    split at whitespace.
 
     Raises:
       UserError: no such column, a word without a tag, or more or fewer tags than words.
@@ -39,9 +28,7 @@ def read_tags(table: Table, column: str, sentences: Sentences) -> Sentences:
     rows = []
     for value, words, place in zip(table.column(column, "task.label"), sentences, table.places):
         where = f"{place}, column {column}"
-        if isinstance(value, list):
-            value = [str(tag) if type(tag) is int else tag for tag in value]
-        tags = _strings(value, where, "tag")
+        tags = checked(_tags_of(value, where), where, "tag")
         if len(tags) != len(words):
             raise UserError(
                 "a sentence has not as many tags as words",
@@ -53,29 +40,13 @@ def read_tags(table: Table, column: str, sentences: Sentences) -> Sentences:
     return rows
 
 
-def _strings(value: Any, where: str, what: str) -> list[str]:
-    strings = value.split() if isinstance(value, str) else value
-    if not isinstance(strings, list):
-        raise UserError(
-            f"a sentence is not a list of {what}s",
-            where=where,
-            expected=f"a list of {what}s, or a string of them with spaces between",
-            got=repr(value)[:80],
-        )
-    for i, string in enumerate(strings):
-        if not isinstance(string, str):
-            raise UserError(
-                f"a {what} is not a string", where=f"{where}, {what} {i}", got=repr(string)[:80]
-            )
-    if not strings:
-        raise UserError(
-            "a sentence is empty",
-            where=where,
-            expected=f"at least one {what}",
-            got=repr(value),
-            fix="remove the row",
-        )
-    return strings
+def _tags_of(value: Any, where: str) -> Any:
+    if isinstance(value, str):
+        found = spelt_list(value, where, brackets=True)
+        value = value.split() if found is None else found
+    if isinstance(value, list):
+        return [str(tag) if type(tag) is int else tag for tag in value]
+    return value
 
 
 def in_scheme(

@@ -25,8 +25,12 @@ from jaxssl.scores.spans import Scheme, convert, entities, entity_scores
 from jaxssl.tasks.base import Encoded, Task
 from jaxssl.tasks.labels import label_details
 from jaxssl.tasks.tag import tagged, windows
-from jaxssl.tasks.tag.tagged import OUTSIDE, AnyScheme, Sentences
+from jaxssl.tasks.tag.tagged import OUTSIDE, AnyScheme
 from jaxssl.tasks.tag.windows import Tagged
+from jaxssl.tasks.words import Sentences, read_words
+
+WORDS = "task.words"
+"""The configuration's key of the column, for messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +40,8 @@ class Tag(Task):
     name: Literal["tag"] = "tag"
     """The task."""
     words: str = "words"
-    """Column of the sentences: lists of words, or strings that are split at whitespace."""
+    """Column of the sentences: lists of words (in CSV as text: ["a", "b"]), or strings that are
+    split at whitespace."""
     label: str = "tags"
     """Column of the tags, as many as there are words."""
     scheme: AnyScheme = "IOB2"
@@ -113,7 +118,7 @@ class Tag(Task):
 
     def learn_labels(self, train: Table) -> "Tag":
         """Takes the labels from the training split where none are given."""
-        tags = tagged.read_tags(train, self.label, tagged.read_words(train, self.words))
+        tags = tagged.read_tags(train, self.label, read_words(train, self.words, WORDS))
         found = {tag for row in self._learnt(tags, train) for tag in row}
         scheme = self.train_scheme or self.scheme
         return dataclasses.replace(self, labels=tagged.labels_of(found, scheme, self.labels))
@@ -129,7 +134,7 @@ class Tag(Task):
     ) -> Encoded:
         """Rows of whole words. With labels, `labels` int32 and `label_weights` float32 travel with
         the tokens: 1 at one token of each word, in the one row that the word belongs to."""
-        sentences = tagged.read_words(table, self.words)
+        sentences = read_words(table, self.words, WORDS)
         tags = tagged.read_tags(table, self.label, sentences) if labelled else None
         rows = encode_windows(tokenizer, sentences, table.places, max_length, self.stride)
         column = rows.first if self.subword == "first" else rows.last

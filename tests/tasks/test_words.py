@@ -1,0 +1,67 @@
+"""Words of sentences: lists, lists as text, and strings that are split."""
+
+import pytest
+
+from jaxssl.core.errors import UserError
+from jaxssl.data.tables.config import TableFile
+from jaxssl.data.tables.read import read_table
+from jaxssl.data.tables.table import Table
+from jaxssl.data.tables.writers import open_output
+from jaxssl.tasks.tag.tagged import read_tags
+from jaxssl.tasks.words import read_words
+
+
+def words(*values):
+    table = Table({"words": list(values)}, [f"x:{i + 1}" for i in range(len(values))], "x")
+    return read_words(table, "words", "task.words")
+
+
+def test_lists_as_text_are_lists():
+    want = ["it's", 'a "b"', ",", "10 000"]
+    assert words(want, str(want), '["it\'s", "a \\"b\\"", ",", "10 000"]') == [want] * 3
+
+
+def test_brackets_in_a_text_are_text():
+    assert words("[ Music ]", "[1]", "[sic]") == [["[", "Music", "]"], ["[1]"], ["[sic]"]]
+
+
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        ("['a' 'b']", "list that cannot be read"),
+        ('["a", 3]', "word is not a string"),
+        ("['a', None]", "word is not a string"),
+        ("[]", "sentence is empty"),
+        (3, "not a list of words"),
+    ],
+)
+def test_what_is_no_list_of_words_is_refused(value, match):
+    with pytest.raises(UserError, match=match) as error:
+        words("a b", value)
+    assert error.value.where.startswith("x:2, column words")
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+def test_words_and_tags_that_predict_writes_come_back(tmp_path, ending):
+    rows = [
+        {"words": ["10\u00a0000", "a, b", "'t"], "tags": ["B-X", "O", "I-X"]},
+        {"words": ["\u2028"], "tags": ["NOUN"]},
+    ]
+    path = str(tmp_path / f"out.{ending}")
+    with open_output(path) as writer:
+        writer.write(["words", "tags"], rows, ["row"] * 2)
+    table = read_table(TableFile(path=path))
+    found = read_words(table, "words", "task.words")
+    assert found == [row["words"] for row in rows]
+    assert read_tags(table, "tags", found) == [row["tags"] for row in rows]
+
+
+@pytest.mark.parametrize("tags", ["['NOUN', 'DET']", '["NOUN", "DET"]', "NOUN DET"])
+def test_tags_as_text_are_the_tags(tags):
+    assert read_tags(Table({"tags": [tags]}, ["x"]), "tags", [["a", "b"]]) == [["NOUN", "DET"]]
+
+
+@pytest.mark.parametrize("tags", ["[NOUN, DET]", "['NOUN' 'DET']", "[0 1]"])
+def test_tags_as_text_that_is_no_list_are_refused(tags):
+    with pytest.raises(UserError, match="list that cannot be read"):
+        read_tags(Table({"tags": [tags]}, ["x"]), "tags", [["a", "b"]])
