@@ -78,6 +78,13 @@ class Classify(PooledTask, LabelLoss):
         """What is told of the labels at the start."""
         return f"{len(self.labels)} labels ({row_labels.list_labels(self.labels)})"
 
+    @property
+    def label_notes(self) -> tuple[str, ...]:
+        """Labels that differ in spelling alone, that stand for nothing, or that are amounts."""
+        notes = row_labels.label_notes(self.labels)
+        amounts = None if self.multi_label else row_labels.regress_hint(self.labels)
+        return notes if amounts is None else (*notes, amounts)
+
     def learn_labels(self, train: Table) -> "Classify":
         """Takes the labels from the training split where none are given, and weighs them."""
         if self.multi_label:

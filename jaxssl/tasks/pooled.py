@@ -1,5 +1,6 @@
 """What tasks share that tell something of one text, or of a pair, from what stands for the row."""
 
+import dataclasses
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,11 @@ class PooledTask(Task):
         """The labels of a table, [N, ...]. Raises UserError."""
 
     @property
+    def label_notes(self) -> tuple[str, ...]:
+        """What is told of the labels that were learnt, where something looks wrong."""
+        return ()
+
+    @property
     def text_column(self) -> str | None:
         """That of the text, unless there are pairs."""
         return None if self.pair else self.text
@@ -76,7 +82,7 @@ class PooledTask(Task):
         labelled: bool = True,
     ) -> Encoded:
         """Rows of token ids with `labels` [N, ...]."""
-        return encode_labelled(
+        encoded = encode_labelled(
             table,
             tokenizer,
             max_length,
@@ -85,6 +91,8 @@ class PooledTask(Task):
             pair=self.pair,
             labels=self.label_numbers(table) if labelled else None,
         )
+        notes = self.label_notes if labelled and split == "train" else ()
+        return dataclasses.replace(encoded, notes=notes)
 
     def keeps_pooler(self, model: ModelConfig) -> bool:
         """Where the first token goes through it."""

@@ -1,4 +1,4 @@
-"""Lists and objects that a cell of text spells, as a CSV file holds them."""
+"""What a value of a table says: nothing, a number, or, as text, a list or an object."""
 
 import ast
 import json
@@ -10,11 +10,24 @@ from jaxssl.core.errors import UserError
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _NEIGHBOURS = re.compile(r"''\s*''")
 _LIST_OF_STRINGS = re.compile(r"""[\[({]\s*['"].*['"]\s*,?\s*[\])}]""", re.DOTALL)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 REWRITE = (
     "keep the table as jsonl or parquet, or write lists as JSON: in pandas "
     "frame[column].map(lambda x: json.dumps(list(x)))"
 )
 """What to do about lists that cannot be read back."""
+
+
+def is_missing(value: Any) -> bool:
+    """Whether it is null, not a number, or a string of whitespace."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def as_number(text: str) -> float | None:
+    """The number that a text spells in digits; None for other texts: nan, inf and 1_000, too."""
+    return float(text) if _NUMBER.fullmatch(text) else None
 
 
 def spelt(text: str) -> Any:

@@ -163,7 +163,8 @@ class Relate(LabelLoss):
             Reference(row, left_out, None if numbers is None else int(numbers[row]))
             for row in kept.tolist()
         ] or [Reference(NO_ROW, left_out, None)]
-        return Encoded(examples, references, (note,) if note else (), truncation)
+        notes = row_labels.label_notes(self.labels) if labelled and split == "train" else ()
+        return Encoded(examples, references, ((note,) if note else ()) + notes, truncation)
 
     def _openings(self, table: Table) -> list[tuple[str, str]]:
         """The opening markers of each row."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxssl.core.errors import UserError, did_you_mean
-from jaxssl.data.tables.cells import spelt_list
+from jaxssl.data.tables.cells import is_missing, spelt_list
 from jaxssl.data.tables.table import Table
 from jaxssl.scores.spans import PREFIXES, Scheme, convert, parse
 from jaxssl.tasks.words import Sentences, checked
@@ -28,7 +28,9 @@ def read_tags(table: Table, column: str, sentences: Sentences) -> Sentences:
     rows = []
     for value, words, place in zip(table.column(column, "task.label"), sentences, table.places):
         where = f"{place}, column {column}"
-        tags = checked(_tags_of(value, where), where, "tag")
+        tags = _tags_of(value, where)
+        _check_there(tags, words, where)
+        tags = checked(tags, where, "tag")
         if len(tags) != len(words):
             raise UserError(
                 "a sentence has not as many tags as words",
@@ -45,8 +47,22 @@ def _tags_of(value: Any, where: str) -> Any:
         found = spelt_list(value, where, brackets=True)
         value = value.split() if found is None else found
     if isinstance(value, list):
-        return [str(tag) if type(tag) is int else tag for tag in value]
+        value = [str(tag) if type(tag) is int else tag for tag in value]
+        return [tag.strip() if isinstance(tag, str) else tag for tag in value]
     return value
+
+
+def _check_there(tags: Any, words: Sequence[str], where: str) -> None:
+    """Refuses a word without a tag."""
+    for i, tag in enumerate(tags if isinstance(tags, list) else ()):
+        if is_missing(tag):
+            raise UserError(
+                "a word has no tag",
+                where=f"{where}, tag {i}" + (f", of {words[i]!r}" if i < len(words) else ""),
+                expected="a tag for each word",
+                got=repr(tag),
+                fix="remove the sentence, or give the word a tag, such as O",
+            )
 
 
 def in_scheme(

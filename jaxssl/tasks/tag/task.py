@@ -23,7 +23,7 @@ from jaxssl.ops.label_losses import softmax_loss
 from jaxssl.scores import tallies
 from jaxssl.scores.spans import Scheme, convert, entities, entity_scores
 from jaxssl.tasks.base import Encoded, Task
-from jaxssl.tasks.labels import label_details
+from jaxssl.tasks.labels import label_details, label_notes
 from jaxssl.tasks.tag import tagged, windows
 from jaxssl.tasks.tag.tagged import OUTSIDE, AnyScheme
 from jaxssl.tasks.tag.windows import Tagged
@@ -149,8 +149,9 @@ class Tag(Task):
             per_token = {"labels": (labels, 0.0), "label_weights": (weights, 0.0)}
             examples = dataclasses.replace(examples, per_token=per_token)
         note = rows.note(split)
+        notes = label_notes(self.labels) if labelled and split == "train" else ()
         references = windows.windows_of(rows, column, sentences, tags)
-        return Encoded(examples, references, (note,) if note else ())
+        return Encoded(examples, references, ((note,) if note else ()) + notes)
 
     def _learnt(self, tags: Sentences, table: Table) -> Sentences:
         """The file's tags as the model learns them."""

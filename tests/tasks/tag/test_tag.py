@@ -77,7 +77,7 @@ BAD = [
     ({}, [["a"], []], [["O"], []], r"(?s)sentence is empty.*a.conll:11, column words"),
     ({}, [["a"], " "], [["O"], "O"], r"(?s)sentence is empty.*a.conll:11"),
     ({}, [["a", 3]], [["O", "O"]], r"(?s)word is not a string.*a.conll:1, .*word 1.*3"),
-    ({}, [["a", "b"]], [["O", None]], r"(?s)tag is not a string.*tag 1.*None"),
+    ({}, [["a", "b"]], [["O", None]], r"(?s)word has no tag.*tag 1, of 'b'.*None"),
     ({}, [["a"]], [None], r"(?s)not a list of tags.*a.conll:1, column tags.*None"),
     ({"words": "word"}, [["a"]], [["O"]], r"(?s)no such column.*task.words.*did you mean 'words'"),
     ({"label": "tgas"}, [["a"]], [["O"]], r"(?s)no such column.*task.label.*did you mean 'tags'"),
