@@ -5,10 +5,12 @@ from collections.abc import Iterator
 
 from jaxssl.core.errors import UserError
 from jaxssl.data.tables.config import TableFile
+from jaxssl.data.tables.conllu import COLUMNS, NO_WORD
 from jaxssl.data.tables.lines import BLANKS, Lines
 from jaxssl.data.tables.table import Table, in_parts
 
 DOCUMENT_START = "-DOCSTART-"
+CONLLU_WIDTH = 1 + len(COLUMNS)
 
 
 def read_conll(path: str, config: TableFile, rows: int | None = None) -> Iterator[Table]:
@@ -34,7 +36,10 @@ def _sentences(lines: Lines, config: TableFile) -> Iterator[tuple[str, list[list
             continue
         if config.comment_prefix and line.startswith(config.comment_prefix):
             continue
-        width = width or _check_positions(len(fields), config.positions, lines.place)
+        if not width:
+            width = _check_positions(len(fields), config.positions, lines.place)
+        if width == CONLLU_WIDTH:
+            _check_no_conllu(fields, config.positions, lines.place)
         if len(fields) != width:
             raise _ragged_token(lines.place, width, fields)
         place = place if tokens else lines.place
@@ -68,11 +73,25 @@ def _check_positions(width: int, positions: dict[str, int], place: str) -> int:
     )
 
 
+def _check_no_conllu(fields: list[str], positions: dict[str, int], place: str) -> None:
+    """Refuses ids for words, and lines of CoNLL-U that are no words."""
+    reads_ids = fields[0] == "1" and positions.get("words") in (0, -CONLLU_WIDTH)
+    if reads_ids or NO_WORD.fullmatch(fields[0]):
+        raise UserError(
+            "a line of CoNLL-U, which has ids before the words",
+            where=place,
+            expected="a token and its columns",
+            got="\t".join(fields)[:200],
+            fix="set format=conllu, and task.label to upos, xpos or feats; leave out positions",
+        )
+
+
 def _ragged_token(place: str, width: int, fields: list[str]) -> UserError:
     return UserError(
         f"a token with too {'few' if len(fields) < width else 'many'} columns",
         where=place,
         expected=f"{width} columns, as in the lines before",
         got=f"{len(fields)}: {' '.join(fields)}"[:200],
-        fix='check delimiter (delimiter="\\t" lets words hold spaces) and comment_prefix',
+        fix='check delimiter (delimiter="\\t" lets words hold spaces) and comment_prefix; '
+        "CoNLL-U is format=conllu",
     )

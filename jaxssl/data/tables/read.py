@@ -8,6 +8,7 @@ from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.data.tables.arrow import read_hub, read_parquet
 from jaxssl.data.tables.config import TableFile, TableHub, TableSplits
 from jaxssl.data.tables.conll import read_conll
+from jaxssl.data.tables.conllu import read_conllu
 from jaxssl.data.tables.delimited import read_delimited
 from jaxssl.data.tables.jsonl import read_jsonl, read_lines
 from jaxssl.data.tables.splits import hold_out
@@ -18,7 +19,8 @@ from jaxssl.data.tables.table import Note, Table, join, say
 def read_table(config: TableFile | TableHub, note: Note = say) -> Table:
     """All rows of a file or a hub data set.
 
-    Of a CoNLL file, a row is a sentence and each column holds a list of strings for each row. Of a
+    Of a CoNLL file, a row is a sentence and each column holds a list of strings for each row; of
+    CoNLL-U, the columns have the format's names, but the forms are `words`. Of a
     SQuAD file, the columns are id, title, question, context and answers: {"text": [...],
     "answer_start": [...]}, with empty lists where the question has no answer and null where the
     file does not give any. A key that a line of jsonl leaves out is null in that row.
@@ -116,6 +118,7 @@ def _read_file(path: str, config: TableFile, note: Note, rows: int | None) -> It
         "lines": read_lines,
         "parquet": read_parquet,
         "conll": read_conll,
+        "conllu": read_conllu,
         "squad": read_squad,
     }
     return readers[config.kind](path, config, rows)

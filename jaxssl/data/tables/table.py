@@ -22,7 +22,7 @@ class Table:
     """Columns of equal length."""
 
     columns: dict[str, list]
-    """Values by column; of CSV, TSV and CoNLL files all are strings."""
+    """Values by column; of CSV, TSV and CoNLL files all are strings (or None)."""
     places: list[str]
     """Where each row comes from, "train.csv:17", for messages. Of a row over several lines, the
     first; rows of parquet files and hub data sets count from 0, as their libraries do."""

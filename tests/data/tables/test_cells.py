@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxssl.core.errors import UserError
@@ -30,6 +30,7 @@ def test_what_else_a_list_may_hold_comes_back(values):
     assert spelt(json.dumps({"a": values})) == spelt(str({"a": values})) == {"a": values}
 
 
+@settings(deadline=None)
 @given(rows=st.lists(WORDS, min_size=1, max_size=4))
 def test_lists_come_back_from_pandas_and_from_our_own_csv(tmp_path_factory, rows):
     import pandas
