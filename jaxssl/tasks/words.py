@@ -3,6 +3,7 @@
 from typing import Any
 
 from jaxssl.core.errors import UserError
+from jaxssl.data.tables.blanks import split_words
 from jaxssl.data.tables.cells import spelt_list
 from jaxssl.data.tables.table import Table
 
@@ -11,7 +12,7 @@ Sentences = list[list[str]]
 
 def read_words(table: Table, column: str, key: str) -> Sentences:
     """The words of each row: a list of strings (in CSV as text, too), or a string that is split at
-    whitespace.
+    the blanks of ASCII.
 
     Args:
       key: the configuration's key of the column, for messages.
@@ -40,7 +41,7 @@ def words_of(value: Any, where: str) -> Any:
         return value
     found = spelt_list(value, where)
     is_list = found is not None and (not found or any(isinstance(x, str) for x in found))
-    return found if is_list else value.split()
+    return found if is_list else split_words(value)
 
 
 def checked(value: Any, where: str, what: str) -> list[str]:

@@ -1,12 +1,12 @@
 """Reader of CoNLL columns: a token a line, a blank line after each sentence."""
 
-import re
 from collections.abc import Iterator
 
 from jaxssl.core.errors import UserError
+from jaxssl.data.tables.blanks import BLANKS, split_words
 from jaxssl.data.tables.config import TableFile
 from jaxssl.data.tables.conllu import COLUMNS, NO_WORD
-from jaxssl.data.tables.lines import BLANKS, Lines
+from jaxssl.data.tables.lines import Lines
 from jaxssl.data.tables.table import Table, in_parts
 
 DOCUMENT_START = "-DOCSTART-"
@@ -49,11 +49,10 @@ def _sentences(lines: Lines, config: TableFile) -> Iterator[tuple[str, list[list
 
 
 def _fields(line: str, delimiter: str | None) -> list[str]:
-    """The line's values; none if it is blank, by ASCII: a token may be a Unicode space."""
-    text = line.strip(BLANKS)
-    if not text:
-        return []
-    return line.rstrip("\r\n").split(delimiter) if delimiter else re.split("[ \t]+", text)
+    """The line's values; none if it is blank."""
+    if delimiter is None or not line.strip(BLANKS):
+        return split_words(line)
+    return line.rstrip("\r\n").split(delimiter)
 
 
 def _check_positions(width: int, positions: dict[str, int], place: str) -> int:

@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterator
 
 from jaxssl.core.errors import UserError
+from jaxssl.data.tables.blanks import BLANKS
 from jaxssl.data.tables.config import TableFile
-from jaxssl.data.tables.lines import BLANKS, Lines
+from jaxssl.data.tables.lines import Lines
 from jaxssl.data.tables.table import Table, in_parts
 
 COLUMNS = ("words", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")

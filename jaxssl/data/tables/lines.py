@@ -7,8 +7,6 @@ from jaxssl.core import progress
 from jaxssl.core.errors import UserError
 from jaxssl.data.corpus.files import SourceFile, open_file
 
-BLANKS = " \t\r\n"
-"""What a blank line is made of. Other spaces of Unicode occur as tokens and in texts."""
 LARGE_BYTES = 64 << 20
 """Reading a larger file shows a progress bar."""
 

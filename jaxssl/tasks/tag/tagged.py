@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxssl.core.errors import UserError, did_you_mean
+from jaxssl.data.tables.blanks import split_words
 from jaxssl.data.tables.cells import is_missing, spelt_list
 from jaxssl.data.tables.table import Table
 from jaxssl.scores.spans import PREFIXES, Scheme, convert, parse
@@ -20,7 +21,7 @@ AnyScheme = Scheme | Literal["none"]
 
 def read_tags(table: Table, column: str, sentences: Sentences) -> Sentences:
     """The tags of each row, one for each word: a list (in CSV as text, too), or a string that is
-    split at whitespace.
+    split at the blanks of ASCII, as `read_words` does.
 
     Raises:
       UserError: no such column, a word without a tag, or more or fewer tags than words.
@@ -45,7 +46,7 @@ def read_tags(table: Table, column: str, sentences: Sentences) -> Sentences:
 def _tags_of(value: Any, where: str) -> Any:
     if isinstance(value, str):
         found = spelt_list(value, where, brackets=True)
-        value = value.split() if found is None else found
+        value = split_words(value) if found is None else found
     if isinstance(value, list):
         value = [str(tag) if type(tag) is int else tag for tag in value]
         return [tag.strip() if isinstance(tag, str) else tag for tag in value]

@@ -41,7 +41,7 @@ class Tag(Task):
     """The task."""
     words: str = "words"
     """Column of the sentences: lists of words (in CSV as text: ["a", "b"]), or strings that are
-    split at whitespace."""
+    split at spaces, tabs and line ends."""
     label: str = "tags"
     """Column of the tags, as many as there are words."""
     scheme: AnyScheme = "IOB2"

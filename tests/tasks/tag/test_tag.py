@@ -156,7 +156,7 @@ def test_each_word_is_labelled_once_at_one_of_its_tokens(tokenizer, subword, max
 
 def test_sentences_without_tags_are_read_from_strings_too(tokenizer):
     task = Tag().learn_labels(sentences())
-    data = Table({"words": [["the", "cat"], " a dog\tsees\u00a0it "]}, ["x:1", "x:2"])
+    data = Table({"words": [["the", "cat"], " a dog\tsees it\r\n"]}, ["x:1", "x:2"])
     encoded = task.encode(data, tokenizer, 16, "input", labelled=False)
     assert [w.words for w in encoded.references] == [["the", "cat"], ["a", "dog", "sees", "it"]]
     assert not encoded.examples.per_token and encoded.references[0].tags is None
