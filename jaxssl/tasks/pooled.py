@@ -2,6 +2,7 @@
 
 import dataclasses
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,12 @@ class PooledTask(Task):
     def text_column(self) -> str | None:
         """That of the text, unless there are pairs."""
         return None if self.pair else self.text
+
+    @property
+    def text_columns(self) -> Mapping[str, str]:
+        """Those of one text, or two."""
+        columns = {"task.text": self.text, "task.pair": self.pair}
+        return {key: column for key, column in columns.items() if column is not None}
 
     @property
     def heads(self) -> tuple[LabelHead, ...]:

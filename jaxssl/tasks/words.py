@@ -3,8 +3,8 @@
 from typing import Any
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.tables.blanks import split_words
-from jaxssl.data.tables.cells import spelt_list
+from jaxssl.data.tables.blanks import BLANKS, split_words
+from jaxssl.data.tables.cells import is_missing, spelt, spelt_list
 from jaxssl.data.tables.table import Table
 
 Sentences = list[list[str]]
@@ -42,6 +42,13 @@ def words_of(value: Any, where: str) -> Any:
     found = spelt_list(value, where)
     is_list = found is not None and (not found or any(isinstance(x, str) for x in found))
     return found if is_list else split_words(value)
+
+
+def has_words(value: Any) -> bool:
+    """Whether a value of the table is more than nothing, blanks or an empty list."""
+    if isinstance(value, str):
+        return bool(value.strip(BLANKS)) and spelt(value) != []
+    return not is_missing(value) and value != []
 
 
 def checked(value: Any, where: str, what: str) -> list[str]:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from jaxssl.core.errors import UserError
 from jaxssl.data.tables.blanks import BLANKS, split_words
 from jaxssl.data.tables.config import TableFile
-from jaxssl.data.tables.conllu import COLUMNS, NO_WORD
-from jaxssl.data.tables.lines import Lines
+from jaxssl.data.tables.conllu import BLANK_LINE, COLUMNS, NO_WORD
+from jaxssl.data.tables.lines import Lines, Size
 from jaxssl.data.tables.table import Table, in_parts
 
 DOCUMENT_START = "-DOCSTART-"
@@ -27,6 +27,7 @@ def read_conll(path: str, config: TableFile, rows: int | None = None) -> Iterato
 def _sentences(lines: Lines, config: TableFile) -> Iterator[tuple[str, list[list[str]]]]:
     """The place of each sentence's first token, and of each token the columns to read."""
     place, tokens, width = "", [], 0
+    size = Size("sentence", BLANK_LINE)
     for line in lines:
         fields = _fields(line, config.delimiter)
         if not fields or fields[0] == DOCUMENT_START:
@@ -42,7 +43,10 @@ def _sentences(lines: Lines, config: TableFile) -> Iterator[tuple[str, list[list
             _check_no_conllu(fields, config.positions, lines.place)
         if len(fields) != width:
             raise _ragged_token(lines.place, width, fields)
-        place = place if tokens else lines.place
+        if not tokens:
+            place = lines.place
+            size.start(place)
+        size.add(line)
         tokens.append([fields[position] for position in config.positions.values()])
     if tokens:
         yield place, tokens

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from jaxssl.core.errors import UserError
 from jaxssl.data.tables.blanks import BLANKS
 from jaxssl.data.tables.config import TableFile
-from jaxssl.data.tables.lines import Lines
+from jaxssl.data.tables.lines import Lines, Size
 from jaxssl.data.tables.table import Table, in_parts
 
 COLUMNS = ("words", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
@@ -21,6 +21,7 @@ COLUMNS = ("words", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", 
 UNSPECIFIED = "_"
 _MAY_BE_UNDERSCORE = ("words", "lemma", "feats")
 """Columns where _ is a value: the underscore itself, and that a word has no features."""
+BLANK_LINE = "put a blank line after each sentence"
 NO_WORD = re.compile(r"\d+[-.]\d+", re.ASCII)
 """Ids of multiword tokens and empty nodes."""
 
@@ -40,6 +41,7 @@ def read_conllu(path: str, config: TableFile, rows: int | None = None) -> Iterat
 def _sentences(lines: Lines) -> Iterator[tuple[str, list[list[str | None]]]]:
     """The place of each sentence's first word, and of each word its values of `COLUMNS`."""
     place, words = "", []
+    size = Size("sentence", BLANK_LINE)
     for line in lines:
         if not line.strip(BLANKS):
             if words:
@@ -50,7 +52,10 @@ def _sentences(lines: Lines) -> Iterator[tuple[str, list[list[str | None]]]]:
             if NO_WORD.fullmatch(id_):
                 continue
             _check_id(id_, len(words) + 1, lines.place)
-            place = place if words else lines.place
+            if not words:
+                place = lines.place
+                size.start(place)
+            size.add(line)
             words.append([_value(name, value) for name, value in zip(COLUMNS, values)])
     if words:
         yield place, words

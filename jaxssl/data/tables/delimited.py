@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxssl.core.errors import UserError
 from jaxssl.data.tables.config import TableFile
-from jaxssl.data.tables.lines import Lines
+from jaxssl.data.tables.lines import Lines, Size
 from jaxssl.data.tables.table import Note, Table, in_parts
 
 ORANGE_TYPES = frozenset("d discrete c continuous s string t time".split())
@@ -109,9 +109,11 @@ def _plain_records(lines: Lines, delimiter: str) -> Iterator[Record]:
 
 
 def _quoted_records(lines: Lines, delimiter: str) -> Iterator[Record]:
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    size = Size("row", "a quotation mark may be open; set quoting=none if they mean nothing here")
+    reader = csv.reader(_measured(lines, size), delimiter=delimiter, strict=True)
     while True:
         start = lines.number + 1
+        size.start(f"{lines.path}:{start}")
         limit = csv.field_size_limit(sys.maxsize)  # of all readers in this process: 128 KiB a value
         try:
             row = next(reader)
@@ -128,6 +130,12 @@ def _quoted_records(lines: Lines, delimiter: str) -> Iterator[Record]:
         finally:
             csv.field_size_limit(limit)
         yield start, row
+
+
+def _measured(lines: Lines, size: Size) -> Iterator[str]:
+    for line in lines:
+        size.add(line)
+        yield line
 
 
 def _header(path: str, records: Iterator[Record]) -> list[str]:

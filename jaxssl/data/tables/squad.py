@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.data.tables.config import TableFile
-from jaxssl.data.tables.lines import Lines
+from jaxssl.data.tables.lines import read_document
 from jaxssl.data.tables.table import Table, in_parts
 
 COLUMNS = ("id", "title", "question", "context", "answers")
@@ -39,8 +39,7 @@ def _with_own_ids(questions: Iterable[Question]) -> Iterator[Question]:
 
 
 def _load(path: str, config: TableFile) -> Any:
-    with Lines(path, config.encoding) as lines:
-        text = "".join(lines)
+    text = read_document(path, config.encoding)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -28,8 +28,8 @@ class Table:
     first; rows of parquet files and hub data sets count from 0, as their libraries do."""
     source: str = "the table"
     """What the rows were read from, for messages."""
-    start: int = 0
-    """How many rows come before these, where they are a part of more."""
+    row_numbers: Sequence[int] | None = None
+    """Which row each is, from 0, where they are a part of more; None: they are all."""
 
     def __post_init__(self):
         wrong = [name for name, values in self.columns.items() if len(values) != len(self.places)]
@@ -87,7 +87,8 @@ class Table:
         """The table of these rows, in this order."""
         rows = list(rows)
         columns = {name: [values[i] for i in rows] for name, values in self.columns.items()}
-        return Table(columns, [self.places[i] for i in rows], self.source)
+        numbers = self.row_numbers and [self.row_numbers[i] for i in rows]
+        return Table(columns, [self.places[i] for i in rows], self.source, numbers)
 
 
 def join(tables: Sequence[Table], source: str) -> Table:

@@ -76,7 +76,7 @@ def read_questions(
 def read_ids(table: Table, column: str | None) -> list[str]:
     """A name for each row, unlike every other's: scores are kept by it."""
     if column is None:
-        return [str(i) for i in range(table.start, table.start + len(table))]
+        return [str(i) for i in table.row_numbers or range(len(table))]
     seen: dict[str, str] = {}
     for value, place in zip(table.column(column, "task.id"), table.places):
         if not isinstance(value, str | int) or isinstance(value, bool) or value == "":

@@ -87,6 +87,11 @@ class Answer(Task):
         return "f1"
 
     @property
+    def text_columns(self) -> Mapping[str, str]:
+        """Those of both texts."""
+        return {"task.question": self.question, "task.context": self.context}
+
+    @property
     def heads(self) -> tuple[LabelHead, ...]:
         """Two numbers a token: a span starts, a span ends."""
         return (LabelHead(name=self.head_name, scope="token", size=2, dropout=self.dropout),)

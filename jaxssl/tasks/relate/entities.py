@@ -50,6 +50,11 @@ class MarkedEntities:
                     got=f"{one!r} and {other!r}",
                 )
 
+    @property
+    def text_columns(self) -> dict[str, str]:
+        """Columns that hold text, by their keys."""
+        return {f"{KEY}.text": self.text}
+
     def read(self, table: Table) -> list[Pair]:
         """The text of each row without its marks, and what they stood around.
 
@@ -149,6 +154,11 @@ class CharacterEntities(_Positions):
     inclusive: bool = False
     """Whether an end is the last character, not the one after it."""
 
+    @property
+    def text_columns(self) -> dict[str, str]:
+        """Columns that hold text, by their keys."""
+        return {f"{KEY}.text": self.text}
+
     def read(self, table: Table) -> list[Pair]:
         """The text and the entities of each row.
 
@@ -173,6 +183,11 @@ class WordEntities(_Positions):
     """Column of the words: lists, or strings with spaces between. They are joined by spaces."""
     inclusive: bool = True
     """Whether an end is the last word, not the one after it."""
+
+    @property
+    def text_columns(self) -> dict[str, str]:
+        """Columns that hold text, by their keys."""
+        return {f"{KEY}.words": self.words}
 
     def read(self, table: Table) -> list[Pair]:
         """The joined words and the entities of each row.

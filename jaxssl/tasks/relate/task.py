@@ -24,6 +24,7 @@ from jaxssl.tasks.label_loss import LabelLoss
 from jaxssl.tasks.relate.entities import EntityColumns, MarkedEntities
 from jaxssl.tasks.relate.marked_rows import fit, rows_that_fit, tokenise
 from jaxssl.tasks.relate.markers import check_known, mark, opening
+from jaxssl.tasks.words import has_words
 
 NO_ROW = -1
 """Number of the only reference of a table none of whose rows fits: it counts those left out."""
@@ -94,6 +95,15 @@ class Relate(LabelLoss):
         if not isinstance(self.entities, MarkedEntities) or self.markers == "typed":
             return None
         return self.entities.text
+
+    @property
+    def text_columns(self) -> Mapping[str, str]:
+        """That of the text or of the words."""
+        return self.entities.text_columns
+
+    def has_text(self, value: Any) -> bool:
+        """Whether there is some text, or a word."""
+        return has_words(value) and super().has_text(value)
 
     @property
     def heads(self) -> tuple[LabelHead, ...]:

@@ -27,7 +27,7 @@ from jaxssl.tasks.labels import label_details, label_notes
 from jaxssl.tasks.tag import tagged, windows
 from jaxssl.tasks.tag.tagged import OUTSIDE, AnyScheme
 from jaxssl.tasks.tag.windows import Tagged
-from jaxssl.tasks.words import Sentences, read_words
+from jaxssl.tasks.words import Sentences, has_words, read_words
 
 WORDS = "task.words"
 """The configuration's key of the column, for messages."""
@@ -90,6 +90,15 @@ class Tag(Task):
     def text_column(self) -> str | None:
         """That of the words: a string of them is split."""
         return self.words
+
+    @property
+    def text_columns(self) -> Mapping[str, str]:
+        """That of the words."""
+        return {WORDS: self.words}
+
+    def has_text(self, value: Any) -> bool:
+        """Whether there is a word."""
+        return has_words(value)
 
     @property
     def heads(self) -> tuple[LabelHead, ...]:

@@ -76,7 +76,9 @@ def test_without_an_id_column_questions_are_numbered():
     with pytest.raises(UserError, match="(?s)the same id.*a.jsonl:2.*'q6', which a.jsonl:1 has"):
         read_questions(table, **COLUMNS)
     assert [q.id for q in read_questions(table, **{**COLUMNS, "id": None})] == ["0", "1"]
-    later = dataclasses.replace(table, start=7)  # a part of a larger file
+    later = dataclasses.replace(
+        table, row_numbers=range(7, 7 + len(table))
+    )  # a part of a larger file
     assert [q.id for q in read_questions(later, **{**COLUMNS, "id": None})] == ["7", "8"]
 
 
