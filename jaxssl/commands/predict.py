@@ -162,6 +162,7 @@ def predictions_of(predictor: Predictor, files: Iterable[TableFile], note: Note 
 def _encoded(predictor: Predictor, table: Table) -> tuple[Table, list[int], Encoded | None]:
     """A table, which of its rows have text, and these encoded; None if there are none."""
     task = predictor.task
+    table.check(task.needed_columns(labelled=False))
     columns = [table.column(column, key) for key, column in task.text_columns.items()]
     kept = rows_with_text(columns, task.has_text) if columns else list(range(len(table)))
     return table, kept, predictor.encode(chosen(table, kept)) if kept else None

@@ -116,6 +116,11 @@ class Task(Objective):
         """The columns that each row needs a text in to be predicted, by the keys that name them."""
         return {} if self.text_column is None else {"task.text": self.text_column}
 
+    def needed_columns(self, labelled: bool) -> Mapping[str, str]:
+        """All columns that a table must have, by the keys that name them; to predict, not
+        `labelled`, it needs no label."""
+        return {**self.text_columns, **({"task.label": self.label} if labelled else {})}
+
     def has_text(self, value: Any) -> bool:
         """Whether a value of one of these is some text: other rows are not predicted."""
         return not is_missing(value)

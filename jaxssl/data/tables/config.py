@@ -7,7 +7,9 @@ from typing import Any, Literal
 from jaxssl.core.bounds import check_at_least, check_seed
 from jaxssl.core.errors import UserError
 
-Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "conll", "conllu", "squad", "lines"]
+Format = Literal[
+    "auto", "csv", "tsv", "jsonl", "parquet", "conll", "conllu", "json", "squad", "lines"
+]
 
 SUFFIXES = {
     ".csv": "csv",
@@ -20,7 +22,7 @@ SUFFIXES = {
     ".bio": "conll",
     ".iob": "conll",
     ".conllu": "conllu",
-    ".json": "squad",
+    ".json": "json",
 }
 """What `format=auto` makes of the end of a file's name, the packing's own ending taken off."""
 PACKED = (".gz", ".bz2", ".xz", ".zst")
@@ -32,7 +34,8 @@ MEANT_FOR = {
     "delimiter": ("csv", "tsv", "conll"),
     "positions": ("conll",),
     "comment_prefix": ("conll",),
-    "encoding": ("csv", "tsv", "jsonl", "conll", "conllu", "squad", "lines"),
+    "records": ("json",),
+    "encoding": ("csv", "tsv", "jsonl", "conll", "conllu", "json", "squad", "lines"),
     "class_ids": ("parquet",),
 }
 """Options of `TableFile` that only some formats have."""
@@ -49,7 +52,7 @@ class TableFile:
     unpacked."""
     format: Format = "auto"
     """auto goes by the name's end: .csv; .tsv, .tab; .jsonl, .ndjson; .parquet; .conll, .bio, .iob;
-    .conllu; .json (squad). lines is a text a line, and nothing else."""
+    .conllu; .json (not lines; SQuAD's, too). lines is a text a line, and nothing else."""
     columns: tuple[str, ...] | None = None
     """CSV and TSV: names of all columns of a file without a header line; null means that the first
     line is the header. A column without a name in the header is "column 3". Of lines: the one
@@ -69,6 +72,8 @@ class TableFile:
     """CoNLL: names of the columns to read and their positions, from 0, or from the end: -1."""
     comment_prefix: str | None = None
     """CoNLL: lines that begin so are left out; null means no line does."""
+    records: str | None = None
+    """JSON: the key of the list of rows (a.b is b within a); null finds it."""
     class_ids: bool = False
     """Parquet: keep the numbers of class labels whose names the file knows."""
     encoding: str = "utf-8"
@@ -113,7 +118,7 @@ class TableFile:
                 where="format",
                 expected="a name that ends in " + ", ".join(SUFFIXES),
                 got=self.path,
-                fix="set format to csv, tsv, jsonl, parquet, conll, conllu, squad or lines",
+                fix="set format to csv, tsv, jsonl, parquet, conll, conllu, json, squad or lines",
             )
         return SUFFIXES[suffix]
 

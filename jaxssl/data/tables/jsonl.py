@@ -38,7 +38,7 @@ def _json_object(line: str, place: str) -> dict:
             where=place,
             expected='one object a line: {"text": "...", "label": "..."}',
             got=problem,
-            fix="a file that is one list becomes jsonl with: jq -c '.[]' FILE",
+            fix="set format=json if the file is one list or object, or has objects over many lines",
         )
     return row
 

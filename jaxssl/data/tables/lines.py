@@ -26,6 +26,7 @@ class Lines:
     def __init__(self, path: str, encoding: str, limit: int | None = None):
         self.path, self.number = path, 0
         self.encoding, self._limit = encoding, MAX_LINE_BYTES if limit is None else limit
+        self._peeked: str | None = None
         size = Path(path).stat().st_size
         try:
             self._file = open_file(SourceFile(path, path, size))
@@ -48,7 +49,18 @@ class Lines:
     def place(self) -> str:
         return f"{self.path}:{self.number}"
 
+    def peek(self) -> str:
+        """The line that comes next, which stays there; "" at the end."""
+        if self._peeked is None:
+            self._peeked = next(self, "")
+            self.number -= bool(self._peeked)
+        return self._peeked
+
     def __next__(self) -> str:
+        if self._peeked:
+            line, self._peeked = self._peeked, None
+            self.number += 1
+            return line
         try:
             raw = next(self._lines)
         except StopIteration:

@@ -11,6 +11,7 @@ from jaxssl.tasks.texts import read_texts
 from jaxssl.tasks.words import read_words
 
 KEY = "task.entities"
+POSITIONS = ("subj_start", "subj_end", "obj_start", "obj_end")
 Span = tuple[int, int]
 """Characters [start, end) of a text."""
 
@@ -54,6 +55,11 @@ class MarkedEntities:
     def text_columns(self) -> dict[str, str]:
         """Columns that hold text, by their keys."""
         return {f"{KEY}.text": self.text}
+
+    @property
+    def position_columns(self) -> dict[str, str]:
+        """None: the marks are in the text."""
+        return {}
 
     def read(self, table: Table) -> list[Pair]:
         """The text of each row without its marks, and what they stood around.
@@ -113,10 +119,14 @@ class _Positions:
     obj_end: str = "obj_end"
     """Column of where the object ends."""
 
+    @property
+    def position_columns(self) -> dict[str, str]:
+        """Columns of positions, by their keys."""
+        return {f"{KEY}.{name}": getattr(self, name) for name in POSITIONS}
+
     def _spans(self, table: Table) -> list[tuple[Span, Span]]:
         """The positions of each row, as the table has them."""
-        names = "subj_start", "subj_end", "obj_start", "obj_end"
-        columns = [_integers(table, getattr(self, name), f"{KEY}.{name}") for name in names]
+        columns = [_integers(table, name, key) for key, name in self.position_columns.items()]
         return [((a, b), (c, d)) for a, b, c, d in zip(*columns)]
 
     def _inside(self, spans: Sequence[Span], size: int, last: int, place: str) -> list[Span]:

@@ -101,6 +101,12 @@ class Relate(LabelLoss):
         """That of the text or of the words."""
         return self.entities.text_columns
 
+    def needed_columns(self, labelled: bool) -> Mapping[str, str]:
+        """That, where the entities are and of which types, and the relation."""
+        types = {"task.subj_type": self.subj_type, "task.obj_type": self.obj_type}
+        known = {key: column for key, column in types.items() if column is not None}
+        return {**super().needed_columns(labelled), **self.entities.position_columns, **known}
+
     def has_text(self, value: Any) -> bool:
         """Whether there is some text, or a word."""
         return has_words(value) and super().has_text(value)

@@ -1,7 +1,7 @@
 """Sentences of a table with a tag for each word: reading, checking, numbering them."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from jaxssl.scores.spans import PREFIXES, Scheme, convert, parse
 from jaxssl.tasks.words import Sentences, checked
 
 OUTSIDE = "O"
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 AnyScheme = Scheme | Literal["none"]
 
 
@@ -74,6 +75,7 @@ def in_scheme(
     Raises:
       UserError: tags that are not of `source`, or, if not `lenient`, not legal in it.
     """
+    _check_tags(rows, table, column, source)
     converted = []
     for tags, place in zip(rows, table.places):
         try:
@@ -84,10 +86,65 @@ def in_scheme(
                 where=f"{place}, column {column}, {error.where}",
                 expected=error.expected,
                 got=error.got,
-                fix="say in task.scheme how the tags are meant; task.lenient=true takes those that "
-                "are not legal as conlleval does",
+                fix=_other_scheme(rows, source)
+                + "task.lenient=true reads tags that are not legal as conlleval does",
             ) from None
     return converted
+
+
+def _check_tags(rows: Sentences, table: Table, column: str, scheme: Scheme) -> None:
+    """Refuses tags that a scheme does not have: no leniency makes sense of them."""
+    found = {tag for tags in rows for tag in tags}
+    wrong = {tag for tag in found if not _belongs(tag, scheme)}
+    if not wrong:
+        return
+    place, tags = next((p, tags) for p, tags in zip(table.places, rows) if wrong & set(tags))
+    index = next(i for i, tag in enumerate(tags) if tag in wrong)
+    raise UserError(
+        f"a tag does not belong to {scheme}",
+        where=f"{place}, column {column}, tag {index}",
+        expected="O, or one of " + ", ".join(f"{p}-TYPE" for p in PREFIXES[scheme]),
+        got=repr(tags[index]),
+        fix=_scheme_of(found),
+    )
+
+
+def _belongs(tag: str, scheme: Scheme) -> bool:
+    try:
+        parse(tag, scheme)
+    except UserError:
+        return False
+    return True
+
+
+def _scheme_of(tags: Iterable[str]) -> str:
+    """What to do about tags that are of another scheme than was said."""
+    tags = set(tags)
+    fitting = [name for name in SCHEMES if all(_belongs(tag, name) for tag in tags)]
+    if fitting:
+        return f"set task.scheme={fitting[-1]}, which has all tags of this table"
+    prefixes = {tag.partition("-")[0] for tag in tags}
+    if prefixes & {"L", "U"} and prefixes <= {"B", "I", "L", "O", "U"}:
+        return "these are BILOU tags: write E for L and S for U, and set task.scheme=BIOES"
+    if not prefixes & {"B", "I", "E", "S"}:
+        return "set task.scheme=none if these are no entities: each tag is then a class"
+    return "correct the tag in the data"
+
+
+def _other_scheme(rows: Sentences, source: Scheme) -> str:
+    """A scheme in which all tags are legal, to set instead of `source`."""
+    for scheme in SCHEMES:
+        if scheme != source and all(_is_legal(tags, scheme) for tags in rows):
+            return f"set task.scheme={scheme}, in which all tags are legal; or "
+    return ""
+
+
+def _is_legal(tags: Sequence[str], scheme: Scheme) -> bool:
+    try:
+        convert(tags, scheme, scheme)
+    except UserError:
+        return False
+    return True
 
 
 # --- Labels ---------------------------------------------------------------------------------------

@@ -98,6 +98,36 @@ def test_what_cannot_be_learnt_is_refused_with_its_place(changes, words, tags, m
         Tag(**changes).learn_labels(table(words, tags))
 
 
+ADVICE = [
+    ("IOB2", ["O", "S-X"], "S-X", "task.scheme=BIOES", False),
+    ("IOB2", ["B-X", "L-X"], "L-X", "write E for L", False),
+    ("IOB2", ["NOUN", "DET"], "NOUN", "task.scheme=none", False),
+    ("IOB2", ["B-X", "I-"], "I-", "correct the tag", False),
+    ("IOB2", ["O", "I-X"], None, "task.scheme=IOB1", True),
+    ("IOB1", ["O", "B-X"], None, "task.scheme=IOB2", True),
+    ("BIOES", ["B-X", "I-X"], None, "task.scheme=IOB2", True),
+    ("BIOES", ["B-X", "S-X", "I-X"], None, "task.lenient", True),
+]
+
+
+@pytest.mark.parametrize("scheme, tags, wrong, advice, lenient", ADVICE)
+def test_a_wrong_tag_is_told_with_its_place_its_scheme_and_advice_that_works(
+    scheme, tags, wrong, advice, lenient
+):
+    data = table([["a"], ["a"] * len(tags)], [["O"], tags])
+    for task in (Tag(scheme=scheme), Tag(scheme=scheme, lenient=not lenient)):
+        with pytest.raises(UserError, match=scheme) as error:
+            task.learn_labels(data)
+        at = tags.index(wrong) if wrong else int(error.value.where[-1])
+        assert error.value.where == f"a.conll:11, column tags, tag {at}"
+        assert (wrong or tags[at]) in error.value.got and advice in error.value.fix
+        assert ("lenient" in error.value.fix) == lenient
+    if lenient:
+        assert Tag(scheme=scheme, lenient=True).learn_labels(data).labels
+    if advice.startswith("task.scheme"):
+        assert Tag(scheme=advice.partition("=")[2]).learn_labels(data).labels
+
+
 def test_a_type_that_the_training_split_lacks_is_refused_with_its_place(tokenizer):
     task = Tag(train_scheme="BIOES").learn_labels(table([["a"]], [["B-X"]]))
     other = table([["a"], ["the", "cat"]], [["B-X"], ["O", "B-Z"]])
