@@ -104,15 +104,15 @@ class Classify(PooledTask, LabelLoss):
             rows = row_labels.from_multi_hot(rows, train, self.label, labels)
         found = Counter(label for row in rows for label in row)
         labels = row_labels.learn_labels(found, labels, self.label, at_least=1)
-        return dataclasses.replace(self, labels=labels, multi_hot=hot)
+        return dataclasses.replace(self, labels=labels, multi_hot=hot or self.multi_hot)
 
     def _rows_of_labels(self, table: Table) -> list[list[str]]:
         if not self.multi_label:
             return [[label] for label in row_labels.read_labels(table, self.label)]
         rows = row_labels.read_label_lists(table, self.label, self.separator)
         hot = self.multi_hot
-        if hot is None:  # the labels are given, and no training split was read
-            hot = row_labels.is_multi_hot(rows) and len(rows[0]) == len(self.labels)
+        if hot is None:  # the training split was not, or was not read: the labels were given
+            hot = row_labels.is_multi_hot(rows, self.labels)
         return row_labels.from_multi_hot(rows, table, self.label, self.labels) if hot else rows
 
     def label_numbers(self, table: Table) -> np.ndarray:

@@ -100,14 +100,20 @@ def _several(value: Any, where: str, separator: str) -> list[str]:
 _HOT = {"0": 0, "0.0": 0, "False": 0, "false": 0, "1": 1, "1.0": 1, "True": 1, "true": 1}
 
 
-def is_multi_hot(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether rows of a training split hold 0 or 1 for each label, and not the labels themselves.
+def is_multi_hot(rows: Sequence[Sequence[str]], labels: Sequence[str] | None = None) -> bool:
+    """Whether rows hold 0 or 1 for each label, and not the labels themselves.
 
     They do if they are of 0 and 1 alone and one repeats itself, which labels do not; or if all are
     of two, each of which would have both labels otherwise.
+
+    Args:
+      labels: None in a training split. Elsewhere those that are known: rows are as long, and none
+        of these is called 0 or 1.
     """
     values = [[_HOT.get(item, -1) for item in row] for row in rows]
     if not values or any(value < 0 for row in values for value in row):
+        return False
+    if labels is not None and (len(values[0]) != len(labels) or _HOT.keys() & set(labels)):
         return False
     return any(len(set(row)) < len(row) for row in values) or all(len(row) == 2 for row in values)
 

@@ -115,7 +115,7 @@ def test_what_training_found_holds_for_all_splits():
     task, _ = several(HOT)
     assert task.multi_hot and task.label_numbers(table([[0, 1, 0]])).tolist() == [[0, 1, 0]]
     named, _ = several([[0], [1, 0], []])  # the labels 0 and 1, by name
-    assert named.multi_hot is False and named.labels == ("0", "1")
+    assert named.multi_hot is None and named.labels == ("0", "1")  # runs of before have no more
     assert named.label_numbers(table([[0, 1]])).tolist() == [[1, 1]]
     two, rows = several([[0, 1], [1, 0], [1, 1]])
     assert two.multi_hot and rows == [["1"], ["0"], ["0", "1"]]
