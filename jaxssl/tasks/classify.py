@@ -17,6 +17,7 @@ from jaxssl.objectives.base import Outputs, Sums
 from jaxssl.scores import tallies
 from jaxssl.tasks import labels as row_labels
 from jaxssl.tasks.label_loss import LabelLoss
+from jaxssl.tasks.label_notes import label_notes, list_labels, regress_hint
 from jaxssl.tasks.pooled import PooledTask
 
 
@@ -76,13 +77,13 @@ class Classify(PooledTask, LabelLoss):
     @property
     def summary(self) -> str:
         """What is told of the labels at the start."""
-        return f"{len(self.labels)} labels ({row_labels.list_labels(self.labels)})"
+        return f"{len(self.labels)} labels ({list_labels(self.labels)})"
 
     @property
     def label_notes(self) -> tuple[str, ...]:
         """Labels that differ in spelling alone, that stand for nothing, or that are amounts."""
-        notes = row_labels.label_notes(self.labels)
-        amounts = None if self.multi_label else row_labels.regress_hint(self.labels)
+        notes = label_notes(self.labels)
+        amounts = None if self.multi_label else regress_hint(self.labels)
         return notes if amounts is None else (*notes, amounts)
 
     def learn_labels(self, train: Table) -> "Classify":

@@ -15,7 +15,7 @@ from jaxssl.data.tables.splits import hold_out
 from jaxssl.data.tables.table import Table
 from jaxssl.data.tables.writers import open_output
 from jaxssl.tasks.classify import Classify
-from jaxssl.tasks.labels import label_notes
+from jaxssl.tasks.label_notes import label_notes
 from jaxssl.tasks.regress import Regress
 from jaxssl.tasks.relate.task import Relate
 from jaxssl.tasks.tag.task import Tag
@@ -243,7 +243,7 @@ def test_labels_that_look_wrong_are_pointed_out(tokenizer, labels, told):
 
 
 @pytest.mark.parametrize(
-    "labels", [["0", "1", "2"], list(range(19)), ["a", "b", "1"], ["1.5", "x"]]
+    "labels", [["0", "1", "2"], list(range(19)), ["a", "none", "1"], ["1.5", "x"]]
 )
 def test_labels_that_look_right_are_not_pointed_out(labels):
     assert Classify().learn_labels(table(labels)).label_notes == ()

@@ -21,6 +21,7 @@ from jaxssl.scores import tallies
 from jaxssl.tasks import labels as row_labels
 from jaxssl.tasks.base import Encoded
 from jaxssl.tasks.label_loss import LabelLoss
+from jaxssl.tasks.label_notes import label_notes, list_labels
 from jaxssl.tasks.relate.entities import EntityColumns, MarkedEntities
 from jaxssl.tasks.relate.marked_rows import fit, rows_that_fit, tokenise
 from jaxssl.tasks.relate.markers import check_known, mark, opening
@@ -126,7 +127,7 @@ class Relate(LabelLoss):
     def summary(self) -> str:
         """What is told of the labels at the start."""
         negative = "" if self.negative is None else f"; {self.negative} is no relation"
-        listed = row_labels.list_labels(self.labels)
+        listed = list_labels(self.labels)
         return f"{len(self.labels)} relations ({listed}){negative}"
 
     def keeps_pooler(self, model: ModelConfig) -> bool:
@@ -141,7 +142,7 @@ class Relate(LabelLoss):
             raise UserError(
                 "the class of no relation is not among the labels",
                 where="task.negative",
-                expected="null, or one of " + row_labels.list_labels(labels),
+                expected="null, or one of " + list_labels(labels),
                 got=repr(self.negative),
                 fix=did_you_mean(self.negative, labels),
             )
@@ -179,7 +180,7 @@ class Relate(LabelLoss):
             Reference(row, left_out, None if numbers is None else int(numbers[row]))
             for row in kept.tolist()
         ] or [Reference(NO_ROW, left_out, None)]
-        notes = row_labels.label_notes(self.labels) if labelled and split == "train" else ()
+        notes = label_notes(self.labels) if labelled and split == "train" else ()
         return Encoded(examples, references, ((note,) if note else ()) + notes, truncation)
 
     def _openings(self, table: Table) -> list[tuple[str, str]]:

@@ -23,7 +23,8 @@ from jaxssl.ops.label_losses import softmax_loss
 from jaxssl.scores import tallies
 from jaxssl.scores.spans import Scheme, convert, entities, entity_scores
 from jaxssl.tasks.base import Encoded, Task
-from jaxssl.tasks.labels import label_details, label_notes
+from jaxssl.tasks.label_notes import label_notes
+from jaxssl.tasks.labels import label_details
 from jaxssl.tasks.tag import tagged, windows
 from jaxssl.tasks.tag.tagged import OUTSIDE, AnyScheme
 from jaxssl.tasks.tag.windows import Tagged
