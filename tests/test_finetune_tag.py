@@ -165,6 +165,10 @@ def test_other_labels_are_other_data(words, folder, tmp_path):
     [
         (["task.scheme=IOB2", "task.train_scheme=null"], r"(?s)not legal IOB2.*train.conll:"),
         (["task.label=ner_tags"], r"no such column"),
+        (
+            ["task.words=text", "task.label=ner_tags"],
+            r"(?s)no such columns.*task.words, task.label, in .*train.conll.*'text', 'ner_tags'",
+        ),
         (["task.stride=9"], "share more than half"),
         (["model.name=gpt2"], "causal"),
     ],

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxssl.commands.predict import CHUNK_ROWS, write
+from jaxssl.commands.without_text import WithoutText, chosen, rows_with_text
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.progress import bar, silent
@@ -22,6 +23,7 @@ from jaxssl.core.types import Batch, Params
 from jaxssl.core.upcast import upcast
 from jaxssl.data.encoding import Truncation, encode_rows
 from jaxssl.data.examples import ExampleData, fixed_lengths
+from jaxssl.data.tables.cells import is_missing
 from jaxssl.data.tables.config import TableFile
 from jaxssl.data.tables.inputs import input_file
 from jaxssl.data.tables.read import file_paths, read_chunks
@@ -152,7 +154,8 @@ def embed_file(
 
     Args:
       inputs, format, options, keep_input, overwrite: as for `predicting.predict`.
-      output: ends in .npy (float32 [N, H]), .jsonl, .csv or .tsv (a list in `embedding`).
+      output: ends in .npy (float32 [N, H]), .jsonl, .csv or .tsv (a list in `embedding`). A row
+        without text has not-a-number, or null.
       text: the column of the texts.
       chosen: what `open_embedder` takes.
 
@@ -172,9 +175,18 @@ def embed_file(
     with progress, silent():
         tables = _embedded(embedder, files, text, progress.update, note)
         if is_array:
-            return _write_array(output, embedder, (vectors for _, vectors in tables))
-        rows = ((table, [{"embedding": v.tolist()} for v in vectors]) for table, vectors in tables)
+            return _write_array(output, embedder, (vectors for _, _, vectors in tables))
+        rows = ((table, _as_rows(kept, vectors)) for table, kept, vectors in tables)
         return write(rows, output, keep_input, note)
+
+
+def _as_rows(kept: Sequence[int], vectors: np.ndarray) -> list[dict[str, Any]]:
+    """A row for each vector; null for those that are not `kept`."""
+    has_text = set(kept)
+    return [
+        {"embedding": vector.tolist() if i in has_text else None}
+        for i, vector in enumerate(vectors)
+    ]
 
 
 def _embedded(
@@ -183,19 +195,25 @@ def _embedded(
     text: str,
     count: Callable[[int], Any],
     note: Note,
-) -> Iterator[tuple[Table, np.ndarray]]:
-    """Tables of some thousands of rows, and their vectors."""
+) -> Iterator[tuple[Table, list[int], np.ndarray]]:
+    """Tables of some thousands of rows, which of their rows have text, and a vector for each row:
+    not-a-number for the others."""
     size = -(-CHUNK_ROWS // embedder.batch_size) * embedder.batch_size
-    cut = Truncation(0, 0, 0)
+    cut, without = Truncation(0, 0, 0), WithoutText()
     for file in files:
         for table in read_chunks(file, size, note):
-            vectors, more = embedder.embed_counted(table.strings(text, "--text"))
-            yield table, vectors
+            values = table.column(text, "--text")
+            kept = rows_with_text([values], lambda value: not is_missing(value))
+            found, more = embedder.embed_counted(chosen(table, kept).strings(text, "--text"))
+            vectors = np.full((len(table), found.shape[1]), np.nan, np.float32)
+            vectors[kept] = found
+            yield table, kept, vectors
             count(len(table))
             cut += more
-    warning = cut.warning(embedder.max_length, "embed")
-    if warning is not None:
-        note(warning)
+            without.add(table, kept)
+    for warning in (cut.warning(embedder.max_length, "embed"), without.note("embed")):
+        if warning is not None:
+            note(warning)
 
 
 def _write_array(output: str, embedder: Embedder, parts: Iterator[np.ndarray]) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxssl.commands.without_text import Filled, WithoutText, chosen, rows_with_text
 from jaxssl.core.errors import UserError
 from jaxssl.core.prefetch import prefetch
 from jaxssl.core.progress import bar, silent
@@ -130,36 +131,48 @@ def labelled_stream(run_dir: str | Path, layers: Sequence[str] = ()) -> StreamCo
 def predictions_of(predictor: Predictor, files: Iterable[TableFile], note: Note = say) -> Predicted:
     """The rows of files, a table of some thousands at a time, and what the task makes of each.
 
-    Each table is read and encoded while the devices work on the one before it.
+    Each table is read and encoded while the devices work on the one before it. A row without text
+    gets null for each value.
 
     Args:
-      note: told of rows left out, and of what was cut off: in all, at the end.
+      note: told of rows left out or without text, and of what was cut off: in all, at the end.
 
     Raises:
-      UserError: what cannot be read or used, when the reader gets there.
+      UserError: what cannot be read or used, when the reader gets there; no row has a text.
     """
     size = predictor.batch_size
     chunk = -(-CHUNK_ROWS // size) * size  # so that few batches hold padding
     tables = (table for file in files for table in read_chunks(file, chunk, note))
-    cut = Truncation(0, 0, 0)
-    numbered = _numbered(tables)
-    for table, encoded in prefetch((table, predictor.encode(table)) for table in numbered):
-        rows = predictor.predict_encoded(encoded)
-        assert len(rows) == len(table), "a task gives one output for each row"
-        for text in encoded.notes:
+    cut, without, filled = Truncation(0, 0, 0), WithoutText(), Filled()
+    for table, kept, encoded in prefetch(_encoded(predictor, t) for t in _numbered(tables)):
+        rows = []
+        if encoded is not None:
+            rows = predictor.predict_encoded(encoded)
+            assert len(rows) == len(kept), "a task gives one output for each row"
+            for text in encoded.notes:
+                note(text)
+            cut += encoded.truncation or Truncation(0, 0, 0)
+        without.add(table, kept)
+        yield from filled.add(table, kept, rows)
+    for text in (cut.warning(predictor.max_length, "predict"), without.note("predict")):
+        if text is not None:
             note(text)
-        yield table, rows
-        cut += encoded.truncation or Truncation(0, 0, 0)
-    text = cut.warning(predictor.max_length, "predict")
-    if text is not None:
-        note(text)
+
+
+def _encoded(predictor: Predictor, table: Table) -> tuple[Table, list[int], Encoded | None]:
+    """A table, which of its rows have text, and these encoded; None if there are none."""
+    task = predictor.task
+    table.check(task.needed_columns(labelled=False))
+    columns = [table.column(column, key) for key, column in task.text_columns.items()]
+    kept = rows_with_text(columns, task.has_text) if columns else list(range(len(table)))
+    return table, kept, predictor.encode(chosen(table, kept)) if kept else None
 
 
 def _numbered(tables: Iterable[Table]) -> Iterator[Table]:
-    """The tables, each knowing how many rows come before it."""
+    """The tables, each knowing which rows it has of all."""
     start = 0
     for table in tables:
-        yield dataclasses.replace(table, start=start)
+        yield dataclasses.replace(table, row_numbers=range(start, start + len(table)))
         start += len(table)
 
 

@@ -212,8 +212,21 @@ def read_tables(config: StreamConfig, note: Note = say) -> dict[str, Table]:
         )
     task = tasks[0]
     return read_splits(
-        data.tables, task.label, note, key="task.label", has_classes=task.has_classes
+        data.tables,
+        task.label,
+        note,
+        columns=needed_columns(config.objective),
+        has_classes=task.has_classes,
     )
+
+
+def needed_columns(objective: Objective) -> dict[str, str]:
+    """The columns that an objective's tasks read, by the keys that name them."""
+    return {
+        f"{key} of {name}" if name else key: column
+        for name, task in objective.named_tasks.items()
+        for key, column in task.needed_columns(labelled=True).items()
+    }
 
 
 def encode(
@@ -355,6 +368,7 @@ def _imported_split(
             else "jaxssl prepare tokenizer=RUN/tokenizer source=... out=STORE",
         )
     table = read_table(data.table)
+    table.check(needed_columns(stream.objective))
     encoded = encode(stream.objective, table, tokenizer, data.max_length, table.source)
     return as_data(encoded, row_lengths(encoded.examples.lengths, 4)), None
 

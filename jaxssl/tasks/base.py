@@ -18,6 +18,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params
 from jaxssl.data.encoding import Truncation
 from jaxssl.data.examples import Examples
+from jaxssl.data.tables.cells import is_missing
 from jaxssl.data.tables.table import Table
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.models.model import Model
@@ -109,6 +110,20 @@ class Task(Objective):
     def text_column(self) -> str | None:
         """The column of the texts, where it needs no other to predict; else None."""
         return None
+
+    @property
+    def text_columns(self) -> Mapping[str, str]:
+        """The columns that each row needs a text in to be predicted, by the keys that name them."""
+        return {} if self.text_column is None else {"task.text": self.text_column}
+
+    def needed_columns(self, labelled: bool) -> Mapping[str, str]:
+        """All columns that a table must have, by the keys that name them; to predict, not
+        `labelled`, it needs no label."""
+        return {**self.text_columns, **({"task.label": self.label} if labelled else {})}
+
+    def has_text(self, value: Any) -> bool:
+        """Whether a value of one of these is some text: other rows are not predicted."""
+        return not is_missing(value)
 
     @property
     @abstractmethod

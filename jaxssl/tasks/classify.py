@@ -17,6 +17,7 @@ from jaxssl.objectives.base import Outputs, Sums
 from jaxssl.scores import tallies
 from jaxssl.tasks import labels as row_labels
 from jaxssl.tasks.label_loss import LabelLoss
+from jaxssl.tasks.label_notes import label_notes, list_labels, regress_hint
 from jaxssl.tasks.pooled import PooledTask
 
 
@@ -27,11 +28,15 @@ class Classify(PooledTask, LabelLoss):
     name: Literal["classify"] = "classify"
     """The task."""
     label: str = "label"
-    """Column of the label; of several, a list or a string with `separator`."""
+    """Column of the label; of several, a list (in CSV as text: ["a", "b"]) or a string with
+    `separator`, empty for none."""
     labels: tuple[str, ...] = ()
     """The labels in the order of their numbers; empty takes those of the training split, sorted."""
     multi_label: bool = False
     """A row may have any number of labels, none too."""
+    multi_hot: bool | None = None
+    """Of several labels: a row is a list with 0 or 1 for each label, in the order of `labels`, and
+    does not name them. null finds out in the training split."""
     separator: str = ","
     """Between several labels in a string."""
 
@@ -43,6 +48,13 @@ class Classify(PooledTask, LabelLoss):
                 where="class_weights",
                 expected="none, with multi_label",
                 got=self.class_weights,
+            )
+        if self.multi_hot and not self.multi_label:
+            raise UserError(
+                "0 or 1 for each label, where a row has one label",
+                where="multi_hot",
+                expected="null, or multi_label=true",
+                got=self.multi_hot,
             )
 
     @property
@@ -65,21 +77,44 @@ class Classify(PooledTask, LabelLoss):
     @property
     def summary(self) -> str:
         """What is told of the labels at the start."""
-        return f"{len(self.labels)} labels ({row_labels.list_labels(self.labels)})"
+        return f"{len(self.labels)} labels ({list_labels(self.labels)})"
+
+    @property
+    def label_notes(self) -> tuple[str, ...]:
+        """Labels that differ in spelling alone, that stand for nothing, or that are amounts."""
+        notes = label_notes(self.labels)
+        amounts = None if self.multi_label else regress_hint(self.labels)
+        return notes if amounts is None else (*notes, amounts)
 
     def learn_labels(self, train: Table) -> "Classify":
         """Takes the labels from the training split where none are given, and weighs them."""
-        found = Counter(label for row in self._rows_of_labels(train) for label in row)
-        at_least = 1 if self.multi_label else 2
-        labels = row_labels.learn_labels(found, self.labels, self.label, at_least=at_least)
+        if self.multi_label:
+            return self._learn_several(train)
+        found = Counter(row_labels.read_labels(train, self.label))
+        labels = row_labels.learn_labels(found, self.labels, self.label)
         balanced = self.class_weights == "balanced"
         weights = row_labels.balanced_weights(found, labels) if balanced else ()
         return dataclasses.replace(self, labels=labels, weights_by_label=weights)
 
+    def _learn_several(self, train: Table) -> "Classify":
+        rows = row_labels.read_label_lists(train, self.label, self.separator)
+        hot = row_labels.is_multi_hot(rows) if self.multi_hot is None else self.multi_hot
+        labels = self.labels
+        if hot:
+            labels = labels or tuple(str(i) for i in range(len(rows[0])))
+            rows = row_labels.from_multi_hot(rows, train, self.label, labels)
+        found = Counter(label for row in rows for label in row)
+        labels = row_labels.learn_labels(found, labels, self.label, at_least=1)
+        return dataclasses.replace(self, labels=labels, multi_hot=hot or self.multi_hot)
+
     def _rows_of_labels(self, table: Table) -> list[list[str]]:
-        if self.multi_label:
-            return row_labels.read_label_lists(table, self.label, self.separator)
-        return [[label] for label in row_labels.read_labels(table, self.label)]
+        if not self.multi_label:
+            return [[label] for label in row_labels.read_labels(table, self.label)]
+        rows = row_labels.read_label_lists(table, self.label, self.separator)
+        hot = self.multi_hot
+        if hot is None:  # the training split was not, or was not read: the labels were given
+            hot = row_labels.is_multi_hot(rows, self.labels)
+        return row_labels.from_multi_hot(rows, table, self.label, self.labels) if hot else rows
 
     def label_numbers(self, table: Table) -> np.ndarray:
         """The labels of a table: int32 [N], or float32 [N, K] of several. Raises UserError."""

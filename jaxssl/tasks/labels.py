@@ -7,10 +7,30 @@ from typing import Any
 import numpy as np
 
 from jaxssl.core.errors import UserError, did_you_mean
+from jaxssl.data.tables.cells import as_number, is_missing, spelt_list
 from jaxssl.data.tables.table import Table
+from jaxssl.tasks.label_notes import list_labels, regress_hint, spelling
 
 KEY = "task.label"
 """The configuration's key of the column, for messages."""
+
+
+def label_of(value: Any, where: str) -> str:
+    """A value of the table as a label.
+
+    Raises:
+      UserError: there is none, or it is nothing that names a class.
+    """
+    if is_missing(value):
+        raise UserError("a row has no label", where=where, expected="a label", got=repr(value))
+    if isinstance(value, bytes | dict | set) or value in (float("inf"), -float("inf")):
+        raise UserError(
+            "a value that is no label",
+            where=where,
+            expected="a string, a number, true or false",
+            got=_short(value),
+        )
+    return str(value).strip()
 
 
 def read_labels(table: Table, column: str) -> list[str]:
@@ -21,42 +41,105 @@ def read_labels(table: Table, column: str) -> list[str]:
     """
     labels = []
     for value, place in zip(table.column(column, KEY), table.places):
-        if isinstance(value, list | tuple | dict):
+        where = f"{place}, column {column}"
+        if isinstance(value, list | tuple) or (
+            isinstance(value, str) and spelt_list(value, where) is not None
+        ):
             raise UserError(
                 "a row has several labels",
-                where=f"{place}, column {column}",
+                where=where,
                 expected="one label (task classify takes more, with task.multi_label=true)",
-                got=repr(value)[:80],
+                got=_short(value),
             )
-        if value is None or str(value).strip() == "":
-            raise UserError(
-                "a row has no label",
-                where=f"{place}, column {column}",
-                expected="a label",
-                got=repr(value),
-            )
-        labels.append(str(value).strip())
+        labels.append(label_of(value, where))
     return labels
 
 
 def read_label_lists(table: Table, column: str, separator: str) -> list[list[str]]:
-    """Any number of labels a row: a list, or a string with `separator`, or null for none.
+    """Any number of labels a row: a list (in CSV as text, too), a string with `separator`, or one
+    number. An empty list or string means no label.
 
     Raises:
-      UserError: no such column; a value that is neither.
+      UserError: no such column; a value that is none of these, or nothing at all.
     """
-    rows = []
-    for value, place in zip(table.column(column, KEY), table.places):
-        parts = value.split(separator) if isinstance(value, str) else value or []
-        if not isinstance(parts, list | tuple):
+    return [
+        _several(value, f"{place}, column {column}", separator)
+        for value, place in zip(table.column(column, KEY), table.places)
+    ]
+
+
+def _several(value: Any, where: str, separator: str) -> list[str]:
+    """The labels of a row."""
+    if isinstance(value, str):
+        found = spelt_list(value, where, brackets=True)
+        if found is None:
+            return [part.strip() for part in value.split(separator) if part.strip()]
+        value = found
+    if not isinstance(value, list | tuple):
+        if value is None or value != value:
             raise UserError(
-                "a row's labels cannot be read",
-                where=f"{place}, column {column}",
-                expected=f"a list, or a string with {separator!r} between the labels",
-                got=repr(value)[:80],
+                "a row's labels are missing",
+                where=where,
+                expected="a list or a string; an empty one for a row without labels",
+                got=repr(value),
             )
-        rows.append([str(part).strip() for part in parts if str(part).strip()])
-    return rows
+        value = [value]
+    for item in value:
+        if isinstance(item, list | tuple):
+            raise UserError(
+                "a list of labels has lists in it",
+                where=where,
+                expected='labels, such as ["a", "b"]',
+                got=_short(value),
+            )
+    return [label_of(item, f"{where}, label {i}") for i, item in enumerate(value)]
+
+
+# --- Multi-hot rows: 0 or 1 for each label -------------------------------------------------------
+
+_HOT = {"0": 0, "0.0": 0, "False": 0, "false": 0, "1": 1, "1.0": 1, "True": 1, "true": 1}
+
+
+def is_multi_hot(rows: Sequence[Sequence[str]], labels: Sequence[str] | None = None) -> bool:
+    """Whether rows hold 0 or 1 for each label, and not the labels themselves.
+
+    They do if they are of 0 and 1 alone and one repeats itself, which labels do not; or if all are
+    of two, each of which would have both labels otherwise.
+
+    Args:
+      labels: None in a training split. Elsewhere those that are known: rows are as long, and none
+        of these is called 0 or 1.
+    """
+    values = [[_HOT.get(item, -1) for item in row] for row in rows]
+    if not values or any(value < 0 for row in values for value in row):
+        return False
+    if labels is not None and (len(values[0]) != len(labels) or _HOT.keys() & set(labels)):
+        return False
+    return any(len(set(row)) < len(row) for row in values) or all(len(row) == 2 for row in values)
+
+
+def from_multi_hot(
+    rows: Sequence[Sequence[str]], table: Table, column: str, labels: Sequence[str]
+) -> list[list[str]]:
+    """The labels whose place in a row has a 1.
+
+    Raises:
+      UserError: a row without a 0 or 1 for each label.
+    """
+    for row, place in zip(rows, table.places):
+        if len(row) != len(labels) or not all(item in _HOT for item in row):
+            raise UserError(
+                "a row without a 0 or 1 for each label",
+                where=f"{place}, column {column}",
+                expected=f"{len(labels)} of them, for {list_labels(labels)}",
+                got=f"{len(row)}: {_short(row)}",
+                fix="task.labels names the labels in this order; task.multi_hot=false takes the "
+                "values for labels",
+            )
+    return [[label for label, item in zip(labels, row) if _HOT[item]] for row in rows]
+
+
+# --- Numbers --------------------------------------------------------------------------------------
 
 
 def learn_labels(
@@ -117,14 +200,17 @@ def number_labels(
                     where=f"{place}, column {column}",
                     expected=", ".join(labels[:20]),
                     got=repr(label),
-                    fix=did_you_mean(label, labels),
+                    fix=_unknown_label(label, labels),
                 )
     return [[number[label] for label in row] for row in rows]
 
 
-def list_labels(labels: Sequence[str]) -> str:
-    """The first labels, for a line of text."""
-    return ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
+def _unknown_label(label: str, labels: Sequence[str]) -> str | None:
+    """What to do about a label that is not known."""
+    same = [known for known in labels if spelling(known) == spelling(label)]
+    if same:
+        return f"if it is {same[0]!r}, write it so"
+    return regress_hint([*labels, label]) or did_you_mean(label, labels)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -163,9 +249,12 @@ def most_frequent(train: np.ndarray, num_labels: int, count: int) -> np.ndarray:
     return np.tile(shares.astype(np.float64), (count, 1))
 
 
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:80] + "..."
+
+
 def _natural(label: str) -> tuple[int, float, str]:
     """Numbers in their order, before words in theirs."""
-    try:
-        return 0, float(label), label
-    except ValueError:
-        return 1, 0.0, label
+    number = as_number(label)
+    return (1, 0.0, label) if number is None else (0, number, label)

@@ -1,6 +1,8 @@
 """What tasks share that tell something of one text, or of a pair, from what stands for the row."""
 
+import dataclasses
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,9 +58,20 @@ class PooledTask(Task):
         """The labels of a table, [N, ...]. Raises UserError."""
 
     @property
+    def label_notes(self) -> tuple[str, ...]:
+        """What is told of the labels that were learnt, where something looks wrong."""
+        return ()
+
+    @property
     def text_column(self) -> str | None:
         """That of the text, unless there are pairs."""
         return None if self.pair else self.text
+
+    @property
+    def text_columns(self) -> Mapping[str, str]:
+        """Those of one text, or two."""
+        columns = {"task.text": self.text, "task.pair": self.pair}
+        return {key: column for key, column in columns.items() if column is not None}
 
     @property
     def heads(self) -> tuple[LabelHead, ...]:
@@ -76,7 +89,7 @@ class PooledTask(Task):
         labelled: bool = True,
     ) -> Encoded:
         """Rows of token ids with `labels` [N, ...]."""
-        return encode_labelled(
+        encoded = encode_labelled(
             table,
             tokenizer,
             max_length,
@@ -85,6 +98,8 @@ class PooledTask(Task):
             pair=self.pair,
             labels=self.label_numbers(table) if labelled else None,
         )
+        notes = self.label_notes if labelled and split == "train" else ()
+        return dataclasses.replace(encoded, notes=notes)
 
     def keeps_pooler(self, model: ModelConfig) -> bool:
         """Where the first token goes through it."""

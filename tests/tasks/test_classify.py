@@ -86,7 +86,7 @@ def test_a_row_has_one_label(label, match):
 
 def test_several_labels_that_cannot_be_read_are_refused():
     several = Classify(multi_label=True)
-    refused("labels cannot be read", lambda: several.learn_labels(table(["a", 3])), "x.csv:3")
+    refused("no label", lambda: several.learn_labels(table(["a", {"b": 1}])), "x.csv:3")
 
 
 def test_labels_given_twice_are_refused():
@@ -126,7 +126,7 @@ def test_rows_carry_the_numbers_of_their_labels(tokenizer):
 
 def test_several_labels_are_lists_or_separated_strings(tokenizer):
     task = Classify(multi_label=True, separator=";")
-    rows = table(["b; a", "", ["a", "c"], None])
+    rows = table(["b; a", "", ["a", "c"], []])
     task = task.learn_labels(rows)
     encoded = task.encode(rows, tokenizer, 16, "train")
     assert task.labels == ("a", "b", "c")

@@ -7,7 +7,9 @@ from typing import Any, Literal
 from jaxssl.core.bounds import check_at_least, check_seed
 from jaxssl.core.errors import UserError
 
-Format = Literal["auto", "csv", "tsv", "jsonl", "parquet", "conll", "squad", "lines"]
+Format = Literal[
+    "auto", "csv", "tsv", "jsonl", "parquet", "conll", "conllu", "json", "squad", "lines"
+]
 
 SUFFIXES = {
     ".csv": "csv",
@@ -19,7 +21,8 @@ SUFFIXES = {
     ".conll": "conll",
     ".bio": "conll",
     ".iob": "conll",
-    ".json": "squad",
+    ".conllu": "conllu",
+    ".json": "json",
 }
 """What `format=auto` makes of the end of a file's name, the packing's own ending taken off."""
 PACKED = (".gz", ".bz2", ".xz", ".zst")
@@ -31,7 +34,8 @@ MEANT_FOR = {
     "delimiter": ("csv", "tsv", "conll"),
     "positions": ("conll",),
     "comment_prefix": ("conll",),
-    "encoding": ("csv", "tsv", "jsonl", "conll", "squad", "lines"),
+    "records": ("json",),
+    "encoding": ("csv", "tsv", "jsonl", "conll", "conllu", "json", "squad", "lines"),
     "class_ids": ("parquet",),
 }
 """Options of `TableFile` that only some formats have."""
@@ -48,7 +52,7 @@ class TableFile:
     unpacked."""
     format: Format = "auto"
     """auto goes by the name's end: .csv; .tsv, .tab; .jsonl, .ndjson; .parquet; .conll, .bio, .iob;
-    .json (squad). lines is a text a line, and nothing else."""
+    .conllu; .json (not lines; SQuAD's, too). lines is a text a line, and nothing else."""
     columns: tuple[str, ...] | None = None
     """CSV and TSV: names of all columns of a file without a header line; null means that the first
     line is the header. A column without a name in the header is "column 3". Of lines: the one
@@ -67,7 +71,9 @@ class TableFile:
     positions: dict[str, int] = dataclasses.field(default_factory=lambda: {"words": 0, "tags": -1})
     """CoNLL: names of the columns to read and their positions, from 0, or from the end: -1."""
     comment_prefix: str | None = None
-    """CoNLL: lines that begin so are left out ("# " in CoNLL-U); null means no line does."""
+    """CoNLL: lines that begin so are left out; null means no line does."""
+    records: str | None = None
+    """JSON: the key of the list of rows (a.b is b within a); null finds it."""
     class_ids: bool = False
     """Parquet: keep the numbers of class labels whose names the file knows."""
     encoding: str = "utf-8"
@@ -112,7 +118,7 @@ class TableFile:
                 where="format",
                 expected="a name that ends in " + ", ".join(SUFFIXES),
                 got=self.path,
-                fix="set format to csv, tsv, jsonl, parquet, conll, squad or lines",
+                fix="set format to csv, tsv, jsonl, parquet, conll, conllu, json, squad or lines",
             )
         return SUFFIXES[suffix]
 

@@ -1,14 +1,16 @@
 """Reader of CoNLL columns: a token a line, a blank line after each sentence."""
 
-import re
 from collections.abc import Iterator
 
 from jaxssl.core.errors import UserError
+from jaxssl.data.tables.blanks import BLANKS, split_words
 from jaxssl.data.tables.config import TableFile
-from jaxssl.data.tables.lines import BLANKS, Lines
+from jaxssl.data.tables.conllu import BLANK_LINE, COLUMNS, NO_WORD
+from jaxssl.data.tables.lines import Lines, Size
 from jaxssl.data.tables.table import Table, in_parts
 
 DOCUMENT_START = "-DOCSTART-"
+CONLLU_WIDTH = 1 + len(COLUMNS)
 
 
 def read_conll(path: str, config: TableFile, rows: int | None = None) -> Iterator[Table]:
@@ -25,6 +27,7 @@ def read_conll(path: str, config: TableFile, rows: int | None = None) -> Iterato
 def _sentences(lines: Lines, config: TableFile) -> Iterator[tuple[str, list[list[str]]]]:
     """The place of each sentence's first token, and of each token the columns to read."""
     place, tokens, width = "", [], 0
+    size = Size("sentence", BLANK_LINE)
     for line in lines:
         fields = _fields(line, config.delimiter)
         if not fields or fields[0] == DOCUMENT_START:
@@ -34,21 +37,26 @@ def _sentences(lines: Lines, config: TableFile) -> Iterator[tuple[str, list[list
             continue
         if config.comment_prefix and line.startswith(config.comment_prefix):
             continue
-        width = width or _check_positions(len(fields), config.positions, lines.place)
+        if not width:
+            width = _check_positions(len(fields), config.positions, lines.place)
+        if width == CONLLU_WIDTH:
+            _check_no_conllu(fields, config.positions, lines.place)
         if len(fields) != width:
             raise _ragged_token(lines.place, width, fields)
-        place = place if tokens else lines.place
+        if not tokens:
+            place = lines.place
+            size.start(place)
+        size.add(line)
         tokens.append([fields[position] for position in config.positions.values()])
     if tokens:
         yield place, tokens
 
 
 def _fields(line: str, delimiter: str | None) -> list[str]:
-    """The line's values; none if it is blank, by ASCII: a token may be a Unicode space."""
-    text = line.strip(BLANKS)
-    if not text:
-        return []
-    return line.rstrip("\r\n").split(delimiter) if delimiter else re.split("[ \t]+", text)
+    """The line's values; none if it is blank."""
+    if delimiter is None or not line.strip(BLANKS):
+        return split_words(line)
+    return line.rstrip("\r\n").split(delimiter)
 
 
 def _check_positions(width: int, positions: dict[str, int], place: str) -> int:
@@ -68,11 +76,25 @@ def _check_positions(width: int, positions: dict[str, int], place: str) -> int:
     )
 
 
+def _check_no_conllu(fields: list[str], positions: dict[str, int], place: str) -> None:
+    """Refuses ids for words, and lines of CoNLL-U that are no words."""
+    reads_ids = fields[0] == "1" and positions.get("words") in (0, -CONLLU_WIDTH)
+    if reads_ids or NO_WORD.fullmatch(fields[0]):
+        raise UserError(
+            "a line of CoNLL-U, which has ids before the words",
+            where=place,
+            expected="a token and its columns",
+            got="\t".join(fields)[:200],
+            fix="set format=conllu, and task.label to upos, xpos or feats; leave out positions",
+        )
+
+
 def _ragged_token(place: str, width: int, fields: list[str]) -> UserError:
     return UserError(
         f"a token with too {'few' if len(fields) < width else 'many'} columns",
         where=place,
         expected=f"{width} columns, as in the lines before",
         got=f"{len(fields)}: {' '.join(fields)}"[:200],
-        fix='check delimiter (delimiter="\\t" lets words hold spaces) and comment_prefix',
+        fix='check delimiter (delimiter="\\t" lets words hold spaces) and comment_prefix; '
+        "CoNLL-U is format=conllu",
     )

@@ -2,17 +2,19 @@
 
 import collections
 import csv
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jaxssl.core.errors import UserError
 from jaxssl.data.tables.config import TableFile
-from jaxssl.data.tables.lines import Lines
+from jaxssl.data.tables.lines import Lines, Size
 from jaxssl.data.tables.table import Note, Table, in_parts
 
 ORANGE_TYPES = frozenset("d discrete c continuous s string t time".split())
 """What the second line of an Orange .tab file says of the columns (or their values)."""
+EXCEL_DELIMITER = re.compile('"?sep=([^"])"?', re.IGNORECASE)
 Record = tuple[int, list[str]]
 """Number of a row's first line, and the row's values."""
 
@@ -22,9 +24,9 @@ def read_delimited(
 ) -> Iterator[Table]:
     """A CSV or TSV file in tables of at most `rows`. Blank lines are left out, unless there is only
     one column."""
-    delimiter = config.delimiter or {"csv": ",", "tsv": "\t"}[config.kind]
     quoted = config.quoting == "standard" or (config.quoting == "auto" and config.kind == "csv")
     with Lines(path, config.encoding) as lines:
+        delimiter = _delimiter(lines, config)
         read = _quoted_records if quoted else _plain_records
         records = read(lines, delimiter)
         names = list(config.columns or _header(path, records))
@@ -41,6 +43,24 @@ def read_delimited(
         collections.deque(fitting, maxlen=0)  # to the end, so that all wrong rows are counted
     if fitting.first_wrong is not None:
         _tell_of_ragged(path, fitting.wrong, fitting.first_wrong, names, config, note)
+
+
+def _delimiter(lines: Lines, config: TableFile) -> str:
+    """What parts columns. A first line such as sep=; says so where Excel wrote the file; it is
+    read, and is no header."""
+    told = EXCEL_DELIMITER.fullmatch(lines.peek().rstrip("\r\n"))
+    if told is None:
+        return config.delimiter or {"csv": ",", "tsv": "\t"}[config.kind]
+    next(lines)
+    if config.delimiter not in (None, told[1]):
+        raise UserError(
+            "a file that names another delimiter in its first line",
+            where=lines.place,
+            expected=f"sep={config.delimiter}, as delimiter says",
+            got=told[0],
+            fix="leave delimiter out, or correct the line",
+        )
+    return told[1]
 
 
 def _check_first_row(path: str, first: Record, names: list[str], config: TableFile) -> None:
@@ -109,9 +129,11 @@ def _plain_records(lines: Lines, delimiter: str) -> Iterator[Record]:
 
 
 def _quoted_records(lines: Lines, delimiter: str) -> Iterator[Record]:
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    size = Size("row", "a quotation mark may be open; set quoting=none if they mean nothing here")
+    reader = csv.reader(_measured(lines, size), delimiter=delimiter, strict=True)
     while True:
         start = lines.number + 1
+        size.start(f"{lines.path}:{start}")
         limit = csv.field_size_limit(sys.maxsize)  # of all readers in this process: 128 KiB a value
         try:
             row = next(reader)
@@ -128,6 +150,12 @@ def _quoted_records(lines: Lines, delimiter: str) -> Iterator[Record]:
         finally:
             csv.field_size_limit(limit)
         yield start, row
+
+
+def _measured(lines: Lines, size: Size) -> Iterator[str]:
+    for line in lines:
+        size.add(line)
+        yield line
 
 
 def _header(path: str, records: Iterator[Record]) -> list[str]:

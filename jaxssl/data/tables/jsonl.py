@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterator
 
 from jaxssl.core.errors import UserError
+from jaxssl.data.tables.blanks import BLANKS
 from jaxssl.data.tables.config import TableFile
-from jaxssl.data.tables.lines import BLANKS, Lines
+from jaxssl.data.tables.lines import Lines
 from jaxssl.data.tables.table import Table, in_parts
 
 
@@ -37,7 +38,7 @@ def _json_object(line: str, place: str) -> dict:
             where=place,
             expected='one object a line: {"text": "...", "label": "..."}',
             got=problem,
-            fix="a file that is one list becomes jsonl with: jq -c '.[]' FILE",
+            fix="set format=json if the file is one list or object, or has objects over many lines",
         )
     return row
 

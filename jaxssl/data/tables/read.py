@@ -1,14 +1,16 @@
 """Labelled data from files and hub data sets: whole, in parts, or divided into splits."""
 
 import glob
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.data.tables.arrow import read_hub, read_parquet
 from jaxssl.data.tables.config import TableFile, TableHub, TableSplits
 from jaxssl.data.tables.conll import read_conll
+from jaxssl.data.tables.conllu import read_conllu
 from jaxssl.data.tables.delimited import read_delimited
+from jaxssl.data.tables.json_file import read_json
 from jaxssl.data.tables.jsonl import read_jsonl, read_lines
 from jaxssl.data.tables.splits import hold_out
 from jaxssl.data.tables.squad import read_squad
@@ -18,7 +20,8 @@ from jaxssl.data.tables.table import Note, Table, join, say
 def read_table(config: TableFile | TableHub, note: Note = say) -> Table:
     """All rows of a file or a hub data set.
 
-    Of a CoNLL file, a row is a sentence and each column holds a list of strings for each row. Of a
+    Of a CoNLL file, a row is a sentence and each column holds a list of strings for each row; of
+    CoNLL-U, the columns have the format's names, but the forms are `words`. Of a
     SQuAD file, the columns are id, title, question, context and answers: {"text": [...],
     "answer_start": [...]}, with empty lists where the question has no answer and null where the
     file does not give any. A key that a line of jsonl leaves out is null in that row.
@@ -41,7 +44,7 @@ def read_table(config: TableFile | TableHub, note: Note = say) -> Table:
 
 def read_chunks(config: TableFile, rows: int, note: Note = say) -> Iterator[Table]:
     """The rows of `read_table` in tables of at most `rows`, in memory that does not grow with the
-    file: but SQuAD json is read whole, and parquet by its row groups.
+    file: but JSON that is not lines is read whole, and parquet by its row groups.
 
     A column that jsonl first has in a later table is not in those before.
 
@@ -56,7 +59,7 @@ def read_splits(
     label_column: str | None,
     note: Note = say,
     *,
-    key: str = "label_column",
+    columns: Mapping[str, str] | None = None,
     has_classes: bool = True,
 ) -> dict[str, Table]:
     """The splits "train", "validation" and "test", those that are given or held out.
@@ -67,16 +70,17 @@ def read_splits(
       has_classes: whether its values are few, so that held-out rows are balanced by them unless
         `config.stratify` says otherwise.
       note: told of what was held out and of labels too rare for it.
-      key: what the recipe calls `label_column`, for the error.
+      columns: what else must be in every split, by the recipe's keys.
 
     Raises:
       UserError: see `read_table`; a split without rows, or labels that cannot be stratified by.
     """
     given = {"train": config.train, "validation": config.validation, "test": config.test}
     tables = {name: read_table(c, note) for name, c in given.items() if c is not None}
-    if label_column is not None:
-        for table in tables.values():
-            table.column(label_column, key)
+    if columns is None:
+        columns = {} if label_column is None else {"label_column": label_column}
+    for table in tables.values():
+        table.check(columns)
     fractions = {
         "test": config.test_fraction,
         "validation": 0.0 if config.validation is not None else config.validation_fraction,
@@ -116,6 +120,8 @@ def _read_file(path: str, config: TableFile, note: Note, rows: int | None) -> It
         "lines": read_lines,
         "parquet": read_parquet,
         "conll": read_conll,
+        "conllu": read_conllu,
+        "json": read_json,
         "squad": read_squad,
     }
     return readers[config.kind](path, config, rows)

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxssl.core.errors import UserError
 from jaxssl.data import counter
+from jaxssl.data.tables.cells import as_number, is_missing
 from jaxssl.data.tables.table import Note, Table
 
 _PURPOSE = 0x7461626C65
@@ -44,7 +45,7 @@ def hold_out(
         share = Fraction(repr(float(fraction)))
         drawn = allot(counts.tolist(), (counts - 1 - taken).tolist(), share)
         if not sum(drawn):
-            raise _none_held_out(table, name, fraction)
+            raise _none_held_out(table, name, fraction, labels)
         rows = zip(groups.values(), taken.tolist(), drawn)
         parts[name] = sorted(i for group, start, n in rows for i in group[start : start + n])
         taken += drawn
@@ -101,9 +102,12 @@ def _labels(table: Table, label_column: str | None, stratify: bool | None) -> li
         return None
     labels = table.column(label_column, "label_column")
     for label, place in zip(labels, table.places):
-        if label is None:
+        if is_missing(label):
             raise UserError(
-                "a row has no label", where=place, expected=f"a value of {label_column!r}", got=None
+                "a row has no label",
+                where=place,
+                expected=f"a value of {label_column!r}",
+                got=repr(label),
             )
         if not isinstance(label, str | int):
             if stratify is None:
@@ -135,11 +139,14 @@ def _named(labels: list) -> str:
     return f"{len(labels)} label{'s' if len(labels) > 1 else ''} ({names})"
 
 
-def _none_held_out(table: Table, name: str, fraction: float) -> UserError:
+def _none_held_out(table: Table, name: str, fraction: float, labels: list | None) -> UserError:
+    numbers = bool(labels) and all(as_number(str(label)) is not None for label in labels)
     return UserError(
         f"too few rows to hold out any for {name}",
         where=f"{name}_fraction, {table.source}",
         expected="a fraction that comes to one row or more, and leaves each label one in train",
         got=f"{fraction:g} of {len(table)} rows",
-        fix=f"give {name} data of their own, or set {name}_fraction=0 to do without",
+        fix="set task.name=regress if the labels are amounts, or stratify=false if they are classes"
+        if numbers
+        else f"give {name} data of their own, or set {name}_fraction=0 to do without",
     )

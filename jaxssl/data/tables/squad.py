@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.data.tables.config import TableFile
-from jaxssl.data.tables.lines import Lines
+from jaxssl.data.tables.lines import read_document
 from jaxssl.data.tables.table import Table, in_parts
 
 COLUMNS = ("id", "title", "question", "context", "answers")
@@ -18,7 +18,12 @@ _KINDS = {dict: "an object", list: "a list", str: "a string", int: "a whole numb
 def read_squad(path: str, config: TableFile, rows: int | None = None) -> Iterator[Table]:
     """One row a question, in tables of at most `rows`. Answers are empty lists if it has none, None
     if the file gives none."""
-    for part in in_parts(_with_own_ids(_questions(_load(path, config), path)), rows):
+    return squad_tables(_load(path, config), path, rows)
+
+
+def squad_tables(data: Any, path: str, rows: int | None) -> Iterator[Table]:
+    """`read_squad` of the parsed file."""
+    for part in in_parts(_with_own_ids(_questions(data, path)), rows):
         columns = {name: [row[i] for _, row in part] for i, name in enumerate(COLUMNS)}
         yield Table(columns, [place for place, _ in part], path)
 
@@ -39,8 +44,7 @@ def _with_own_ids(questions: Iterable[Question]) -> Iterator[Question]:
 
 
 def _load(path: str, config: TableFile) -> Any:
-    with Lines(path, config.encoding) as lines:
-        text = "".join(lines)
+    text = read_document(path, config.encoding)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -98,7 +102,7 @@ def _get(node: dict, key: str, kind: type, path: str, place: str) -> Any:
             where=f"{path}: {place}" if place else path,
             expected=f"the key {key!r}, {_KINDS[kind]}",
             got="the keys " + (", ".join(map(repr, list(node)[:8])) or "of an empty object"),
-            fix=did_you_mean(key, node) or "set format=jsonl if this is not SQuAD's format",
+            fix=did_you_mean(key, node) or "set format=json if this is not SQuAD's format",
         )
     return _typed(node[key], kind, path, f"{place}.{key}" if place else key)
 
@@ -111,5 +115,5 @@ def _typed(value: Any, kind: type, path: str, place: str) -> Any:
         where=f"{path}: {place}" if place else path,
         expected=_KINDS[kind],
         got=_KINDS.get(type(value)) or repr(value)[:80],
-        fix=None if place else "set format=jsonl if the file has one object a line",
+        fix=None if place else "set format=json if this is not SQuAD's format",
     )

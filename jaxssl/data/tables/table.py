@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from jaxssl.core import progress
@@ -10,6 +11,8 @@ from jaxssl.core.errors import UserError, did_you_mean
 
 Note = Callable[[str], None]
 T = TypeVar("T")
+DELIMITERS = ";\t|,"
+"""What else may part the columns of a file whose header came out whole."""
 
 
 def say(text: str) -> None:
@@ -22,14 +25,14 @@ class Table:
     """Columns of equal length."""
 
     columns: dict[str, list]
-    """Values by column; of CSV, TSV and CoNLL files all are strings."""
+    """Values by column; of CSV, TSV and CoNLL files all are strings (or None)."""
     places: list[str]
     """Where each row comes from, "train.csv:17", for messages. Of a row over several lines, the
     first; rows of parquet files and hub data sets count from 0, as their libraries do."""
     source: str = "the table"
     """What the rows were read from, for messages."""
-    start: int = 0
-    """How many rows come before these, where they are a part of more."""
+    row_numbers: Sequence[int] | None = None
+    """Which row each is, from 0, where they are a part of more; None: they are all."""
 
     def __post_init__(self):
         wrong = [name for name, values in self.columns.items() if len(values) != len(self.places)]
@@ -49,16 +52,35 @@ class Table:
         Raises:
           UserError: no such column; it lists those there are.
         """
-        if name not in self.columns:
-            raise UserError(
-                "the table has no such column",
-                where=f"{key}, in {self.source}",
-                expected="one of " + ", ".join(repr(_short(name)) for name in self.columns),
-                got=repr(name),
-                fix=did_you_mean(name, self.columns)
-                or f"set {key} to one of these; a file without a header line needs `columns`",
-            )
+        self.check({key: name})
         return self.columns[name]
+
+    def check(self, columns: Mapping[str, str]) -> None:
+        """Refuses the table if it lacks any of the columns, all of them in one error.
+
+        Args:
+          columns: by the configuration's key that names each.
+
+        Raises:
+          UserError: it lists the columns that there are.
+        """
+        lacking = {key: name for key, name in columns.items() if name not in self.columns}
+        if not lacking:
+            return
+        several = len(lacking) > 1
+        advice = {key: did_you_mean(name, self.columns) for key, name in lacking.items()}
+        raise UserError(
+            "the table has no such columns" if several else "the table has no such column",
+            where=f"{', '.join(lacking)}, in {self.source}",
+            expected="one of " + ", ".join(repr(_short(name)) for name in self.columns),
+            got=", ".join(map(repr, lacking.values())),
+            fix=_delimiter_advice(self.columns)
+            or "; ".join(
+                f"{key}: {text}" if several else text for key, text in advice.items() if text
+            )
+            or f"set {' and '.join(lacking)} to one of these; a file without a header line needs "
+            "`columns`",
+        )
 
     def strings(self, name: str, key: str = "column") -> list[str]:
         """A column of strings; a value that is none (a number, null) is a `UserError`."""
@@ -87,7 +109,8 @@ class Table:
         """The table of these rows, in this order."""
         rows = list(rows)
         columns = {name: [values[i] for i in rows] for name, values in self.columns.items()}
-        return Table(columns, [self.places[i] for i in rows], self.source)
+        numbers = self.row_numbers and [self.row_numbers[i] for i in rows]
+        return Table(columns, [self.places[i] for i in rows], self.source, numbers)
 
 
 def join(tables: Sequence[Table], source: str) -> Table:
@@ -121,6 +144,13 @@ def _wrong_value(name: str, place: str, expected: str, value: Any) -> UserError:
         expected=expected,
         got=_short(repr(value)),
     )
+
+
+def _delimiter_advice(names: Iterable[str]) -> str | None:
+    """What to do about a header that was not parted."""
+    names = list(names)
+    found = next((mark for mark in DELIMITERS if len(names) == 1 and mark in names[0]), None)
+    return None if found is None else f"the header is not parted: set delimiter={json.dumps(found)}"
 
 
 def _short(text: str) -> str:

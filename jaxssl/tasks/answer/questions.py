@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jaxssl.core.errors import UserError
+from jaxssl.data.tables.cells import spelt
 from jaxssl.data.tables.table import Table
 from jaxssl.tasks.texts import read_texts
 
@@ -75,7 +76,7 @@ def read_questions(
 def read_ids(table: Table, column: str | None) -> list[str]:
     """A name for each row, unlike every other's: scores are kept by it."""
     if column is None:
-        return [str(i) for i in range(table.start, table.start + len(table))]
+        return [str(i) for i in table.row_numbers or range(len(table))]
     seen: dict[str, str] = {}
     for value, place in zip(table.column(column, "task.id"), table.places):
         if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
@@ -99,7 +100,8 @@ def read_ids(table: Table, column: str | None) -> list[str]:
 
 
 def read_answers(table: Table, column: str) -> list[tuple[Gold, ...]]:
-    """The answers of each row: lists of texts and starts, or a list of objects that have both."""
+    """The answers of each row: lists of texts and starts, or a list of objects that have both; in
+    CSV as text."""
     values = table.column(column, "task.label")
     return [
         _golds(value, f"{place}, column {column}") for value, place in zip(values, table.places)
@@ -108,6 +110,8 @@ def read_answers(table: Table, column: str) -> list[tuple[Gold, ...]]:
 
 def _golds(value: Any, where: str) -> tuple[Gold, ...]:
     pairs: list[tuple[Any, Any]] | None = None
+    if isinstance(value, str) and (found := spelt(value)) is not None:  # a cell of a CSV file
+        value = found
     if isinstance(value, Mapping):
         texts, starts = value.get("text"), value.get("answer_start")
         if isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts):

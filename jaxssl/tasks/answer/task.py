@@ -87,6 +87,16 @@ class Answer(Task):
         return "f1"
 
     @property
+    def text_columns(self) -> Mapping[str, str]:
+        """Those of both texts."""
+        return {"task.question": self.question, "task.context": self.context}
+
+    def needed_columns(self, labelled: bool) -> Mapping[str, str]:
+        """Those, the answers, and the names of the questions if they have any."""
+        names = {} if self.id is None else {"task.id": self.id}
+        return {**super().needed_columns(labelled), **names}
+
+    @property
     def heads(self) -> tuple[LabelHead, ...]:
         """Two numbers a token: a span starts, a span ends."""
         return (LabelHead(name=self.head_name, scope="token", size=2, dropout=self.dropout),)

@@ -8,8 +8,10 @@ from typing import Literal, NamedTuple
 from jaxssl.core.errors import UserError
 from jaxssl.data.tables.table import Table
 from jaxssl.tasks.texts import read_texts
+from jaxssl.tasks.words import read_words
 
 KEY = "task.entities"
+POSITIONS = ("subj_start", "subj_end", "obj_start", "obj_end")
 Span = tuple[int, int]
 """Characters [start, end) of a text."""
 
@@ -48,6 +50,16 @@ class MarkedEntities:
                     expected="four different marks that share neither part nor end",
                     got=f"{one!r} and {other!r}",
                 )
+
+    @property
+    def text_columns(self) -> dict[str, str]:
+        """Columns that hold text, by their keys."""
+        return {f"{KEY}.text": self.text}
+
+    @property
+    def position_columns(self) -> dict[str, str]:
+        """None: the marks are in the text."""
+        return {}
 
     def read(self, table: Table) -> list[Pair]:
         """The text of each row without its marks, and what they stood around.
@@ -107,10 +119,14 @@ class _Positions:
     obj_end: str = "obj_end"
     """Column of where the object ends."""
 
+    @property
+    def position_columns(self) -> dict[str, str]:
+        """Columns of positions, by their keys."""
+        return {f"{KEY}.{name}": getattr(self, name) for name in POSITIONS}
+
     def _spans(self, table: Table) -> list[tuple[Span, Span]]:
         """The positions of each row, as the table has them."""
-        names = "subj_start", "subj_end", "obj_start", "obj_end"
-        columns = [_integers(table, getattr(self, name), f"{KEY}.{name}") for name in names]
+        columns = [_integers(table, name, key) for key, name in self.position_columns.items()]
         return [((a, b), (c, d)) for a, b, c, d in zip(*columns)]
 
     def _inside(self, spans: Sequence[Span], size: int, last: int, place: str) -> list[Span]:
@@ -148,6 +164,11 @@ class CharacterEntities(_Positions):
     inclusive: bool = False
     """Whether an end is the last character, not the one after it."""
 
+    @property
+    def text_columns(self) -> dict[str, str]:
+        """Columns that hold text, by their keys."""
+        return {f"{KEY}.text": self.text}
+
     def read(self, table: Table) -> list[Pair]:
         """The text and the entities of each row.
 
@@ -169,9 +190,14 @@ class WordEntities(_Positions):
     name: Literal["words"] = "words"
     """Positions in words, as in TACRED."""
     words: str = "words"
-    """Column of the lists of words. They are joined by spaces."""
+    """Column of the words: lists, or strings with spaces between. They are joined by spaces."""
     inclusive: bool = True
     """Whether an end is the last word, not the one after it."""
+
+    @property
+    def text_columns(self) -> dict[str, str]:
+        """Columns that hold text, by their keys."""
+        return {f"{KEY}.words": self.words}
 
     def read(self, table: Table) -> list[Pair]:
         """The joined words and the entities of each row.
@@ -179,17 +205,10 @@ class WordEntities(_Positions):
         Raises:
           UserError: no lists of words; positions outside them, or around nothing.
         """
-        rows = table.column(self.words, f"{KEY}.words")
+        rows = read_words(table, self.words, f"{KEY}.words")
         pairs = []
         for words, spans, place in zip(rows, self._spans(table), table.places):
             where = f"{place}, column {self.words}"
-            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-                raise UserError(
-                    "these are no words",
-                    where=where,
-                    expected="a list of strings (jsonl, parquet and hub data sets have them)",
-                    got=_short(repr(words)),
-                )
             spans = self._inside(spans, len(words), int(self.inclusive), place)
             starts = [0, *itertools.accumulate(len(word) + 1 for word in words)]
             in_text = [(starts[start], starts[end] - 1) for start, end in spans]

@@ -21,9 +21,11 @@ from jaxssl.scores import tallies
 from jaxssl.tasks import labels as row_labels
 from jaxssl.tasks.base import Encoded
 from jaxssl.tasks.label_loss import LabelLoss
+from jaxssl.tasks.label_notes import label_notes, list_labels
 from jaxssl.tasks.relate.entities import EntityColumns, MarkedEntities
 from jaxssl.tasks.relate.marked_rows import fit, rows_that_fit, tokenise
 from jaxssl.tasks.relate.markers import check_known, mark, opening
+from jaxssl.tasks.words import has_words
 
 NO_ROW = -1
 """Number of the only reference of a table none of whose rows fits: it counts those left out."""
@@ -96,6 +98,21 @@ class Relate(LabelLoss):
         return self.entities.text
 
     @property
+    def text_columns(self) -> Mapping[str, str]:
+        """That of the text or of the words."""
+        return self.entities.text_columns
+
+    def needed_columns(self, labelled: bool) -> Mapping[str, str]:
+        """That, where the entities are and of which types, and the relation."""
+        types = {"task.subj_type": self.subj_type, "task.obj_type": self.obj_type}
+        known = {key: column for key, column in types.items() if column is not None}
+        return {**super().needed_columns(labelled), **self.entities.position_columns, **known}
+
+    def has_text(self, value: Any) -> bool:
+        """Whether there is some text, or a word."""
+        return has_words(value) and super().has_text(value)
+
+    @property
     def heads(self) -> tuple[LabelHead, ...]:
         """Both entities' states side by side, a dense layer with tanh, an output for each label."""
         size = max(1, len(self.labels))
@@ -110,7 +127,7 @@ class Relate(LabelLoss):
     def summary(self) -> str:
         """What is told of the labels at the start."""
         negative = "" if self.negative is None else f"; {self.negative} is no relation"
-        listed = row_labels.list_labels(self.labels)
+        listed = list_labels(self.labels)
         return f"{len(self.labels)} relations ({listed}){negative}"
 
     def keeps_pooler(self, model: ModelConfig) -> bool:
@@ -125,7 +142,7 @@ class Relate(LabelLoss):
             raise UserError(
                 "the class of no relation is not among the labels",
                 where="task.negative",
-                expected="null, or one of " + row_labels.list_labels(labels),
+                expected="null, or one of " + list_labels(labels),
                 got=repr(self.negative),
                 fix=did_you_mean(self.negative, labels),
             )
@@ -163,7 +180,8 @@ class Relate(LabelLoss):
             Reference(row, left_out, None if numbers is None else int(numbers[row]))
             for row in kept.tolist()
         ] or [Reference(NO_ROW, left_out, None)]
-        return Encoded(examples, references, (note,) if note else (), truncation)
+        notes = label_notes(self.labels) if labelled and split == "train" else ()
+        return Encoded(examples, references, ((note,) if note else ()) + notes, truncation)
 
     def _openings(self, table: Table) -> list[tuple[str, str]]:
         """The opening markers of each row."""

@@ -1,37 +1,28 @@
 """Sentences of a table with a tag for each word: reading, checking, numbering them."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from jaxssl.core.errors import UserError, did_you_mean
+from jaxssl.data.tables.blanks import split_words
+from jaxssl.data.tables.cells import is_missing, spelt_list
 from jaxssl.data.tables.table import Table
 from jaxssl.scores.spans import PREFIXES, Scheme, convert, parse
+from jaxssl.tasks.words import Sentences, checked
 
 OUTSIDE = "O"
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 AnyScheme = Scheme | Literal["none"]
-Sentences = list[list[str]]
 
 
 # --- Reading --------------------------------------------------------------------------------------
 
 
-def read_words(table: Table, column: str) -> Sentences:
-    """The words of each row: a list of strings, or a string that is split at whitespace.
-
-    Raises:
-      UserError: no such column, a value that is neither, or a row without words.
-    """
-    values = table.column(column, "task.words")
-    return [
-        _strings(value, f"{place}, column {column}", "word")
-        for value, place in zip(values, table.places)
-    ]
-
-
 def read_tags(table: Table, column: str, sentences: Sentences) -> Sentences:
-    """The tags of each row, one for each word.
+    """The tags of each row, one for each word: a list (in CSV as text, too), or a string that is
+    split at the blanks of ASCII, as `read_words` does.
 
     Raises:
       UserError: no such column, a word without a tag, or more or fewer tags than words.
@@ -39,9 +30,9 @@ def read_tags(table: Table, column: str, sentences: Sentences) -> Sentences:
     rows = []
     for value, words, place in zip(table.column(column, "task.label"), sentences, table.places):
         where = f"{place}, column {column}"
-        if isinstance(value, list):
-            value = [str(tag) if type(tag) is int else tag for tag in value]
-        tags = _strings(value, where, "tag")
+        tags = _tags_of(value, where)
+        _check_there(tags, words, where)
+        tags = checked(tags, where, "tag")
         if len(tags) != len(words):
             raise UserError(
                 "a sentence has not as many tags as words",
@@ -53,29 +44,27 @@ def read_tags(table: Table, column: str, sentences: Sentences) -> Sentences:
     return rows
 
 
-def _strings(value: Any, where: str, what: str) -> list[str]:
-    strings = value.split() if isinstance(value, str) else value
-    if not isinstance(strings, list):
-        raise UserError(
-            f"a sentence is not a list of {what}s",
-            where=where,
-            expected=f"a list of {what}s, or a string of them with spaces between",
-            got=repr(value)[:80],
-        )
-    for i, string in enumerate(strings):
-        if not isinstance(string, str):
+def _tags_of(value: Any, where: str) -> Any:
+    if isinstance(value, str):
+        found = spelt_list(value, where, brackets=True)
+        value = split_words(value) if found is None else found
+    if isinstance(value, list):
+        value = [str(tag) if type(tag) is int else tag for tag in value]
+        return [tag.strip() if isinstance(tag, str) else tag for tag in value]
+    return value
+
+
+def _check_there(tags: Any, words: Sequence[str], where: str) -> None:
+    """Refuses a word without a tag."""
+    for i, tag in enumerate(tags if isinstance(tags, list) else ()):
+        if is_missing(tag):
             raise UserError(
-                f"a {what} is not a string", where=f"{where}, {what} {i}", got=repr(string)[:80]
+                "a word has no tag",
+                where=f"{where}, tag {i}" + (f", of {words[i]!r}" if i < len(words) else ""),
+                expected="a tag for each word",
+                got=repr(tag),
+                fix="remove the sentence, or give the word a tag, such as O",
             )
-    if not strings:
-        raise UserError(
-            "a sentence is empty",
-            where=where,
-            expected=f"at least one {what}",
-            got=repr(value),
-            fix="remove the row",
-        )
-    return strings
 
 
 def in_scheme(
@@ -86,6 +75,7 @@ def in_scheme(
     Raises:
       UserError: tags that are not of `source`, or, if not `lenient`, not legal in it.
     """
+    _check_tags(rows, table, column, source)
     converted = []
     for tags, place in zip(rows, table.places):
         try:
@@ -96,10 +86,65 @@ def in_scheme(
                 where=f"{place}, column {column}, {error.where}",
                 expected=error.expected,
                 got=error.got,
-                fix="say in task.scheme how the tags are meant; task.lenient=true takes those that "
-                "are not legal as conlleval does",
+                fix=_other_scheme(rows, source)
+                + "task.lenient=true reads tags that are not legal as conlleval does",
             ) from None
     return converted
+
+
+def _check_tags(rows: Sentences, table: Table, column: str, scheme: Scheme) -> None:
+    """Refuses tags that a scheme does not have: no leniency makes sense of them."""
+    found = {tag for tags in rows for tag in tags}
+    wrong = {tag for tag in found if not _belongs(tag, scheme)}
+    if not wrong:
+        return
+    place, tags = next((p, tags) for p, tags in zip(table.places, rows) if wrong & set(tags))
+    index = next(i for i, tag in enumerate(tags) if tag in wrong)
+    raise UserError(
+        f"a tag does not belong to {scheme}",
+        where=f"{place}, column {column}, tag {index}",
+        expected="O, or one of " + ", ".join(f"{p}-TYPE" for p in PREFIXES[scheme]),
+        got=repr(tags[index]),
+        fix=_scheme_of(found),
+    )
+
+
+def _belongs(tag: str, scheme: Scheme) -> bool:
+    try:
+        parse(tag, scheme)
+    except UserError:
+        return False
+    return True
+
+
+def _scheme_of(tags: Iterable[str]) -> str:
+    """What to do about tags that are of another scheme than was said."""
+    tags = set(tags)
+    fitting = [name for name in SCHEMES if all(_belongs(tag, name) for tag in tags)]
+    if fitting:
+        return f"set task.scheme={fitting[-1]}, which has all tags of this table"
+    prefixes = {tag.partition("-")[0] for tag in tags}
+    if prefixes & {"L", "U"} and prefixes <= {"B", "I", "L", "O", "U"}:
+        return "these are BILOU tags: write E for L and S for U, and set task.scheme=BIOES"
+    if not prefixes & {"B", "I", "E", "S"}:
+        return "set task.scheme=none if these are no entities: each tag is then a class"
+    return "correct the tag in the data"
+
+
+def _other_scheme(rows: Sentences, source: Scheme) -> str:
+    """A scheme in which all tags are legal, to set instead of `source`."""
+    for scheme in SCHEMES:
+        if scheme != source and all(_is_legal(tags, scheme) for tags in rows):
+            return f"set task.scheme={scheme}, in which all tags are legal; or "
+    return ""
+
+
+def _is_legal(tags: Sequence[str], scheme: Scheme) -> bool:
+    try:
+        convert(tags, scheme, scheme)
+    except UserError:
+        return False
+    return True
 
 
 # --- Labels ---------------------------------------------------------------------------------------

@@ -23,10 +23,15 @@ from jaxssl.ops.label_losses import softmax_loss
 from jaxssl.scores import tallies
 from jaxssl.scores.spans import Scheme, convert, entities, entity_scores
 from jaxssl.tasks.base import Encoded, Task
+from jaxssl.tasks.label_notes import label_notes
 from jaxssl.tasks.labels import label_details
 from jaxssl.tasks.tag import tagged, windows
-from jaxssl.tasks.tag.tagged import OUTSIDE, AnyScheme, Sentences
+from jaxssl.tasks.tag.tagged import OUTSIDE, AnyScheme
 from jaxssl.tasks.tag.windows import Tagged
+from jaxssl.tasks.words import Sentences, has_words, read_words
+
+WORDS = "task.words"
+"""The configuration's key of the column, for messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +41,8 @@ class Tag(Task):
     name: Literal["tag"] = "tag"
     """The task."""
     words: str = "words"
-    """Column of the sentences: lists of words, or strings that are split at whitespace."""
+    """Column of the sentences: lists of words (in CSV as text: ["a", "b"]), or strings that are
+    split at spaces, tabs and line ends."""
     label: str = "tags"
     """Column of the tags, as many as there are words."""
     scheme: AnyScheme = "IOB2"
@@ -87,6 +93,15 @@ class Tag(Task):
         return self.words
 
     @property
+    def text_columns(self) -> Mapping[str, str]:
+        """That of the words."""
+        return {WORDS: self.words}
+
+    def has_text(self, value: Any) -> bool:
+        """Whether there is a word."""
+        return has_words(value)
+
+    @property
     def heads(self) -> tuple[LabelHead, ...]:
         """One output for each label."""
         return (
@@ -113,7 +128,7 @@ class Tag(Task):
 
     def learn_labels(self, train: Table) -> "Tag":
         """Takes the labels from the training split where none are given."""
-        tags = tagged.read_tags(train, self.label, tagged.read_words(train, self.words))
+        tags = tagged.read_tags(train, self.label, read_words(train, self.words, WORDS))
         found = {tag for row in self._learnt(tags, train) for tag in row}
         scheme = self.train_scheme or self.scheme
         return dataclasses.replace(self, labels=tagged.labels_of(found, scheme, self.labels))
@@ -129,7 +144,7 @@ class Tag(Task):
     ) -> Encoded:
         """Rows of whole words. With labels, `labels` int32 and `label_weights` float32 travel with
         the tokens: 1 at one token of each word, in the one row that the word belongs to."""
-        sentences = tagged.read_words(table, self.words)
+        sentences = read_words(table, self.words, WORDS)
         tags = tagged.read_tags(table, self.label, sentences) if labelled else None
         rows = encode_windows(tokenizer, sentences, table.places, max_length, self.stride)
         column = rows.first if self.subword == "first" else rows.last
@@ -144,8 +159,9 @@ class Tag(Task):
             per_token = {"labels": (labels, 0.0), "label_weights": (weights, 0.0)}
             examples = dataclasses.replace(examples, per_token=per_token)
         note = rows.note(split)
+        notes = label_notes(self.labels) if labelled and split == "train" else ()
         references = windows.windows_of(rows, column, sentences, tags)
-        return Encoded(examples, references, (note,) if note else ())
+        return Encoded(examples, references, ((note,) if note else ()) + notes)
 
     def _learnt(self, tags: Sentences, table: Table) -> Sentences:
         """The file's tags as the model learns them."""

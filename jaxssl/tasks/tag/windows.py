@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxssl.data.word_windows import WordRows
-from jaxssl.tasks.tag.tagged import Sentences
+from jaxssl.tasks.words import Sentences
 
 
 class Window(NamedTuple):

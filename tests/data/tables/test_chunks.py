@@ -247,3 +247,64 @@ def test_a_file_of_lines_is_one_column_with_its_blank_lines(tmp_path):
     assert table.places == [f"{path}:{number}" for number in (1, 2, 3)]
     with pytest.raises(UserError, match="one column"):
         TableFile(path=str(path), format="lines", columns=("a", "b"))
+
+
+# --- Lines without end ---------------------------------------------------------------------------
+
+ENDLESS = [
+    ("csv", "a,b\n1,2\n", "x", ":3"),
+    ("csv", 'a,b\n1,2\n3,"open', "\n4,5", ":3"),
+    ("tsv", "a\tb\n", "x", ":2"),
+    ("jsonl", '{"a": 1}\n', "x", ":2"),
+    ("lines", "one\n", "x", ":2"),
+    ("conll", "a O\n\n", "x", ":3"),
+    ("conll", "a O\n\n", "b O\n", ":3"),
+    ("conllu", "", "x", ":1"),
+]
+
+
+@pytest.mark.parametrize(("name", "start", "more", "where"), ENDLESS)
+def test_what_has_no_end_is_refused_before_it_is_in_memory(
+    tmp_path, monkeypatch, name, start, more, where
+):
+    """A small archive may unpack to a line of many GiB; here the bound is 64 KiB."""
+    monkeypatch.setattr("jaxssl.data.tables.lines.MAX_LINE_BYTES", 1 << 16)
+    path = tmp_path / f"t.{name}.gz"
+    path.write_bytes(gzip.compress((start + more * 4_000_000).encode(), 1, mtime=0))
+    config = TableFile(path=str(path), format=name)
+
+    def read():
+        with pytest.raises(UserError, match="too large to be read") as error:
+            list(read_chunks(config, 1))
+        assert error.value.where == f"{path}{where}"
+        return ()
+
+    assert peak(read)[1] < 3_000_000
+
+
+def test_lines_up_to_the_bound_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxssl.data.tables.lines.MAX_LINE_BYTES", 100)
+    content = "x" * 99 + "\n" + "y" * 99
+    assert read_table(write(tmp_path / "t.lines", content)).columns["text"] == content.split("\n")
+    for content in ("x" * 100 + "\n", "x" * 100):
+        with pytest.raises(UserError, match="too large"):
+            read_table(write(tmp_path / "t.lines", content))
+
+
+def test_tables_and_corpora_have_one_bound():
+    from jaxssl.data.corpus import lines as corpus
+    from jaxssl.data.tables import lines as tables
+
+    assert tables.MAX_LINE_BYTES is corpus.MAX_LINE_BYTES == 16 << 20
+
+
+def test_a_document_that_is_read_whole_may_be_one_long_line(tmp_path, monkeypatch):
+    """SQuAD 2.0's training file is one line of 42 MB."""
+    monkeypatch.setattr("jaxssl.data.tables.lines.MAX_LINE_BYTES", 100)
+    content = as_squad([("q" * 200, "b")])
+    table = read_table(write(tmp_path / "t.squad", content))
+    assert table.columns["question"] == ["q" * 200]
+    for spread in (content, content.replace(" ", "\n")):
+        monkeypatch.setattr("jaxssl.data.tables.lines.MAX_DOCUMENT_BYTES", len(content) - 1)
+        with pytest.raises(UserError, match="too large to be read"):
+            read_table(write(tmp_path / "t.squad", spread))

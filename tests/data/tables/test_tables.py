@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from jaxssl.core import config as configs
 from jaxssl.core.errors import UserError
 from jaxssl.data.tables.config import TableFile, TableHub, TableSplits
+from jaxssl.data.tables.inputs import input_file
 from jaxssl.data.tables.read import read_splits, read_table
 from jaxssl.data.tables.splits import allot
 from jaxssl.data.tables.table import Table
@@ -270,7 +271,7 @@ SHAPES = [
 def test_json_of_another_shape_than_squads_is_told_by_its_place(tmp_path, data, where, expected):
     path = write(tmp_path / "t.json", json.dumps(data))
     with pytest.raises(UserError) as error:
-        read(path)
+        read(path, format="squad")
     assert error.value.where.startswith(path) and error.value.where.endswith(where)
     assert expected in error.value.expected and error.value.got is not None
 
@@ -388,6 +389,47 @@ def test_a_misspelt_column_is_told_with_those_there_are():
     assert error.value.where == "task.label, in t.csv" and error.value.got == "'lable'"
     assert error.value.expected == "one of 'text', 'label'"
     assert error.value.fix == "did you mean 'label'?"
+
+
+def test_all_columns_that_are_not_there_are_told_in_one_error():
+    table = Table({"review": ["a"], "verdict": ["b"]}, ["t.csv:2"], "t.csv")
+    with pytest.raises(UserError, match="no such columns") as error:
+        table.check({"task.text": "reveiw", "task.pair": "review", "task.label": "lbl"})
+    assert error.value.where == "task.text, task.label, in t.csv"
+    assert error.value.got == "'reveiw', 'lbl'" and "'verdict'" in error.value.expected
+    assert error.value.fix == "task.text: did you mean 'review'?"
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_a_header_that_was_not_parted_is_told(tmp_path, mark):
+    path = write(tmp_path / "t.csv", f"text{mark}label\na{mark}b\n")
+    with pytest.raises(UserError, match="no such column") as error:
+        read(path).column("label", "task.label")
+    advice = error.value.fix.rpartition("set ")[2]
+    table = read_table(input_file(path, options=[advice]))
+    assert table.columns == {"text": ["a"], "label": ["b"]}
+
+
+@pytest.mark.parametrize("line", ["sep=;", "SEP=;", '"sep=;"', "\ufeffsep=;"])
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_line_where_excel_names_the_delimiter_is_no_header(tmp_path, line, ending, end):
+    lines = [line, "text;label", "a, b;x", "", "c;y"]
+    path = write(tmp_path / f"t.{ending}", end.join(lines))
+    table = read(path)
+    assert table.columns == {"text": ["a, b", "c"], "label": ["x", "y"]}
+    assert lines_of(table) == [3, 5] and read(path, delimiter=";") == table
+    bare = read(write(tmp_path / f"u.{ending}", end.join([line, *lines[2:]])), columns=("t", "l"))
+    assert bare.columns == {"t": ["a, b", "c"], "l": ["x", "y"]} and lines_of(bare) == [2, 4]
+    with pytest.raises(UserError, match="another delimiter") as error:
+        read(path, delimiter=",")
+    assert error.value.where == f"{path}:1"
+
+
+def test_an_empty_file_has_no_line_to_look_at(tmp_path):
+    for content in ("", "sep=;", "sep=;\n"):
+        with pytest.raises(UserError, match="without a header"):
+            read(write(tmp_path / "t.csv", content))
 
 
 def test_values_of_another_kind_are_told_with_their_place():

@@ -57,6 +57,14 @@ def test_all_formats_give_the_same_questions(tmp_path):
         assert all(context[g.start : g.start + len(g.text)] == g.text for g in golds)
 
 
+@pytest.mark.parametrize("form", [json.dumps, str])
+def test_answers_of_a_csv_file_are_those_of_the_object(form):
+    for answers in (gold("red", 11), gold(), [{"text": "cat", "answer_start": 4}], []):
+        listed = read_questions(table_of(answers=answers), **COLUMNS)[1]
+        as_text = read_questions(table_of(answers=form(answers)), **COLUMNS)[1]
+        assert as_text.answers == listed.answers
+
+
 def test_answers_may_be_a_list_of_objects():
     answers = [{"text": "red", "answer_start": 11}, {"text": "cat is red", "answer_start": 4}]
     asked = read_questions(table_of(answers=answers), **COLUMNS)[1]
@@ -68,7 +76,9 @@ def test_without_an_id_column_questions_are_numbered():
     with pytest.raises(UserError, match="(?s)the same id.*a.jsonl:2.*'q6', which a.jsonl:1 has"):
         read_questions(table, **COLUMNS)
     assert [q.id for q in read_questions(table, **{**COLUMNS, "id": None})] == ["0", "1"]
-    later = dataclasses.replace(table, start=7)  # a part of a larger file
+    later = dataclasses.replace(
+        table, row_numbers=range(7, 7 + len(table))
+    )  # a part of a larger file
     assert [q.id for q in read_questions(later, **{**COLUMNS, "id": None})] == ["7", "8"]
 
 

@@ -131,7 +131,6 @@ def test_columns_have_the_names_of_the_recipe():
         (CharacterEntities(inclusive=True), "abc", (0, 3, 0, 1), "inclusive=false"),
         (WordEntities(), ["a", "b"], (0, 0, 1, 2), "inclusive=false"),
         (WordEntities(), ["a", "b"], (0, 0, 2, 2), None),
-        (WordEntities(), [], (0, 0, 0, 0), None),
     ],
 )
 def test_positions_that_do_not_fit_are_refused(config, text, positions, fix):
@@ -152,11 +151,21 @@ def test_positions_that_do_not_fit_are_refused(config, text, positions, fix):
         ({"subj_start": 0.5}, "no whole number", "x.csv:2, column subj_start"),
         ({"obj_end": "one"}, "cannot be used", "x.csv:2"),
         ({"obj_end": None}, "cannot be used", "x.csv:2"),
-        ({"words": "Bill met her"}, "no words", "x.csv:2, column words"),
-        ({"words": ["Bill", 3, "her"]}, "no words", "x.csv:2, column words"),
+        ({"words": None}, "not a list of words", "x.csv:2, column words"),
+        ({"words": []}, "sentence is empty", "x.csv:2, column words"),
+        ({"words": ["Bill", 3, "her"]}, "not a string", "x.csv:2, column words, word 1"),
         ({"words": ["Bill", "", " "], "obj_start": 1}, "empty entity", "x.csv:2, column words"),
     ],
 )
 def test_columns_that_cannot_be_read_are_refused(columns, match, where):
     good = {"words": ["Bill", "met", "her"], **dict(zip(POSITIONS, (0, 0, 2, 2)))}
     refused(lambda: read(WordEntities(), **{**good, **columns}), match, where)
+
+
+@pytest.mark.parametrize(
+    "words", ['["Bill", "met", "her"]', "['Bill', 'met', 'her']", "Bill met her"]
+)
+def test_words_of_a_csv_file_are_those_of_a_list(words):
+    columns = dict(zip(POSITIONS, (0, 0, 2, 2)))
+    listed = read(WordEntities(), words=["Bill", "met", "her"], **columns)
+    assert read(WordEntities(), words=words, **columns) == listed

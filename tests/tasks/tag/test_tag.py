@@ -77,7 +77,7 @@ BAD = [
     ({}, [["a"], []], [["O"], []], r"(?s)sentence is empty.*a.conll:11, column words"),
     ({}, [["a"], " "], [["O"], "O"], r"(?s)sentence is empty.*a.conll:11"),
     ({}, [["a", 3]], [["O", "O"]], r"(?s)word is not a string.*a.conll:1, .*word 1.*3"),
-    ({}, [["a", "b"]], [["O", None]], r"(?s)tag is not a string.*tag 1.*None"),
+    ({}, [["a", "b"]], [["O", None]], r"(?s)word has no tag.*tag 1, of 'b'.*None"),
     ({}, [["a"]], [None], r"(?s)not a list of tags.*a.conll:1, column tags.*None"),
     ({"words": "word"}, [["a"]], [["O"]], r"(?s)no such column.*task.words.*did you mean 'words'"),
     ({"label": "tgas"}, [["a"]], [["O"]], r"(?s)no such column.*task.label.*did you mean 'tags'"),
@@ -96,6 +96,36 @@ BAD = [
 def test_what_cannot_be_learnt_is_refused_with_its_place(changes, words, tags, message):
     with pytest.raises(UserError, match=message):
         Tag(**changes).learn_labels(table(words, tags))
+
+
+ADVICE = [
+    ("IOB2", ["O", "S-X"], "S-X", "task.scheme=BIOES", False),
+    ("IOB2", ["B-X", "L-X"], "L-X", "write E for L", False),
+    ("IOB2", ["NOUN", "DET"], "NOUN", "task.scheme=none", False),
+    ("IOB2", ["B-X", "I-"], "I-", "correct the tag", False),
+    ("IOB2", ["O", "I-X"], None, "task.scheme=IOB1", True),
+    ("IOB1", ["O", "B-X"], None, "task.scheme=IOB2", True),
+    ("BIOES", ["B-X", "I-X"], None, "task.scheme=IOB2", True),
+    ("BIOES", ["B-X", "S-X", "I-X"], None, "task.lenient", True),
+]
+
+
+@pytest.mark.parametrize("scheme, tags, wrong, advice, lenient", ADVICE)
+def test_a_wrong_tag_is_told_with_its_place_its_scheme_and_advice_that_works(
+    scheme, tags, wrong, advice, lenient
+):
+    data = table([["a"], ["a"] * len(tags)], [["O"], tags])
+    for task in (Tag(scheme=scheme), Tag(scheme=scheme, lenient=not lenient)):
+        with pytest.raises(UserError, match=scheme) as error:
+            task.learn_labels(data)
+        at = tags.index(wrong) if wrong else int(error.value.where[-1])
+        assert error.value.where == f"a.conll:11, column tags, tag {at}"
+        assert (wrong or tags[at]) in error.value.got and advice in error.value.fix
+        assert ("lenient" in error.value.fix) == lenient
+    if lenient:
+        assert Tag(scheme=scheme, lenient=True).learn_labels(data).labels
+    if advice.startswith("task.scheme"):
+        assert Tag(scheme=advice.partition("=")[2]).learn_labels(data).labels
 
 
 def test_a_type_that_the_training_split_lacks_is_refused_with_its_place(tokenizer):
@@ -156,7 +186,7 @@ def test_each_word_is_labelled_once_at_one_of_its_tokens(tokenizer, subword, max
 
 def test_sentences_without_tags_are_read_from_strings_too(tokenizer):
     task = Tag().learn_labels(sentences())
-    data = Table({"words": [["the", "cat"], " a dog\tsees\u00a0it "]}, ["x:1", "x:2"])
+    data = Table({"words": [["the", "cat"], " a dog\tsees it\r\n"]}, ["x:1", "x:2"])
     encoded = task.encode(data, tokenizer, 16, "input", labelled=False)
     assert [w.words for w in encoded.references] == [["the", "cat"], ["a", "dog", "sees", "it"]]
     assert not encoded.examples.per_token and encoded.references[0].tags is None
