@@ -70,6 +70,17 @@ def write_store(path: Path, tokenizer: Tokenizer, counts: dict[str, int]) -> Pat
     return path
 
 
+def without_samples(store: Path) -> Path:
+    """Makes the store one of version 0.1, whose shards are not compared by a sample."""
+    path = store / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for split in manifest["splits"].values():
+        for shard in split["shards"]:
+            del shard["sample"]
+    path.write_text(json.dumps(manifest))
+    return store
+
+
 def shared(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Path:
     """A directory that one worker makes and all use; the others wait for it."""
     root = tmp_path_factory.getbasetemp()

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import toy
 
 from jaxssl.core.errors import UserError
 from jaxssl.data.config import StoreConfig
@@ -17,6 +18,7 @@ def spoilt(words, tmp_path_factory):
     """A store with ids beyond its vocabulary in the middle of `train`."""
     path = tmp_path_factory.mktemp("spoilt") / "store"
     shutil.copytree(words, path)
+    toy.without_samples(path)
     shard = path / "train" / "00000.tokens"
     tokens = np.fromfile(shard, np.uint16)
     middle = len(tokens) // 2
