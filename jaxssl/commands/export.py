@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from jaxssl.checkpoint.hf.safetensors import NAMES
+from jaxssl.checkpoint.hf.sentence import write_sentence
 from jaxssl.checkpoint.hf.writing import SHARD_BYTES, write_directory
 from jaxssl.commands.exportable import (
     HfClass,
@@ -80,8 +81,11 @@ def export(
         raise UserError(
             "no dtype of weights", where="dtype", expected="float32, float16, bfloat16", got=dtype
         )
+    sentence = trained.config.imported and trained.config.imported.sentence
     with _new_directory(Path(out)) as directory:
         write_tokenizer_for(found, trained.model.config, trained.tokenizer, directory)
+        if sentence:
+            write_sentence(directory, sentence, trained.model.config.hidden_size)
         write_directory(
             directory,
             trained.model.config,

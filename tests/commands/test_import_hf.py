@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import toy
 import tuned
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.numpy import load_file, save_file
 
 from jaxssl import cli
+from jaxssl.checkpoint.hf.sentence import SentenceConfig, write_sentence
 from jaxssl.commands import export, import_hf, predict
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
@@ -243,6 +245,23 @@ def test_a_model_of_the_hub_with_pickled_weights_alone_is_told_how_to_be_convert
     assert "*.bin" not in fetched[0]["allow_patterns"]
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert import_hf.find_source("someone/old") == tmp_path
+
+
+def test_the_folders_of_a_sentence_models_modules_are_fetched_too(tmp_path, monkeypatch):
+    write_sentence(tmp_path, SentenceConfig(pooling=("cls",), normalize=True), 8)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    fetched = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *a, **b: fetched.append(b) or str(tmp_path)
+    )
+    assert import_hf.find_source("someone/sentences") == tmp_path
+    top, inside = fetched
+    names = ["modules.json", "1_Pooling/config.json", "2_Normalize/config.json", "onnx/a.json"]
+    taken = {
+        *filter_repo_objects(names, **top),
+        *filter_repo_objects(names, **inside),
+    }
+    assert taken == set(names[:3])
 
 
 def test_a_model_without_a_language_model_head_is_sent_to_embed(again):

@@ -57,6 +57,12 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     return _load_with_transformers(name)
 
 
+def stated_length(directory: Path) -> int | None:
+    """The longest row, in tokens, that a tokenizer's directory says its model takes."""
+    length = _read_json(directory / CONFIG_FILE).get("model_max_length")
+    return None if length is None else int(length)
+
+
 def with_tokens(tokenizer: Tokenizer, tokens: Sequence[str], role: str | None = None) -> Tokenizer:
     """The tokenizer with further tokens, whose ids follow the others; each is found in a text
     before that is cut, as it stands. With a `role` it is special, and is found in none.
