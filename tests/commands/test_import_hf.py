@@ -42,6 +42,13 @@ def test_it_fills_masks_as_the_run_it_was_exported_from(base, imported):
     assert fill_masks(imported[0], TEXTS) == fill_masks(base, TEXTS)
 
 
+def test_a_special_token_in_a_text_is_said_to_be_read_as_text(imported, capsys):
+    fill_masks(imported[0], TEXTS)
+    assert "note" not in capsys.readouterr().err
+    fill_masks(imported[0], ["the [SEP] old man sees a [MASK]"])
+    assert "note: [SEP] in a text is read as these characters" in capsys.readouterr().err
+
+
 def test_its_parameters_have_the_bits_of_the_run_and_all_are_told(base, imported):
     out, said = imported
     before, after = tuned.whole(base), tuned.whole(out)
@@ -204,9 +211,11 @@ def test_a_tokenizer_that_is_not_there_or_not_the_models_is_refused(exported, tm
     toy.train_toy_tokenizer("byte_bpe", 400).save(tmp_path / "bare")
     content = json.loads((tmp_path / "bare" / "config.json").read_text())
     assert content["vocab_size"] < 400
-    few = {"model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1}, "unk_token": "[UNK]"}}
+    model = {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1}, "unk_token": "[UNK]"}
+    few = {"model": model, "added_tokens": []}
     (tmp_path / "bare" / "tokenizer.json").write_text(json.dumps(few))
-    (tmp_path / "bare" / "tokenizer_config.json").write_text('{"unk_token": "[UNK]"}')
+    roles = {"unk_token": "[UNK]", "tokenizer_class": "PreTrainedTokenizerFast"}
+    (tmp_path / "bare" / "tokenizer_config.json").write_text(json.dumps(roles))
     with pytest.raises(UserError, match=r"(?s)far fewer tokens.*got:      2 in"):
         import_hf.import_model(tmp_path / "bare", tmp_path / "run", say=print)
     assert not (tmp_path / "run").exists()

@@ -9,6 +9,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.data.tokenizer.loading import JSON_FILE, MODEL_FILE
 from jaxssl.data.tokenizer.sentencepiece_export import SAMPLES, tokenizer_json
 from jaxssl.data.tokenizer.tokenizer import CONFIG_FILE, Tokenizer
+from jaxssl.data.tokenizer.with_transformers import library
 
 UNLIMITED = 1 << 30
 DIVIDED = (
@@ -91,9 +92,7 @@ def check_written(tokenizer: Tokenizer, directory: Path, *, frames: bool) -> Non
     Raises:
       UserError: names the class and the first text.
     """
-    import transformers
-
-    loaded: Any = transformers.AutoTokenizer.from_pretrained(directory)
+    loaded: Any = library().AutoTokenizer.from_pretrained(directory)
     loaded.model_max_length = UNLIMITED  # or it warns of samples longer than the model's rows
     for text in (*SAMPLES, *DIVIDED):
         (ids,) = tokenizer.encode_batch([text])

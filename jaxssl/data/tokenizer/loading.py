@@ -1,7 +1,6 @@
 """Loading tokenizers of the `tokenizers` and `sentencepiece` libraries, from files or the hub."""
 
 import json
-import logging
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,9 @@ import numpy as np
 
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.data.store.manifest import ROLES
+from jaxssl.data.tokenizer import with_transformers
 from jaxssl.data.tokenizer.tokenizer import CONFIG_FILE, Encoding, Frame, Tokenizer, is_word_start
+from jaxssl.data.tokenizer.with_transformers import is_hugging_face, is_plain, read_json
 
 JSON_FILE = "tokenizer.json"
 MODEL_FILE = "tokenizer.model"
@@ -59,7 +60,7 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
 
 def stated_length(directory: Path) -> int | None:
     """The longest row, in tokens, that a tokenizer's directory says its model takes."""
-    length = _read_json(directory / CONFIG_FILE).get("model_max_length")
+    length = read_json(directory / CONFIG_FILE).get("model_max_length")
     return None if length is None else int(length)
 
 
@@ -289,39 +290,39 @@ def config_file(config: Mapping[str, Any]) -> bytes:
 
 
 def _load_directory(path: Path) -> Tokenizer:
-    config = _read_json(path / CONFIG_FILE)
+    config = read_json(path / CONFIG_FILE)
     if model := config.get(MODEL_KEY):
         files = {f.name: f.read_bytes() for f in [path / JSON_FILE] if f.is_file()}
         return SentencePieceTokenizer(path.name, (path / model).read_bytes(), config, files)
-    roles = {**_read_json(path / "special_tokens_map.json"), **config}
-    if (path / CHAT_FILE).is_file():
-        roles["chat_template"] = (path / CHAT_FILE).read_text(encoding="utf-8")
-    states_roles = any(roles.get(f"{role}_token") for role in ROLES)
-    if states_roles and (path / JSON_FILE).is_file():
-        return JsonTokenizer(path.name, _read_json(path / JSON_FILE), roles)
+    content = read_json(path / JSON_FILE)
+    if content and is_plain(path, config, content):
+        if (path / CHAT_FILE).is_file():
+            config["chat_template"] = (path / CHAT_FILE).read_text(encoding="utf-8")
+        return JsonTokenizer(path.name, content, config)
     models = [path / name for name in _MODEL_NAMES if (path / name).is_file()]
-    if models and not (path / JSON_FILE).is_file():
-        return SentencePieceTokenizer(
-            path.name, models[0].read_bytes(), roles if states_roles else None
-        )
-    if not any((path / name).is_file() for name in (JSON_FILE, *_VOCABULARIES, *_MODEL_NAMES)):
+    if models and not is_hugging_face(path):
+        return SentencePieceTokenizer(path.name, models[0].read_bytes())
+    if not models and not any((path / name).is_file() for name in (JSON_FILE, *_VOCABULARIES)):
         found = "a directory without any of them"  # transformers would make an empty one, unasked
         raise _unreadable(str(path), found)
     return _load_with_transformers(str(path), path.name)
 
 
 def _load_with_transformers(name: str, called: str | None = None) -> Tokenizer:
-    """A tokenizer whose roles or files need the knowledge in `transformers`, or the hub."""
-    import transformers
-
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each of many retries
+    """A tokenizer whose files need the knowledge in `transformers`, or the hub."""
     try:
-        loaded = transformers.AutoTokenizer.from_pretrained(name)
-        content = json.loads(loaded.backend_tokenizer.to_str())
+        content, config = with_transformers.read(name)
     except Exception as error:  # a long list of them, from OSError to bare ones
         message = str(error).strip().splitlines() or [type(error).__name__]
-        raise _unreadable(name, message[0], _near(Path(name))) from error
-    config = {f"{role}_token": getattr(loaded, f"{role}_token", None) for role in ROLES}
+        fix = _near(Path(name))
+        if "auto_map" in read_json(Path(name) / CONFIG_FILE):
+            fix = (
+                f"code of its own is not run: if {JSON_FILE} says all, delete auto_map from "
+                f"{CONFIG_FILE}"
+            )
+        raise _unreadable(name, message[0], fix) from error
+    if known := with_transformers.stated_tokens(Path(name)):
+        _roles(config, {token: 0 for token in known}.get, name)  # it would add what is mistyped
     return JsonTokenizer(called or name, content, config)
 
 
@@ -360,10 +361,6 @@ def _model_roles(processor: Any) -> dict[str, str | None]:
         names = [f"[{role.upper()}]", f"<{role}>"]
         found[role] = next((n for n in names if n in pieces), found.get(other or ""))
     return {f"{role}_token": found.get(role) for role in ROLES}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _near(path: Path) -> str | None:
