@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch", reason="the directories are written by tran
 
 import hf_models  # noqa: E402
 import tiny  # noqa: E402
+import transformers  # noqa: E402
 
 from jaxssl.checkpoint.hf.directory import open_model  # noqa: E402
 from jaxssl.checkpoint.ledger import InitConfig  # noqa: E402
@@ -136,10 +137,74 @@ def test_what_is_not_built_or_does_not_fit_is_refused(changes, message, copy):
         open_model(copy).leaves()
 
 
+YARN = hf_models.YARN
+TWICE = [
+    (CASE, {"rope_parameters": YARN, "rope_scaling": {**YARN, "factor": 4.0}}, "rope_scaling="),
+    (CASE, {"rope_parameters": YARN, "rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
+    (CASE, {"rope_theta": 5e5}, r"rope_parameters.rope_theta=10000.0, rope_theta=500000.0"),
+    (CASE, {"rope_parameters": {**YARN, "type": "linear"}}, "rope_parameters.type=linear"),
+    (
+        CASE,
+        {"rope_parameters": YARN, "original_max_position_embeddings": 8},
+        "original_max_position_embeddings=8",
+    ),
+    ("qwen2, window above", {"max_window_layers": 2}, "max_window_layers=2"),
+    ("qwen2, window above", {"use_sliding_window": False}, "layer_types"),
+    ("gpt2", {"num_attention_heads": 2}, "n_head=3, num_attention_heads=2"),
+    ("gpt2", {"n_ctx": 16}, "n_positions=32, n_ctx=16"),
+    ("distilbert", {"num_attention_heads": 2}, "n_heads=3, num_attention_heads=2"),
+    ("modernbert", {"global_rope_theta": 5.0}, "global_rope_theta=5.0"),
+    ("modernbert", {"global_attn_every_n_layers": 2}, "global_attn_every_n_layers=2"),
+    ("modernbert", {"sliding_window": 5}, "twice sliding_window=10"),
+]
+
+
+@pytest.mark.parametrize(("case", "changes", "message"), TWICE)
+def test_what_is_said_twice_must_be_the_same(case, changes, message, tmp_path):
+    path = hf_models.save(hf_models.reference(case), tmp_path / "model")
+    change(path, **changes)
+    with pytest.raises(UserError, match=message):
+        open_model(path)
+
+
+@pytest.mark.parametrize(
+    ("case", "changes"),
+    [
+        (CASE, {"rope_theta": 10_000, "rope_scaling": None}),
+        (CASE, {"rope_parameters": YARN, "rope_scaling": {**YARN, "type": "yarn"}}),
+        ("qwen2, window above", {"max_window_layers": 1}),
+        ("gpt2", {"num_attention_heads": 3, "n_ctx": 32}),
+        ("modernbert", {"global_rope_theta": 160_000, "sliding_window": 2}),
+        ("modernbert", {"global_attn_every_n_layers": 3}),
+    ],
+)
+def test_what_is_said_twice_and_is_the_same_is_read(case, changes, tmp_path):
+    path = hf_models.save(hf_models.reference(case), tmp_path / "model")
+    before = open_model(path).config
+    if "rope_parameters" in changes:
+        change(path, rope_parameters=changes["rope_parameters"], rope_scaling=None)
+        before = open_model(path).config
+    change(path, **changes)
+    assert open_model(path).config == before
+
+
+def test_another_name_of_a_field_stands_for_it(tmp_path):
+    """As in `transformers`; the default number of heads would fit no less."""
+    path = hf_models.save(hf_models.reference("gpt2"), tmp_path / "model")
+    wanted, file = open_model(path).config, path / "config.json"
+    given = json.loads(file.read_text())
+    given["num_attention_heads"] = given.pop("n_head")
+    file.write_text(json.dumps(given))
+    assert open_model(path).config == wanted
+    assert transformers.AutoConfig.from_pretrained(path).n_head == wanted.num_heads
+
+
 def test_fields_that_count_for_nothing_are_told(copy, tmp_path):
     assert open_model(copy).notes() == []
     change(copy, auto_map={"AutoModel": "modeling_own.Own"})
     assert ["auto_map" in line for line in open_model(copy).notes()] == [True]
+    change(copy, auto_map=None, dtype="float32", torch_dtype="bfloat16")
+    assert ["bfloat16, float32" in line for line in open_model(copy).notes()] == [True]
     gpt2 = hf_models.save(hf_models.reference("gpt2", embd_pdrop=0.3), tmp_path / "gpt2")
     assert (
         "embd_pdrop=0.3 is not used, resid_pdrop=0.0 stands for both" in open_model(gpt2).notes()[0]

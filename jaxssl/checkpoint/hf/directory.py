@@ -72,6 +72,9 @@ class HfDirectory:
             value, instead = self.given.get(there), self.given.get(here)
             if None not in (value, instead) and value != instead:
                 texts.append(f"{there}={value} is not used, {here}={instead} stands for both")
+        stated = {str(self.given[name]) for name in ("dtype", "torch_dtype") if name in self.given}
+        if len(stated) > 1:
+            texts.append(f"dtype and torch_dtype ({', '.join(sorted(stated))}) are not used")
         if self.given.get("auto_map"):
             texts.append("code of its own (auto_map) is not run")
         return [f"note: {self.path.name}/{CONFIG}: {text}" for text in texts]
