@@ -4,13 +4,9 @@ from jaxssl.commands import export
 export.export("runs/reuters", "reuters-hf")
 """
 
-import contextlib
 import dataclasses
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +25,7 @@ from jaxssl.commands.exportable import (
 )
 from jaxssl.commands.imported_task import GENERATION
 from jaxssl.core.errors import UserError
-from jaxssl.core.files import refuse_existing
+from jaxssl.core.files import new_directory, refuse_existing
 from jaxssl.core.layer_names import canonical, layer_range
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.data.store.manifest import ROLES
@@ -82,7 +78,7 @@ def export(
             "no dtype of weights", where="dtype", expected="float32, float16, bfloat16", got=dtype
         )
     sentence = trained.config.imported and trained.config.imported.sentence
-    with _new_directory(Path(out)) as directory:
+    with new_directory(out) as directory:
         write_tokenizer_for(found, trained.model.config, trained.tokenizer, directory)
         if sentence:
             write_sentence(directory, sentence, trained.model.config.hidden_size)
@@ -100,18 +96,6 @@ def export(
             _write_json(directory / GENERATION, _generation(trained, Path(run_dir)))
         (directory / CARD).write_text(_card(trained, Path(run_dir), found.name), encoding="utf-8")
     return found.name
-
-
-@contextlib.contextmanager
-def _new_directory(out: Path) -> Iterator[Path]:
-    """A temporary directory that becomes `out` once all of it is written, or is deleted."""
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:16]}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        os.replace(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def given_place(out: str | None) -> str:

@@ -28,7 +28,7 @@ from jaxssl.checkpoint.parameter_index import HfSource, base_record, index_hf
 from jaxssl.commands.imported_task import GENERATION, task_of
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
-from jaxssl.core.files import refuse_existing
+from jaxssl.core.files import new_directory, refuse_existing
 from jaxssl.core.names import flatten
 from jaxssl.core.precision import Float, Precision
 from jaxssl.data.config import ImportedData
@@ -41,7 +41,7 @@ from jaxssl.parallel.rules import make_rules, use_layout
 from jaxssl.program.state import everything, laid_out
 from jaxssl.run.build import make_vocabulary
 from jaxssl.run.config import Imported, RunConfig
-from jaxssl.run.directory import RunLock, open_run_directory
+from jaxssl.run.directory import open_run_directory
 from jaxssl.run.recipes import imported_objective, upgraded
 from jaxssl.transfer.start import Start, first_params, plan_start
 
@@ -110,11 +110,8 @@ def import_model(
     spare = config.model.vocab_size - tokenizer.vocab_size
     if spare:
         say(f"{spare:,} of {config.model.vocab_size:,} rows of the vocabulary have no token")
-    try:
-        _write(config, model, start, tokenizer, path)
-    except BaseException:
-        shutil.rmtree(out, ignore_errors=True)  # it was not there before
-        raise
+    with new_directory(out) as directory:
+        _write(directory, config, model, start, tokenizer, path)
     return Path(out)
 
 
@@ -155,14 +152,18 @@ def _changed(config: RunConfig, layers: Sequence[str]) -> RunConfig:
 
 
 def _write(
-    config: RunConfig, model: Model, start: Start, tokenizer: Tokenizer, source: Path
+    run_dir: Path,
+    config: RunConfig,
+    model: Model,
+    start: Start,
+    tokenizer: Tokenizer,
+    source: Path,
 ) -> None:
-    with RunLock(config.out):
-        run_dir = open_run_directory(config, tokenizer, checksum_of(source), lambda text: None)
-        ledger.write_ledger(run_dir / ledger.FILE_NAME, start.base, start.entries)
-        if (source / GENERATION).is_file():
-            shutil.copyfile(source / GENERATION, run_dir / GENERATION)
-        _save(config, model, start, run_dir)
+    open_run_directory(config, tokenizer, checksum_of(source), lambda text: None, place=run_dir)
+    ledger.write_ledger(run_dir / ledger.FILE_NAME, start.base, start.entries)
+    if (source / GENERATION).is_file():
+        shutil.copyfile(source / GENERATION, run_dir / GENERATION)
+    _save(config, model, start, run_dir)
 
 
 def _check_tokens(found: HfDirectory, tokenizer: Tokenizer, pad_vocab_to: int) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,26 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         fsync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_directory(path: str | Path) -> Iterator[Path]:
+    """A temporary sibling that becomes `path` once all of it is written, or is deleted: who is
+    killed half-way leaves nothing under the name.
+
+    Raises:
+      UserError: something has the name already, or has got it in the meantime.
+    """
+    path = Path(path)
+    refuse_existing(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:16]}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        refuse_existing(path)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def fsync_directory(directory: Path) -> None:

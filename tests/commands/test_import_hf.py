@@ -240,6 +240,22 @@ def test_a_save_that_fails_leaves_nothing(exported, tmp_path, monkeypatch):
         import_hf.import_model(exported, tmp_path, say=list)
 
 
+def test_a_run_gets_its_name_when_all_of_it_is_there(exported, tmp_path, monkeypatch):
+    """So one that is killed half-way can be repeated."""
+    out, save, seen = tmp_path / "run", import_hf._save, []
+
+    def watch(config, model, start, run_dir):
+        save(config, model, start, run_dir)
+        seen.append((run_dir.parent, (run_dir / "checkpoints" / "0").is_dir(), out.exists()))
+
+    monkeypatch.setattr(import_hf, "_save", watch)
+    import_hf.import_model(exported, out, say=list)
+    assert seen == [(tmp_path, True, False)]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert json.loads((out / "run.json").read_text())["config"]["out"] == str(out)
+    assert fill_masks(out, TEXTS)
+
+
 def test_a_model_of_the_hub_with_pickled_weights_alone_is_told_how_to_be_converted(
     tmp_path, monkeypatch
 ):

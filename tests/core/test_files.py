@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from jaxssl.core.files import atomic_write, sha256
+from jaxssl.core.errors import UserError
+from jaxssl.core.files import atomic_write, new_directory, sha256
 
 
 def test_the_file_appears_only_when_it_is_whole(tmp_path):
@@ -48,3 +49,20 @@ def test_text_is_utf8(tmp_path):
 def test_sha256_is_of_the_bytes(tmp_path):
     (tmp_path / "x").write_bytes(b"abc" * 100_000)
     assert sha256(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_a_directory_gets_its_name_when_all_of_it_is_there(tmp_path):
+    out = tmp_path / "new" / "out"
+    with new_directory(out) as directory:
+        (directory / "a").write_text("x")
+        assert not out.exists()
+    assert (out / "a").read_text() == "x" and os.listdir(out.parent) == ["out"]
+    with pytest.raises(UserError, match="already"), new_directory(out):
+        raise AssertionError("it is refused before anything is done")
+
+
+def test_a_name_that_another_has_taken_in_the_meantime_stays_the_others(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="already"), new_directory(out):
+        out.mkdir()
+    assert os.listdir(tmp_path) == ["out"] and not os.listdir(out)
