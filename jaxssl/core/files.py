@@ -1,6 +1,7 @@
 """Files that are whole or absent: written to a temporary name, fsynced, renamed."""
 
 import contextlib
+import difflib
 import hashlib
 import os
 import shutil
@@ -67,6 +68,23 @@ def sha256(path: str | Path) -> str:
     """The hex SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def near_path(path: str | Path) -> str | None:
+    """The path of something that is there under almost the name of what is not, in words."""
+    path = Path(path)
+    if path.exists():
+        return None
+    missing = [path, *path.parents]
+    at = max(i for i, each in enumerate(missing) if not each.exists())
+    wanted, rest = missing[at], path.relative_to(missing[at])
+    if not wanted.parent.is_dir():
+        return None
+    beside = sorted(os.listdir(wanted.parent))
+    there = {name: wanted.parent / name / rest for name in beside}
+    there = {name: place for name, place in there.items() if place.exists()}
+    near = difflib.get_close_matches(wanted.name, there, n=1, cutoff=0.7)
+    return f"did you mean {str(there[near[0]])!r}?" if near else None
 
 
 def refuse_existing(path: str | Path) -> None:

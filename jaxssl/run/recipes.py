@@ -11,6 +11,7 @@ from jaxssl.checkpoint.ledger import split_checkpoint
 from jaxssl.checkpoint.origin import find_origin, open_origin
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError, did_you_mean
+from jaxssl.core.files import near_path
 from jaxssl.core.registry import choice_name, members
 from jaxssl.models.model import ModelConfig
 from jaxssl.optim.schedules import upgraded_schedule
@@ -80,7 +81,8 @@ def read_config(run_dir: Path, layers: Iterable[str] = ()) -> RunConfig:
             got="no such directory" if not run_dir.is_dir() else "no config.yaml in it",
             fix=f"jaxssl import {run_dir} NEW_DIRECTORY"
             if find_origin(run_dir) is not None
-            else "give the directory that `out` named when the run was trained",
+            else near_path(run_dir)
+            or "give the directory that `out` named when the run was trained",
         )
     check_plugins(run_dir)
     kept = {key: v for key, v in configuration.read_yaml(path).items() if key != "distributed"}

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch", reason="the directories are written by tran
 import hf_models  # noqa: E402
 import tiny  # noqa: E402
 import transformers  # noqa: E402
+from safetensors.numpy import load_file, save_file  # noqa: E402
 
 from jaxssl.checkpoint.hf.directory import open_model  # noqa: E402
 from jaxssl.checkpoint.ledger import InitConfig  # noqa: E402
@@ -212,13 +213,42 @@ def test_fields_that_count_for_nothing_are_told(copy, tmp_path):
     assert index_hf(gpt2).notes == tuple(open_model(gpt2).notes())
 
 
+@pytest.mark.parametrize(
+    ("case", "kept", "lost"),
+    [
+        ("gpt2", "lm_head.weight", "transformer.wte.weight"),
+        ("llama, tied", "lm_head.weight", "model.embed_tokens.weight"),
+        ("bert", "cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
+        ("bert", "cls.predictions.decoder.bias", "cls.predictions.bias"),
+    ],
+)
+def test_a_tied_tensor_is_found_under_the_heads_name_alone(case, kept, lost, tmp_path):
+    path = hf_models.save(hf_models.reference(case), tmp_path / "model")
+    wanted = read_all(path)
+    tensors = load_file(path / "model.safetensors")
+    tensors[kept] = tensors.pop(lost)
+    save_file(tensors, path / "model.safetensors")
+    found = read_all(path)
+    assert found.keys() == wanted.keys() and open_model(path).leftovers == ()
+    assert all(np.array_equal(found[name], value) for name, value in wanted.items())
+
+
+def test_an_untied_head_does_not_stand_for_the_embedding(copy):
+    tensors = load_file(copy / "model.safetensors")
+    del tensors["model.embed_tokens.weight"]
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(UserError, match=r"expected: embed_tokens\.weight\n") as raised:
+        open_model(copy)
+    assert "did you mean" not in str(raised.value)  # every tensor stands for something else
+
+
 def test_a_tensor_that_nothing_stands_for_is_named(copy):
     model = hf_models.reference(CASE)
     state = {name: p.detach().clone() for name, p in model.named_parameters()}
     state["model.layers.0.self_attn.sinks"] = torch.zeros(6)
-    from safetensors.torch import save_file
+    import safetensors.torch
 
-    save_file(state, copy / "model.safetensors")
+    safetensors.torch.save_file(state, copy / "model.safetensors")
     assert open_model(copy).leftovers == ("layers.0.self_attn.sinks",)
 
 

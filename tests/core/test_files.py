@@ -6,7 +6,7 @@ import os
 import pytest
 
 from jaxssl.core.errors import UserError
-from jaxssl.core.files import atomic_write, new_directory, sha256
+from jaxssl.core.files import atomic_write, near_path, new_directory, sha256
 
 
 def test_the_file_appears_only_when_it_is_whole(tmp_path):
@@ -66,3 +66,20 @@ def test_a_name_that_another_has_taken_in_the_meantime_stays_the_others(tmp_path
     with pytest.raises(UserError, match="already"), new_directory(out):
         out.mkdir()
     assert os.listdir(tmp_path) == ["out"] and not os.listdir(out)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("runs/bsae", "runs/base"),
+        ("rnus/base", "runs/base"),
+        ("runs/base", None),  # it is there
+        ("runs/other", None),
+        ("rnus/other", None),
+        ("nowhere/at/all", None),
+    ],
+)
+def test_a_mistyped_path_is_answered_with_the_near_one(given, meant, tmp_path):
+    (tmp_path / "runs" / "base").mkdir(parents=True)
+    wanted = None if meant is None else f"did you mean '{tmp_path / meant}'?"
+    assert near_path(tmp_path / given) == wanted

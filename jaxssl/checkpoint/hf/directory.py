@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ import numpy as np
 
 from jaxssl.checkpoint.hf.families import FAMILIES
 from jaxssl.checkpoint.hf.mapping import Architecture, Family, Pair, layers_of
+from jaxssl.checkpoint.hf.places import mistaken
 from jaxssl.checkpoint.hf.safetensors import Reader, Tensor, open_directory
 from jaxssl.checkpoint.hf.transpose import copy
 from jaxssl.checkpoint.ledger import Leaf
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
-from jaxssl.core.files import sha256
+from jaxssl.core.files import near_path, sha256
 from jaxssl.core.layer_names import is_stacked
 from jaxssl.core.names import flatten, matches
 from jaxssl.models.heads import HEADS, Head, LabelHead, Scope
@@ -198,6 +199,7 @@ def _open_model(path: Path, state: State) -> HfDirectory:
     prefix = architecture.prefix or family.prefix  # also where a body's class has none of its own
     tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     config = _configuration(path, family, given, frozenset(tensors))
+    tensors = _with_tied(family, config, tensors)
     pairs = {pair.ours: pair for pair in family.body(config)}
     heads = list(architecture.heads)
     for head in family.heads:
@@ -210,7 +212,7 @@ def _open_model(path: Path, state: State) -> HfDirectory:
             pairs.update({_in_head(head, pair.ours): pair for pair in more})
             heads += [head] if head not in heads else []
     if set(heads) & set(family.pooled) and not config.body().pooler:
-        raise _lacks(path, ["pooler.dense.weight"], tensors)
+        raise _lacks(path, ["pooler.dense.weight"], ())
     _check_layers(path, config, pairs, tensors)
     _check_there(path, config, pairs, tensors)
     used = {there for pair in pairs.values() for _, there in layers_of(pair, config.num_layers)}
@@ -218,6 +220,20 @@ def _open_model(path: Path, state: State) -> HfDirectory:
     left = [name for name in left if not any(matches(buffer, name) for buffer in family.buffers)]
     left = [name for name in left if not _repeats(path, family, name, tensors)]
     return HfDirectory(path, family, given, config, tuple(heads), tensors, pairs, tuple(left))
+
+
+def _with_tied(
+    family: Family, config: ModelConfig, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors, with those under their own names that are stored under the name of what is tied
+    to them alone, as writers do that keep the last of several names."""
+    own = {pair.theirs for pairs in family.heads.values() for pair in pairs(config)}
+    found = dict(tensors)
+    for name, origin in family.repeated.items():
+        here = origin.removeprefix(family.prefix)
+        if name in found and here not in found and name not in own:
+            found[here] = found.pop(name)
+    return found
 
 
 def _configuration(
@@ -242,6 +258,8 @@ def _in_head(head: str, ours: str) -> str:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    if what := mistaken(path):
+        raise _no_model(path, *what)
     file = path / CONFIG
     try:
         given = json.loads(file.read_text(encoding="utf-8"))
@@ -249,16 +267,20 @@ def _read_config(path: Path) -> dict[str, Any]:
             raise ValueError(f"a {type(given).__name__}, not an object")
         return given
     except OSError:
-        raise UserError(
-            "not a Hugging Face directory",
-            where=path,
-            expected=f"a directory with {CONFIG} and safetensors",
-            got=f"no {CONFIG} in it"
-            if path.is_dir()
-            else ("a file" if path.exists() else "no such directory"),
-        ) from None
+        got = f"no {CONFIG} in it" if path.is_dir() else "no such directory"
+        raise _no_model(path, got, near_path(path)) from None
     except ValueError as error:
         raise UserError("a configuration is damaged", where=file, got=str(error)) from error
+
+
+def _no_model(path: Path, got: str, fix: str | None) -> UserError:
+    return UserError(
+        "not a Hugging Face directory",
+        where=path,
+        expected=f"a directory with {CONFIG} and safetensors",
+        got=got,
+        fix=fix,
+    )
 
 
 def _family(path: Path, given: Mapping[str, Any]) -> Family:
@@ -325,23 +347,23 @@ def _check_layers(
 def _check_there(
     path: Path, config: ModelConfig, pairs: Mapping[str, Pair], tensors: Mapping[str, Tensor]
 ) -> None:
-    missing = [
-        there
-        for pair in pairs.values()
-        for _, there in layers_of(pair, config.num_layers)
-        if there not in tensors
-    ]
+    names = [there for p in pairs.values() for _, there in layers_of(p, config.num_layers)]
+    missing = [there for there in names if there not in tensors]
     if missing:
-        raise _lacks(path, missing, tensors)
+        raise _lacks(path, missing, tensors.keys() - set(names))
 
 
-def _lacks(path: Path, missing: Sequence[str], tensors: Mapping[str, Tensor]) -> UserError:
+def _lacks(path: Path, missing: Sequence[str], left: Collection[str]) -> UserError:
+    """
+    Args:
+      left: tensors that stand for nothing else, one of which may be meant.
+    """
     return UserError(
         "the files lack parameters of the model that config.json describes",
         where=path,
         expected=f"{missing[0]}" + f" and {len(missing) - 1} others" * (len(missing) > 1),
-        got=f"{len(tensors)} tensors without",
-        fix=did_you_mean(missing[0], list(tensors)),
+        got="not there: " + ", ".join(missing[:3]) + ", ..." * (len(missing) > 3),
+        fix=did_you_mean(missing[0], sorted(left)),
     )
 
 

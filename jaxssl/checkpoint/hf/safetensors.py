@@ -38,6 +38,8 @@ CONVERT = (
     "installed: AutoModel.from_pretrained(SOURCE).save_pretrained(OUT), with the class that "
     "config.json's architectures name"
 )
+OTHER_KINDS = ("bin", "safetensors", "pth", "h5", "msgpack", "gguf", "onnx")
+"""Ends of the names of files of weights that may be there instead."""
 MAX_HEADER = 100 << 20
 PIECE = 1 << 20
 """Bytes that are written at once: of 4 MB and more Linux takes three times as long for each byte
@@ -83,9 +85,7 @@ def open_directory(directory: Path) -> dict[str, Tensor]:
         return _open_shards(directory, index)
     if single.is_file():
         return open_file(single)
-    others = sorted(f.name for f in directory.glob("*.bin")) + sorted(
-        f.name for f in directory.glob("*.safetensors")
-    )
+    others = [f.name for kind in OTHER_KINDS for f in sorted(directory.glob(f"*.{kind}"))]
     is_pickle = any(name.endswith(".bin") for name in others)
     raise UserError(
         "there are no safetensors here",

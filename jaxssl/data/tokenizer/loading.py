@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxssl.core.errors import UserError, did_you_mean
+from jaxssl.core.errors import UserError
+from jaxssl.core.files import near_path
 from jaxssl.data.store.manifest import ROLES
 from jaxssl.data.tokenizer import with_transformers
 from jaxssl.data.tokenizer.tokenizer import CONFIG_FILE, Encoding, Frame, Tokenizer, is_word_start
@@ -49,8 +50,8 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     except Exception as error:  # the libraries raise bare exceptions for damaged files
         raise _unreadable(name, f"{type(error).__name__}: {error}") from error
     if path.suffix or name.startswith((".", "/")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise _unreadable(name, "no such file or directory", _near(path))
-    if near := _near(path):
+        raise _unreadable(name, "no such file or directory", near_path(path))
+    if near := near_path(path):
         raise _unreadable(name, "no such directory, and one of almost this name is there", near)
     print(
         f"{name} is no file or directory here: asking the Hugging Face hub for it", file=sys.stderr
@@ -314,7 +315,7 @@ def _load_with_transformers(name: str, called: str | None = None) -> Tokenizer:
         content, config = with_transformers.read(name)
     except Exception as error:  # a long list of them, from OSError to bare ones
         message = str(error).strip().splitlines() or [type(error).__name__]
-        fix = _near(Path(name))
+        fix = near_path(name)
         if "auto_map" in read_json(Path(name) / CONFIG_FILE):
             fix = (
                 f"code of its own is not run: if {JSON_FILE} says all, delete auto_map from "
@@ -361,14 +362,6 @@ def _model_roles(processor: Any) -> dict[str, str | None]:
         names = [f"[{role.upper()}]", f"<{role}>"]
         found[role] = next((n for n in names if n in pieces), found.get(other or ""))
     return {f"{role}_token": found.get(role) for role in ROLES}
-
-
-def _near(path: Path) -> str | None:
-    """The path of a file or directory beside `path` with almost its name, in words."""
-    if path.exists() or not path.parent.is_dir():
-        return None
-    beside = {str(path.parent / file.name) for file in path.parent.iterdir()}
-    return did_you_mean(str(path), sorted(beside), cutoff=0.8)
 
 
 def _unreadable(name: str, got: str, fix: str | None = None) -> UserError:
