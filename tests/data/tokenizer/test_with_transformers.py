@@ -134,3 +134,17 @@ def test_special_tokens_in_a_text_are_found():
     ours = toy.train_toy_tokenizer("wordpiece", 400)
     assert ours.special_in(["a [SEP]b", "c"]) == ["[SEP]"]
     assert ours.special_in(["SEP [ SEP ]"]) == []
+
+
+def test_where_there_is_no_torch_nothing_is_said_of_it(tmp_path):
+    toy.train_toy_tokenizer("wordpiece", 400).save(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from jaxssl.data.tokenizer.export import check_written\n"
+        "from jaxssl.data.tokenizer.loading import load_tokenizer\n"
+        "check_written(load_tokenizer(sys.argv[1]), sys.argv[1], frames=True)\n"
+        "assert not sys.modules['transformers'].is_torch_available()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
