@@ -4,12 +4,14 @@ The files may contradict each other, and what holds then is what the library's c
 `do_lower_case` beside a normalizer, tokens that `tokenizer.json` does not have, `add_eos_token`.
 """
 
+import hashlib
 import json
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
+from jaxssl.core.files import sha256
 from jaxssl.data.store.manifest import ROLES
 from jaxssl.data.tokenizer.tokenizer import CONFIG_FILE
 
@@ -22,6 +24,11 @@ PLAIN_KEYS = {
 }
 """What tokenizer_config.json may say without changing what tokenizer.json says."""
 FURTHER_FILES = ("special_tokens_map.json", "added_tokens.json")
+FILES = (
+    *("tokenizer.json", CONFIG_FILE, *FURTHER_FILES),
+    *("vocab.txt", "vocab.json", "merges.txt", "tekken.json", "*.model"),
+)
+"""What a tokenizer is made of."""
 
 
 def is_plain(directory: Path, config: dict[str, Any], content: dict[str, Any]) -> bool:
@@ -64,6 +71,13 @@ def stated_tokens(directory: Path) -> set[str]:
     vocabulary = content["model"]["vocab"]  # {piece: id}, or [[piece, score], ...]
     pieces = vocabulary if isinstance(vocabulary, dict) else (piece for piece, _ in vocabulary)
     return {*pieces, *added, *(x["content"] if isinstance(x, dict) else x for x in listed)}
+
+
+def files_checksum(directory: Path) -> str | None:
+    """SHA-256 of the files that make the tokenizer of a directory; None without any."""
+    names = {name for pattern in FILES for name in directory.glob(pattern)}
+    listed = [[file.name, sha256(file)] for file in sorted(names)]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest() if listed else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
