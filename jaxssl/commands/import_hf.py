@@ -45,7 +45,7 @@ from jaxssl.run.directory import open_run_directory
 from jaxssl.run.recipes import imported_objective, upgraded
 from jaxssl.transfer.start import Start, first_params, plan_start
 
-HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt")
+HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 NOT_HUB_FILES = ("consolidated*", "*/*")
 """The same weights once more, in other formats."""
 DTYPES = ("float32", "bfloat16")

@@ -9,6 +9,7 @@ import pytest
 from jaxssl.checkpoint.hf.directory import open_model
 from jaxssl.checkpoint.origin import open_origin
 from jaxssl.core.errors import UserError
+from jaxssl.run.recipes import base_model
 
 
 def made(path, *files):
@@ -95,3 +96,12 @@ def test_a_name_of_the_hub_is_sent_to_import(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="jaxssl import org/model NEW_DIRECTORY"):
         open_origin(Path("org/model"))
+
+
+@pytest.mark.parametrize(
+    "name", ["bert-tiny", "pretrain/bert-tiny", "configs/pretrain/bert-tiny.yaml"]
+)
+def test_a_recipe_is_no_run_to_start_from(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="jaxssl pretrain pretrain/bert-tiny out=RUN"):
+        base_model({"init": {"from": name}})
