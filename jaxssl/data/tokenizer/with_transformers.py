@@ -1,7 +1,7 @@
 """Tokenizers of Hugging Face directories, as `transformers` makes them of their files.
 
 The files may contradict each other, and what holds then is what the library's classes make of them:
-`do_lower_case` beside a normalizer, tokens that `tokenizer.json` does not have, `add_eos_token`.
+`do_lower_case` beside a normalizer, tokens that `tokenizer.json` does not have, `add_prefix_space`.
 """
 
 import hashlib

@@ -25,8 +25,15 @@ BERT, GPT2 = {"tokenizer_class": "BertTokenizer"}, {"tokenizer_class": "GPT2Toke
 BYTES, WORDS, PIECES = "byte_bpe", "wordpiece", "sentencepiece_bpe"
 NAMES = {f"{role}_token": f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}
 LLAMA = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"}
+LOWER = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True}
+LOWER |= {"strip_accents": None, "lowercase": True}
 CASES = {
-    "cased, beside a normalizer that is not": (WORDS, {**BERT, "do_lower_case": False}, {}),
+    "cased, beside a normalizer that is not": (
+        WORDS,
+        {**BERT, "do_lower_case": False},
+        {"tokenizer.json": {"normalizer": LOWER}},
+    ),
+    "uncased, beside a normalizer that is not": (WORDS, {**BERT, "do_lower_case": True}, {}),
     "accents, beside a normalizer without": (WORDS, {**BERT, "strip_accents": False}, {}),
     "tokens of the decoder": (BYTES, {"added_tokens_decoder": {"400": NEW, "401": MORE}}, {}),
     "tokens of a file": (BYTES, GPT2, {"added_tokens.json": {"<new>": 400, "<more>": 401}}),
@@ -54,7 +61,8 @@ CASES = {
     ),
     "further special tokens": (BYTES, {"extra_special_tokens": ["<new>", "<more>"]}, {}),
     "further special tokens, older": (BYTES, {"additional_special_tokens": ["<new>"]}, {}),
-    "an end beside a template without": (BYTES, {"add_eos_token": True}, {}),
+    "an end that tokenizer.json has not": (BYTES, {"add_eos_token": True}, {}),
+    "an end after a SentencePiece model": (PIECES, {**LLAMA, "add_eos_token": True}, {}),
     "a space before": (BYTES, {**GPT2, "add_prefix_space": True}, {}),
     "the class of config.json": (WORDS, None, {"config.json": {"model_type": "bert"}}),
     "roles of another file": (WORDS, None, {"special_tokens_map.json": NAMES}),
@@ -82,7 +90,9 @@ def written(case, directory):
     else:
         (directory / "tokenizer_config.json").write_text(json.dumps({**own, **config}))
     for name, content in files.items():
-        (directory / name).write_text(json.dumps(content))
+        file = directory / name
+        old = json.loads(file.read_text()) if file.is_file() else {}
+        file.write_text(json.dumps({**old, **content}))
     return directory
 
 
