@@ -212,7 +212,7 @@ def _embed(options: argparse.Namespace) -> int:
     from jaxssl.commands import embed
 
     chosen = _chosen(options, "format", "options", "keep_input", "overwrite", "step", "layers")
-    chosen |= _chosen(options, "text", "pooling", "normalize", "max_length", "batch_size")
+    chosen |= _chosen(options, "text", "pooling", "normalize", "max_length", "batch_size", "prompt")
     rows = embed.embed_file(options.run_dir, options.input, options.output, **chosen)
     _print_rows(options.output, rows)
     return 0

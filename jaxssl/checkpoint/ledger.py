@@ -374,12 +374,14 @@ class Base:
       step: of a run; None of a Hugging Face directory.
       manifest: the checksum of what it holds.
       names: {parameter here: parameter there} of those that are taken.
+      tokenizer: the checksum of a Hugging Face directory's tokenizer; runs of version 0.1 lack it.
     """
 
     run: str
     step: int | None
     manifest: str
     names: Mapping[str, str]
+    tokenizer: str | None = None
 
 
 def read_bases(noted: Any, path: Path) -> dict[str, dict[str, Any]]:

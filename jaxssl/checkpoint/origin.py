@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxssl.checkpoint.hf.directory import CONFIG, TASK_SCOPES, open_model
+from jaxssl.checkpoint.hf.places import mistaken
 from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager
 from jaxssl.checkpoint.parameter_index import (
@@ -20,6 +21,7 @@ from jaxssl.checkpoint.parameter_index import (
 )
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError, did_you_mean
+from jaxssl.core.files import near_path
 from jaxssl.core.seal import check_seal
 from jaxssl.models.heads import HEADS
 from jaxssl.parallel import hosts
@@ -166,12 +168,17 @@ def open_origin(path: Path) -> Origin:
     """
     origin = find_origin(path)
     if origin is None:
+        what = mistaken(path)
+        got, fix = what or (f"{path}, which does not exist", near_path(path))
+        if fix is None and len(path.parts) <= 2 and not path.exists():
+            fix = f"of a model of the hub, make a run first: jaxssl import {path} NEW_DIRECTORY"
         raise UserError(
             "not a run to start from",
             where="init.from",
             expected="a run directory, with config.yaml and checkpoints/, or Hugging Face's, with "
             "config.json",
-            got=f"{path}" if path.exists() else f"{path}, which does not exist",
+            got=f"{path}, {got}" if what else (f"{path}" if path.exists() else got),
+            fix=fix,
         )
     check_seal(path)
     return origin

@@ -24,6 +24,7 @@ from jaxssl.core.files import sha256
 from jaxssl.core.json_files import read_json
 from jaxssl.core.layer_names import canonical, is_stacked, layer_range
 from jaxssl.core.names import flatten, unflatten
+from jaxssl.data.tokenizer.with_transformers import files_checksum
 
 BASE = "base.json"
 PARTS = ("kept", "params", "ema")
@@ -253,6 +254,10 @@ class ParameterSource(ABC):
     def checksum(self) -> str | None:
         """Of all that it holds; None where nothing is there."""
 
+    def tokenizer_checksum(self) -> str | None:
+        """Of the tokenizer's files beside it, which a run keeps a copy of; None without any."""
+        return None
+
     @property
     @abstractmethod
     def run(self) -> Path:
@@ -316,6 +321,9 @@ class HfSource(ParameterSource):
     def checksum(self) -> str | None:
         return fingerprint(self.path) if (self.path / CONFIG).is_file() else None
 
+    def tokenizer_checksum(self) -> str | None:
+        return files_checksum(self.path)
+
     @property
     def run(self) -> Path:
         return self.path
@@ -336,6 +344,7 @@ def base_record(
         "run": str(source.run.absolute()),
         "step": source.step,
         "manifest": source.checksum(),
+        "tokenizer": source.tokenizer_checksum(),
         "names": {
             entry.target: f"{lead}{entry.source}"
             for entry in entries
@@ -366,6 +375,19 @@ def check_base(noted: Mapping[str, Any], source: ParameterSource, network: str =
             where=source.path,
             expected=f"{describe_base(noted)}, with checksum {noted['manifest'][:16]}...",
             got="no such checkpoint" if found is None else f"checksum {found[:16]}...",
-            fix="say where the base is now: --with "
-            + (f"networks.{network}.init.from=RUN" if network else "init.from=RUN"),
+            fix=_moved(network),
         )
+    wanted, found = noted.get("tokenizer"), source.tokenizer_checksum()
+    if None not in (wanted, found) and found != wanted:
+        raise UserError(
+            "the tokenizer of the base is not the one that the run was started with",
+            where=source.path,
+            expected=f"files with checksum {str(wanted)[:16]}...",
+            got=f"checksum {str(found)[:16]}...",
+            fix="restore its tokenizer's files; or " + _moved(network),
+        )
+
+
+def _moved(network: str) -> str:
+    key = f"networks.{network}.init.from=RUN" if network else "init.from=RUN"
+    return f"say where the base is now: --with {key}"

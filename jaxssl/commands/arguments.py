@@ -37,9 +37,12 @@ One vector for each row, in the order of the input, a few thousand rows at a tim
 width] in .npy, or a list in the column "embedding". Input is read as by `jaxssl predict`; a .txt
 has a text a line. What is longer than --max-length is cut, and that is said.
 
+A run that was imported from a sentence-transformers directory makes vectors as that says: pooling,
+length 1 or not, the most tokens, a prompt. What is given here stands above it.
+
 example:
   jaxssl import downloads/all-MiniLM-L6-v2 runs/minilm
-  jaxssl embed runs/minilm --input sentences.txt --output sentences.npy --normalize
+  jaxssl embed runs/minilm --input sentences.txt --output sentences.npy
 """
 
 
@@ -127,13 +130,24 @@ def add_embed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", default="text", help="the column of the texts (%(default)s)")
     parser.add_argument(
         "--pooling",
-        choices=("mean", "cls", "last"),
-        default="mean",
-        help="the mean of all tokens, the first token or the last one (%(default)s)",
+        action="append",
+        choices=("mean", "cls", "last", "max", "mean_sqrt_len", "weightedmean"),
+        help="the mean of all tokens, the first or the last one, the largest of each feature, the "
+        "sum over the root of their number, the mean with token n counted n times; repeat it to "
+        "concatenate several (the model's own, or mean)",
     )
-    parser.add_argument("--normalize", action="store_true", help="make vectors of length 1")
     parser.add_argument(
-        "--max-length", type=int, help="most tokens of a text (512, or what the model has)"
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        help="make vectors of length 1 (the model's own, or no)",
+    )
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        help="most tokens of a text (the model's own, or 512, or what it has positions for)",
+    )
+    parser.add_argument(
+        "--prompt", metavar="NAME", help="the model's prompt before each text; '' for none"
     )
     parser.add_argument("--batch-size", type=int, default=64, help="texts at a time (%(default)s)")
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
+from jaxssl.core.json_files import read_json
+from jaxssl.core.seal import inside
 from jaxssl.parallel import hosts
 from jaxssl.run.config import RunConfig
 from jaxssl.run.feeds import open_split
@@ -45,6 +47,14 @@ class SeedResult:
     def is_collapsed(self) -> bool:
         """Whether it learnt nothing: no better than the majority baseline."""
         return self.score is None or not self.score > self.baseline  # nan: the same value for all
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """`seeds.json`."""
+
+    metric: str
+    runs: tuple[SeedResult, ...]
 
 
 def run_seeds(config: RunConfig, count: int, say=print) -> list[SeedResult] | None:
@@ -94,7 +104,7 @@ def _run_seed(config: RunConfig, seed: int, run_dir: Path, say: Any) -> SeedResu
         return SeedResult(seed, run_dir.name, None, 0.0)
     if outcome.stopped_by is not None:
         return None
-    scores = json.loads((run_dir / SCORES).read_text(encoding="utf-8"))
+    scores = read_json(run_dir / SCORES, what="the scores are damaged", fix="evaluate it again")
     name, stream = next((n, s) for n, s in config.all_streams.items() if s.objective.named_tasks)
     split = scores["splits"]["/".join(part for part in (name, stream.validation) if part)]
     metric = stream.objective.metric
@@ -226,9 +236,11 @@ def _group(path: Path, split: str) -> Group:
     """The evaluated runs of a path: a run's, or those of its seeds."""
     runs, without = [path], ()
     if (path / SEEDS).is_file():
-        listed = json.loads((path / SEEDS).read_text(encoding="utf-8"))["runs"]
-        runs = [path / run["run"] for run in listed if run["score"] is not None]
-        without = tuple(run["seed"] for run in listed if run["score"] is None)
+        what, fix = "the list of seeds is damaged", "restore it from a copy"
+        listed = read_json(path / SEEDS, Seeds, what=what, fix=fix).runs
+        scored = [result.run for result in listed if result.score is not None]
+        runs = [inside(path, run, what=what, fix=fix) for run in scored]
+        without = tuple(result.seed for result in listed if result.score is None)
     tallies, seeds, examples, task, is_fresh = [], [], None, None, False
     for run in runs:
         model = open_run(run, "best")

@@ -5,13 +5,13 @@ It runs the ordinary functions on two ordinary recipes (configs/demo), so what i
 `jaxssl tokenizer`, `jaxssl prepare`, `jaxssl pretrain` and `jaxssl finetune` do.
 """
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jaxssl.core.errors import UserError
+from jaxssl.core.json_files import read_json
 
 if TYPE_CHECKING:
     from jaxssl.data.corpus.sources import Jsonl
@@ -176,8 +176,9 @@ def fine_tune(out: Path, scale: Scale) -> list[str] | None:
 
 def _scored(run_dir: Path) -> tuple[int, float, float]:
     """Trained parameters, and the accuracies on the validation and test splits."""
-    scores = json.loads((run_dir / "scores.json").read_text(encoding="utf-8"))["splits"]
-    receipt = json.loads((run_dir / "receipt.json").read_text(encoding="utf-8"))
+    what, fix = "a run of the demo is damaged", f"delete {run_dir}"
+    scores = read_json(run_dir / "scores.json", what=what, fix=fix)["splits"]
+    receipt = read_json(run_dir / "receipt.json", what=what, fix=fix)
     accuracy = {name: split["scores"]["accuracy"] for name, split in scores.items()}
     return receipt["own"]["trained"], accuracy["validation"], accuracy["test"]
 

@@ -1,7 +1,7 @@
 """`jaxssl embed`: one vector for each text of a file, from any run.
 
 from jaxssl.commands import embed
-vectors = embed.open_embedder("runs/minilm", normalize=True).embed(["eat food", "eat bread"])
+vectors = embed.open_embedder("runs/minilm").embed(["eat food", "eat bread"])
 """
 
 import dataclasses
@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxssl.checkpoint.hf.sentence import SentenceConfig
 from jaxssl.commands.predict import CHUNK_ROWS, write
 from jaxssl.commands.without_text import WithoutText, chosen, rows_with_text
-from jaxssl.core.errors import UserError
+from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.files import atomic_write
 from jaxssl.core.progress import bar, silent
 from jaxssl.core.types import Batch, Params
@@ -29,7 +30,8 @@ from jaxssl.data.tables.inputs import input_file
 from jaxssl.data.tables.read import file_paths, read_chunks
 from jaxssl.data.tables.table import Note, Table, say
 from jaxssl.data.tables.writers import check_output, check_place
-from jaxssl.models.model import Model, check_length
+from jaxssl.data.tokenizer.tokenizer import Frame
+from jaxssl.models.model import Model, ModelConfig, check_length
 from jaxssl.ops.pooling import Pooling, pool
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_shards, replicated
@@ -46,25 +48,45 @@ class Embedder:
     """A run that is ready to embed texts.
 
     Attributes:
-      step: a jitted (params, batch) -> {"embedding" [B, H], ...}.
+      sentence: how a vector is made of a text.
+      prompt: what comes before each text.
+      frame: special tokens around it; None for those of the tokenizer's rows.
+      step: a jitted (params, batch) -> {"embedding" [B, W], ...}.
     """
 
     trained: TrainedModel
-    max_length: int
+    sentence: SentenceConfig
+    prompt: str
+    frame: Frame | None
     batch_size: int
     step: Callable[[Params, Batch], dict[str, jax.Array]]
 
+    @property
+    def width(self) -> int:
+        """Of a vector: the model's, as often as there are poolings."""
+        return self.trained.model.config.hidden_size * len(self.sentence.pooling)
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a text, special ones included."""
+        return self.sentence.max_length
+
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Float32 [N, H], in the order of the texts. What is too long is cut at its end."""
+        """Float32 [N, W], in the order of the texts. What is too long is cut at its end."""
         return self.embed_counted(texts)[0]
 
     def embed_counted(self, texts: Sequence[str]) -> tuple[np.ndarray, Truncation]:
         """The same, and how much was cut."""
-        trained, width = self.trained, self.trained.model.config.hidden_size
-        examples, cut = encode_rows(trained.tokenizer, texts, None, self.max_length, show=False)
-        if not len(texts):
-            return np.zeros((0, width), np.float32), cut
-        data = ExampleData(examples, fixed_lengths(self.max_length), list(texts))
+        trained = self.trained
+        given = [self.prompt + text for text in texts]
+        if self.sentence.lowercase:
+            given = [text.lower() for text in given]
+        examples, cut = encode_rows(
+            trained.tokenizer, given, None, self.max_length, show=False, frame=self.frame
+        )
+        if not given:
+            return np.zeros((0, self.width), np.float32), cut
+        data = ExampleData(examples, fixed_lengths(self.max_length), given)
         rows = DataPass(data=data, mesh=trained.mesh, batch_size=self.batch_size)
         with trained.in_use():
             _, found = in_order(list(over_batches(self.step, trained.params, rows)))
@@ -74,57 +96,104 @@ class Embedder:
 def open_embedder(
     run_dir: str | Path,
     *,
-    pooling: Pooling = "mean",
-    normalize: bool = False,
+    pooling: Pooling | Sequence[Pooling] | None = None,
+    normalize: bool | None = None,
     max_length: int | None = None,
+    prompt: str | None = None,
     batch_size: int = 64,
     step: int | str = "best",
     layers: Sequence[str] = (),
 ) -> Embedder:
-    """Restores a run.
+    """Restores a run. What is None is as the sentence-transformers directory says that the run was
+    imported from, if it was.
 
     Args:
-      pooling: the mean of a text's tokens, the first one (`cls`), or the last one.
-      normalize: vectors of length 1.
-      max_length: of a text in tokens, special ones included; None is 512, or what the model has.
+      pooling: what stands for a text, see `ops.pooling.pool`; several are concatenated. Else the
+        mean.
+      normalize: vectors of length 1. Else they are not.
+      max_length: of a text in tokens, special ones included. Else 512, or what the model has.
+      prompt: the name of the one that comes before each text; empty for none.
       batch_size: texts at a time.
       step, layers: as for `trained.open_run`.
 
     Raises:
-      UserError: no such run; more tokens than the model has positions; the first token of a model
-        in which it has seen nothing.
+      UserError: no such run; more tokens than the model has positions; no such prompt; the first
+        token of a model in which it has seen nothing.
     """
     trained = open_run(run_dir, step, layers, alone=True)
-    config = trained.model.config
-    length = min(MAX_LENGTH, config.max_positions) if max_length is None else max_length
-    check_length(config, length, "--max-length")
-    if pooling == "cls" and config.causal:
-        raise UserError(
-            "the first token of a causal model has seen nothing of the text",
-            where="--pooling",
-            expected="last or mean",
-            got=pooling,
-        )
+    imported = trained.config.imported
+    declared = None if imported is None else imported.sentence
+    poolings = (pooling,) if isinstance(pooling, str) else pooling
+    sentence = _chosen(declared, trained.model.config, poolings, normalize, max_length)
+    frame = None
+    if declared is not None:  # nothing is put around a text that the directory does not say
+        frame = trained.tokenizer.template(False) or ([], [], [])
     with trained.in_use():
         shards = batch_shards(trained.mesh)
     return Embedder(
         trained,
-        length,
+        sentence,
+        _prompt(sentence, prompt),
+        frame,
         -(-batch_size // shards) * shards,
         jax.jit(
-            make_embed_step(trained.model, pooling, normalize),
+            make_embed_step(trained.model, sentence.pooling, sentence.normalize),
             out_shardings=replicated(trained.mesh),
         ),
     )
 
 
+def _chosen(
+    declared: SentenceConfig | None,
+    config: ModelConfig,
+    pooling: Sequence[Pooling] | None,
+    normalize: bool | None,
+    max_length: int | None,
+) -> SentenceConfig:
+    """How a vector is made of a text: as asked for, else as declared, else as usual."""
+    usual = min(MAX_LENGTH, config.max_positions)
+    found = declared or SentenceConfig(pooling=("mean",), max_length=usual)
+    asked = {
+        "pooling": pooling and tuple(pooling),
+        "normalize": normalize,
+        "max_length": max_length,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    found = dataclasses.replace(found, **given)
+    check_length(config, found.max_length, "--max-length")
+    if "cls" in found.pooling and config.causal:
+        raise UserError(
+            "the first token of a causal model has seen nothing of the text",
+            where="--pooling",
+            expected="last, mean or weightedmean",
+            got="cls",
+        )
+    return found
+
+
+def _prompt(sentence: SentenceConfig, name: str | None) -> str:
+    """The text of a prompt by its name; None for the default, empty for none."""
+    name = sentence.default_prompt if name is None else name
+    if name and name not in sentence.prompts:
+        raise UserError(
+            "the model has no such prompt",
+            where="--prompt",
+            expected=", ".join(sentence.prompts) or "none: write it into the texts",
+            got=name,
+            fix=did_you_mean(name, sentence.prompts),
+        )
+    return sentence.prompts[name] if name else ""
+
+
 def make_embed_step(
-    model: Model, pooling: Pooling, normalize: bool
+    model: Model, pooling: Sequence[Pooling], normalize: bool
 ) -> Callable[[Params, Batch], dict[str, jax.Array]]:
-    """A function `(params, batch) -> {"embedding": float32 [B, H], ...}`."""
+    """A function `(params, batch) -> {"embedding": float32 [B, W], ...}`."""
 
     def step(params: Params, batch: Batch) -> dict[str, jax.Array]:
-        vectors = upcast(pool(model.encode(params, batch), batch["segment_ids"], pooling))
+        hidden = model.encode(params, batch)
+        parts = [upcast(pool(hidden, batch["segment_ids"], how)) for how in pooling]
+        vectors = jnp.concatenate(parts, axis=-1)
         if normalize:
             norm = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
             vectors = vectors / jnp.maximum(norm, 1e-12)
@@ -154,7 +223,7 @@ def embed_file(
 
     Args:
       inputs, format, options, keep_input, overwrite: as for `predicting.predict`.
-      output: ends in .npy (float32 [N, H]), .jsonl, .csv or .tsv (a list in `embedding`). A row
+      output: ends in .npy (float32 [N, W]), .jsonl, .csv or .tsv (a list in `embedding`). A row
         without text has not-a-number, or null.
       text: the column of the texts.
       chosen: what `open_embedder` takes.
@@ -217,8 +286,8 @@ def _embedded(
 
 
 def _write_array(output: str, embedder: Embedder, parts: Iterator[np.ndarray]) -> int:
-    """Writes float32 [N, H] part by part: the header, whose N is known at the end, comes last."""
-    width, count = embedder.trained.model.config.hidden_size, 0
+    """Writes float32 [N, W] part by part: the header, whose N is known at the end, comes last."""
+    width, count = embedder.width, 0
     with atomic_write(output, "wb") as file:
         _write_header(file, (0, width))
         begin = file.tell()

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from jaxssl.checkpoint.hf.safetensors import NAMES
+from jaxssl.checkpoint.hf.sentence import write_sentence
 from jaxssl.checkpoint.hf.writing import SHARD_BYTES, write_directory
 from jaxssl.commands.exportable import (
     HfClass,
@@ -25,6 +26,7 @@ from jaxssl.commands.exportable import (
 from jaxssl.commands.imported_task import GENERATION
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import new_directory, refuse_existing
+from jaxssl.core.json_files import read_json
 from jaxssl.core.layer_names import canonical, layer_range
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.data.store.manifest import ROLES
@@ -32,6 +34,7 @@ from jaxssl.data.tokenizer.export import check_written
 from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import num_parameters
+from jaxssl.report.files import Scores
 from jaxssl.run.open import TrainedModel, open_run
 from jaxssl.run.recipes import read_config
 
@@ -76,8 +79,11 @@ def export(
         raise UserError(
             "no dtype of weights", where="dtype", expected="float32, float16, bfloat16", got=dtype
         )
+    sentence = trained.config.imported and trained.config.imported.sentence
     with new_directory(out) as directory:
         write_tokenizer_for(found, trained.model.config, trained.tokenizer, directory)
+        if sentence:
+            write_sentence(directory, sentence, trained.model.config.hidden_size)
         write_directory(
             directory,
             trained.model.config,
@@ -167,7 +173,7 @@ def _generation(trained: TrainedModel, run_dir: Path) -> dict[str, Any]:
     """What the imported model brought, or the ids that end and pad a text."""
     brought = run_dir / GENERATION
     if brought.is_file():
-        return json.loads(brought.read_text(encoding="utf-8"))
+        return read_json(brought, what="generation_config.json is damaged", fix="restore it")
     tokenizer = trained.tokenizer
     end, pad = tokenizer.document_end, tokenizer.special_ids["pad"]
     return {"eos_token_id": end, "pad_token_id": end if pad is None else pad}
@@ -211,13 +217,14 @@ def _card(trained: TrainedModel, run_dir: Path, architecture: str) -> str:
     ]
     scores = run_dir / "scores.json"
     if scores.is_file():
-        splits = json.loads(scores.read_text(encoding="utf-8"))["splits"]
+        what, fix = "the scores are damaged", "restore them, or delete them"
+        splits = read_json(scores, Scores, what=what, fix=fix)["splits"]
         lines += ["", "| split | score | |", "|---|---|---|"]
         lines += [
             f"| {split} | {name} | {value:.4f} |"
             for split, found in splits.items()
             for name, value in found["scores"].items()
-            if "/" not in name
+            if "/" not in name and value is not None
         ]
     model = json.dumps(dataclasses.asdict(config.model), default=str, indent=1)
     return "\n".join([*lines, "", "```json", model, "```", ""])

@@ -10,23 +10,29 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from jaxssl.checkpoint import ledger
 from jaxssl.checkpoint.hf.directory import TASK_SCOPES, HfDirectory, open_model
 from jaxssl.checkpoint.hf.directory import fingerprint as checksum_of
 from jaxssl.checkpoint.hf.safetensors import CONVERT, SINGLE
+from jaxssl.checkpoint.hf.sentence import (
+    SentenceConfig,
+    module_folders,
+    read_sentence,
+    transformer_of,
+)
 from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.checkpoint.parameter_index import HfSource, base_record, index_hf
 from jaxssl.commands.imported_task import GENERATION, task_of
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
-from jaxssl.core.files import refuse_existing
+from jaxssl.core.files import near_path, new_directory, refuse_existing
 from jaxssl.core.names import flatten
 from jaxssl.core.precision import Float, Precision
 from jaxssl.data.config import ImportedData
-from jaxssl.data.tokenizer.loading import load_tokenizer, with_tokens
+from jaxssl.data.tokenizer.loading import load_tokenizer, stated_length, with_tokens
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig
@@ -35,11 +41,12 @@ from jaxssl.parallel.rules import make_rules, use_layout
 from jaxssl.program.state import everything, laid_out
 from jaxssl.run.build import make_vocabulary
 from jaxssl.run.config import Imported, RunConfig
-from jaxssl.run.directory import RunLock, open_run_directory
+from jaxssl.run.directory import open_run_directory
 from jaxssl.run.recipes import imported_objective, upgraded
+from jaxssl.run.sealing import seal_run
 from jaxssl.transfer.start import Start, first_params, plan_start
 
-HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt")
+HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 NOT_HUB_FILES = ("consolidated*", "*/*")
 """The same weights once more, in other formats."""
 DTYPES = ("float32", "bfloat16")
@@ -79,15 +86,17 @@ def import_model(
       UserError: what cannot be read or has no place; nothing is left then.
     """
     refuse_existing(out)
-    path = find_source(str(source))
+    place = find_source(str(source))
+    path = transformer_of(place)
     found = open_model(path)
+    sentence = _sentence(place, found)
     tokenizer = load_tokenizer(str(path))
     _check_tokens(found, tokenizer, pad_vocab_to)
     if tokens:
         tokenizer = with_tokens(tokenizer, tokens)
     config = RunConfig(
         out=str(out),
-        imported=Imported(source=str(source), heads=_plain_heads(found)),
+        imported=Imported(source=str(source), heads=_plain_heads(found), sentence=sentence),
         model=_with_vocabulary(found.config, tokenizer.vocab_size, pad_vocab_to),
         objective=task_of(found),
         data=ImportedData(max_length=min(LENGTH, found.config.max_positions)),
@@ -97,22 +106,38 @@ def import_model(
     make_vocabulary(tokenizer, config.model.vocab_size)  # refuses one that has too many pieces
     model = Model(config.model, config.heads, config.precision)
     start = _plan(found, config, model, drop)
-    for line in start.lines():
+    for line in [*start.lines(), *_sentence_lines(sentence)]:
         say(line)
     spare = config.model.vocab_size - tokenizer.vocab_size
     if spare:
         say(f"{spare:,} of {config.model.vocab_size:,} rows of the vocabulary have no token")
-    try:
-        _write(config, model, start, tokenizer, path)
-    except BaseException:
-        shutil.rmtree(out, ignore_errors=True)  # it was not there before
-        raise
+    with new_directory(out) as directory:
+        _write(directory, config, model, start, tokenizer, path)
     return Path(out)
 
 
 def _plain_heads(found: HfDirectory) -> tuple[str, ...]:
     """The heads that are not a task's."""
     return tuple(head for head in found.heads if head not in TASK_SCOPES)
+
+
+def _sentence(place: Path, found: HfDirectory) -> SentenceConfig | None:
+    """How a sentence-transformers directory makes a vector of a text."""
+    config, length = found.config, stated_length(found.path)
+    return read_sentence(place, config.hidden_size, config.max_positions, length)
+
+
+def _sentence_lines(sentence: SentenceConfig | None) -> list[str]:
+    """What `jaxssl embed` will do with it, in words."""
+    if sentence is None:
+        return []
+    how = " and ".join(sentence.pooling) + ", of length 1" * sentence.normalize
+    prompts = ", ".join(repr(name) for name in sentence.prompts)
+    default = sentence.default_prompt
+    return [
+        f"a text's vector: {how}; of at most {sentence.max_length:,} tokens",
+        *([f"prompts: {prompts}; by default {default!r}"] if prompts else []),
+    ]
 
 
 def _changed(config: RunConfig, layers: Sequence[str]) -> RunConfig:
@@ -128,14 +153,19 @@ def _changed(config: RunConfig, layers: Sequence[str]) -> RunConfig:
 
 
 def _write(
-    config: RunConfig, model: Model, start: Start, tokenizer: Tokenizer, source: Path
+    run_dir: Path,
+    config: RunConfig,
+    model: Model,
+    start: Start,
+    tokenizer: Tokenizer,
+    source: Path,
 ) -> None:
-    with RunLock(config.out):
-        run_dir = open_run_directory(config, tokenizer, checksum_of(source), lambda text: None)
-        ledger.write_ledger(run_dir / ledger.FILE_NAME, start.base, start.entries)
-        if (source / GENERATION).is_file():
-            shutil.copyfile(source / GENERATION, run_dir / GENERATION)
-        _save(config, model, start, run_dir)
+    open_run_directory(config, tokenizer, checksum_of(source), lambda text: None, place=run_dir)
+    ledger.write_ledger(run_dir / ledger.FILE_NAME, start.base, start.entries)
+    if (source / GENERATION).is_file():
+        shutil.copyfile(source / GENERATION, run_dir / GENERATION)
+    _save(config, model, start, run_dir)
+    seal_run(run_dir)
 
 
 def _check_tokens(found: HfDirectory, tokenizer: Tokenizer, pad_vocab_to: int) -> None:
@@ -237,14 +267,10 @@ def find_source(source: str) -> Path:
     is_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) and not source.startswith(".")
     if path.exists() or not is_name:
         return path
-    from huggingface_hub import snapshot_download
-
     try:
-        path = Path(
-            snapshot_download(
-                source, allow_patterns=list(HUB_FILES), ignore_patterns=list(NOT_HUB_FILES)
-            )
-        )
+        path = _fetch(source)
+    except UserError:
+        raise
     except Exception as error:  # whatever its HTTP library raises
         message = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
@@ -252,11 +278,24 @@ def find_source(source: str) -> Path:
             where=source,
             expected="a directory with config.json, or a model's name on the hub",
             got=message[0],
-            fix="check the name; without a network, give the path of a directory"
+            fix=near_path(path)
+            or "check the name; without a network, give the path of a directory"
             + (" (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""),
         ) from error
-    if not any(path.glob("*.safetensors")):
+    if not any(transformer_of(path).glob("*.safetensors")):
         _refuse_pickled(source)
+    return path
+
+
+def _fetch(source: str) -> Path:
+    """The hub's copy of a model: the files at its top, and in the folders of its modules."""
+    from huggingface_hub import snapshot_download
+
+    top: dict[str, Any] = {"allow_patterns": [*HUB_FILES], "ignore_patterns": [*NOT_HUB_FILES]}
+    path = Path(snapshot_download(source, **top))
+    if folders := module_folders(path):
+        inside = [f"{folder}/{pattern}" for folder in folders for pattern in HUB_FILES]
+        snapshot_download(source, allow_patterns=inside)
     return path
 
 

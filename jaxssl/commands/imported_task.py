@@ -1,8 +1,10 @@
 """What `config.json` says of a task's head, as a task of ours."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from jaxssl.checkpoint.hf.directory import HfDirectory
+from jaxssl.checkpoint.hf.directory import CONFIG, HfDirectory
+from jaxssl.core.errors import UserError
 from jaxssl.models.model import ModelConfig
 from jaxssl.tasks.answer.task import Answer
 from jaxssl.tasks.base import Task
@@ -49,7 +51,31 @@ def _labels(found: HfDirectory, head: str) -> tuple[str, ...]:
     given."""
     size = found.tensors[found.pairs[f"{head}/output/kernel"].theirs].shape[0]
     names = {int(number): str(label) for number, label in _names(found).items()}
+    _check_labels(found, names, size)
     return tuple(names.get(number, f"LABEL_{number}") for number in range(size))
+
+
+def _check_labels(found: HfDirectory, names: Mapping[int, str], size: int) -> None:
+    """Refuses labels that the head has no output for, or whose two lists contradict each other.
+    `LABEL_0` and so on, which `transformers` fills a list with, says nothing."""
+    told = {number: name for number, name in names.items() if not name.startswith("LABEL_")}
+    if beyond := [number for number in told if not 0 <= number < size]:
+        raise UserError(
+            "a label has no output in the head",
+            where=f"{found.path / CONFIG}, id2label",
+            expected=f"numbers from 0 to {size - 1}, as the head has {size} outputs",
+            got=f"{beyond[0]}: {names[beyond[0]]!r}",
+        )
+    for label, number in (found.given.get("label2id") or {}).items():
+        other = names.get(int(number), label)
+        if other != label and not label.startswith("LABEL_"):
+            raise UserError(
+                "two fields that say one thing contradict each other",
+                where=f"{found.path / CONFIG}, id2label and label2id",
+                expected="the same labels in both, or one of them alone",
+                got=f"id2label has {other!r} for {number}, label2id has {label!r}",
+                fix="delete the one that is wrong",
+            )
 
 
 def _names(found: HfDirectory) -> dict[Any, Any]:

@@ -1,6 +1,7 @@
 """Files and directories that are whole or absent: written beside, fsynced, renamed."""
 
 import contextlib
+import difflib
 import hashlib
 import os
 import shutil
@@ -36,11 +37,14 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
 
 @contextlib.contextmanager
 def new_directory(path: str | Path) -> Iterator[Path]:
-    """A temporary directory beside `path` that becomes it once all is written, or is deleted.
+    """A temporary directory beside `path` that becomes it once all of it is written, or is deleted:
+    who is killed half-way leaves nothing under the name. `path` may be an empty directory.
 
-    `path` may be there as an empty directory.
+    Raises:
+      UserError: something has the name already, or has got it in the meantime.
     """
     path = Path(path)
+    _refuse_full(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:16]}.tmp")
     temporary.mkdir(parents=True)
     try:
@@ -49,10 +53,16 @@ def new_directory(path: str | Path) -> Iterator[Path]:
             if file.is_file():
                 with open(file, "rb") as opened:
                     os.fsync(opened.fileno())
+        _refuse_full(path)
         os.replace(temporary, path)
         fsync_directory(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse_full(path: Path) -> None:
+    if not (path.is_dir() and not any(path.iterdir())):
+        refuse_existing(path)
 
 
 def fsync_directory(directory: Path) -> None:
@@ -86,6 +96,23 @@ def sample_sha256(path: str | Path) -> str:
             file.seek(place)
             digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()
+
+
+def near_path(path: str | Path) -> str | None:
+    """The path of something that is there under almost the name of what is not, in words."""
+    path = Path(path)
+    if path.exists():
+        return None
+    missing = [path, *path.parents]
+    at = max(i for i, each in enumerate(missing) if not each.exists())
+    wanted, rest = missing[at], path.relative_to(missing[at])
+    if not wanted.parent.is_dir():
+        return None
+    beside = sorted(os.listdir(wanted.parent))
+    there = {name: wanted.parent / name / rest for name in beside}
+    there = {name: place for name, place in there.items() if place.exists()}
+    near = difflib.get_close_matches(wanted.name, there, n=1, cutoff=0.7)
+    return f"did you mean {str(there[near[0]])!r}?" if near else None
 
 
 def refuse_existing(path: str | Path) -> None:

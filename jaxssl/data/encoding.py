@@ -10,7 +10,7 @@ from jaxssl.core.progress import bar
 from jaxssl.data.examples import Examples
 from jaxssl.data.ragged import row_splits
 from jaxssl.data.store.rows import pad_id
-from jaxssl.data.tokenizer.tokenizer import Tokenizer
+from jaxssl.data.tokenizer.tokenizer import Frame, Tokenizer
 
 BATCH = 1000
 
@@ -54,16 +54,20 @@ def encode_rows(
     max_length: int,
     *,
     show: bool = True,
+    frame: Frame | None = None,
 ) -> tuple[Examples, Truncation]:
     """Rows of one or two texts, special tokens included.
 
     A row that is too long loses tokens at its end; of two texts, the longer one does first, token
     by token, as `longest_first` does in Hugging Face's tokenizers.
 
+    Args:
+      frame: special tokens other than `tokenizer.frame`.
+
     Raises:
       UserError: `max_length` leaves no room for text.
     """
-    before, between, after = tokenizer.frame(second is not None)
+    before, between, after = tokenizer.frame(second is not None) if frame is None else frame
     room = max_length - len(before) - len(between) - len(after)
     if room < (1 if second is None else 2):
         raise UserError(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxssl.checkpoint.hf.sentence import SentenceConfig
 from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointConfig
 from jaxssl.core import config as configuration
@@ -43,6 +44,8 @@ class Imported:
     """Where it came from."""
     heads: tuple[str, ...] = ()
     """The language model heads that came with it."""
+    sentence: SentenceConfig | None = None
+    """How it makes a vector of a text, if it came from sentence-transformers."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,7 +97,12 @@ class RunLock:
 
 
 def open_run_directory(
-    config: Any, tokenizer: Tokenizer, data: str, say: Callable[[str], None] = print
+    config: Any,
+    tokenizer: Tokenizer,
+    data: str,
+    say: Callable[[str], None] = print,
+    *,
+    place: Path | None = None,
 ) -> Path:
     """Makes the run directory `config.out`, or checks that it belongs to this configuration.
 
@@ -108,13 +113,15 @@ def open_run_directory(
       tokenizer: a copy is kept with the run.
       data: a checksum of what it is trained on.
       say: is told what changed since the run was started.
+      place: where it is made, if it is to be renamed to `config.out`.
 
     Raises:
       UserError: it cannot be written, or holds another run.
     """
-    hosts.first_decides(lambda: _open_run_directory(config, tokenizer, data, say))
-    _check_plugins_agree(Path(config.out))
-    return Path(config.out)
+    run_dir = Path(config.out) if place is None else place
+    hosts.first_decides(lambda: _open_run_directory(run_dir, config, tokenizer, data, say))
+    _check_plugins_agree(run_dir)
+    return run_dir
 
 
 def _check_plugins_agree(run_dir: Path) -> None:
@@ -131,9 +138,8 @@ def _check_plugins_agree(run_dir: Path) -> None:
 
 
 def _open_run_directory(
-    config: Any, tokenizer: Tokenizer, data: str, say: Callable[[str], None]
+    run_dir: Path, config: Any, tokenizer: Tokenizer, data: str, say: Callable[[str], None]
 ) -> int:
-    run_dir = Path(config.out)
     identity = {"config": configuration.to_dict(config), "data": data}
     known = run_dir / "run.json"
     if os.path.lexists(known):

@@ -261,6 +261,7 @@ def generate_texts(
     """What a causal run writes after each prompt; an empty prompt starts a document."""
     trained = open_run(run_dir, step, layers, alone=True)
     _check_head(trained, "continue")
+    _tell_special(trained.tokenizer.special_in(prompts))
     data = trained.config.data
     with trained.in_use():
         return continue_texts(
@@ -300,8 +301,19 @@ def fill_masks(
                 got=repr(other[0]) if other else "no mask",
                 fix=f"write {mask} where a word is wanted",
             )
+    _tell_special([x for x in trained.tokenizer.special_in(texts) if x != mask])
     with trained.in_use():
         return [fill_text(trained.language_model, text, top) for text in texts]
+
+
+def _tell_special(tokens: Sequence[str]) -> None:
+    """Says what `transformers` would read otherwise."""
+    if tokens and hosts.is_first():
+        print(
+            f"note: {', '.join(tokens)} in a text is read as these characters, not as the special "
+            "token",
+            file=sys.stderr,
+        )
 
 
 def _check_head(trained: TrainedModel, use: Use) -> None:

@@ -11,6 +11,7 @@ from jaxssl.checkpoint.ledger import split_checkpoint
 from jaxssl.checkpoint.origin import find_origin, open_origin
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError, did_you_mean
+from jaxssl.core.files import near_path
 from jaxssl.core.registry import choice_name, members
 from jaxssl.core.seal import check_seal
 from jaxssl.models.model import ModelConfig
@@ -81,7 +82,8 @@ def read_config(run_dir: Path, layers: Iterable[str] = ()) -> RunConfig:
             got="no such directory" if not run_dir.is_dir() else "no config.yaml in it",
             fix=f"jaxssl import {run_dir} NEW_DIRECTORY"
             if find_origin(run_dir) is not None
-            else "give the directory that `out` named when the run was trained",
+            else near_path(run_dir)
+            or "give the directory that `out` named when the run was trained",
         )
     check_seal(run_dir)
     check_plugins(run_dir)
@@ -166,6 +168,7 @@ def base_model(given: Layer) -> dict[str, Any]:
     if not isinstance(init, Mapping) or not isinstance(init.get("from"), str):
         return {}
     run_dir, _ = split_checkpoint(init["from"])
+    _refuse_recipe(run_dir)
     model = open_origin(run_dir).model(str(init.get("network") or ""))
     if model.get("name") not in map(choice_name, members(ModelConfig)):
         check_plugins(run_dir, registers=f"{ModelConfig.__name__} {model.get('name')}")
@@ -181,6 +184,34 @@ def base_networks(given: Layer) -> dict[str, Any]:
     return {"networks": {name: base_model(each) for name, each in named.items()}}
 
 
+def _own_recipes() -> dict[str, Path]:
+    """The recipes that come with jaxssl, by name."""
+    package = Path(__file__).parent.parent
+    roots = [root for root in (package / "configs", package.parent / "configs") if root.is_dir()]
+    return {
+        str(path.relative_to(root).with_suffix("")): path
+        for root in roots
+        for path in sorted(root.rglob("*.yaml"))
+    }
+
+
+def _refuse_recipe(run_dir: Path) -> None:
+    """Says what to do with a recipe's name where a run's directory is wanted."""
+    if run_dir.exists():
+        return
+    name = str(run_dir.with_suffix("")).removeprefix("configs/")
+    for recipe in _own_recipes():
+        if f"/{recipe}".endswith(f"/{name}"):
+            raise UserError(
+                "a recipe is not a run to start from",
+                where="init.from",
+                expected="the directory of a run, or of a model",
+                got=f"{run_dir}, a recipe's name",
+                fix=f"train it first, jaxssl {recipe.partition('/')[0]} {recipe} out=RUN, and "
+                "give RUN",
+            )
+
+
 def find_recipe(name: str | Path) -> Path:
     """A recipe's path: a file, or the name of one that comes with jaxssl (`pretrain/bert-tiny`).
 
@@ -189,13 +220,7 @@ def find_recipe(name: str | Path) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    package = Path(__file__).parent.parent
-    roots = [root for root in (package / "configs", package.parent / "configs") if root.is_dir()]
-    known = {
-        str(path.relative_to(root).with_suffix("")): path
-        for root in roots
-        for path in sorted(root.rglob("*.yaml"))
-    }
+    known = _own_recipes()
     wanted = str(name).removesuffix(".yaml").removeprefix("configs/")
     if wanted in known:
         return known[wanted]

@@ -13,6 +13,8 @@ torch = pytest.importorskip("torch", reason="the directories are written by tran
 
 import hf_models  # noqa: E402
 import tiny  # noqa: E402
+import transformers  # noqa: E402
+from safetensors.numpy import load_file, save_file  # noqa: E402
 
 from jaxssl.checkpoint.hf.directory import open_model  # noqa: E402
 from jaxssl.checkpoint.ledger import InitConfig  # noqa: E402
@@ -136,10 +138,74 @@ def test_what_is_not_built_or_does_not_fit_is_refused(changes, message, copy):
         open_model(copy).leaves()
 
 
+YARN = hf_models.YARN
+TWICE = [
+    (CASE, {"rope_parameters": YARN, "rope_scaling": {**YARN, "factor": 4.0}}, "rope_scaling="),
+    (CASE, {"rope_parameters": YARN, "rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
+    (CASE, {"rope_theta": 5e5}, r"rope_parameters.rope_theta=10000.0, rope_theta=500000.0"),
+    (CASE, {"rope_parameters": {**YARN, "type": "linear"}}, "rope_parameters.type=linear"),
+    (
+        CASE,
+        {"rope_parameters": YARN, "original_max_position_embeddings": 8},
+        "original_max_position_embeddings=8",
+    ),
+    ("qwen2, window above", {"max_window_layers": 2}, "max_window_layers=2"),
+    ("qwen2, window above", {"use_sliding_window": False}, "layer_types"),
+    ("gpt2", {"num_attention_heads": 2}, "n_head=3, num_attention_heads=2"),
+    ("gpt2", {"n_ctx": 16}, "n_positions=32, n_ctx=16"),
+    ("distilbert", {"num_attention_heads": 2}, "n_heads=3, num_attention_heads=2"),
+    ("modernbert", {"global_rope_theta": 5.0}, "global_rope_theta=5.0"),
+    ("modernbert", {"global_attn_every_n_layers": 2}, "global_attn_every_n_layers=2"),
+    ("modernbert", {"sliding_window": 5}, "twice sliding_window=10"),
+]
+
+
+@pytest.mark.parametrize(("case", "changes", "message"), TWICE)
+def test_what_is_said_twice_must_be_the_same(case, changes, message, tmp_path):
+    path = hf_models.save(hf_models.reference(case), tmp_path / "model")
+    change(path, **changes)
+    with pytest.raises(UserError, match=message):
+        open_model(path)
+
+
+@pytest.mark.parametrize(
+    ("case", "changes"),
+    [
+        (CASE, {"rope_theta": 10_000, "rope_scaling": None}),
+        (CASE, {"rope_parameters": YARN, "rope_scaling": {**YARN, "type": "yarn"}}),
+        ("qwen2, window above", {"max_window_layers": 1}),
+        ("gpt2", {"num_attention_heads": 3, "n_ctx": 32}),
+        ("modernbert", {"global_rope_theta": 160_000, "sliding_window": 2}),
+        ("modernbert", {"global_attn_every_n_layers": 3}),
+    ],
+)
+def test_what_is_said_twice_and_is_the_same_is_read(case, changes, tmp_path):
+    path = hf_models.save(hf_models.reference(case), tmp_path / "model")
+    before = open_model(path).config
+    if "rope_parameters" in changes:
+        change(path, rope_parameters=changes["rope_parameters"], rope_scaling=None)
+        before = open_model(path).config
+    change(path, **changes)
+    assert open_model(path).config == before
+
+
+def test_another_name_of_a_field_stands_for_it(tmp_path):
+    """As in `transformers`; the default number of heads would fit no less."""
+    path = hf_models.save(hf_models.reference("gpt2"), tmp_path / "model")
+    wanted, file = open_model(path).config, path / "config.json"
+    given = json.loads(file.read_text())
+    given["num_attention_heads"] = given.pop("n_head")
+    file.write_text(json.dumps(given))
+    assert open_model(path).config == wanted
+    assert transformers.AutoConfig.from_pretrained(path).n_head == wanted.num_heads
+
+
 def test_fields_that_count_for_nothing_are_told(copy, tmp_path):
     assert open_model(copy).notes() == []
     change(copy, auto_map={"AutoModel": "modeling_own.Own"})
     assert ["auto_map" in line for line in open_model(copy).notes()] == [True]
+    change(copy, auto_map=None, dtype="float32", torch_dtype="bfloat16")
+    assert ["bfloat16, float32" in line for line in open_model(copy).notes()] == [True]
     gpt2 = hf_models.save(hf_models.reference("gpt2", embd_pdrop=0.3), tmp_path / "gpt2")
     assert (
         "embd_pdrop=0.3 is not used, resid_pdrop=0.0 stands for both" in open_model(gpt2).notes()[0]
@@ -147,13 +213,42 @@ def test_fields_that_count_for_nothing_are_told(copy, tmp_path):
     assert index_hf(gpt2).notes == tuple(open_model(gpt2).notes())
 
 
+@pytest.mark.parametrize(
+    ("case", "kept", "lost"),
+    [
+        ("gpt2", "lm_head.weight", "transformer.wte.weight"),
+        ("llama, tied", "lm_head.weight", "model.embed_tokens.weight"),
+        ("bert", "cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
+        ("bert", "cls.predictions.decoder.bias", "cls.predictions.bias"),
+    ],
+)
+def test_a_tied_tensor_is_found_under_the_heads_name_alone(case, kept, lost, tmp_path):
+    path = hf_models.save(hf_models.reference(case), tmp_path / "model")
+    wanted = read_all(path)
+    tensors = load_file(path / "model.safetensors")
+    tensors[kept] = tensors.pop(lost)
+    save_file(tensors, path / "model.safetensors")
+    found = read_all(path)
+    assert found.keys() == wanted.keys() and open_model(path).leftovers == ()
+    assert all(np.array_equal(found[name], value) for name, value in wanted.items())
+
+
+def test_an_untied_head_does_not_stand_for_the_embedding(copy):
+    tensors = load_file(copy / "model.safetensors")
+    del tensors["model.embed_tokens.weight"]
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(UserError, match=r"expected: embed_tokens\.weight\n") as raised:
+        open_model(copy)
+    assert "did you mean" not in str(raised.value)  # every tensor stands for something else
+
+
 def test_a_tensor_that_nothing_stands_for_is_named(copy):
     model = hf_models.reference(CASE)
     state = {name: p.detach().clone() for name, p in model.named_parameters()}
     state["model.layers.0.self_attn.sinks"] = torch.zeros(6)
-    from safetensors.torch import save_file
+    import safetensors.torch
 
-    save_file(state, copy / "model.safetensors")
+    safetensors.torch.save_file(state, copy / "model.safetensors")
     assert open_model(copy).leftovers == ("layers.0.self_attn.sinks",)
 
 
@@ -169,7 +264,7 @@ def test_damaged_and_missing_files_are_named(copy, tmp_path):
     header = {"x": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}
     text = json.dumps(header).encode()
     file.write_bytes(len(text).to_bytes(8, "little") + text)
-    with pytest.raises(UserError, match="tensor x: ValueError"):
+    with pytest.raises(UserError, match="tensor x: bytes -8 to 0"):
         open_model(copy)
     file.unlink()
     (copy / "pytorch_model.bin").write_bytes(b"")

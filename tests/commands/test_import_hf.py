@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import toy
 import tuned
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.numpy import load_file, save_file
 
 from jaxssl import cli
+from jaxssl.checkpoint.hf.sentence import SentenceConfig, write_sentence
 from jaxssl.commands import export, import_hf, predict
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
@@ -38,6 +40,13 @@ def imported(exported, tmp_path_factory):
 
 def test_it_fills_masks_as_the_run_it_was_exported_from(base, imported):
     assert fill_masks(imported[0], TEXTS) == fill_masks(base, TEXTS)
+
+
+def test_a_special_token_in_a_text_is_said_to_be_read_as_text(imported, capsys):
+    fill_masks(imported[0], TEXTS)
+    assert "note" not in capsys.readouterr().err
+    fill_masks(imported[0], ["the [SEP] old man sees a [MASK]"])
+    assert "note: [SEP] in a text is read as these characters" in capsys.readouterr().err
 
 
 def test_its_parameters_have_the_bits_of_the_run_and_all_are_told(base, imported):
@@ -202,9 +211,11 @@ def test_a_tokenizer_that_is_not_there_or_not_the_models_is_refused(exported, tm
     toy.train_toy_tokenizer("byte_bpe", 400).save(tmp_path / "bare")
     content = json.loads((tmp_path / "bare" / "config.json").read_text())
     assert content["vocab_size"] < 400
-    few = {"model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1}, "unk_token": "[UNK]"}}
+    model = {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1}, "unk_token": "[UNK]"}
+    few = {"model": model, "added_tokens": []}
     (tmp_path / "bare" / "tokenizer.json").write_text(json.dumps(few))
-    (tmp_path / "bare" / "tokenizer_config.json").write_text('{"unk_token": "[UNK]"}')
+    roles = {"unk_token": "[UNK]", "tokenizer_class": "PreTrainedTokenizerFast"}
+    (tmp_path / "bare" / "tokenizer_config.json").write_text(json.dumps(roles))
     with pytest.raises(UserError, match=r"(?s)far fewer tokens.*got:      2 in"):
         import_hf.import_model(tmp_path / "bare", tmp_path / "run", say=print)
     assert not (tmp_path / "run").exists()
@@ -229,6 +240,22 @@ def test_a_save_that_fails_leaves_nothing(exported, tmp_path, monkeypatch):
         import_hf.import_model(exported, tmp_path, say=list)
 
 
+def test_a_run_gets_its_name_when_all_of_it_is_there(exported, tmp_path, monkeypatch):
+    """So one that is killed half-way can be repeated."""
+    out, save, seen = tmp_path / "run", import_hf._save, []
+
+    def watch(config, model, start, run_dir):
+        save(config, model, start, run_dir)
+        seen.append((run_dir.parent, (run_dir / "checkpoints" / "0").is_dir(), out.exists()))
+
+    monkeypatch.setattr(import_hf, "_save", watch)
+    import_hf.import_model(exported, out, say=list)
+    assert seen == [(tmp_path, True, False)]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert json.loads((out / "run.json").read_text())["config"]["out"] == str(out)
+    assert fill_masks(out, TEXTS)
+
+
 def test_a_model_of_the_hub_with_pickled_weights_alone_is_told_how_to_be_converted(
     tmp_path, monkeypatch
 ):
@@ -243,6 +270,23 @@ def test_a_model_of_the_hub_with_pickled_weights_alone_is_told_how_to_be_convert
     assert "*.bin" not in fetched[0]["allow_patterns"]
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert import_hf.find_source("someone/old") == tmp_path
+
+
+def test_the_folders_of_a_sentence_models_modules_are_fetched_too(tmp_path, monkeypatch):
+    write_sentence(tmp_path, SentenceConfig(pooling=("cls",), normalize=True), 8)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    fetched = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *a, **b: fetched.append(b) or str(tmp_path)
+    )
+    assert import_hf.find_source("someone/sentences") == tmp_path
+    top, inside = fetched
+    names = ["modules.json", "1_Pooling/config.json", "2_Normalize/config.json", "onnx/a.json"]
+    taken = {
+        *filter_repo_objects(names, **top),
+        *filter_repo_objects(names, **inside),
+    }
+    assert taken == set(names[:3])
 
 
 def test_a_model_without_a_language_model_head_is_sent_to_embed(again):

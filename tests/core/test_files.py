@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from jaxssl.core.files import atomic_write, sha256
+from jaxssl.core.errors import UserError
+from jaxssl.core.files import atomic_write, near_path, new_directory, sha256
 
 
 def test_the_file_appears_only_when_it_is_whole(tmp_path):
@@ -48,3 +49,44 @@ def test_text_is_utf8(tmp_path):
 def test_sha256_is_of_the_bytes(tmp_path):
     (tmp_path / "x").write_bytes(b"abc" * 100_000)
     assert sha256(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_a_directory_gets_its_name_when_all_of_it_is_there(tmp_path):
+    out = tmp_path / "new" / "out"
+    with new_directory(out) as directory:
+        (directory / "a").write_text("x")
+        assert not out.exists()
+    assert (out / "a").read_text() == "x" and os.listdir(out.parent) == ["out"]
+    with pytest.raises(UserError, match="already"), new_directory(out):
+        raise AssertionError("it is refused before anything is done")
+
+
+def test_a_name_that_another_has_taken_in_the_meantime_stays_the_others(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="already"), new_directory(out):
+        out.mkdir()
+        (out / "theirs").touch()
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(out) == ["theirs"]
+
+
+def test_an_empty_directory_may_have_the_name(tmp_path):
+    with new_directory(tmp_path) as directory:
+        (directory / "a").touch()
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("runs/bsae", "runs/base"),
+        ("rnus/base", "runs/base"),
+        ("runs/base", None),  # it is there
+        ("runs/other", None),
+        ("rnus/other", None),
+        ("nowhere/at/all", None),
+    ],
+)
+def test_a_mistyped_path_is_answered_with_the_near_one(given, meant, tmp_path):
+    (tmp_path / "runs" / "base").mkdir(parents=True)
+    wanted = None if meant is None else f"did you mean '{tmp_path / meant}'?"
+    assert near_path(tmp_path / given) == wanted

@@ -23,9 +23,9 @@ COMMON = (
 )
 DISTILBERT = (
     Field("vocab_size", "vocab_size", 30522),
-    Field("hidden_size", "dim", 768),
-    Field("num_layers", "n_layers", 6),
-    Field("num_heads", "n_heads", 12),
+    Field("hidden_size", "dim", 768, alias="hidden_size"),
+    Field("num_layers", "n_layers", 6, alias="num_hidden_layers"),
+    Field("num_heads", "n_heads", 12, alias="num_attention_heads"),
     Field("intermediate_size", "hidden_dim", 3072),
     Field("max_positions", "max_position_embeddings", 512),
     Field("activation", "activation", "gelu", fields.ACTIVATION),

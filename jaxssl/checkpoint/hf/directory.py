@@ -3,8 +3,9 @@
 import functools
 import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import numpy as np
 
 from jaxssl.checkpoint.hf.families import FAMILIES
 from jaxssl.checkpoint.hf.mapping import Architecture, Family, Pair, layers_of
+from jaxssl.checkpoint.hf.places import mistaken
 from jaxssl.checkpoint.hf.safetensors import Reader, Tensor, open_directory
 from jaxssl.checkpoint.hf.transpose import copy
 from jaxssl.checkpoint.ledger import Leaf
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
-from jaxssl.core.files import sha256
+from jaxssl.core.files import near_path, sha256
+from jaxssl.core.json_files import read_json
 from jaxssl.core.layer_names import is_stacked
 from jaxssl.core.names import flatten, matches
 from jaxssl.models.heads import HEADS, Head, LabelHead, Scope
@@ -72,6 +75,9 @@ class HfDirectory:
             value, instead = self.given.get(there), self.given.get(here)
             if None not in (value, instead) and value != instead:
                 texts.append(f"{there}={value} is not used, {here}={instead} stands for both")
+        stated = {str(self.given[name]) for name in ("dtype", "torch_dtype") if name in self.given}
+        if len(stated) > 1:
+            texts.append(f"dtype and torch_dtype ({', '.join(sorted(stated))}) are not used")
         if self.given.get("auto_map"):
             texts.append("code of its own (auto_map) is not run")
         return [f"note: {self.path.name}/{CONFIG}: {text}" for text in texts]
@@ -195,6 +201,7 @@ def _open_model(path: Path, state: State) -> HfDirectory:
     prefix = architecture.prefix or family.prefix  # also where a body's class has none of its own
     tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     config = _configuration(path, family, given, frozenset(tensors))
+    tensors = _with_tied(family, config, tensors)
     pairs = {pair.ours: pair for pair in family.body(config)}
     heads = list(architecture.heads)
     for head in family.heads:
@@ -207,7 +214,7 @@ def _open_model(path: Path, state: State) -> HfDirectory:
             pairs.update({_in_head(head, pair.ours): pair for pair in more})
             heads += [head] if head not in heads else []
     if set(heads) & set(family.pooled) and not config.body().pooler:
-        raise _lacks(path, ["pooler.dense.weight"], tensors)
+        raise _lacks(path, ["pooler.dense.weight"], ())
     _check_layers(path, config, pairs, tensors)
     _check_there(path, config, pairs, tensors)
     used = {there for pair in pairs.values() for _, there in layers_of(pair, config.num_layers)}
@@ -215,6 +222,20 @@ def _open_model(path: Path, state: State) -> HfDirectory:
     left = [name for name in left if not any(matches(buffer, name) for buffer in family.buffers)]
     left = [name for name in left if not _repeats(path, family, name, tensors)]
     return HfDirectory(path, family, given, config, tuple(heads), tensors, pairs, tuple(left))
+
+
+def _with_tied(
+    family: Family, config: ModelConfig, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors, with those under their own names that are stored under the name of what is tied
+    to them alone, as writers do that keep the last of several names."""
+    own = {pair.theirs for pairs in family.heads.values() for pair in pairs(config)}
+    found = dict(tensors)
+    for name, origin in family.repeated.items():
+        here = origin.removeprefix(family.prefix)
+        if name in found and here not in found and name not in own:
+            found[here] = found.pop(name)
+    return found
 
 
 def _configuration(
@@ -239,23 +260,23 @@ def _in_head(head: str, ours: str) -> str:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    if what := mistaken(path):
+        raise _no_model(path, *what)
     file = path / CONFIG
-    try:
-        given = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(given, dict):
-            raise ValueError(f"a {type(given).__name__}, not an object")
-        return given
-    except OSError:
-        raise UserError(
-            "not a Hugging Face directory",
-            where=path,
-            expected=f"a directory with {CONFIG} and safetensors",
-            got=f"no {CONFIG} in it"
-            if path.is_dir()
-            else ("a file" if path.exists() else "no such directory"),
-        ) from None
-    except ValueError as error:
-        raise UserError("a configuration is damaged", where=file, got=str(error)) from error
+    if not os.path.lexists(file):
+        got = f"no {CONFIG} in it" if path.is_dir() else "no such directory"
+        raise _no_model(path, got, near_path(path))
+    return read_json(file, what="a configuration is damaged", fix="copy or download it again")
+
+
+def _no_model(path: Path, got: str, fix: str | None) -> UserError:
+    return UserError(
+        "not a Hugging Face directory",
+        where=path,
+        expected=f"a directory with {CONFIG} and safetensors",
+        got=got,
+        fix=fix,
+    )
 
 
 def _family(path: Path, given: Mapping[str, Any]) -> Family:
@@ -322,23 +343,23 @@ def _check_layers(
 def _check_there(
     path: Path, config: ModelConfig, pairs: Mapping[str, Pair], tensors: Mapping[str, Tensor]
 ) -> None:
-    missing = [
-        there
-        for pair in pairs.values()
-        for _, there in layers_of(pair, config.num_layers)
-        if there not in tensors
-    ]
+    names = [there for p in pairs.values() for _, there in layers_of(p, config.num_layers)]
+    missing = [there for there in names if there not in tensors]
     if missing:
-        raise _lacks(path, missing, tensors)
+        raise _lacks(path, missing, tensors.keys() - set(names))
 
 
-def _lacks(path: Path, missing: Sequence[str], tensors: Mapping[str, Tensor]) -> UserError:
+def _lacks(path: Path, missing: Sequence[str], left: Collection[str]) -> UserError:
+    """
+    Args:
+      left: tensors that stand for nothing else, one of which may be meant.
+    """
     return UserError(
         "the files lack parameters of the model that config.json describes",
         where=path,
         expected=f"{missing[0]}" + f" and {len(missing) - 1} others" * (len(missing) > 1),
-        got=f"{len(tensors)} tensors without",
-        fix=did_you_mean(missing[0], list(tensors)),
+        got="not there: " + ", ".join(missing[:3]) + ", ..." * (len(missing) > 3),
+        fix=did_you_mean(missing[0], sorted(left)),
     )
 
 

@@ -27,12 +27,14 @@ class Field:
       ours, theirs: its names.
       default: its value where `config.json` leaves it out, as in `transformers`' class.
       values: their values and ours, where these are called otherwise.
+      alias: another name of theirs that `transformers` takes for it.
     """
 
     ours: str
     theirs: str
     default: Any
     values: Mapping[str, Any] | None = None
+    alias: str | None = None
 
 
 def read(fields: Sequence[Field], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,6 +46,8 @@ def read(fields: Sequence[Field], given: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for field in fields:
         value = given.get(field.theirs, field.default)
+        if field.alias is not None and given.get(field.alias) is not None:
+            value = agreed({name: given.get(name) for name in (field.theirs, field.alias)})
         if value is None and field.default is not None:
             raise UserError(
                 "a field has no value",
@@ -73,6 +77,25 @@ def write(fields: Sequence[Field], config: Any) -> dict[str, Any]:
             value = next(theirs for theirs, ours in field.values.items() if ours == value)
         written[field.theirs] = value
     return written
+
+
+def agreed(stated: Mapping[str, Any]) -> Any:
+    """The value of fields that say one thing, by their names; None where all are None.
+
+    Raises:
+      UserError: they say different things. Which of them readers believe depends on their version.
+    """
+    there = {name: value for name, value in stated.items() if value is not None}
+    values = list(there.values())
+    if any(value != values[0] for value in values):
+        raise UserError(
+            "two fields that say one thing contradict each other",
+            where="config.json, " + " and ".join(there),
+            expected="the same in both, or one of them alone",
+            got=", ".join(f"{name}={value}" for name, value in there.items()),
+            fix="delete the one that is wrong",
+        )
+    return values[0] if values else None
 
 
 def expect(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -10,10 +10,10 @@ from jaxssl.models.gpt2 import Gpt2Config
 
 FIELDS = (
     Field("vocab_size", "vocab_size", 50257),
-    Field("hidden_size", "n_embd", 768),
-    Field("num_layers", "n_layer", 12),
-    Field("num_heads", "n_head", 12),
-    Field("max_positions", "n_positions", 1024),
+    Field("hidden_size", "n_embd", 768, alias="hidden_size"),
+    Field("num_layers", "n_layer", 12, alias="num_hidden_layers"),
+    Field("num_heads", "n_head", 12, alias="num_attention_heads"),
+    Field("max_positions", "n_positions", 1024, alias="max_position_embeddings"),
     Field("activation", "activation_function", "gelu_new", fields.ACTIVATION),
     Field("dropout", "resid_pdrop", 0.1),
     Field("attention_dropout", "attn_pdrop", 0.1),
@@ -32,6 +32,7 @@ def _read(given: Mapping[str, Any], names: frozenset[str]) -> Gpt2Config:
     del names
     fields.expect(given, FIXED)
     values = fields.read(FIELDS, given)
+    fields.agreed({"n_positions": values["max_positions"], "n_ctx": given.get("n_ctx")})
     width = given.get("n_inner") or 4 * values["hidden_size"]
     return Gpt2Config(**values, intermediate_size=width)
 

@@ -79,13 +79,26 @@ def _read(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_rotary(given: Mapping[str, Any], max_positions: int) -> tuple[float, Scaling | None]:
-    """`rope_parameters`, or `rope_theta` and `rope_scaling` in older files."""
-    parameters = given.get("rope_parameters") or given.get("rope_scaling") or {}
-    theta = parameters.get("rope_theta", given.get("rope_theta", 10_000.0))
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    """`rope_parameters`, or `rope_theta` and `rope_scaling` in older files; if both are there, they
+    must agree."""
+    stated = {name: given[name] for name in ("rope_parameters", "rope_scaling") if given.get(name)}
+    thetas = {f"{name}.rope_theta": each.get("rope_theta") for name, each in stated.items()}
+    theta = fields.agreed({**thetas, "rope_theta": given.get("rope_theta")})
+    read = {name: _read_scaling(given, name, max_positions) for name in stated}
+    if len(set(read.values())) > 1:
+        fields.agreed(stated)
+    scaling = next(iter(read.values()), None)
+    return 10_000.0 if theta is None else theta, scaling
+
+
+def _read_scaling(given: Mapping[str, Any], field: str, max_positions: int) -> Scaling | None:
+    """How one of these fields scales rotary positions."""
+    parameters: Mapping[str, Any] = given[field]
+    kinds = {f"{field}.{name}": parameters.get(name) for name in ("rope_type", "type")}
+    kind = fields.agreed(kinds) or "default"
     fields.expect(parameters, {"partial_rotary_factor": 1.0})
     if kind == "default":
-        return theta, None
+        return None
     if kind not in SCALINGS:
         raise UserError(
             "this model has rotary positions that are not built here",
@@ -94,11 +107,8 @@ def _read_rotary(given: Mapping[str, Any], max_positions: int) -> tuple[float, S
             got=kind,
         )
     cls, names = SCALINGS[kind]
-    unknown = (
-        parameters.keys()
-        - names.keys()
-        - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
-    )
+    ignored = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+    unknown = parameters.keys() - names.keys() - ignored
     stated = {key for key in unknown if parameters[key] is not None}
     if stated:
         raise UserError(
@@ -111,7 +121,9 @@ def _read_rotary(given: Mapping[str, Any], max_positions: int) -> tuple[float, S
         ours: parameters[key] for key, ours in names.items() if parameters.get(key) is not None
     }
     if "original_positions" in names.values():
-        values.setdefault("original_positions", max_positions)
+        name = "original_max_position_embeddings"  # some have it outside
+        known = fields.agreed({f"{field}.{name}": parameters.get(name), name: given.get(name)})
+        values["original_positions"] = max_positions if known is None else known
     if "factor" not in values:
         raise UserError(
             "rotary positions are scaled by nothing",
@@ -119,7 +131,7 @@ def _read_rotary(given: Mapping[str, Any], max_positions: int) -> tuple[float, S
             expected=f"a factor, for {kind}",
             got=dict(parameters),
         )
-    return theta, cls(**values)
+    return cls(**values)
 
 
 def _write(config: LlamaConfig) -> dict[str, Any]:
@@ -173,14 +185,21 @@ def _write_mistral(config: MistralConfig) -> dict[str, Any]:
 
 def _read_window(given: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
     """Qwen's window: in the upper layers, and only where it is switched on."""
+    types, start = given.get("layer_types"), given.get("max_window_layers")
     if not given.get("use_sliding_window", False):
+        fields.expect(given, {"layer_types": types and ["full_attention"] * num_layers})
         return {"window": None, "window_from": 0}
-    types = given.get("layer_types")
-    start = given.get("max_window_layers", 28)
-    if types is not None:
-        start = types.index("sliding_attention") if "sliding_attention" in types else num_layers
-        wanted = ["full_attention"] * start + ["sliding_attention"] * (num_layers - start)
-        fields.expect(given, {"layer_types": wanted})
+    if types is None:
+        return _window(given, num_layers, 28 if start is None else start)
+    first = types.index("sliding_attention") if "sliding_attention" in types else num_layers
+    wanted = ["full_attention"] * first + ["sliding_attention"] * (num_layers - first)
+    fields.expect(given, {"layer_types": wanted})
+    told = None if start is None else min(start, num_layers)
+    fields.agreed({"max_window_layers": told, "first sliding_attention of layer_types": first})
+    return _window(given, num_layers, first)
+
+
+def _window(given: Mapping[str, Any], num_layers: int, start: int) -> dict[str, Any]:
     return {"window": given.get("sliding_window", 4096), "window_from": min(start, num_layers)}
 
 

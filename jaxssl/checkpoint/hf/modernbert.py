@@ -40,7 +40,12 @@ def _read(given: Mapping[str, Any], names: frozenset[str]) -> ModernBertConfig:
     activation = given.get("hidden_activation", "gelu")
     fields.expect({"classifier_activation": "gelu", **given}, {"classifier_activation": activation})
     fields.expect(given, {"rope_scaling": None, "partial_rotary_factor": 1.0})
-    window = given.get("local_attention", 128)
+    half = given.get("sliding_window")
+    stated = {
+        "local_attention": given.get("local_attention"),
+        "twice sliding_window": half and 2 * half,
+    }
+    window = fields.agreed(stated) or 128
     if window % 2:
         raise UserError(
             "this model has something that is not built here",
@@ -58,20 +63,22 @@ def _read(given: Mapping[str, Any], names: frozenset[str]) -> ModernBertConfig:
 
 def _thetas(given: Mapping[str, Any]) -> dict[str, Any]:
     """Of both kinds of layers: `rope_parameters` by kind, or two fields in older files."""
-    defaults = {"global": 160_000.0, "local": 10_000.0}
-    found = {f"{ours}_theta": given.get(f"{ours}_rope_theta", defaults[ours]) for ours in defaults}
+    found, defaults = {}, {"global": 160_000.0, "local": 10_000.0}
     for theirs, ours in KINDS.items():
         parameters = (given.get("rope_parameters") or {}).get(theirs) or {}
         fields.expect(parameters, {"rope_type": "default"})
-        found[f"{ours}_theta"] = parameters.get("rope_theta", found[f"{ours}_theta"])
+        newer, older = f"rope_parameters.{theirs}.rope_theta", f"{ours}_rope_theta"
+        stated = {newer: parameters.get("rope_theta"), older: given.get(older)}
+        theta = fields.agreed(stated)
+        found[f"{ours}_theta"] = defaults[ours] if theta is None else theta
     return found
 
 
 def _global_every(given: Mapping[str, Any], num_layers: int) -> int:
     """Which layers are global: a number in older files, a list in newer ones."""
-    types = given.get("layer_types")
+    types, stated = given.get("layer_types"), given.get("global_attn_every_n_layers")
     if types is None:
-        return given.get("global_attn_every_n_layers", 3)
+        return 3 if stated is None else stated
     is_global = [name == "full_attention" for name in types]
     if len(is_global) != num_layers:
         raise UserError(
@@ -88,6 +95,8 @@ def _global_every(given: Mapping[str, Any], num_layers: int) -> int:
             expected="full_attention in layer 0 and every so many after it",
             got=types,
         )
+    if stated is not None and is_global != [i % stated == 0 for i in range(num_layers)]:
+        fields.agreed({"global_attn_every_n_layers": stated, "layers from one to the next": every})
     return every
 
 

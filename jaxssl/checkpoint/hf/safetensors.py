@@ -17,8 +17,11 @@ from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
+from typing_extensions import TypedDict
 
 from jaxssl.core.errors import UserError
+from jaxssl.core.json_files import parse_json, read_json
+from jaxssl.core.seal import inside
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
@@ -38,7 +41,10 @@ CONVERT = (
     "installed: AutoModel.from_pretrained(SOURCE).save_pretrained(OUT), with the class that "
     "config.json's architectures name"
 )
+OTHER_KINDS = ("bin", "safetensors", "pth", "h5", "msgpack", "gguf", "onnx")
+"""Ends of the names of files of weights that may be there instead."""
 MAX_HEADER = 100 << 20
+WHAT, FIX = "not a whole safetensors file", "copy or download it again"
 PIECE = 1 << 20
 """Bytes that are written at once: of 4 MB and more Linux takes three times as long for each byte
 (2.5 GB in 2.7 s instead of 0.8 s on ext4)."""
@@ -83,9 +89,7 @@ def open_directory(directory: Path) -> dict[str, Tensor]:
         return _open_shards(directory, index)
     if single.is_file():
         return open_file(single)
-    others = sorted(f.name for f in directory.glob("*.bin")) + sorted(
-        f.name for f in directory.glob("*.safetensors")
-    )
+    others = [f.name for kind in OTHER_KINDS for f in sorted(directory.glob(f"*.{kind}"))]
     is_pickle = any(name.endswith(".bin") for name in others)
     raise UserError(
         "there are no safetensors here",
@@ -96,17 +100,28 @@ def open_directory(directory: Path) -> dict[str, Tensor]:
     )
 
 
+class Index(TypedDict):
+    """`model.safetensors.index.json`."""
+
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
+    weight_map: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor in the header of a file: its place is counted from the header's end."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
 def _open_shards(directory: Path, index: Path) -> dict[str, Tensor]:
-    try:
-        placed: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = sorted(set(placed.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            "the index of the weights is damaged",
-            where=index,
-            expected='{"weight_map": {tensor: file}}',
-            got=f"{type(error).__name__}: {error}",
-        ) from error
+    what, fix = "the index of the weights is damaged", "copy or download the directory again"
+    placed = read_json(index, Index, what=what, fix=fix)["weight_map"]
+    files = sorted(set(placed.values()))
+    for name in files:
+        inside(directory, name, what=what, fix=fix)
     missing = [name for name in files if not (directory / name).is_file()]
     if missing:
         raise UserError(
@@ -136,21 +151,17 @@ def open_file(path: Path) -> dict[str, Tensor]:
     Raises:
       UserError: it is no safetensors file, or not whole.
     """
+    if not path.is_file():
+        raise _damaged(path, "no regular file")
     size = path.stat().st_size
     with open(path, "rb") as file:
         header, begin = _read_header(file, path, size)
     tensors = {}
     for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        try:
-            start, end = entry["data_offsets"]
-            shape = tuple(int(n) for n in entry["shape"])
-            tensor = Tensor(path, str(entry["dtype"]), shape, begin + start, begin + end)
-            if min(start, end - start, *shape) < 0:
-                raise ValueError(f"bytes {start} to {end}, shape {shape}")
-        except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(path, f"tensor {name}: {type(error).__name__}: {error}") from error
+        (start, end), shape = entry.data_offsets, entry.shape
+        tensor = Tensor(path, entry.dtype, shape, begin + start, begin + end)
+        if min(start, end - start, *shape) < 0:
+            raise _damaged(path, f"tensor {name}: bytes {start} to {end}, shape {shape}")
         if tensor.dtype in DTYPES and end - start != math.prod(shape) * tensor.numpy_dtype.itemsize:
             raise _damaged(path, f"tensor {name}: {end - start} bytes for {shape} {tensor.dtype}")
         if tensor.end > size:
@@ -165,26 +176,27 @@ def open_file(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, Any], int]:
+def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, "Entry"], int]:
     first = file.read(8)
     length = struct.unpack("<Q", first)[0] if len(first) == 8 else size
     if not 0 < length <= min(size - 8, MAX_HEADER):
         raise _damaged(path, f"a file of {size:,} bytes whose header has no possible length")
-    try:
-        header = json.loads(file.read(length))
-        assert isinstance(header, dict)
-    except (ValueError, AssertionError) as error:
-        raise _damaged(path, f"a header that is no JSON object: {error}") from error
-    return header, 8 + length
+    text = file.read(length)
+    header = parse_json(text, dict[str, Any], where=path, what=WHAT, fix=FIX)
+    metadata = header.pop("__metadata__", None)
+    if not isinstance(metadata, dict | None):
+        raise _damaged(path, "metadata that is no object")
+    listed = json.dumps(header)
+    return parse_json(listed, dict[str, Entry], where=path, what=WHAT, fix=FIX), 8 + length
 
 
 def _damaged(path: Path, got: str) -> UserError:
     return UserError(
-        "not a whole safetensors file",
+        WHAT,
         where=path,
         expected="a header and the tensors it lists",
         got=got,
-        fix="copy or download it again",
+        fix=FIX,
     )
 
 

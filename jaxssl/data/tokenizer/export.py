@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxssl.core.errors import UserError
+from jaxssl.core.json_files import read_json
 from jaxssl.data.tokenizer.loading import JSON_FILE, MODEL_FILE
 from jaxssl.data.tokenizer.sentencepiece_export import SAMPLES, tokenizer_json
 from jaxssl.data.tokenizer.tokenizer import CONFIG_FILE, Tokenizer
+from jaxssl.data.tokenizer.with_transformers import FIX, WHAT, library
 
 UNLIMITED = 1 << 30
 DIVIDED = (
@@ -38,11 +40,11 @@ def write_tokenizer(
     if not path.is_file():
         path.write_bytes(_from_model(tokenizer))
     if frames and tokenizer.template(False) is None:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, what=WHAT, fix=FIX)
         content["post_processor"] = _with_template(content.get("post_processor"), tokenizer)
         path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
     names = ["input_ids", *(["token_type_ids"] if has_types else []), "attention_mask"]
-    config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
+    config = read_json(directory / CONFIG_FILE, what=WHAT, fix=FIX)
     config |= {"model_input_names": names, "model_max_length": max_length}
     text = json.dumps(config, ensure_ascii=False, indent=1) + "\n"
     (directory / CONFIG_FILE).write_text(text, encoding="utf-8")
@@ -91,9 +93,7 @@ def check_written(tokenizer: Tokenizer, directory: Path, *, frames: bool) -> Non
     Raises:
       UserError: names the class and the first text.
     """
-    import transformers
-
-    loaded: Any = transformers.AutoTokenizer.from_pretrained(directory)
+    loaded: Any = library().AutoTokenizer.from_pretrained(directory)
     loaded.model_max_length = UNLIMITED  # or it warns of samples longer than the model's rows
     for text in (*SAMPLES, *DIVIDED):
         (ids,) = tokenizer.encode_batch([text])

@@ -1,7 +1,6 @@
 """Loading tokenizers of the `tokenizers` and `sentencepiece` libraries, from files or the hub."""
 
 import json
-import logging
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,9 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxssl.core.errors import UserError, did_you_mean
+from jaxssl.core.errors import UserError
+from jaxssl.core.files import near_path
+from jaxssl.core.json_files import read_json
+from jaxssl.core.seal import inside
 from jaxssl.data.store.manifest import ROLES
+from jaxssl.data.tokenizer import with_transformers
 from jaxssl.data.tokenizer.tokenizer import CONFIG_FILE, Encoding, Frame, Tokenizer, is_word_start
+from jaxssl.data.tokenizer.with_transformers import FIX, WHAT, is_hugging_face, is_plain, read_part
 
 JSON_FILE = "tokenizer.json"
 MODEL_FILE = "tokenizer.model"
@@ -20,6 +24,8 @@ CHAT_FILE = "chat_template.jinja"
 """How a conversation is written; kept for those who load an export."""
 MODEL_KEY = "sentencepiece_model"
 """Key of the configuration that says: encode with this SentencePiece model, not tokenizer.json."""
+RUST_PANIC = "PanicException"
+"""What a library in Rust raises where it gives up; it is no `Exception`."""
 _MODEL_NAMES = (MODEL_FILE, "spiece.model", "sentencepiece.bpe.model", "spm.model")
 _VOCABULARIES = ("vocab.txt", "vocab.json", "tekken.json")
 _WORD_MARK = "\u2581"
@@ -38,23 +44,38 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     path, name = Path(name), str(name)
     try:
         if path.is_dir():
-            return _load_directory(path)
+            return _tried(_load_directory(path))
         if path.suffix == ".model" and path.is_file():
-            return SentencePieceTokenizer(path.name, path.read_bytes())
+            return _tried(SentencePieceTokenizer(path.name, path.read_bytes()))
         if path.is_file():
-            return JsonTokenizer(path.name, json.loads(path.read_text(encoding="utf-8")), {})
+            return _tried(JsonTokenizer(path.name, read_json(path, what=WHAT, fix=FIX), {}))
     except UserError:
         raise
-    except Exception as error:  # the libraries raise bare exceptions for damaged files
+    except BaseException as error:  # the libraries raise bare exceptions for damaged files
+        if not isinstance(error, Exception) and type(error).__name__ != RUST_PANIC:
+            raise
         raise _unreadable(name, f"{type(error).__name__}: {error}") from error
     if path.suffix or name.startswith((".", "/")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise _unreadable(name, "no such file or directory", _near(path))
-    if near := _near(path):
+        raise _unreadable(name, "no such file or directory", near_path(path))
+    if near := near_path(path):
         raise _unreadable(name, "no such directory, and one of almost this name is there", near)
     print(
         f"{name} is no file or directory here: asking the Hugging Face hub for it", file=sys.stderr
     )
     return _load_with_transformers(name)
+
+
+def _tried(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer, once it has encoded something: a damaged one may fail only then."""
+    tokenizer.encode_batch(["A word, 10 \u00e4\u4e2d\U0001f600."])
+    tokenizer.template(False)
+    return tokenizer
+
+
+def stated_length(directory: Path) -> int | None:
+    """The longest row, in tokens, that a tokenizer's directory says its model takes."""
+    length = read_part(directory / CONFIG_FILE).get("model_max_length")
+    return None if length is None else int(length)
 
 
 def with_tokens(tokenizer: Tokenizer, tokens: Sequence[str], role: str | None = None) -> Tokenizer:
@@ -283,39 +304,40 @@ def config_file(config: Mapping[str, Any]) -> bytes:
 
 
 def _load_directory(path: Path) -> Tokenizer:
-    config = _read_json(path / CONFIG_FILE)
+    config = read_part(path / CONFIG_FILE)
     if model := config.get(MODEL_KEY):
         files = {f.name: f.read_bytes() for f in [path / JSON_FILE] if f.is_file()}
-        return SentencePieceTokenizer(path.name, (path / model).read_bytes(), config, files)
-    roles = {**_read_json(path / "special_tokens_map.json"), **config}
-    if (path / CHAT_FILE).is_file():
-        roles["chat_template"] = (path / CHAT_FILE).read_text(encoding="utf-8")
-    states_roles = any(roles.get(f"{role}_token") for role in ROLES)
-    if states_roles and (path / JSON_FILE).is_file():
-        return JsonTokenizer(path.name, _read_json(path / JSON_FILE), roles)
+        file = inside(path, str(model), what=WHAT, fix=FIX)
+        return SentencePieceTokenizer(path.name, file.read_bytes(), config, files)
+    content = read_part(path / JSON_FILE)
+    if content and is_plain(path, config, content):
+        if (path / CHAT_FILE).is_file():
+            config["chat_template"] = (path / CHAT_FILE).read_text(encoding="utf-8")
+        return JsonTokenizer(path.name, content, config)
     models = [path / name for name in _MODEL_NAMES if (path / name).is_file()]
-    if models and not (path / JSON_FILE).is_file():
-        return SentencePieceTokenizer(
-            path.name, models[0].read_bytes(), roles if states_roles else None
-        )
-    if not any((path / name).is_file() for name in (JSON_FILE, *_VOCABULARIES, *_MODEL_NAMES)):
+    if models and not is_hugging_face(path):
+        return SentencePieceTokenizer(path.name, models[0].read_bytes())
+    if not models and not any((path / name).is_file() for name in (JSON_FILE, *_VOCABULARIES)):
         found = "a directory without any of them"  # transformers would make an empty one, unasked
         raise _unreadable(str(path), found)
     return _load_with_transformers(str(path), path.name)
 
 
 def _load_with_transformers(name: str, called: str | None = None) -> Tokenizer:
-    """A tokenizer whose roles or files need the knowledge in `transformers`, or the hub."""
-    import transformers
-
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each of many retries
+    """A tokenizer whose files need the knowledge in `transformers`, or the hub."""
     try:
-        loaded = transformers.AutoTokenizer.from_pretrained(name)
-        content = json.loads(loaded.backend_tokenizer.to_str())
+        content, config = with_transformers.read(name)
     except Exception as error:  # a long list of them, from OSError to bare ones
         message = str(error).strip().splitlines() or [type(error).__name__]
-        raise _unreadable(name, message[0], _near(Path(name))) from error
-    config = {f"{role}_token": getattr(loaded, f"{role}_token", None) for role in ROLES}
+        fix = near_path(name)
+        if "auto_map" in read_part(Path(name) / CONFIG_FILE):
+            fix = (
+                f"code of its own is not run: if {JSON_FILE} says all, delete auto_map from "
+                f"{CONFIG_FILE}"
+            )
+        raise _unreadable(name, message[0], fix) from error
+    if known := with_transformers.stated_tokens(Path(name)):
+        _roles(config, {token: 0 for token in known}.get, name)  # it would add what is mistyped
     return JsonTokenizer(called or name, content, config)
 
 
@@ -354,18 +376,6 @@ def _model_roles(processor: Any) -> dict[str, str | None]:
         names = [f"[{role.upper()}]", f"<{role}>"]
         found[role] = next((n for n in names if n in pieces), found.get(other or ""))
     return {f"{role}_token": found.get(role) for role in ROLES}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _near(path: Path) -> str | None:
-    """The path of a file or directory beside `path` with almost its name, in words."""
-    if path.exists() or not path.parent.is_dir():
-        return None
-    beside = {str(path.parent / file.name) for file in path.parent.iterdir()}
-    return did_you_mean(str(path), sorted(beside), cutoff=0.8)
 
 
 def _unreadable(name: str, got: str, fix: str | None = None) -> UserError:

@@ -120,6 +120,10 @@ class Tokenizer(ABC):
                     rows[i] = self._encode_around(texts[i])
         return rows
 
+    def special_in(self, texts: Iterable[str]) -> list[str]:
+        """The special tokens' strings that stand in texts, which are read as any other text."""
+        return [token for token in self._special_tokens if any(token in text for text in texts)]
+
     def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoding]:
         """Ids of each text, as `encode_batch` gives them, and where its tokens stand in it.
 
