@@ -148,8 +148,6 @@ def _finetune(options: argparse.Namespace) -> int:
 
     config = recipes.load_run(options, FINETUNE)
     if config is None:
-        more = "train N runs in out/seed-0, out/seed-1, ... and tell mean and deviation"
-        print(f"\n--seeds N: {more}")
         return 0
     from jaxssl.commands.training import train_and_print, train_seeds_and_print
 

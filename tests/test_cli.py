@@ -1,22 +1,16 @@
 """The command line: quick to answer, documents everything, and its configuration forms."""
 
-import dataclasses
 import os
 import re
 import subprocess
 import sys
-import typing
 
 import pytest
 import toy
 
 from jaxssl import cli
 from jaxssl.core import config as configuration
-from jaxssl.core.registry import members
-from jaxssl.data.corpus.config import PrepareConfig
-from jaxssl.data.tokenizer.training import TokenizerTrainConfig
 from jaxssl.run.build import build
-from jaxssl.run.config import RunConfig
 from jaxssl.run.recipes import load_config
 from jaxssl.run.train import describe, find_receipt
 
@@ -76,45 +70,6 @@ def test_a_stray_argument_is_answered_with_what_to_write(arguments, fix, capsys)
     assert raised.value.code == 2
     err = capsys.readouterr().err
     assert fix in err and "error: " in err
-
-
-def fields(cls: type, seen: set | None = None):
-    """(class, field) of everything that can be configured below `cls`."""
-    seen = seen if seen is not None else set()
-    if cls in seen:
-        return
-    seen.add(cls)
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        yield cls, field
-        for part in (hints[field.name], *typing.get_args(hints[field.name])):
-            for inner in (part, *typing.get_args(part)):
-                for chosen in members(inner) or (inner,):
-                    if dataclasses.is_dataclass(chosen) and isinstance(chosen, type):
-                        yield from fields(chosen, seen)
-
-
-@pytest.mark.parametrize(
-    ("verb", "cls"),
-    [
-        ("pretrain", RunConfig),
-        ("config", RunConfig),
-        ("prepare", PrepareConfig),
-        ("tokenizer", TokenizerTrainConfig),
-    ],
-)
-def test_help_of_a_verb_documents_every_field_with_its_default(verb, cls, capsys):
-    text = told(capsys, verb, "--help")
-    words = " ".join(text.split())
-    everything = list(fields(cls))
-    assert len(everything) > 10
-    for owner, field in everything:
-        assert re.search(rf"^\s*{configuration.key_of(field)}:", text, re.MULTILINE), field.name
-        doc = configuration.field_docs(owner).get(field.name)
-        if field.name != "name":
-            assert doc, f"{owner.__name__}.{field.name} has no docstring"
-            assert doc in words or dataclasses.is_dataclass(field.default), (owner, field.name)
-    assert "(required)" in text and "= " in text
 
 
 @pytest.mark.parametrize(

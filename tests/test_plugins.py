@@ -408,15 +408,26 @@ TABLES = {
 
 def test_help_shows_the_fields_of_plugins(options, capsys):
     given = options(*PRETRAINING, "more_or_less", "agreement")
+    chosen = {
+        "objective": "wrong_words",
+        "optimizer": "lion",
+        "optimizer.schedule": "inverse_sqrt",
+        "objective.extra_scores": "agreement",
+        "model": "pre_bert",
+    }
     assert command("pretrain", "--help", *given) == 0
+    overview = " ".join(capsys.readouterr().out.split())
+    assert ", wrong_words" in overview and ", lion" in overview and ", pre_bert" in overview
+    for topic, name in chosen.items():
+        assert command("pretrain", "--help", topic, *given) == 0
+        assert f"--- {topic}.name={name}" in capsys.readouterr().out
+        assert command("pretrain", *given, "--help", f"{topic}.{name}") == 0
+        assert capsys.readouterr().out.startswith(f"--- {topic}.name={name}")
+    assert command("pretrain", "--help", "all", *given) == 0
     text = capsys.readouterr().out
-    for name in ("objective", "optimizer", "schedule", "extra_scores", "model"):
-        chosen = {"objective": "wrong_words", "optimizer": "lion", "schedule": "inverse_sqrt"}
-        chosen |= {"extra_scores": "agreement", "model": "pre_bert"}
-        assert f"--- {name}.name={chosen[name]}" in text
     assert "Share of the tokens that are replaced." in text
     assert "What the numbers are compared with." in text
-    assert command("pretrain", *options("lion"), "--help") == 0
+    assert command("pretrain", *options("lion"), "--help", "optimizer") == 0
     assert "Decay of the mean of gradients." in capsys.readouterr().out
     assert command("pretrain", "--help") == 0
     assert "wrong_words" not in capsys.readouterr().out

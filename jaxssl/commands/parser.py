@@ -8,8 +8,9 @@ from jaxssl.commands.arguments import Parser, add_embed, add_predict
 
 EPILOG = """
 A recipe is a YAML file, or the name of one that comes with jaxssl (`jaxssl config
-pretrain/bert-tiny`). Later files and a.b=c overrides win. `jaxssl VERB --help` documents every
-field with its default. Code of your own is named after the verb: `--plugin FILE.py`.
+pretrain/bert-tiny`). Later files and a.b=c overrides win. `jaxssl VERB --help` shows what is
+changed often, and `jaxssl VERB --help TOPIC` (model, model.bert, train.steps, all) every field with
+its default. Code of your own is named after the verb: `--plugin FILE.py`.
 
 exit codes: 0 done; 1 verify found a difference; 2 a mistake, explained; 3 the loss was not finite;
 75 stopped by a signal after saving, run the same command again to go on; 130 interrupted.
@@ -29,7 +30,7 @@ def make_parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
         prog="jaxssl",
         description="Raw text to a pretrained language model, in JAX.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Formatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     parser.set_defaults(plugins=[])
@@ -41,6 +42,13 @@ def make_parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     _add_hugging_face_verbs(verbs)
     _add_showing_verbs(verbs)
     return parser
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """As wide as the tables of recipes' fields, however wide the terminal is."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=30, width=100)
 
 
 class Verbs(NamedTuple):
@@ -55,7 +63,7 @@ class Verbs(NamedTuple):
             name,
             help=text,
             description=text,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Formatter,
             add_help=add_help,
         )
         verb.set_defaults(run=self.run[name])
@@ -73,12 +81,26 @@ def _add_recipe_verbs(verbs: Verbs) -> None:
         ("config", "print the resolved configuration of a pretraining run"),
     ):
         verb = verbs.add(name, text, add_help=False)
-        verb.add_argument("layers", nargs="*", metavar="recipe.yaml | a.b=c")
+        verb.set_defaults(parser=verb)
+        verb.add_argument(
+            "layers",
+            nargs="*",
+            metavar="recipe.yaml | a.b=c",
+            help="YAML files or names of recipes, and changes of them; later ones win",
+        )
         if name == "finetune":
-            verb.add_argument("--seeds", type=int, metavar="N")
+            verb.add_argument(
+                "--seeds", type=int, metavar="N", help="train N runs: out/seed-0, out/seed-1, ..."
+            )
         if name not in ("tokenizer", "prepare"):
             _add_plugin(verb)
-        verb.add_argument("-h", "--help", action="store_true", help="document every field")
+        verb.add_argument(
+            *("-h", "--help"),
+            nargs="?",
+            const="",
+            metavar="TOPIC",
+            help="this page, or all about one of its topics",
+        )
 
 
 def _add_run_verbs(verbs: Verbs) -> None:

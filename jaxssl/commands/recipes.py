@@ -4,19 +4,22 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxssl.commands.help import print_help
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError, UserErrors
 from jaxssl.run.config import RunConfig
-from jaxssl.run.recipes import find_recipe, load_config
+from jaxssl.run.recipes import config_layers, find_recipe, load_config
 
 
 def load(cls: type, options: argparse.Namespace) -> Any:
     """A configuration of `cls`, or None after printing its documentation."""
-    if options.help:
-        _document(cls, options)
-        return None
     recipes, overrides = _split_layers(options.layers)
-    return configuration.load(cls, [find_recipe(recipe) for recipe in recipes], overrides)
+    paths = [find_recipe(recipe) for recipe in recipes]
+    if options.help is not None:
+        given = configuration.combine([configuration.read_yaml(path) for path in paths], overrides)
+        print_help(options, cls, given)
+        return None
+    return configuration.load(cls, paths, overrides)
 
 
 def load_run(options: argparse.Namespace, defaults: Mapping[str, Any]) -> Any:
@@ -25,10 +28,11 @@ def load_run(options: argparse.Namespace, defaults: Mapping[str, Any]) -> Any:
     Args:
       defaults: what the verb begins with.
     """
-    if options.help:
-        _document(RunConfig, options, defaults, " [--plugin FILE ...]")
-        return None
     recipes, overrides = _split_layers(options.layers)
+    if options.help is not None:
+        given = configuration.combine(config_layers(recipes, overrides, defaults))
+        print_help(options, RunConfig, given)
+        return None
     try:
         return load_config(recipes, overrides, defaults)
     except UserError as error:
@@ -53,13 +57,3 @@ def _no_recipe(verb: str, overrides: Sequence[str]) -> UserError:
         got=" ".join(overrides) or "nothing",
         fix=f"name a recipe, such as {example}: {command}",
     )
-
-
-def _document(
-    cls: type,
-    options: argparse.Namespace,
-    defaults: Mapping[str, Any] | None = None,
-    more: str = "",
-) -> None:
-    print(f"usage: jaxssl {options.verb} recipe.yaml [more.yaml ...] [a.b=c ...]{more}\n")
-    print("\n".join(configuration.document(cls, defaults)))

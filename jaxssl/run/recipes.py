@@ -50,6 +50,13 @@ def load_config(
     Raises:
       UserError: a mistake in them; `init.from` is no run.
     """
+    return configuration.load(RunConfig, config_layers(recipes, overrides, defaults))
+
+
+def config_layers(
+    recipes: Iterable[str | Path | Layer], overrides: Iterable[str], defaults: Layer
+) -> list[Layer]:
+    """The layers that `load_config` makes a configuration of, the lowest first."""
     contents = [
         x if isinstance(x, Mapping) else configuration.read_yaml(find_recipe(x)) for x in recipes
     ]
@@ -62,7 +69,7 @@ def load_config(
     for section, keys in EITHER:
         if any(key in (given.get(section) or {}) for key in keys):
             below[section] = {k: v for k, v in below.get(section, {}).items() if k not in keys}
-    return configuration.load(RunConfig, [below, *layers])
+    return [below, *layers]
 
 
 def read_config(run_dir: Path, layers: Iterable[str] = ()) -> RunConfig:

@@ -38,8 +38,9 @@ class Selection:
     """
 
     preset: Literal["full", "head", "top", "bias", "norms"] = "full"
-    """`full` trains everything, `head` the task's head and the pooler (a linear probe), `top` those
-    and the last layers, `bias` those and all biases (BitFit), `norms` those and all norms."""
+    """What is trained: `full` all of it, `head` the task's head and the pooler (a linear probe),
+    `top` those and the last layers, `bias` those and all biases (BitFit), `norms` those and all
+    norms."""
     top: int = 2
     """For `top`: how many layers of each stack, counted from the last."""
     train: tuple[str, ...] = ()

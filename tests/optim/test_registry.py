@@ -76,7 +76,7 @@ def test_help_documents_every_setting_of_each():
     for choice in OPTIMIZERS:
         assert f"--- optimizer.name={choice_name(choice)}" in text
     for choice in SCHEDULES:
-        assert f"--- schedule.name={choice_name(choice)}" in text
+        assert f"--- optimizer.schedule.name={choice_name(choice)}" in text
     assert "Decay of the sum of past gradients" in text and "Largest global norm" in text
 
 

@@ -7,10 +7,11 @@ kind that its field is by default. Every error of a configuration is reported at
 """
 
 from jaxssl.core.config.building import build, load
-from jaxssl.core.config.documentation import document, field_docs
+from jaxssl.core.config.documentation import field_docs
 from jaxssl.core.config.fields import key_of
 from jaxssl.core.config.layers import combine, read_yaml
 from jaxssl.core.config.mistakes import MISSING
+from jaxssl.core.config.pages import document
 from jaxssl.core.config.printing import to_dict, to_yaml
 from jaxssl.core.config.yaml_text import parse_yaml
 
