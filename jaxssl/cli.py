@@ -1,13 +1,17 @@
 """The command line: one short function per verb, which imports what it needs when it runs."""
 
 import argparse
+import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxssl.commands import parser
+from jaxssl.core.interrupts import EXIT_STOPPED
+from jaxssl.core.terminal import check_arguments
 
 WITH_MODEL = (
     *("pretrain", "finetune", "evaluate", "predict", "embed", "generate", "fill-mask"),
@@ -16,37 +20,74 @@ WITH_MODEL = (
 """The verbs that run a model."""
 
 
+TRAINING = ("pretrain", "finetune", "demo")
+"""The verbs that go on where they were when they are given again."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command, without `arguments` that of this process; returns the exit code."""
     if arguments is None:
-        from jaxssl.core import allocator
+        from jaxssl.core import allocator, terminal
         from jaxssl.core.interrupts import ending_quietly
 
-        if sys.argv[1:2] and sys.argv[1] in WITH_MODEL and not {"-h", "--help"} & {*sys.argv}:
+        terminal.make_safe()
+        verb = sys.argv[1] if sys.argv[1:] else None
+        if verb in WITH_MODEL and not {"-h", "--help"} & {*sys.argv}:
             allocator.start_again()
-        return ending_quietly(lambda: main(sys.argv[1:]))
+        stopped = _stopped if verb in TRAINING else None
+        return ending_quietly(lambda: main(sys.argv[1:]), stopped)
     parser = make_parser()
     options = parser.parse_args(arguments)
     if options.verb is None:
         parser.print_help()
         return 0
     try:
+        check_arguments(arguments)
         _load_plugins(options)
-        return options.run(options)
+        code, said = options.run(options), "see its own messages"
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        from jaxssl.commands.mistakes import mistakes_of
+        from jaxssl.commands.mistakes import code_of, mistakes_of
 
+        _wait_for_others(error)
         mistakes = mistakes_of(error)
-        if not mistakes:
+        if not mistakes and _partners() is None:
             raise
         for mistake in mistakes:
             print(f"error: {mistake}", file=sys.stderr)
         if len(mistakes) > 1:
             print(f"{len(mistakes)} errors", file=sys.stderr)
-        return 2
+        if not mistakes:
+            traceback.print_exc()
+        code, said = code_of(error, mistakes), str(error).partition("\n")[0]
+    if code not in (0, EXIT_STOPPED) and (partners := _partners()) is not None:
+        partners.leave(code, said)
+    return code
+
+
+def _partners() -> Any:
+    """The module that knows the other processes of a run, if there are some."""
+    module = sys.modules.get("jaxssl.parallel.partners")
+    return module if module is not None and module.is_joined() else None
+
+
+def _wait_for_others(error: Exception) -> None:
+    """What XLA cannot do may be another process's end: who it was is told in a moment."""
+    partners = _partners()
+    if partners is not None and type(error).__name__ == "JaxRuntimeError":
+        partners.wait_for_news()
+
+
+def _stopped(name: str) -> int:
+    """Ends a command that a signal has met where nothing was to be saved."""
+    text = f"{name}: run the same command again to go on"
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{text}\n".encode())
+    if (partners := _partners()) is not None:
+        partners.leave(EXIT_STOPPED, text)
+    return EXIT_STOPPED
 
 
 def make_parser() -> argparse.ArgumentParser:

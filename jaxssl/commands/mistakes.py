@@ -23,6 +23,15 @@ def mistakes_of(error: Exception) -> list[UserError]:
     return []
 
 
+def code_of(error: Exception, mistakes: list[UserError]) -> int:
+    """The exit code: 2 for a mistake, 69 for a process that never came, 1 for a fault of ours."""
+    from jaxssl.parallel.partners import EXIT_MISSING, MissingProcess
+
+    if isinstance(error, MissingProcess):
+        return EXIT_MISSING
+    return 2 if mistakes else 1
+
+
 def _of_disk(error: OSError) -> UserError:
     return UserError(
         "a file cannot be written or read",

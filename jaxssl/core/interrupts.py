@@ -1,4 +1,4 @@
-"""Ctrl-C ends a command quietly, wherever it strikes."""
+"""Signals end a command quietly, wherever they strike."""
 
 import contextlib
 import os
@@ -9,12 +9,18 @@ import types
 from collections.abc import Callable
 
 EXIT_INTERRUPTED = 130
+EXIT_STOPPED = 75
+"""Exit code after SIGTERM, SIGHUP or Ctrl-C where the same command goes on (EX_TEMPFAIL)."""
 AGAIN_SECONDS = 0.02
 STILL_HERE_SECONDS = 2.0
 
 
-def ending_quietly(command: Callable[[], int]) -> int:
+def ending_quietly(command: Callable[[], int], stopped: Callable[[str], int] | None = None) -> int:
     """Runs `command`, the whole of this process; interrupted, it ends with 130 and no traceback.
+
+    Args:
+      stopped: called with a signal's name on SIGTERM or SIGHUP, until the command has handlers of
+        its own; the process ends with the code that it returns. None leaves these signals alone.
 
     Python raises KeyboardInterrupt wherever it happens to be. In a callback of a library that is
     printed as "Exception ignored" and forgotten, and some code takes it for an error of its own:
@@ -40,7 +46,15 @@ def ending_quietly(command: Callable[[], int]) -> int:
         else:
             sys.__unraisablehook__(ignored)
 
+    def stop(number: int, frame: types.FrameType | None) -> None:
+        del frame
+        assert stopped is not None
+        _end(stopped(signal.Signals(number).name))
+
     signal.signal(signal.SIGINT, note)
+    for number in (signal.SIGTERM, signal.SIGHUP) if stopped is not None else ():
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, stop)
     sys.unraisablehook = ask_again
     try:
         code = command()
@@ -70,6 +84,12 @@ def _imports(frame: types.FrameType | None) -> bool:
 
 
 def _leave() -> None:
+    with contextlib.suppress(OSError):  # standard error was closed
+        os.write(2, b"interrupted\n")
+    _end(EXIT_INTERRUPTED)
+
+
+def _end(code: int) -> None:
     """Ends the process here: finalizers of the libraries would have more to say."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if "multiprocessing" in sys.modules:
@@ -77,5 +97,4 @@ def _leave() -> None:
             child.terminate()
     with contextlib.suppress(Exception):  # a reader that has gone, or a write that was cut off
         sys.stdout.flush()
-    os.write(2, b"interrupted\n")
-    os._exit(EXIT_INTERRUPTED)
+    os._exit(code)

@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding
 
 from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
+from jaxssl.parallel import partners
 
 FAILED = -2
 
@@ -28,9 +29,13 @@ class DistributedConfig:
     """Number of this process, from 0. The first one prints, and writes what is written once."""
     timeout_seconds: int = 300
     """How long to wait for the others at the start."""
+    lost_seconds: int = 30
+    """How long to wait for a sign of life of another process; then all end with exit code 69."""
+    watch_port: int | None = None
+    """Port of the first process at which the others are watched; null is the coordinator's + 1."""
 
     def __post_init__(self):
-        check_at_least(1, self, "num_processes", "timeout_seconds")
+        check_at_least(1, self, "num_processes", "timeout_seconds", "lost_seconds", "watch_port")
         check_at_least(0, self, "process_id")
         given = (self.coordinator, self.num_processes, self.process_id)
         missing = given.count(None)
@@ -59,21 +64,50 @@ def connect(config: DistributedConfig) -> None:
     if not config.auto and config.coordinator is None or jax.distributed.is_initialized():
         return
     try:
+        coordinator, count, number = _find(config)
+    except (RuntimeError, ValueError) as error:
+        raise _not_joined(config, str(error)) from error
+    host, _, port = coordinator.rpartition(":")
+    watch_port = int(port) + 1 if config.watch_port is None else config.watch_port
+    partners.join(
+        partners.Place(host.strip("[]"), watch_port, count, number),
+        partners.Patience(config.timeout_seconds, config.lost_seconds),
+    )
+    # Its handler of SIGTERM would take the place of ours.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
         jax.distributed.initialize(
-            config.coordinator,
-            config.num_processes,
-            config.process_id,
-            initialization_timeout=config.timeout_seconds,
+            coordinator, count, number, initialization_timeout=config.timeout_seconds
         )
     except (RuntimeError, ValueError) as error:
-        raise UserError(
-            "the processes could not be joined",
-            where="distributed",
-            expected=f"{config.num_processes or 'all'} processes at "
-            f"{config.coordinator or 'addresses that the cluster knows'}",
-            got=str(error)[:300],
-            fix="start all of them, with the same coordinator and each its own process_id",
-        ) from error
+        raise _not_joined(config, str(error)) from error
+
+
+def _find(config: DistributedConfig) -> tuple[str, int, int]:
+    """The coordinator's address, how many processes there are, and the number of this one."""
+    if config.coordinator is not None:
+        assert config.num_processes is not None and config.process_id is not None
+        return config.coordinator, config.num_processes, config.process_id
+    from jax._src.clusters import ClusterEnv  # what jax.distributed asks; nothing public does
+
+    found = ClusterEnv.auto_detect_unset_distributed_params(
+        None, None, None, None, None, config.timeout_seconds
+    )
+    coordinator, count, number, _ = found
+    if coordinator is None or count is None or number is None:
+        raise ValueError("no cluster that JAX knows: Slurm, Open MPI, Kubernetes, Cloud TPU")
+    return coordinator, count, number
+
+
+def _not_joined(config: DistributedConfig, got: str) -> UserError:
+    return UserError(
+        "the processes could not be joined",
+        where="distributed",
+        expected=f"{config.num_processes or 'all'} processes at "
+        f"{config.coordinator or 'addresses that the cluster knows'}",
+        got=got[:300],
+        fix="start all of them, with the same coordinator and each its own process_id",
+    )
 
 
 def is_first() -> bool:

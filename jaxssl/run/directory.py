@@ -71,6 +71,29 @@ class RunLock:
         if self._file is not None:
             self._file.close()
 
+    def check(self) -> None:
+        """Refuses to go on where the directory is not the one that was locked any more.
+
+        Raises:
+          UserError: it was renamed, deleted, or another has taken its place.
+        """
+        if self._file is None:
+            return
+        held = os.fstat(self._file.fileno())
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            found = None
+        if found is None or (found.st_ino, found.st_dev) != (held.st_ino, held.st_dev):
+            raise UserError(
+                "the run directory was moved or deleted while the run trained in it",
+                where=self._path.parent,
+                expected="the directory that the run was started in",
+                got="none" if found is None else "another one",
+                fix="put it back under its name, and start the same command again: the run goes "
+                "on from its newest checkpoint",
+            )
+
     def _take(self) -> int:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -268,7 +291,7 @@ def _changed_ahead(old: dict[str, Any], new: dict[str, Any], step: int) -> list[
 
 def _weights(config: dict[str, Any]) -> dict[str, Factor]:
     """{path: the factor} of all weights in a configuration."""
-    found, todo = {}, [("", _without_lists(config))]
+    found, todo = {}, [("", without_lists(config))]
     while todo:
         path, node = todo.pop()
         if any(matches(pattern, path) for pattern in WEIGHTS):
@@ -285,7 +308,7 @@ def _points(points: dict[str, dict[str, Any]]) -> tuple[tuple[int, float], ...]:
 
 def _changes(old: dict[str, Any], new: dict[str, Any], counts: Callable[[str], bool]) -> list[str]:
     """`key: old value -> new value` of each value that differs and counts, lists taken apart."""
-    before, after = (flatten(_without_lists(json.loads(json.dumps(x)))) for x in (old, new))
+    before, after = (flatten(without_lists(json.loads(json.dumps(x)))) for x in (old, new))
     return [
         f"{path.replace('/', '.')}: {before.get(path)!r} -> {after.get(path)!r}"
         for path in sorted(before.keys() | after.keys())
@@ -293,11 +316,11 @@ def _changes(old: dict[str, Any], new: dict[str, Any], counts: Callable[[str], b
     ]
 
 
-def _without_lists(value: Any) -> Any:
+def without_lists(value: Any) -> Any:
     if isinstance(value, list | tuple):
         value = {str(i): item for i, item in enumerate(value)} or None
     if isinstance(value, dict):
-        return {key: _without_lists(item) for key, item in value.items()}
+        return {key: without_lists(item) for key, item in value.items()}
     return value
 
 

@@ -37,6 +37,7 @@ from jaxssl.parallel.mesh import MeshConfig, batch_shards, make_mesh, replicated
 from jaxssl.parallel.rules import make_rules, use_layout
 from jaxssl.program.state import everything, laid_out
 from jaxssl.program.step import make_eval_step
+from jaxssl.run.alike import check_alike
 from jaxssl.run.build import make_vocabulary
 from jaxssl.run.config import RunConfig, StreamConfig
 from jaxssl.run.feeds import open_split
@@ -100,6 +101,7 @@ def open_run(
     run_dir = Path(run_dir)
     config = read_config(run_dir, layers)
     hosts.connect(config.distributed)
+    check_alike(config)
     manager = CheckpointManager(run_dir / "checkpoints", config.checkpoint)
     chosen = hosts.first_decides(lambda: manager.choose(step))
     tokenizer = load_tokenizer(str(run_dir / "tokenizer"))

@@ -21,6 +21,7 @@ from jaxssl.models.model import num_parameters
 from jaxssl.objectives.base import Objective
 from jaxssl.parallel import hosts
 from jaxssl.parallel.rules import make_rules, use_rules
+from jaxssl.run.alike import check_alike, check_data_alike
 from jaxssl.run.build import Built, build
 from jaxssl.run.config import RunConfig
 from jaxssl.run.directory import RunLock, open_run_directory
@@ -47,6 +48,7 @@ def train_run(config: RunConfig, say: Say = print) -> Outcome:
       NotFinite: the loss was not finite and the configuration does not allow going on.
     """
     hosts.connect(config.distributed)
+    check_alike(config)
     with use_rules(make_rules(config.mesh.rules)):
         return _train(build(config), say)
 
@@ -55,9 +57,10 @@ def _train(built: Built, say: Say) -> Outcome:
     from jaxssl.report import write_report
 
     config, work = built.config, built.work
+    check_data_alike({"data": built.data, "tokenizer": work.feeds.tokenizer.fingerprint})
     first = hosts.is_first()
     tell = say if first else _say_nothing
-    with RunLock(config.out):
+    with RunLock(config.out) as lock:
         run_dir = open_run_directory(config, work.feeds.tokenizer, built.data, say)
         cost = find_receipt(built, run_dir)
         if first:
@@ -65,7 +68,7 @@ def _train(built: Built, say: Say) -> Outcome:
             seal_run(run_dir)
         for line in describe(built, cost):
             tell(line)
-        outcome = fit(work, run_dir, tell)
+        outcome = fit(work, run_dir, tell, before_save=lock.check)
         if outcome.frozen_arrays:
             tell(f"{outcome.frozen_arrays} frozen arrays: each has the bits it started with")
         if outcome.stopped_by is None and config.tasks:

@@ -76,19 +76,31 @@ class Outcome:
     frozen_arrays: int = 0
 
 
-def fit(work: Work, run_dir: Path, say: Callable[[str], None]) -> Outcome:
+def fit(
+    work: Work,
+    run_dir: Path,
+    say: Callable[[str], None],
+    before_save: Callable[[], None] = lambda: None,
+) -> Outcome:
     """Trains from the newest intact checkpoint in `run_dir`, or from scratch, to the last step."""
     with jax.set_mesh(work.program.mesh), contextlib.ExitStack() as stack:
-        return Loop(work, run_dir, say, stack).run()
+        return Loop(work, run_dir, say, before_save, stack).run()
 
 
 class Loop:
     """The state of one `fit`: what `run` and its few branches share."""
 
-    def __init__(self, work: Work, run_dir: Path, say, stack: contextlib.ExitStack):
+    def __init__(
+        self,
+        work: Work,
+        run_dir: Path,
+        say: Callable[[str], None],
+        before_save: Callable[[], None],
+        stack: contextlib.ExitStack,
+    ):
         self.program, self.feeds, self.settings = work.program, work.feeds, work.settings
         self.run_dir: Path = run_dir
-        self.say: Callable[[str], None] = say
+        self.say, self.before_save = say, before_save
         self.checkpoints = CheckpointManager(run_dir / "checkpoints", self.settings.checkpoint)
         stack.callback(self.checkpoints.close)
         self.learner = Learner(self.program, self.checkpoints, work.phases)
@@ -283,6 +295,7 @@ class Loop:
     def _save(self, step: int) -> None:
         if self.saved == step:
             return
+        self.before_save()
         meta = {
             "data_offset": self.data_offset,
             "selection": self.validation.selection_at(step),
@@ -322,7 +335,8 @@ class Loop:
         """Says that more is trained from here on; compiling its step takes time."""
         self.watchdog.pause()
         self.say(f"step {step}: more parameters are trained from here on; compiling")
-        self.sinks.note(step, "more parameters are trained from here on")
+        # Of the next step: a run that is killed now resumes at `step`, and must not note it twice.
+        self.sinks.note(step + 1, "more parameters are trained from this step on")
 
     def _encode_once(self) -> None:
         """Takes the examples' hidden states in the place of their texts from here on."""

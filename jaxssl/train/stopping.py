@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 from jaxssl.core.bounds import check_at_least
+from jaxssl.core.interrupts import EXIT_STOPPED as EXIT_STOPPED
 
-EXIT_STOPPED = 75
-"""Exit code after SIGTERM or Ctrl-C: saved, run the same command again to go on (EX_TEMPFAIL)."""
 EXIT_NOT_FINITE = 3
 """Exit code after a loss or gradient that was not finite, where the run may not go on."""
 
@@ -20,7 +20,8 @@ class NotFinite(RuntimeError):
 
 
 class StopSignal:
-    """Notes SIGTERM and SIGINT while it is entered; a second SIGINT interrupts at once.
+    """Notes SIGTERM, SIGHUP and SIGINT while it is entered; a second SIGINT interrupts at once, as
+    it would have done before. SIGHUP that is ignored (nohup) stays so.
 
     Args:
       say: is told of the first signal.
@@ -29,21 +30,24 @@ class StopSignal:
     def __init__(self, say: Callable[[str], None] = print):
         self.received: str | None = None
         self._say = say
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._note)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        del frame
         if self.received == "SIGINT" and number == signal.SIGINT:
+            before = self._previous[number]
+            if callable(before):
+                before(number, frame)
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
         again = "; Ctrl-C again quits without saving" if number == signal.SIGINT else ""

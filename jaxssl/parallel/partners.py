@@ -1,0 +1,392 @@
+"""The processes of a run watch each other, so that none waits for one that is gone.
+
+The first process listens beside the coordinator; the others connect before they join through JAX,
+and all say every few seconds that they are there. Whoever loses a partner says who is missing and
+ends with `EXIT_MISSING`: JAX itself would wait for minutes, or abort. What must be alike in all
+processes is compared over the same connections, before any program runs.
+"""
+
+import atexit
+import contextlib
+import dataclasses
+import json
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from jaxssl.core.errors import UserError
+
+EXIT_MISSING = 69
+"""Exit code where another process is missing (EX_UNAVAILABLE): start all of them again."""
+MOST_BYTES = 16 << 20
+GRACE_SECONDS = 1.0
+"""What a process has to end by itself when another has said that it ends."""
+RETRY_SECONDS = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a process stands among the others.
+
+    Attributes:
+      host, port: of the first process, where it listens to the others.
+    """
+
+    host: str
+    port: int
+    count: int
+    number: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Patience:
+    """Seconds that are waited: for all to come at the start, and for a sign of life later."""
+
+    start: float = 300
+    lost: float = 30
+
+
+class Link:
+    """A connection to another process: messages are JSON objects, one a line."""
+
+    def __init__(self, connection: socket.socket, name: str, patience: float):
+        connection.settimeout(patience)
+        self.name, self.is_leaving = name, False
+        self.number: int | None = None
+        self._connection, self._lock = connection, threading.Lock()
+
+    def send(self, **message: Any) -> None:
+        """Sends it, if the other is still there: that it is not is noticed by `messages`."""
+        with self._lock, contextlib.suppress(OSError):
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """What the other says, until it closes.
+
+        Raises:
+          TimeoutError: it has said nothing for as long as its patience lasts.
+          OSError: the connection broke.
+          ValueError: what came is no message.
+        """
+        rest = b""
+        while block := self._connection.recv(1 << 16):
+            *lines, rest = (rest + block).split(b"\n")
+            if len(rest) > MOST_BYTES:
+                raise ValueError("a message without an end")
+            for line in lines:
+                message = json.loads(line)
+                if not isinstance(message, dict):
+                    raise ValueError(f"no message: {line[:40]!r}")
+                yield message
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._connection.close()
+
+
+class Partners:
+    """The other processes of a run, seen from this one.
+
+    Args:
+      end: ends this process with a line and an exit code; from a thread of its own.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        patience: Patience,
+        end: Callable[[str, int], None] | None = None,
+    ):
+        self.place, self.patience = place, patience
+        self._end = end or _end_process
+        self._links: dict[int, Link] = {}
+        self._answers: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
+        self._closed = threading.Event()
+
+    @property
+    def is_first(self) -> bool:
+        return self.place.number == 0
+
+    # --- Coming together ---
+
+    def come_together(self) -> None:
+        """Waits for all processes.
+
+        Raises:
+          UserError: names those that did not come in time.
+        """
+        if self.is_first:
+            self._listen()
+        else:
+            self._call()
+        for number, link in self._links.items():
+            _start(self._watch, number, link)
+        _start(self._beat)
+
+    def _listen(self) -> None:
+        deadline = time.monotonic() + self.patience.start
+        try:
+            server = _server(self.place.port)
+        except OSError as error:
+            raise UserError(
+                "the first process cannot listen to the others",
+                where=f"distributed.watch_port: port {self.place.port}",
+                expected="a free port",
+                got=error.strerror,
+                fix="choose another with distributed.watch_port, or another coordinator",
+            ) from error
+        with server:
+            while len(self._links) < self.place.count - 1:
+                server.settimeout(max(0.01, deadline - time.monotonic()))
+                try:
+                    connection, _ = server.accept()
+                except TimeoutError:
+                    raise self._did_not_come() from None
+                self._welcome(connection)
+        for link in self._links.values():
+            link.send(go=True)
+
+    def _welcome(self, connection: socket.socket) -> None:
+        """Takes a process in that says who it is; others that call here are none of ours."""
+        link = Link(connection, "", self.patience.lost)
+        try:
+            hello = next(link.messages())
+            number, count, name = (hello[key] for key in ("number", "count", "name"))
+        except (OSError, ValueError, KeyError, StopIteration):
+            link.close()
+            return
+        if count != self.place.count or number in self._links or not 0 < number < count:
+            link.send(refused=f"process {number} of {count} came to one of {self.place.count}")
+            link.close()
+            return
+        link.number, link.name = number, f"process {number} ({name})"
+        self._links[number] = link
+
+    def _call(self) -> None:
+        deadline = time.monotonic() + self.patience.start
+        link = Link(self._connect(deadline), self._first_name, self.patience.start + 5)
+        link.send(
+            number=self.place.number,
+            count=self.place.count,
+            name=f"{socket.gethostname()}, pid {os.getpid()}",
+        )
+        try:
+            answer = next(link.messages(), {})
+        except (OSError, ValueError):
+            answer = {}
+        if "missing" in answer:
+            raise _missing_error(answer["missing"], self.patience.start)
+        if "go" not in answer:
+            raise UserError(
+                "the first process did not take this one in",
+                where=f"process {self.place.number}",
+                expected=f"{self.place.count} processes with a number each",
+                got=answer.get("refused", "a closed connection"),
+                fix="start all of them with the same num_processes, and each its own process_id",
+            )
+        link = self._links[0] = link
+        link._connection.settimeout(self.patience.lost)
+
+    @property
+    def _first_name(self) -> str:
+        return f"process 0 ({self.place.host}:{self.place.port})"
+
+    def _connect(self, deadline: float) -> socket.socket:
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return socket.create_connection((self.place.host, self.place.port), max(0.1, left))
+            except OSError:
+                if left <= 0:
+                    raise _missing_error([self._first_name], self.patience.start) from None
+                time.sleep(RETRY_SECONDS)
+
+    def _did_not_come(self) -> UserError:
+        missing = [n for n in range(1, self.place.count) if n not in self._links]
+        names = [f"process {number}" for number in missing]
+        for link in self._links.values():
+            link.send(missing=names)
+        return _missing_error(names, self.patience.start)
+
+    # --- Watching ---
+
+    def _beat(self) -> None:
+        while not self._closed.wait(self.patience.lost / 10):
+            for link in self._links.values():
+                link.send(beat=True)
+
+    def _watch(self, number: int, link: Link) -> None:
+        """Hears what another says. That it falls silent ends this process."""
+        heard = time.monotonic()
+        try:
+            for message in link.messages():
+                heard = time.monotonic()
+                if "leave" in message:
+                    link.is_leaving = True
+                    self._follow(link.name, message)
+                elif "bye" in message:
+                    link.is_leaving = True
+                elif "lost" in message:
+                    self._end(str(message["lost"]), EXIT_MISSING)
+                elif "beat" not in message:
+                    self._answers.put((number, message))
+            how = "its connection was closed"
+        except TimeoutError:
+            how = "it has said nothing"
+        except (OSError, ValueError) as error:
+            how = f"its connection broke ({error})"
+        if link.is_leaving or self._closed.is_set():
+            return
+        waited = time.monotonic() - heard
+        line = (
+            f"error: {link.name} is missing: {how}; waited for it {waited:.0f} s. Start all "
+            "processes again: a run goes on from its newest checkpoint"
+        )
+        for other in self._links.values():
+            other.send(lost=line)
+        self._end(line, EXIT_MISSING)
+
+    def _follow(self, name: str, message: Mapping[str, Any]) -> None:
+        """Ends, soon, as another process did that says why."""
+        code = int(message["leave"])
+        for other in self._links.values():
+            other.send(leave=code, text=message["text"], by=message.get("by", name))
+        self._closed.wait(GRACE_SECONDS)
+        by = message.get("by", name)
+        self._end(f"{by} ended with exit code {code}: {message['text']}", code)
+
+    # --- Talking ---
+
+    def compare(self, topic: str, facts: Mapping[str, Any]) -> None:
+        """Compares facts with those of all other processes, which all call this together.
+
+        Raises:
+          UserError: in all processes alike; names what differs, and where.
+        """
+        if not self.is_first:
+            self._links[0].send(topic=topic, facts=dict(facts))
+            _, answer = self._answer(topic)
+            lines = answer["different"]
+        else:
+            all_facts = {0: json.loads(json.dumps(dict(facts)))}
+            while len(all_facts) < self.place.count:
+                number, answer = self._answer(topic)
+                all_facts[number] = answer["facts"]
+            lines = differences(all_facts)
+            for link in self._links.values():
+                link.send(topic=topic, different=lines)
+        if lines:
+            raise UserError(
+                "the processes of this run are not alike",
+                where=", ".join(line.partition(":")[0] for line in lines[:10]),
+                expected="the same in all of them",
+                got="; ".join(lines[:10]),
+                fix="start all processes with the same command, versions and files",
+            )
+
+    def _answer(self, topic: str) -> tuple[int, dict[str, Any]]:
+        number, answer = self._answers.get()  # a partner that is lost ends this process meanwhile
+        assert answer.get("topic") == topic, (number, answer)
+        return number, answer
+
+    def leave(self, code: int, text: str) -> None:
+        """Tells the others that this process ends otherwise than all of them together do."""
+        self._closed.set()
+        for link in self._links.values():
+            link.send(leave=code, text=text)
+
+    def close(self) -> None:
+        """Takes leave: this process has done its part."""
+        self._closed.set()
+        for link in self._links.values():
+            link.send(bye=True)
+
+
+def differences(all_facts: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """`key: value in process 0, other value in process 1` of each key that is not the same."""
+    lines = []
+    for key in sorted({key for facts in all_facts.values() for key in facts}):
+        values = {number: facts.get(key) for number, facts in sorted(all_facts.items())}
+        other = next((n for n, value in values.items() if value != values[0]), None)
+        if other is not None:
+            lines.append(f"{key}: {values[0]!r} in process 0, {values[other]!r} in process {other}")
+    return lines
+
+
+def _server(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
+
+
+def _start(run: Callable[..., None], *given: Any) -> None:
+    threading.Thread(target=run, args=given, daemon=True, name="partners").start()
+
+
+def _missing_error(names: Sequence[str], seconds: float) -> "MissingProcess":
+    return MissingProcess(
+        f"{', '.join(names)} did not come",
+        where="distributed",
+        expected="all processes of the run",
+        got=f"none of {'it' if len(names) == 1 else 'these'} in {seconds:.0f} s "
+        "(distributed.timeout_seconds)",
+        fix="start all of them, with the same coordinator and each its own process_id",
+    )
+
+
+class MissingProcess(UserError):
+    """Another process never came: the command ends with `EXIT_MISSING`."""
+
+
+def _end_process(line: str, code: int) -> None:
+    """Ends this process wherever it is: it may wait for what will never come."""
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{line}\n".encode(errors="replace"))
+    os._exit(code)
+
+
+# --- Those of this process ------------------------------------------------------------------------
+
+_joined: list[Partners] = []
+
+
+def join(place: Place, patience: Patience) -> None:
+    """Comes together with the other processes, and watches them from then on."""
+    partners = Partners(place, patience)
+    partners.come_together()
+    _joined.append(partners)
+    atexit.register(partners.close)
+
+
+def is_joined() -> bool:
+    """Whether this process is one of several."""
+    return bool(_joined)
+
+
+def compare(topic: str, facts: Mapping[str, Any]) -> None:
+    """See `Partners.compare`; one process is like itself."""
+    for partners in _joined:
+        partners.compare(topic, facts)
+
+
+def leave(code: int, text: str) -> None:
+    """Ends this process, of several, with an error of its own: the others hear of it and end."""
+    for partners in _joined:
+        partners.leave(code, text)
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def wait_for_news() -> None:
+    """What failed may be another process, of which is heard soon: this one ends then."""
+    for partners in _joined:
+        time.sleep(partners.patience.lost + GRACE_SECONDS)
