@@ -74,10 +74,9 @@ def _partners() -> Any:
 
 
 def _wait_for_others(error: Exception) -> None:
-    """What XLA cannot do may be another process's end: who it was is told in a moment."""
-    partners = _partners()
-    if partners is not None and type(error).__name__ == "JaxRuntimeError":
-        partners.wait_for_news()
+    """What fails here may be another process's end: who it was is told in a moment."""
+    if (partners := _partners()) is not None:
+        partners.wait_for_news(type(error).__name__ == "JaxRuntimeError")
 
 
 def _stopped(name: str) -> int:

@@ -8,15 +8,18 @@ processes is compared over the same connections, before any program runs.
 
 import atexit
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
 import queue
+import select
+import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jaxssl.core.errors import UserError
@@ -58,12 +61,12 @@ class Link:
         connection.settimeout(patience)
         self.name, self.is_leaving = name, False
         self.number: int | None = None
-        self._connection, self._lock = connection, threading.Lock()
+        self.connection, self._lock = connection, threading.Lock()
 
     def send(self, **message: Any) -> None:
         """Sends it, if the other is still there: that it is not is noticed by `messages`."""
         with self._lock, contextlib.suppress(OSError):
-            self._connection.sendall(json.dumps(message).encode() + b"\n")
+            self.connection.sendall(json.dumps(message).encode() + b"\n")
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """What the other says, until it closes.
@@ -74,7 +77,7 @@ class Link:
           ValueError: what came is no message.
         """
         rest = b""
-        while block := self._connection.recv(1 << 16):
+        while block := self.connection.recv(1 << 16):
             *lines, rest = (rest + block).split(b"\n")
             if len(rest) > MOST_BYTES:
                 raise ValueError("a message without an end")
@@ -86,7 +89,7 @@ class Link:
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            self._connection.close()
+            self.connection.close()
 
 
 class Partners:
@@ -142,12 +145,16 @@ class Partners:
             ) from error
         with server:
             while len(self._links) < self.place.count - 1:
-                server.settimeout(max(0.01, deadline - time.monotonic()))
-                try:
-                    connection, _ = server.accept()
-                except TimeoutError:
-                    raise self._did_not_come() from None
-                self._welcome(connection)
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise self._did_not_come()
+                waiting = {link.connection: link for link in self._links.values()}
+                ready, _, _ = select.select([server, *waiting], [], [], left)
+                for each in ready:
+                    if each is server:
+                        self._welcome(server.accept()[0])
+                    else:  # nobody speaks before all are there: this one has gone
+                        raise self._has_gone(waiting[each].name)
         for link in self._links.values():
             link.send(go=True)
 
@@ -179,18 +186,19 @@ class Partners:
             answer = next(link.messages(), {})
         except (OSError, ValueError):
             answer = {}
-        if "missing" in answer:
-            raise _missing_error(answer["missing"], self.patience.start)
-        if "go" not in answer:
+        if "refused" in answer:
             raise UserError(
                 "the first process did not take this one in",
                 where=f"process {self.place.number}",
                 expected=f"{self.place.count} processes with a number each",
-                got=answer.get("refused", "a closed connection"),
+                got=answer["refused"],
                 fix="start all of them with the same num_processes, and each its own process_id",
             )
-        link = self._links[0] = link
-        link._connection.settimeout(self.patience.lost)
+        if "go" not in answer:
+            gone = f"{link.name} has ended before all processes had come"
+            raise _missing_error(answer.get("missing", gone))
+        self._links[0] = link
+        link.connection.settimeout(self.patience.lost)
 
     @property
     def _first_name(self) -> str:
@@ -203,15 +211,23 @@ class Partners:
                 return socket.create_connection((self.place.host, self.place.port), max(0.1, left))
             except OSError:
                 if left <= 0:
-                    raise _missing_error([self._first_name], self.patience.start) from None
+                    what = f"{self._first_name} did not come: waited {self.patience.start:.0f} s"
+                    raise _missing_error(what) from None
                 time.sleep(RETRY_SECONDS)
 
     def _did_not_come(self) -> UserError:
         missing = [n for n in range(1, self.place.count) if n not in self._links]
-        names = [f"process {number}" for number in missing]
+        names = ", ".join(f"process {number}" for number in missing)
+        return self._tell(f"{names} did not come: waited {self.patience.start:.0f} s")
+
+    def _has_gone(self, name: str) -> UserError:
+        return self._tell(f"{name} has ended before all processes had come")
+
+    def _tell(self, what: str) -> UserError:
+        """The error, which the others are told as well."""
         for link in self._links.values():
-            link.send(missing=names)
-        return _missing_error(names, self.patience.start)
+            link.send(missing=what)
+        return _missing_error(what)
 
     # --- Watching ---
 
@@ -328,13 +344,12 @@ def _start(run: Callable[..., None], *given: Any) -> None:
     threading.Thread(target=run, args=given, daemon=True, name="partners").start()
 
 
-def _missing_error(names: Sequence[str], seconds: float) -> "MissingProcess":
+def _missing_error(what: str) -> "MissingProcess":
     return MissingProcess(
-        f"{', '.join(names)} did not come",
+        what,
         where="distributed",
-        expected="all processes of the run",
-        got=f"none of {'it' if len(names) == 1 else 'these'} in {seconds:.0f} s "
-        "(distributed.timeout_seconds)",
+        expected="all processes of the run, within distributed.timeout_seconds",
+        got="fewer",
         fix="start all of them, with the same coordinator and each its own process_id",
     )
 
@@ -355,6 +370,8 @@ def _end_process(line: str, code: int) -> None:
 # --- Those of this process ------------------------------------------------------------------------
 
 _joined: list[Partners] = []
+_kept: list[Any] = []
+"""What the system calls must not be collected."""
 
 
 def join(place: Place, patience: Patience) -> None:
@@ -363,6 +380,24 @@ def join(place: Place, patience: Patience) -> None:
     partners.come_together()
     _joined.append(partners)
     atexit.register(partners.close)
+    _tell_before_aborting(patience)
+
+
+def _tell_before_aborting(patience: Patience) -> None:
+    """Where the coordinator ends, JAX aborts the others at once, from a thread of its own: it waits
+    here until the one that watches has said who is missing and has ended the process.
+
+    A handler that Python installs would run in the main thread, which does not come to it.
+    """
+
+    def hold(number: int) -> None:
+        del number
+        time.sleep(patience.lost + GRACE_SECONDS)
+        _end_process("error: this process was aborted", 128 + signal.SIGABRT)
+
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(hold)
+    _kept.append(handler)
+    ctypes.CDLL(None).signal(signal.SIGABRT, handler)
 
 
 def is_joined() -> bool:
@@ -386,7 +421,11 @@ def leave(code: int, text: str) -> None:
         os._exit(code)
 
 
-def wait_for_news() -> None:
-    """What failed may be another process, of which is heard soon: this one ends then."""
+def wait_for_news(of_devices: bool) -> None:
+    """What failed may be another process, of which is heard in a moment: this one ends then.
+
+    Args:
+      of_devices: whether a program failed on the devices: what else may it be?
+    """
     for partners in _joined:
-        time.sleep(partners.patience.lost + GRACE_SECONDS)
+        time.sleep((partners.patience.lost if of_devices else 0) + GRACE_SECONDS)
