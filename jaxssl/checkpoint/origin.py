@@ -20,6 +20,7 @@ from jaxssl.checkpoint.parameter_index import (
 )
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError, did_you_mean
+from jaxssl.core.paths import looked_up, suggestion
 from jaxssl.models.heads import HEADS
 from jaxssl.parallel import hosts
 
@@ -170,6 +171,17 @@ def open_origin(path: Path) -> Origin:
             where="init.from",
             expected="a run directory, with config.yaml and checkpoints/, or Hugging Face's, with "
             "config.json",
-            got=f"{path}" if path.exists() else f"{path}, which does not exist",
+            got=f"{path}" if path.exists() else looked_up(path),
+            fix=_other_place(path),
         )
     return origin
+
+
+def _other_place(path: Path) -> str:
+    """What to do about a path that is no run."""
+    if path.exists():
+        return "give the directory that `out` named when the run was trained: init.from=PATH"
+    if near := suggestion(path):
+        return near
+    start = "" if path.is_absolute() else "a relative path starts at the current directory: "
+    return f"{start}init.from=PATH; a model of the hub is made a run by jaxssl import NAME RUN"

@@ -365,11 +365,12 @@ def check_base(noted: Mapping[str, Any], source: ParameterSource, network: str =
     """
     found = source.checksum()
     if found != noted["manifest"]:
+        key = f"networks.{network}.init.from" if network else "init.from"
         raise UserError(
             "this is not the base that the run was trained on",
             where=source.path,
             expected=f"{describe_base(noted)}, with checksum {noted['manifest'][:16]}...",
             got="no such checkpoint" if found is None else f"checksum {found[:16]}...",
-            fix="say where the base is now: --with "
-            + (f"networks.{network}.init.from=RUN" if network else "init.from=RUN"),
+            fix=f"if it was moved, say where it is now: {key}=PATH (after --with, but for pretrain "
+            "and finetune); if it was deleted, take it from a copy: what is frozen lies only there",
         )

@@ -22,6 +22,7 @@ from jaxssl.core.ramp import Factor, Ramp, agree
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.parallel import hosts
 from jaxssl.run.config import RunConfig
+from jaxssl.run.places import IDENTITY, PLACES, absolute_places
 from jaxssl.run.plugins import check_plugins, note_plugins, read_plugins
 from jaxssl.run.recipes import upgraded_run
 
@@ -32,6 +33,7 @@ MAY_CHANGE = (
     "data/{store,verify,prefetch}",
     "model/{remat,unroll}",
     "networks/*/model/{remat,unroll}",
+    "{,networks/*/}init/from",
     "{,streams/*/}objective/{slots,chunk}",
     "{,streams/*/}objective/terms/*/objective/{slots,chunk}",
     "{,streams/*/}objective/extra_scores/**",
@@ -40,8 +42,8 @@ MAY_CHANGE = (
     "streams/*/validation",
 )
 """Keys that a run may be resumed with changes in. They do not change what was learnt, but for the
-order of sums, and the learning rate from there on with other `steps`. The data are compared by
-their contents."""
+order of sums, and the learning rate from there on with other `steps`. The data and what the run
+started from are compared by their contents."""
 WEIGHTS = ("streams/*/weight", "{,streams/*/}objective/terms/*/weight")
 """Factors that may change from the newest checkpoint on, where they were the same so far. Draws
 that were made already are compared by the loop."""
@@ -130,8 +132,9 @@ def _open_run_directory(
     config: Any, tokenizer: Tokenizer, data: str, say: Callable[[str], None]
 ) -> int:
     run_dir = Path(config.out)
-    identity = {"config": configuration.to_dict(config), "data": data}
-    known = run_dir / "run.json"
+    content = configuration.to_dict(config)
+    identity = {"config": content, "data": data, PLACES: absolute_places(content)}
+    known = run_dir / IDENTITY
     if known.is_file():
         steps = CheckpointManager(run_dir / "checkpoints").steps()
         if steps:

@@ -11,6 +11,11 @@ from jaxssl.data.tables.table import Table
 
 KEY = "task.label"
 """The configuration's key of the column, for messages."""
+UNKNOWN = (
+    "correct the label or leave the row out: a run can score no other labels than those it was "
+    "trained with; `jaxssl predict` needs none"
+)
+"""What to do about a label that there is not in training."""
 
 
 def read_labels(table: Table, column: str) -> list[str]:
@@ -117,7 +122,7 @@ def number_labels(
                     where=f"{place}, column {column}",
                     expected=", ".join(labels[:20]),
                     got=repr(label),
-                    fix=did_you_mean(label, labels),
+                    fix=did_you_mean(label, labels) or UNKNOWN,
                 )
     return [[number[label] for label in row] for row in rows]
 

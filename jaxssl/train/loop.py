@@ -133,6 +133,7 @@ class Loop:
             description="train",
             unit="step",
             enabled=self.settings.logging.progress and hosts.is_first(),
+            note="compiling",
         )
         with progress:
             while step < steps:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.data.tables.table import Table
 from jaxssl.scores.spans import PREFIXES, Scheme, convert, parse
+from jaxssl.tasks.labels import UNKNOWN
 
 OUTSIDE = "O"
 AnyScheme = Scheme | Literal["none"]
@@ -162,6 +163,6 @@ def numbers_of(
                 where=f"{place}, column {column}, tag {word}",
                 expected=", ".join(labels[:20]),
                 got=repr(file_row[word]),
-                fix=did_you_mean(row[word], labels),
+                fix=did_you_mean(row[word], labels) or UNKNOWN,
             )
     return np.array([number[tag] for row in learnt for tag in row], np.int32)
