@@ -37,7 +37,8 @@ if kill -0 "\$(cat "\$host.pid" 2> /dev/null)" 2> /dev/null; then
   echo "\$host: it is still running"
 else
   rm -f "\$host.code"
-  nohup bash -c '"\$@"; echo \$? > "\$0"' "\$host.code" $program > "\$host.log" 2>&1 < /dev/null &
+  : > "\$host.log" # before it is looked at
+  nohup bash -c '"\$@"; echo \$? > "\$0"' "\$host.code" $program >> "\$host.log" 2>&1 < /dev/null &
   echo \$! > "\$host.pid"
 fi
 tail --pid="\$(cat "\$host.pid")" -n +1 -f "\$host.log"

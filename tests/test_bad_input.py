@@ -464,11 +464,48 @@ def _(p):
     return ["evaluate", str(p.trained), "--step", "7"]
 
 
-@case(
-    "not a run", "not a run directory", "nowhere", "no such directory", "directory that `out` named"
-)
+@case("not a run", "not a run directory", "nowhere, which does not exist", "that `out` named")
 def _(p):
     return ["evaluate", str(p.tmp / "nowhere")]
+
+
+@case("a base that is not there", "not a run to start from", "does not exist in", "init.from=PATH")
+def _(p):
+    return p.pretrain("init.from=no/such/run")
+
+
+@case("a base of almost the name", "not a run to start from", "did you mean", "/trained'?")
+def _(p):
+    return p.pretrain(f"init.from={p.trained.parent}/traned")
+
+
+@case("a recipe of another ending", "no such recipe", "did you mean", "recipe.yaml'?")
+def _(p):
+    (p.tmp / "recipe.yaml").write_text("{}")
+    return ["pretrain", str(p.tmp / "recipe.yml")]
+
+
+@case("a recipe without its ending", "no such recipe", "did you mean", "recipe.yml'?")
+def _(p):
+    (p.tmp / "recipe.yml").write_text("{}")
+    return ["pretrain", str(p.tmp / "recipe")]
+
+
+@case(
+    "data beside streams",
+    "data is given beside streams, each of which has its own",
+    "where:    data.batch_size",
+    "expected: streams.a.data and streams.b.data",
+    "got:      data.batch_size=64",
+    "write streams.a.data.batch_size=...",
+)
+def _(p):
+    return ["pretrain", "streams.a.data.store=x", "streams.b.data.store=y", "data.batch_size=64"]
+
+
+@case("a file of a table without its kind", "a name is missing", "add data.tables.train.name=file")
+def _(p):
+    return ["finetune", "out=x", "model.name=bert", "data.tables.train.path=x.csv"]
 
 
 @case("a split that was not asked for", "no split 'test'", "a larger test_fraction")

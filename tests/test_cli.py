@@ -1,5 +1,6 @@
 """The command line: quick to answer, documents everything, and its configuration forms."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ from jaxssl import cli
 from jaxssl.core import config as configuration
 from jaxssl.run.build import build
 from jaxssl.run.recipes import load_config
-from jaxssl.run.train import describe, find_receipt
+from jaxssl.run.train import describe, find_receipt, unused_rows
 
 VERBS = (
     *("tokenizer", "prepare", "pretrain", "config"),
@@ -144,12 +145,16 @@ def test_a_word_that_is_no_override_is_taken_for_a_recipe(capsys):
 
 @pytest.fixture(scope="module")
 def runs(words, byte_store, tmp_path_factory):
-    """A BERT and a GPT-2 of 4 steps."""
+    """A BERT and a GPT-2 of 4 steps, and what was said while they were trained."""
     base = tmp_path_factory.mktemp("runs")
     for kind, store in (("masked", words), ("gpt2", byte_store)):
         content = toy.recipe(store, base / kind, kind)
         content["train"]["steps"], content["optimizer"]["schedule"]["warmup"] = 4, 1
-        assert cli.main(["pretrain", str(toy.write_recipe(base / f"{kind}.json", content))]) == 0
+        content["logging"]["progress"] = True
+        recipe = toy.write_recipe(base / f"{kind}.json", content)
+        with open(base / f"{kind}.out", "w") as out, open(base / f"{kind}.err", "w") as err:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                assert cli.main(["pretrain", str(recipe)]) == 0
     return base
 
 
@@ -175,6 +180,32 @@ def test_a_run_says_that_nothing_is_saved_or_validated_before_its_end(
     said = [x for x in said if x.startswith("warning")]
     assert len(said) == len(warnings)
     assert all(part in line for part, line in zip(warnings, said))
+
+
+def test_rows_of_the_embedding_that_no_piece_has_are_told(words, tmp_path):
+    """As where a tokenizer found fewer pieces than it was asked for; a round number is none."""
+    said = {
+        rows: unused_rows(
+            toy.configured(words, tmp_path, "masked", f"model.vocab_size={rows}"), 130
+        )
+        for rows in (130, 256, 1000)
+    }
+    assert said == {
+        130: [],
+        256: [],
+        1000: [
+            "the tokenizer has 130 pieces and the model 1,000 rows for them: 870 are never used "
+            "(model.vocab_size=130 leaves them out)"
+        ],
+    }
+
+
+def test_what_takes_long_before_the_first_step_is_told(runs, words):
+    lines = (runs / "masked.out").read_text().splitlines()
+    assert lines[:2] == [f"reading {words}", "compiling the step, to see what it takes"]
+    parts = (runs / "masked.err").read_text().splitlines()
+    first, *_, last = (part for part in parts if part.startswith("train:"))
+    assert first.rstrip().endswith(", compiling]") and "compiling" not in last
 
 
 def test_evaluate_gives_the_numbers_of_the_validation(runs, capsys):

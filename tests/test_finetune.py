@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -93,6 +94,31 @@ def test_another_base_is_refused(base, top, tmp_path):
     path.write_text(path.read_text() + " ")
     with pytest.raises(UserError, match="not the base that the run was trained on"):
         open_run(top[0], layers=[f"init.from={moved}"])
+
+
+def test_a_base_that_is_gone_is_asked_for_by_its_key(top, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(top[0], run_dir)
+    for name in ("config.yaml", "base.json"):
+        text = (run_dir / name).read_text()
+        (run_dir / name).write_text(re.sub(r"[^\s\"]+/base\b", str(tmp_path / "gone"), text))
+    seal_run(run_dir)
+    with pytest.raises(UserError, match="not the base that the run was trained on") as raised:
+        open_run(run_dir)
+    assert "say where it is now: init.from=PATH (after --with" in str(raised.value.fix)
+    assert "if it was deleted" in str(raised.value.fix)
+
+
+def test_a_run_is_resumed_from_a_base_that_was_moved(base, table, top, tmp_path):
+    """It is told by its contents, not by its place."""
+    moved, out = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(base, moved)
+    shutil.copytree(top[0], out)
+    said = []
+    config = tuned.configured(moved, table, out, "freezing.preset=top", "freezing.top=1")
+    train_run(config, said.append)
+    assert f"changed since the run was started: init.from: {str(base)!r} -> {str(moved)!r}" in said
+    assert any("the run is complete" in line for line in said)
 
 
 def test_a_damaged_base_is_refused(base, top, tmp_path):

@@ -21,7 +21,7 @@ from jaxssl.checkpoint.parameter_index import (
 )
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError, did_you_mean
-from jaxssl.core.files import near_path
+from jaxssl.core.paths import suggestion
 from jaxssl.core.seal import check_seal
 from jaxssl.models.heads import HEADS
 from jaxssl.parallel import hosts
@@ -169,7 +169,7 @@ def open_origin(path: Path) -> Origin:
     origin = find_origin(path)
     if origin is None:
         what = mistaken(path)
-        got, fix = what or (f"{path}, which does not exist", near_path(path))
+        got, fix = what or (looked_up(path), suggestion(path))
         if fix is None and len(path.parts) <= 2 and not path.exists():
             fix = f"of a model of the hub, make a run first: jaxssl import {path} NEW_DIRECTORY"
         raise UserError(
@@ -178,7 +178,15 @@ def open_origin(path: Path) -> Origin:
             expected="a run directory, with config.yaml and checkpoints/, or Hugging Face's, with "
             "config.json",
             got=f"{path}, {got}" if what else (f"{path}" if path.exists() else got),
-            fix=fix,
+            fix=fix or _other_place(path),
         )
     check_seal(path)
     return origin
+
+
+def _other_place(path: Path) -> str:
+    """What to do about a path that is no run."""
+    if path.exists():
+        return "give the directory that `out` named when the run was trained: init.from=PATH"
+    start = "" if path.is_absolute() else "a relative path starts at the current directory: "
+    return f"{start}init.from=PATH; a model of the hub is made a run by jaxssl import NAME RUN"

@@ -389,5 +389,8 @@ def check_base(noted: Mapping[str, Any], source: ParameterSource, network: str =
 
 
 def _moved(network: str) -> str:
-    key = f"networks.{network}.init.from=RUN" if network else "init.from=RUN"
-    return f"say where the base is now: --with {key}"
+    key = f"networks.{network}.init.from" if network else "init.from"
+    return (
+        f"if it was moved, say where it is now: {key}=PATH (after --with, but for pretrain and "
+        "finetune); if it was deleted, take it from a copy: what is frozen lies only there"
+    )

@@ -17,7 +17,7 @@ from jaxssl.core.seal import inside
 from jaxssl.parallel import hosts
 from jaxssl.run.config import RunConfig
 from jaxssl.run.feeds import open_split
-from jaxssl.run.open import evaluate_on, open_run
+from jaxssl.run.open import evaluate_on, open_run, stream_from_here
 from jaxssl.run.train import SCORES, train_run
 from jaxssl.scores.bootstrap import bootstrap_difference
 from jaxssl.tasks.base import Task
@@ -254,6 +254,7 @@ def _group(path: Path, split: str) -> Group:
                 fix="jaxssl report RUN RUN compares pretraining runs; jaxssl evaluate scores one",
             )
         task, is_fresh = stream.objective.tasks[0], model.config.is_fresh
+        stream = stream_from_here(run, model.config, stream)
         data, _ = open_split(stream, split, model.config.model, model.tokenizer)
         made = evaluate_on(model, data, task, stream.data.batch_size)
         examples = data.references(made.rows)

@@ -46,6 +46,7 @@ SHORT = Scale(
 def demo(out: Path, *, short: bool = False) -> int:
     """Runs everything in `out`, or goes on where an earlier demo stopped; returns the exit code."""
     from jaxssl.data.corpus.sources import Docstrings
+    from jaxssl.data.store.store import TokenStore
     from jaxssl.report import summary_table, write_comparison
     from jaxssl.run.recipes import load_config
     from jaxssl.run.train import train_run
@@ -62,12 +63,13 @@ def demo(out: Path, *, short: bool = False) -> int:
     for name, kind, overrides in models:
         print(f"\n== {name}: tokenizer, token store, pretraining", flush=True)
         store = make_store(out, name, kind, scale.vocab_size, source)
+        pieces = TokenStore.open(store).vocab_size  # fewer than asked for, if there is little text
         config = load_config(
             [f"demo/{name}"],
             [
                 f"out={out / name}",
                 f"data.store={store}",
-                f"model.vocab_size={scale.vocab_size}",
+                f"model.vocab_size={pieces}",
                 *overrides,
             ],
         )

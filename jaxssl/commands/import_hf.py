@@ -28,8 +28,9 @@ from jaxssl.checkpoint.parameter_index import HfSource, base_record, index_hf
 from jaxssl.commands.imported_task import GENERATION, task_of
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
-from jaxssl.core.files import near_path, new_directory, refuse_existing
+from jaxssl.core.files import new_directory, refuse_existing
 from jaxssl.core.names import flatten
+from jaxssl.core.paths import suggestion
 from jaxssl.core.precision import Float, Precision
 from jaxssl.data.config import ImportedData
 from jaxssl.data.tokenizer.loading import load_tokenizer, stated_length, with_tokens
@@ -278,7 +279,7 @@ def find_source(source: str) -> Path:
             where=source,
             expected="a directory with config.json, or a model's name on the hub",
             got=message[0],
-            fix=near_path(path)
+            fix=suggestion(path)
             or "check the name; without a network, give the path of a directory"
             + (" (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""),
         ) from error

@@ -226,7 +226,7 @@ def predict(
         if unused is not None:
             tell(f"{unused}; give them with --set where they hold")
     tables = predictions_of(open_predictor(run_dir, step, layers), files, tell)
-    progress = bar(description="predict", unit="row", enabled=is_first)
+    progress = bar(description="predict", unit="row", enabled=is_first, note="compiling")
     with progress, silent():
         if is_first:
             return write(_counted(tables, progress.update), str(output), keep_input, tell)

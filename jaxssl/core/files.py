@@ -1,7 +1,6 @@
 """Files and directories that are whole or absent: written beside, fsynced, renamed."""
 
 import contextlib
-import difflib
 import hashlib
 import os
 import shutil
@@ -96,23 +95,6 @@ def sample_sha256(path: str | Path) -> str:
             file.seek(place)
             digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()
-
-
-def near_path(path: str | Path) -> str | None:
-    """The path of something that is there under almost the name of what is not, in words."""
-    path = Path(path)
-    if path.exists():
-        return None
-    missing = [path, *path.parents]
-    at = max(i for i, each in enumerate(missing) if not each.exists())
-    wanted, rest = missing[at], path.relative_to(missing[at])
-    if not wanted.parent.is_dir():
-        return None
-    beside = sorted(os.listdir(wanted.parent))
-    there = {name: wanted.parent / name / rest for name in beside}
-    there = {name: place for name, place in there.items() if place.exists()}
-    near = difflib.get_close_matches(wanted.name, there, n=1, cutoff=0.7)
-    return f"did you mean {str(there[near[0]])!r}?" if near else None
 
 
 def refuse_existing(path: str | Path) -> None:

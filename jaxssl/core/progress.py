@@ -20,6 +20,17 @@ def silent() -> Iterator[None]:
         _silenced.pop()
 
 
+class _Bar(tqdm):
+    """A bar with a note of what is waited for."""
+
+    note: str | None = None
+
+    def update(self, n: float | None = 1) -> bool | None:
+        if n and self.note is not None:
+            self.note = self.postfix = None
+        return super().update(n)
+
+
 def bar(
     iterable: Iterable | None = None,
     *,
@@ -28,10 +39,15 @@ def bar(
     unit: str = "it",
     enabled: bool = True,
     initial: int = 0,
+    note: str | None = None,
 ) -> tqdm:
-    """A tqdm bar on standard error; a log that is not a terminal gets a line every 10 seconds."""
+    """A tqdm bar on standard error; a log that is not a terminal gets a line every 10 seconds.
+
+    Args:
+      note: what stands behind it until something is done.
+    """
     terminal = sys.stderr.isatty()
-    return tqdm(
+    made = _Bar(
         iterable,
         total=total,
         desc=description,
@@ -42,7 +58,10 @@ def bar(
         mininterval=0.5 if terminal else 10.0,
         dynamic_ncols=terminal,
         smoothing=0.1,
+        postfix=note,
     )
+    made.note = note
+    return made
 
 
 def tell(text: str) -> None:

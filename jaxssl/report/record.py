@@ -24,6 +24,7 @@ import numpy as np
 from jaxssl.core.config import parse_yaml
 from jaxssl.core.errors import UserError
 from jaxssl.core.json_files import JsonObject, read_json, read_regular
+from jaxssl.core.paths import looked_up, suggestion
 from jaxssl.report import files
 from jaxssl.train.metrics_file import FILE_NAME, read_metrics
 
@@ -200,8 +201,8 @@ def read_run(run_dir: str | Path) -> Run:
             "not a run directory",
             where=directory,
             expected=f"a directory with {FILE_NAME} or config.yaml, made by jaxssl pretrain",
-            got="a directory without them" if directory.is_dir() else "no such directory",
-            fix="give the run's directory (the configuration's `out`)",
+            got="a directory without them" if directory.is_dir() else looked_up(directory),
+            fix=suggestion(directory) or "give the run's directory (the configuration's `out`)",
         )
     problems: list[str] = []
     summary = _read(directory / "summary.json", files.Summary, problems)

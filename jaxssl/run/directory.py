@@ -25,6 +25,7 @@ from jaxssl.core.seal import check_seal
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.parallel import hosts
 from jaxssl.run.config import RunConfig
+from jaxssl.run.places import IDENTITY, PLACES, absolute_places
 from jaxssl.run.plugins import check_plugins, note_plugins, read_plugins
 from jaxssl.run.recipes import upgraded_run
 from jaxssl.run.sealing import break_seal
@@ -36,6 +37,7 @@ MAY_CHANGE = (
     "data/{store,verify,prefetch}",
     "model/{remat,unroll}",
     "networks/*/model/{remat,unroll}",
+    "{,networks/*/}init/from",
     "{,streams/*/}objective/{slots,chunk}",
     "{,streams/*/}objective/terms/*/objective/{slots,chunk}",
     "{,streams/*/}objective/extra_scores/**",
@@ -44,8 +46,8 @@ MAY_CHANGE = (
     "streams/*/validation",
 )
 """Keys that a run may be resumed with changes in. They do not change what was learnt, but for the
-order of sums, and the learning rate from there on with other `steps`. The data are compared by
-their contents."""
+order of sums, and the learning rate from there on with other `steps`. The data and what the run
+started from are compared by their contents."""
 WEIGHTS = ("streams/*/weight", "{,streams/*/}objective/terms/*/weight")
 """Factors that may change from the newest checkpoint on, where they were the same so far. Draws
 that were made already are compared by the loop."""
@@ -163,8 +165,9 @@ def _check_plugins_agree(run_dir: Path) -> None:
 def _open_run_directory(
     run_dir: Path, config: Any, tokenizer: Tokenizer, data: str, say: Callable[[str], None]
 ) -> int:
-    identity = {"config": configuration.to_dict(config), "data": data}
-    known = run_dir / "run.json"
+    content = configuration.to_dict(config)
+    identity = {"config": content, "data": data, PLACES: absolute_places(content)}
+    known = run_dir / IDENTITY
     if os.path.lexists(known):
         steps = CheckpointManager(run_dir / "checkpoints").steps()
         if steps:
@@ -221,11 +224,12 @@ def _foreign_files(run_dir: Path) -> list[str]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Identity:
-    """`run.json`: the configuration, and a checksum of the data."""
+    """`run.json`: the configuration, a checksum of the data, and where they were (`places`)."""
 
     __pydantic_config__: ClassVar = STRICT
     config: Mapping[str, Any]
     data: str
+    places: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def read_identity(path: Path) -> dict[str, Any]:

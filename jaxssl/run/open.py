@@ -42,6 +42,7 @@ from jaxssl.run.build import make_vocabulary
 from jaxssl.run.config import RunConfig, StreamConfig
 from jaxssl.run.feeds import open_split
 from jaxssl.run.networks import inits, make_model
+from jaxssl.run.places import data_from_here
 from jaxssl.run.recipes import read_config
 from jaxssl.train.evaluation import DataPass, Evaluation, evaluate
 from jaxssl.train.samples import LanguageModel, continue_texts, fill_text, mask_text
@@ -186,6 +187,8 @@ def evaluate_run(
     check_length(trained.config.model, *chosen.data.longest)
     if store is not None:
         chosen = dataclasses.replace(chosen, data=chosen.data.of_store(store))
+    else:
+        chosen = stream_from_here(Path(run_dir), trained.config, chosen)
     data, tokens_per_byte = open_split(chosen, split, trained.config.model, trained.tokenizer)
     size = chosen.data.batch_size
     made = evaluate_on(
@@ -213,6 +216,22 @@ def choose_stream(config: RunConfig, name: str | None) -> StreamConfig:
             got=name,
         )
     return streams[name]
+
+
+def stream_from_here(run_dir: Path, config: RunConfig, stream: StreamConfig) -> StreamConfig:
+    """A stream of a run with paths that lead to its data from the current directory."""
+    names = [name for name, each in config.streams.items() if each is stream]
+    key = f"streams.{names[0]}.data" if names else "data"
+    say = _say if hosts.is_first() else _say_nothing
+    return dataclasses.replace(stream, data=data_from_here(run_dir, stream.data, say, key))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _say_nothing(text: str) -> None:
+    del text
 
 
 def evaluate_on(

@@ -10,8 +10,9 @@ from typing import Any
 from jaxssl.checkpoint.ledger import split_checkpoint
 from jaxssl.checkpoint.origin import find_origin, open_origin
 from jaxssl.core import config as configuration
-from jaxssl.core.errors import UserError, did_you_mean
-from jaxssl.core.files import near_path
+from jaxssl.core.errors import UserError, UserErrors, did_you_mean
+from jaxssl.core.names import flatten
+from jaxssl.core.paths import looked_up, suggestion
 from jaxssl.core.registry import choice_name, members
 from jaxssl.core.seal import check_seal
 from jaxssl.models.model import ModelConfig
@@ -31,6 +32,8 @@ FINETUNE: Layer = {
     "checkpoint": {"keep_last": 1},
 }
 """What the verbs begin with: a layer below all recipes."""
+ENDINGS = (".yaml", ".yml")
+"""Of recipes' files."""
 EITHER = (("train", ("steps", "epochs")), ("evaluation", ("every", "every_epochs")))
 """Keys of which one says what the other would: a recipe with one does without the verb's other."""
 
@@ -64,12 +67,40 @@ def config_layers(
     layers.append(upgraded(configuration.combine([], overrides)))
     given = configuration.combine(layers)
     below = configuration.combine([defaults, base_model(given), base_networks(given)])
-    if given.get("streams"):
+    if isinstance(given.get("streams"), Mapping) and given["streams"]:
+        _check_beside_streams(given)
         below = {k: v for k, v in below.items() if k not in ("objective", "data")}
     for section, keys in EITHER:
         if any(key in (given.get(section) or {}) for key in keys):
             below[section] = {k: v for k, v in below.get(section, {}).items() if k not in keys}
     return [below, *layers]
+
+
+def _check_beside_streams(given: Layer) -> None:
+    """Refuses what is of one stream where there are several, and says where it belongs.
+
+    Raises:
+      UserError: names what is given.
+    """
+    errors = []
+    for section in ("objective", "data"):
+        found = flatten({section: given[section]}) if given.get(section) is not None else {}
+        if not found:
+            continue
+        (path, value), *more = found.items()
+        key = path.replace("/", ".")
+        errors.append(
+            UserError(
+                f"{section} is given beside streams, each of which has its own",
+                where=key,
+                expected=" and ".join(f"streams.{name}.{section}" for name in given["streams"]),
+                got=f"{key}={value}" + (f", and {len(more)} more" if more else ""),
+                fix=f"write streams.{next(iter(given['streams']))}.{key}=..., and so for each "
+                f"stream that it is for; {section}=null leaves out what a recipe says",
+            )
+        )
+    if errors:
+        raise errors[0] if len(errors) == 1 else UserErrors(errors)
 
 
 def read_config(run_dir: Path, layers: Iterable[str] = ()) -> RunConfig:
@@ -86,10 +117,10 @@ def read_config(run_dir: Path, layers: Iterable[str] = ()) -> RunConfig:
             "not a run directory",
             where=run_dir,
             expected="a directory with config.yaml, as pretrain, finetune and import make",
-            got="no such directory" if not run_dir.is_dir() else "no config.yaml in it",
+            got="no config.yaml in it" if run_dir.exists() else looked_up(run_dir),
             fix=f"jaxssl import {run_dir} NEW_DIRECTORY"
             if find_origin(run_dir) is not None
-            else near_path(run_dir)
+            else suggestion(run_dir)
             or "give the directory that `out` named when the run was trained",
         )
     check_seal(run_dir)
@@ -231,13 +262,21 @@ def find_recipe(name: str | Path) -> Path:
     wanted = str(name).removesuffix(".yaml").removeprefix("configs/")
     if wanted in known:
         return known[wanted]
-    fix = did_you_mean(wanted, known)
-    if fix is None and "/" not in wanted and ("." in wanted or not wanted.strip("=")):
+    beside = [path for path in _other_endings(Path(name)) if path.is_file()]
+    fix = f"did you mean {str(beside[0])!r}?" if beside else did_you_mean(wanted, known)
+    is_key = "/" not in wanted and ("." in wanted or not wanted.strip("="))
+    if fix is None and is_key and Path(name).suffix not in ENDINGS:
         fix = "a change is written key=value without spaces, such as train.steps=1000"
     raise UserError(
         "no such recipe",
         where=str(name),
         expected="a YAML file, or one of " + ", ".join(known),
         got=str(name),
-        fix=fix or "name one of these, or give the path of a file that exists",
+        fix=fix or suggestion(name) or "name one of these, or give the path of a file that exists",
     )
+
+
+def _other_endings(path: Path) -> list[Path]:
+    """What a recipe's file may be called instead: mine.yaml of mine.yml, or of mine."""
+    plain = path.with_suffix("") if path.suffix in ENDINGS else path
+    return [plain.with_name(plain.name + ending) for ending in ENDINGS]

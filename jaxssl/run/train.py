@@ -36,6 +36,8 @@ from jaxssl.train.validation import prefixed
 from jaxssl.transfer.start import write_start
 
 SCORES = "scores.json"
+ROUND = 128
+"""Vocabularies are rounded up to multiples of this, at most, for the sake of accelerators."""
 Say = Callable[[str], None]
 
 
@@ -49,20 +51,22 @@ def train_run(config: RunConfig, say: Say = print) -> Outcome:
     """
     hosts.connect(config.distributed)
     check_alike(config)
+    tell = say if hosts.is_first() else _say_nothing
+    sources = dict.fromkeys(stream.data.source for stream in config.all_streams.values())
+    tell(f"reading {', '.join(sources)}")
     with use_rules(make_rules(config.mesh.rules)):
-        return _train(build(config), say)
+        return _train(build(config), say, tell)
 
 
-def _train(built: Built, say: Say) -> Outcome:
+def _train(built: Built, say: Say, tell: Say) -> Outcome:
     from jaxssl.report import write_report
 
     config, work = built.config, built.work
     check_data_alike({"data": built.data, "tokenizer": work.feeds.tokenizer.fingerprint})
     first = hosts.is_first()
-    tell = say if first else _say_nothing
     with RunLock(config.out) as lock:
         run_dir = open_run_directory(config, work.feeds.tokenizer, built.data, say)
-        cost = find_receipt(built, run_dir)
+        cost = find_receipt(built, run_dir, tell)
         if first:
             write_start(run_dir, work.program.start, keeps_base=_keeps_base(built))
             seal_run(run_dir)
@@ -136,12 +140,17 @@ def score_best(built: Built, run_dir: Path, outcome: Outcome, say: Say) -> Outco
 # --- What is said and written -------------------------------------------------------------------
 
 
-def find_receipt(built: Built, run_dir: Path) -> Receipt:
-    """What a step takes: made once, and read again where the run goes on on the same devices."""
+def find_receipt(built: Built, run_dir: Path, tell: Say = _say_nothing) -> Receipt:
+    """What a step takes: made once, and read again where the run goes on on the same devices.
+
+    Args:
+      tell: is told of what takes long.
+    """
     began = CheckpointManager(run_dir / "checkpoints", built.config.checkpoint).steps()
     cost = receipt.read_receipt(run_dir, built.work.program) if began else None
     if cost is None:
         work = built.work
+        tell("compiling the step, to see what it takes")
         cost = receipt.make_receipt(
             work.program,
             work.phases,
@@ -166,12 +175,25 @@ def describe(built: Built, cost: Receipt) -> list[str]:
         f"{config.model.name}: {cost.parameters:,} parameters{share if is_partial else ''}, "
         f"{jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
         *(f"{part}: nothing reads it (model.{part}=false leaves it out)" for part in built.unread),
+        *unused_rows(config, program.vocabulary.size),
         f"{config.precision.summary}; attention: {config.model.attention}"
         + (f"; {told}" if (told := allocator.summary()) else ""),
         *(line for name in built.streams for line in _describe_stream(built, name)),
         *([f"more parameters are trained from steps {', '.join(later)} on"] if later else []),
         *(receipt.table(cost) if is_partial else []),
         *nothing_before_the_end(settings.train.steps, settings.evaluation, config.checkpoint),
+    ]
+
+
+def unused_rows(config: RunConfig, pieces: int) -> list[str]:
+    """A note where a model that starts afresh has more rows of its embedding than the tokenizer has
+    pieces, by more than a round number takes: the tokenizer found fewer than it was asked for."""
+    rows = config.model.vocab_size
+    if not config.is_fresh or rows - pieces < ROUND:
+        return []
+    return [
+        f"the tokenizer has {pieces:,} pieces and the model {rows:,} rows for them: "
+        f"{rows - pieces:,} are never used (model.vocab_size={pieces} leaves them out)"
     ]
 
 

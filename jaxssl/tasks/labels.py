@@ -13,6 +13,11 @@ from jaxssl.tasks.label_notes import list_labels, regress_hint, spelling
 
 KEY = "task.label"
 """The configuration's key of the column, for messages."""
+UNKNOWN = (
+    "correct the label or leave the row out: a run can score no other labels than those it was "
+    "trained with; `jaxssl predict` needs none"
+)
+"""What to do about a label that there is not in training."""
 
 
 def label_of(value: Any, where: str) -> str:
@@ -205,12 +210,12 @@ def number_labels(
     return [[number[label] for label in row] for row in rows]
 
 
-def _unknown_label(label: str, labels: Sequence[str]) -> str | None:
+def _unknown_label(label: str, labels: Sequence[str]) -> str:
     """What to do about a label that is not known."""
     same = [known for known in labels if spelling(known) == spelling(label)]
     if same:
         return f"if it is {same[0]!r}, write it so"
-    return regress_hint([*labels, label]) or did_you_mean(label, labels)
+    return regress_hint([*labels, label]) or did_you_mean(label, labels) or UNKNOWN
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -146,6 +146,7 @@ class Loop:
             description="train",
             unit="step",
             enabled=self.settings.logging.progress and hosts.is_first(),
+            note="compiling",
         )
         with progress:
             while step < steps:

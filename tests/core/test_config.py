@@ -141,7 +141,7 @@ def test_a_layer_that_changes_the_name_drops_the_old_siblings():
 def test_without_a_name_it_is_the_kind_that_the_field_has_by_default():
     assert run({"shape": {"floor": 0.5}}).shape == Cosine(floor=0.5)
     assert run(overrides=["shape.floor=0.5"]).shape == Cosine(floor=0.5)
-    with pytest.raises(UserError, match="missing or unknown name"):
+    with pytest.raises(UserError, match="a name is missing"):
         run({"terms": [{"part": {"floor": 0.5}}]})
 
 

@@ -6,7 +6,8 @@ import os
 import pytest
 
 from jaxssl.core.errors import UserError
-from jaxssl.core.files import atomic_write, near_path, new_directory, sha256
+from jaxssl.core.files import atomic_write, new_directory, sha256
+from jaxssl.core.paths import suggestion
 
 
 def test_the_file_appears_only_when_it_is_whole(tmp_path):
@@ -89,4 +90,4 @@ def test_an_empty_directory_may_have_the_name(tmp_path):
 def test_a_mistyped_path_is_answered_with_the_near_one(given, meant, tmp_path):
     (tmp_path / "runs" / "base").mkdir(parents=True)
     wanted = None if meant is None else f"did you mean '{tmp_path / meant}'?"
-    assert near_path(tmp_path / given) == wanted
+    assert suggestion(tmp_path / given) == wanted

@@ -26,6 +26,14 @@ def test_bars_made_inside_are_silent_in_any_thread_and_lines_stay_whole(capsys):
     assert "a line" in err.replace("\r", "\n").splitlines()
 
 
+def test_a_bar_says_what_is_waited_for(capsys):
+    with bar(total=2, description="train", note="compiling") as progress:
+        first = capsys.readouterr().err
+        progress.update(1)
+    assert first.rstrip().endswith(", compiling]")
+    assert "compiling" not in capsys.readouterr().err
+
+
 def test_items_come_in_order_and_the_next_one_is_made_meanwhile():
     made, used = [], threading.Event()
 

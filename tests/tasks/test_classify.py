@@ -108,6 +108,8 @@ def test_a_label_unknown_to_training_is_refused_with_its_place(tokenizer):
     call = lambda: task.encode(table(["dog", "kat"]), tokenizer, 16, "validation")
     text = refused("training split does not have", call, "x.csv:3, column label")
     assert "'kat'" in text and "did you mean 'cat'" in text
+    call = lambda: task.encode(table(["bird"]), tokenizer, 16, "validation")
+    assert "correct the label or leave the row out" in refused("does not have", call, "x.csv:2")
 
 
 def test_an_empty_text_is_refused_with_its_place(tokenizer):

@@ -20,10 +20,11 @@ from jaxssl.checkpoint.hf.safetensors import Reader, Tensor, open_directory
 from jaxssl.checkpoint.hf.transpose import copy
 from jaxssl.checkpoint.ledger import Leaf
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
-from jaxssl.core.files import near_path, sha256
+from jaxssl.core.files import sha256
 from jaxssl.core.json_files import read_json
 from jaxssl.core.layer_names import is_stacked
 from jaxssl.core.names import flatten, matches
+from jaxssl.core.paths import suggestion
 from jaxssl.models.heads import HEADS, Head, LabelHead, Scope
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig
@@ -265,7 +266,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     file = path / CONFIG
     if not os.path.lexists(file):
         got = f"no {CONFIG} in it" if path.is_dir() else "no such directory"
-        raise _no_model(path, got, near_path(path))
+        raise _no_model(path, got, suggestion(path))
     return read_json(file, what="a configuration is damaged", fix="copy or download it again")
 
 

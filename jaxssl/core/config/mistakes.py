@@ -71,13 +71,23 @@ def how_to_write(annotation: Any, data: Any, path: str) -> str | None:
     return f"write {path}={samples[0]}, for example, without quotes" if samples else None
 
 
-def unknown_name(name: object, by_name: Mapping[str | None, type], path: str) -> UserError:
-    """A `name` that none of the choices has."""
-    choices = list(by_name.values())
+def unknown_name(data: Mapping, by_name: Mapping[str | None, type], path: str) -> UserError:
+    """A mapping whose `name` none of the choices has, or that has none."""
+    name, where, choices = data.get("name"), joined(path, "name"), list(by_name.values())
+    known = ", ".join(map(str, by_name))
+    if name is None:
+        able = [each for each, choice in by_name.items() if {*data} <= {*fields_by_key(choice)}]
+        return UserError(
+            "a name is missing, which says what this is",
+            where=where,
+            expected=f"one of {known}",
+            got=f"{joined(path, next(iter(data)))}, and no name" if data else "no name",
+            fix=f"add {where}={able[0] if data and len(able) == 1 else '...'}",
+        )
     return UserError(
-        "a missing or unknown name",
-        where=joined(path, "name"),
-        expected="one of " + ", ".join(map(str, by_name)),
+        "an unknown name",
+        where=where,
+        expected=f"one of {known}",
         got=repr(name),
         fix=did_you_mean(str(name), map(str, by_name))
         or (PLUGIN if is_registered(choices[0]) else None),

@@ -13,6 +13,7 @@ import numpy as np
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.json_files import STRICT, parse_json, read_regular
+from jaxssl.core.paths import looked_up, suggestion
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -135,8 +136,9 @@ def read_manifest(path: str | Path) -> Manifest:
             "there is no token store here",
             where=path.parent,
             expected="a directory with a manifest.json",
-            got="a directory without one" if path.parent.is_dir() else "no such directory",
-            fix="make it with `jaxssl prepare`, or correct the path (data.store)",
+            got="a directory without one" if path.parent.is_dir() else looked_up(path.parent),
+            fix=suggestion(path.parent)
+            or "make it with `jaxssl prepare`, or correct the path (data.store)",
         )
     return parse_manifest(read_regular(path, what=DAMAGED, fix=FIX), path)
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from jaxssl.core.errors import UserError
-from jaxssl.core.files import near_path
 from jaxssl.core.json_files import read_json
+from jaxssl.core.paths import suggestion
 from jaxssl.core.seal import inside
 from jaxssl.data.store.manifest import ROLES
 from jaxssl.data.tokenizer import with_transformers
@@ -56,8 +56,8 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
             raise
         raise _unreadable(name, f"{type(error).__name__}: {error}") from error
     if path.suffix or name.startswith((".", "/")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise _unreadable(name, "no such file or directory", near_path(path))
-    if near := near_path(path):
+        raise _unreadable(name, "no such file or directory", suggestion(path))
+    if near := suggestion(path):
         raise _unreadable(name, "no such directory, and one of almost this name is there", near)
     print(
         f"{name} is no file or directory here: asking the Hugging Face hub for it", file=sys.stderr
@@ -329,7 +329,7 @@ def _load_with_transformers(name: str, called: str | None = None) -> Tokenizer:
         content, config = with_transformers.read(name)
     except Exception as error:  # a long list of them, from OSError to bare ones
         message = str(error).strip().splitlines() or [type(error).__name__]
-        fix = near_path(name)
+        fix = suggestion(name)
         if "auto_map" in read_part(Path(name) / CONFIG_FILE):
             fix = (
                 f"code of its own is not run: if {JSON_FILE} says all, delete auto_map from "

@@ -51,7 +51,7 @@ class TokenizerTrainConfig:
     (<|endoftext|>), or SentencePiece's BPE or Unigram (<pad> <unk> <s> </s> <mask>)."""
     vocab_size: int = 8192
     """Number of pieces, special tokens included. Training stops below it where the text is too
-    small; the result is then stated (SentencePiece refuses instead)."""
+    small; the result is then stated."""
     lowercase: bool = False
     """Ignore case (WordPiece also removes accents, as BERT's uncased models do)."""
     min_frequency: int = 2
@@ -97,7 +97,7 @@ def train_tokenizer(config: TokenizerTrainConfig) -> Tokenizer:
     corpus.
 
     Raises:
-      UserError: bad corpus, text too small, `out` holds something else, or the corpus has changed.
+      UserError: bad corpus, `out` holds something else, or the corpus has changed.
     """
     out = Path(config.out)
     wanted = {**to_dict(config), "out": None}
@@ -120,9 +120,11 @@ def train_on_texts(config: TokenizerTrainConfig, texts: Texts) -> Tokenizer:
     """Trains on the texts that each call of `texts` yields; writes nothing, reads no source."""
     trained = _TRAINERS[config.kind](config, texts)
     if trained.vocab_size < config.vocab_size:
+        smaller = "" if config.kind.startswith("sentencepiece") else " or a smaller min_frequency"
         print(
-            f"the text supports a vocabulary of {trained.vocab_size} pieces, not "
-            f"{config.vocab_size} (vocab_size; more text or a smaller min_frequency give more)",
+            f"note: the text supports a vocabulary of {trained.vocab_size:,} pieces, not "
+            f"{config.vocab_size:,} (vocab_size; more text{smaller} gives more); for its model: "
+            f"model.vocab_size={trained.vocab_size}",
             file=sys.stderr,
         )
     return trained
@@ -258,34 +260,43 @@ def _train_byte_bpe(config: TokenizerTrainConfig, texts: Texts) -> Tokenizer:
 
 
 def _train_sentencepiece(config: TokenizerTrainConfig, texts: Texts) -> Tokenizer:
-    import sentencepiece
-
+    """SentencePiece's BPE or Unigram. The library refuses a text that supports fewer pieces than it
+    is asked for, and says how many it does: so many are learnt."""
     from jaxssl.data.tokenizer.loading import JSON_FILE, SentencePieceTokenizer
     from jaxssl.data.tokenizer.sentencepiece_export import tokenizer_json
 
-    model = io.BytesIO()
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_lines(texts()),
-            model_writer=model,
-            vocab_size=config.vocab_size,
-            model_type=config.kind.removeprefix("sentencepiece_"),
-            character_coverage=config.character_coverage,
-            normalization_rule_name="nmt_nfkc_cf" if config.lowercase else "nmt_nfkc",
-            pad_id=0,
-            unk_id=1,
-            bos_id=2,
-            eos_id=3,
-            control_symbols=["<mask>"],  # never made of text, as a user-defined symbol would be
-            num_threads=os.cpu_count() or 1,
-            minloglevel=2,
-        )
+        content = _sentencepiece_model(config, texts, config.vocab_size)
     except RuntimeError as error:
-        raise _sentencepiece_error(config, str(error)) from error
-    content = model.getvalue()
+        most = re.search(r"value <= (\d+)", str(error))
+        if most is None:
+            raise _sentencepiece_error(config, str(error)) from error
+        content = _sentencepiece_model(config, texts, int(most.group(1)))
     exported = tokenizer_json(content)
     files = {JSON_FILE: exported} if exported else {}
     return SentencePieceTokenizer(Path(config.out).name, content, None, files)
+
+
+def _sentencepiece_model(config: TokenizerTrainConfig, texts: Texts, vocab_size: int) -> bytes:
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=_lines(texts()),
+        model_writer=model,
+        vocab_size=vocab_size,
+        model_type=config.kind.removeprefix("sentencepiece_"),
+        character_coverage=config.character_coverage,
+        normalization_rule_name="nmt_nfkc_cf" if config.lowercase else "nmt_nfkc",
+        pad_id=0,
+        unk_id=1,
+        bos_id=2,
+        eos_id=3,
+        control_symbols=["<mask>"],  # never made of text, as a user-defined symbol would be
+        num_threads=os.cpu_count() or 1,
+        minloglevel=2,
+    )
+    return model.getvalue()
 
 
 _TRAINERS: dict[str, Callable[[TokenizerTrainConfig, Texts], Tokenizer]] = {
@@ -377,11 +388,10 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _sentencepiece_error(config: TokenizerTrainConfig, message: str) -> UserError:
-    most = re.search(r"value <= (\d+)", message)
     return UserError(
         "SentencePiece cannot learn this vocabulary from this text",
         where="vocab_size",
-        expected=f"at most {most.group(1)}" if most else "a vocabulary the text supports",
+        expected="a vocabulary that the text supports",
         got=f"{config.vocab_size} ({message.strip().splitlines()[-1][:200]})",
         fix="use a smaller vocab_size or more text",
     )

@@ -10,6 +10,7 @@ from jaxssl.data.tables.blanks import split_words
 from jaxssl.data.tables.cells import is_missing, spelt_list
 from jaxssl.data.tables.table import Table
 from jaxssl.scores.spans import PREFIXES, Scheme, convert, parse
+from jaxssl.tasks.labels import UNKNOWN
 from jaxssl.tasks.words import Sentences, checked
 
 OUTSIDE = "O"
@@ -207,6 +208,6 @@ def numbers_of(
                 where=f"{place}, column {column}, tag {word}",
                 expected=", ".join(labels[:20]),
                 got=repr(file_row[word]),
-                fix=did_you_mean(row[word], labels),
+                fix=did_you_mean(row[word], labels) or UNKNOWN,
             )
     return np.array([number[tag] for row in learnt for tag in row], np.int32)

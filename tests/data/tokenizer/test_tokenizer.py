@@ -480,13 +480,22 @@ def test_bad_options_are_told(options, message):
         TokenizerTrainConfig(source=Docstrings(), out="x", **options)
 
 
-def test_too_large_a_sentencepiece_vocabulary_is_told():
-    config = TokenizerTrainConfig(
-        source=Docstrings(), kind="sentencepiece_bpe", out="x", vocab_size=50_000
-    )
-    with pytest.raises(UserError, match="cannot learn") as error:
-        train_on_texts(config, lambda: TEXTS[:20])
-    assert "at most" in str(error.value)
+@pytest.mark.parametrize("kind", KINDS)
+def test_fewer_pieces_than_were_asked_for_are_told_with_both_numbers(kind, capsys):
+    config = TokenizerTrainConfig(source=Docstrings(), kind=kind, out="x", vocab_size=50_000)
+    tokenizer = train_on_texts(config, lambda: TEXTS[:20])
+    said = capsys.readouterr().err
+    pieces = tokenizer.vocab_size
+    assert 100 < pieces < 50_000
+    assert f"note: the text supports a vocabulary of {pieces:,} pieces, not 50,000 (" in said
+    assert f"model.vocab_size={pieces}\n" in said
+    assert ("min_frequency" in said) == (not kind.startswith("sentencepiece"))
+
+
+def test_a_text_that_sentencepiece_cannot_learn_from_is_told():
+    config = TokenizerTrainConfig(source=Docstrings(), kind="sentencepiece_bpe", out="x")
+    with pytest.raises(UserError, match="cannot learn"):
+        train_on_texts(config, lambda: [" "])
 
 
 def _digest(directory):
