@@ -21,7 +21,7 @@ from jaxssl.checkpoint.parameter_index import (
 )
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError, did_you_mean
-from jaxssl.core.paths import suggestion
+from jaxssl.core.paths import looked_up, suggestion
 from jaxssl.core.seal import check_seal
 from jaxssl.models.heads import HEADS
 from jaxssl.parallel import hosts
