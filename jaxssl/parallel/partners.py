@@ -244,7 +244,7 @@ class Partners:
                 heard = time.monotonic()
                 if "leave" in message:
                     link.is_leaving = True
-                    self._follow(link.name, message)
+                    self._follow(link, message)
                 elif "bye" in message:
                     link.is_leaving = True
                 elif "lost" in message:
@@ -267,13 +267,14 @@ class Partners:
             other.send(lost=line)
         self._end(line, EXIT_MISSING)
 
-    def _follow(self, name: str, message: Mapping[str, Any]) -> None:
-        """Ends, soon, as another process did that says why."""
-        code = int(message["leave"])
+    def _follow(self, link: Link, message: Mapping[str, Any]) -> None:
+        """Ends, soon, as another process did that says why; unless this one ends already."""
+        code, by = int(message["leave"]), str(message.get("by", link.name))
         for other in self._links.values():
-            other.send(leave=code, text=message["text"], by=message.get("by", name))
-        self._closed.wait(GRACE_SECONDS)
-        by = message.get("by", name)
+            if other is not link:
+                other.send(leave=code, text=message["text"], by=by)
+        if self._closed.wait(GRACE_SECONDS):
+            return
         self._end(f"{by} ended with exit code {code}: {message['text']}", code)
 
     # --- Talking ---

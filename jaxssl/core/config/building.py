@@ -80,7 +80,8 @@ def _build_choice(choices: list, data: Any, path: str, errors: list[UserError]) 
     if len(choices) == 1:
         return _build_dataclass(choices[0], data, path, errors)
     by_name = {choice_name(choice): choice for choice in choices}
-    if data.get("name") not in by_name:
+    name = data.get("name")
+    if not isinstance(name, str | None) or name not in by_name:
         errors.append(unknown_name(data, by_name, path))
         return None
     return _build_dataclass(by_name[data["name"]], data, path, errors, choices)

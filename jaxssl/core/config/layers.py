@@ -6,6 +6,9 @@ from typing import Any
 
 from jaxssl.core.config.yaml_text import parse_yaml
 from jaxssl.core.errors import UserError
+from jaxssl.core.json_files import read_regular
+
+MOST_BYTES = 32 << 20
 
 
 def combine(layers: Iterable[str | Path | Mapping], overrides: Iterable[str] = ()) -> dict:
@@ -47,10 +50,11 @@ def parse_override(text: str) -> dict:
 
 def read_yaml(path: str | Path) -> dict:
     """A recipe file as a mapping."""
+    what, fix = "a configuration file cannot be read", "give a YAML file: key: value"
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError("a configuration file cannot be read", where=path, got=error) from error
+        text = read_regular(path, what=what, fix=fix, most_bytes=MOST_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(what, where=path, expected="text in UTF-8", got=error) from error
     data = parse_yaml(text, where=str(path))
     if data is None:
         return {}

@@ -1,20 +1,35 @@
 """Text as YAML and back, by the scalars of YAML 1.2: `3e-4` is a number, `no` is a word."""
 
+import collections
 import functools
 import re
 from typing import Any
 
 from jaxssl.core.errors import UserError
 
+MOST_CHARACTERS = 8 << 20
+MOST_VALUES = 1_000_000
+"""Nine aliases of nine, nine times, would be 387 million values."""
+
 
 def parse_yaml(text: str, where: str) -> Any:
     """YAML with YAML 1.2's booleans and numbers: `3e-4` is a number, `no` is a word."""
     import yaml
 
+    if len(text) > MOST_CHARACTERS:
+        raise UserError(
+            "too large a YAML text",
+            where=where,
+            expected=f"at most {MOST_CHARACTERS:,} characters",
+            got=f"{len(text):,}",
+        )
     try:
         return yaml.load(text, Loader=_yaml_loader())
-    except yaml.YAMLError as error:
-        raise UserError("not valid YAML", where=where, got=str(error)) from error
+    except RecursionError:
+        got = "lists or mappings too deep inside each other"
+        raise UserError("not valid YAML", where=where, got=got) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError("not valid YAML", where=where, got=str(error)[:500]) from error
 
 
 def dump_yaml(data: Any) -> str:
@@ -31,15 +46,26 @@ def _yaml_loader() -> type:
     class Loader(yaml.SafeLoader):
         """SafeLoader with its own table of scalars and no repeated keys."""
 
+        def get_single_node(self):
+            node = super().get_single_node()
+            if node is not None and _written_out(node, {}) > MOST_VALUES:
+                problem = f"aliases (*name) that stand for more than {MOST_VALUES:,} values"
+                raise yaml.composer.ComposerError(None, None, problem, node.start_mark)
+            return node
+
         def construct_mapping(self, node, deep=False):
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
-            if repeated:
+            counts = collections.Counter(map(repr, keys))
+            repeated = next((key for key in keys if counts[repr(key)] > 1), None)
+            if repeated is not None:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"repeated key {repeated[0]!r}", node.start_mark
+                    None, None, f"repeated key {repeated!r}", node.start_mark
                 )
             return super().construct_mapping(node, deep)
 
+    tags = ("null", "bool", "int", "float", "str", "seq", "map")
+    known = {f"tag:yaml.org,2002:{tag}" for tag in tags} | {None}  # None: what is no other's
+    Loader.yaml_constructors = {t: c for t, c in Loader.yaml_constructors.items() if t in known}
     Loader.yaml_implicit_resolvers = {}
     _add_scalars(Loader)
 
@@ -56,6 +82,20 @@ def _yaml_loader() -> type:
     Loader.add_constructor("tag:yaml.org,2002:int", construct_int)
     Loader.add_constructor("tag:yaml.org,2002:float", construct_float)
     return Loader
+
+
+def _written_out(node: Any, known: dict[int, int]) -> int:
+    """How many values a node has once each alias is written out.
+
+    Args:
+      known: those of nodes that were counted, by their identity.
+    """
+    if id(node) not in known:
+        known[id(node)] = MOST_VALUES + 1  # of one that holds itself: it would never end
+        children = node.value if isinstance(node.value, list) else []
+        pairs = (child if isinstance(child, tuple) else (child,) for child in children)
+        known[id(node)] = 1 + sum(_written_out(part, known) for pair in pairs for part in pair)
+    return known[id(node)]
 
 
 @functools.cache
