@@ -6,9 +6,11 @@ last, `manifest.json`. What has no manifest was never finished and is not looked
 
 import contextlib
 import copy
+import functools
 import logging
 import math
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -74,7 +76,9 @@ class CheckpointManager:
         self._checkpointer: ocp.AsyncCheckpointer | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        logging.getLogger("absl").addFilter(_is_news)
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_is_news)
+        _silence_closed_loops()
 
     def steps(self) -> list[int]:
         """The finished steps, ascending."""
@@ -347,9 +351,24 @@ def _cannot_restore(checkpoint: Path, error: Exception) -> UserError:
     )
 
 
+@functools.cache
+def _silence_closed_loops() -> None:
+    """Orbax closes its event loop where a save fails; TensorStore's threads go on to hand it their
+    failures, and each would be printed with a traceback. The error itself is ours to tell."""
+    before = sys.unraisablehook
+
+    def tell(ignored: "sys.UnraisableHookArgs") -> None:
+        error = ignored.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            before(ignored)
+
+    sys.unraisablehook = tell
+
+
 def _is_news(record: logging.LogRecord) -> bool:
-    """False for the tracebacks that Orbax logs of errors which it also raises: we tell those."""
-    return not (record.exc_info and "orbax" in record.pathname)
+    """False for the tracebacks that Orbax logs of errors which it also raises, and for what asyncio
+    says of tasks of such a save: we tell the error."""
+    return not (record.exc_info and ("orbax" in record.pathname or record.name == "asyncio"))
 
 
 def _make_checkpointer(compress: bool) -> ocp.AsyncCheckpointer:

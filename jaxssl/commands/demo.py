@@ -52,7 +52,7 @@ def demo(out: Path, *, short: bool = False) -> int:
     from jaxssl.run.train import train_run
     from jaxssl.train.stopping import EXIT_STOPPED
 
-    started, scale = time.time(), SHORT if short else FULL
+    started, scale = time.monotonic(), SHORT if short else FULL
     _check_scale(out, short)
     source = Docstrings(max_bytes=scale.corpus_bytes).collected(out / "corpus")
     runs = []
@@ -84,7 +84,7 @@ def demo(out: Path, *, short: bool = False) -> int:
     print("\n".join(last_screen(runs)))
     print(f"\n{summary_table(runs)}")
     print("\n".join(["", *tuned]))
-    print(f"\n{time.time() - started:.0f} s in all. Open {report.absolute()} in a browser.")
+    print(f"\n{time.monotonic() - started:.0f} s in all. Open {report.absolute()} in a browser.")
     return 0
 
 
@@ -164,15 +164,15 @@ def fine_tune(out: Path, scale: Scale) -> list[str] | None:
         ]
         overrides += [*changes, *scale.library]
         config = load_config(["finetune/library"], overrides, FINETUNE)
-        started = time.time()
+        started = time.monotonic()
         if train_run(config).stopped_by:
             return None
-        rows.append((name, *_scored(Path(config.out)), time.time() - started))
+        rows.append((name, *_scored(Path(config.out)), time.monotonic() - started))
     assert config is not None
-    started = time.time()
+    started = time.monotonic()
     bag = baseline.bag_of_words(config)
     scores = [bag[split]["accuracy"] for split in ("validation", "test")]
-    rows.append(("bag of words", None, *scores, time.time() - started))
+    rows.append(("bag of words", None, *scores, time.monotonic() - started))
     return library_table(rows, out / "library")
 
 

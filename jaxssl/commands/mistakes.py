@@ -1,10 +1,17 @@
 """What a command says of an error that the user can do something about."""
 
 import errno
+import traceback
 
 from jaxssl.core.errors import UserError, UserErrors
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+FIXES = {
+    errno.EMFILE: "allow more open files (ulimit -n 4096), and start the same command again",
+    errno.ENFILE: "close other programs, and start the same command again",
+    errno.ENOMEM: "free memory, or make the batch smaller, and start the same command again",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f), and start the same command again",
+    errno.ENAMETOOLONG: "choose a shorter path",
+}
 
 
 def mistakes_of(error: Exception) -> list[UserError]:
@@ -13,8 +20,10 @@ def mistakes_of(error: Exception) -> list[UserError]:
         return list(error.errors)
     if isinstance(error, UserError):
         return [error]
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        return [_of_disk(error)]
+    if isinstance(error, MemoryError):
+        return [_of_memory()]
+    if isinstance(error, OSError) and error.errno is not None:
+        return [_of_system(error)]
     if isinstance(error, RuntimeError | AssertionError):
         from jaxssl.parallel.backends import backend_mistake
 
@@ -32,11 +41,32 @@ def code_of(error: Exception, mistakes: list[UserError]) -> int:
     return 2 if mistakes else 1
 
 
-def _of_disk(error: OSError) -> UserError:
+def _of_system(error: OSError) -> UserError:
+    """What the operating system refused."""
+    where = error.filename if error.filename is not None else _place_of(error)
     return UserError(
-        "a file cannot be written or read",
-        where=error.filename,
-        expected="a disk with room, and permission to use it",
-        got=error.strerror,
-        fix="free space or choose another place, and start the same command again",
+        "the operating system refused to read, write or start something",
+        where=where,
+        expected="files that are there, with room and permission; as many as are needed at once",
+        got=error.strerror or error,
+        fix=FIXES.get(
+            error.errno or 0,
+            "free space or choose another place, and start the same command again",
+        ),
     )
+
+
+def _of_memory() -> UserError:
+    return UserError(
+        "there is not enough memory",
+        where="this machine, or a limit of it (ulimit -v)",
+        expected="room for the model, its optimizer, and a batch",
+        got="none left",
+        fix=FIXES[errno.ENOMEM],
+    )
+
+
+def _place_of(error: BaseException) -> str:
+    """Where in the software an error arose that names no file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].name}, {frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown"

@@ -25,6 +25,7 @@ from jaxssl.core.config import parse_yaml
 from jaxssl.core.errors import UserError
 from jaxssl.core.json_files import JsonObject, read_json, read_regular
 from jaxssl.core.paths import looked_up, suggestion
+from jaxssl.core.seal import check_seal
 from jaxssl.report import files
 from jaxssl.train.metrics_file import FILE_NAME, read_metrics
 
@@ -205,6 +206,10 @@ def read_run(run_dir: str | Path) -> Run:
             fix=suggestion(directory) or "give the run's directory (the configuration's `out`)",
         )
     problems: list[str] = []
+    try:
+        check_seal(directory)
+    except UserError as error:
+        problems.append(f"{error.what}: {error.where} ({error.got}).")
     summary = _read(directory / "summary.json", files.Summary, problems)
     return Run(
         directory=directory,

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import sys
+import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
+from jaxssl.core.progress import tell
 from jaxssl.train.metrics_file import TEXT_KINDS, MetricsFile, Row, plain
 
 
@@ -54,6 +56,8 @@ class TensorBoardSink:
 
     def __init__(self, run_dir: str | Path, *, resume_step: int | None = None):
         self._run_dir, self._files = str(run_dir), 0
+        self._failed: BaseException | None = None
+        self._before, threading.excepthook = threading.excepthook, self._note_failure
         self._writer = self._open(resume_step)
 
     def _open(self, resume_step: int | None) -> Any:
@@ -65,12 +69,34 @@ class TensorBoardSink:
             flush_secs=10,
         )
 
+    def _note_failure(self, failure: Any) -> None:
+        """The package writes in a thread, whose failure would be printed and forgotten."""
+        if type(failure.thread).__module__.partition(".")[0] == "tensorboardX":
+            self._failed = failure.exc_value
+        else:
+            self._before(failure)
+
+    def _check(self) -> None:
+        error, self._failed = self._failed, None
+        if isinstance(error, OSError):
+            raise UserError(
+                "TensorBoard's file cannot be written",
+                where=self._run_dir,
+                expected="a writable disk with room",
+                got=error.strerror or error,
+                fix="free space or set logging.tensorboard=false, and start the same command "
+                "again: the run resumes",
+            )
+        if error is not None:
+            raise error
+
     def rewind(self, step: int) -> None:
         """Starts another file, before which TensorBoard hides the rows of later steps."""
         self._writer.close()
         self._writer = self._open(step)
 
     def write(self, row: Row) -> None:
+        self._check()
         kind, step = row["kind"], int(row["step"])
         if kind in TEXT_KINDS:
             self._writer.add_text(kind, _as_text(row), step)
@@ -79,7 +105,10 @@ class TensorBoardSink:
             self._writer.add_scalar(f"{kind}/{key}", value, step)
 
     def close(self) -> None:
-        self._writer.close()
+        if self._failed is None:  # else its queue would be waited for, which nobody reads
+            self._writer.close()
+        if self._failed is not None:
+            tell(f"{self._run_dir}: the end of TensorBoard's file is missing: {self._failed}")
 
 
 class WandbSink:

@@ -65,7 +65,8 @@ class StepLog:
         latest, self._latest = self._latest, {}
         now = self.start(step)
         steps = max(1, step - since)
-        seconds, tokens = (now - then) / steps, (self.tokens - tokens_before) / steps
+        # A clock that stands still, of a virtual machine say, must not end a run.
+        seconds, tokens = max(now - then, 1e-9) / steps, (self.tokens - tokens_before) / steps
         rows, places = self._rows - rows_before, self._places - places_before
         return {
             "tokens": self.tokens,

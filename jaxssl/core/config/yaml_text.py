@@ -50,7 +50,7 @@ def _yaml_loader() -> type:
             node = super().get_single_node()
             if node is not None and _written_out(node, {}) > MOST_VALUES:
                 problem = f"aliases (*name) that stand for more than {MOST_VALUES:,} values"
-                raise yaml.composer.ComposerError(None, None, problem, node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
             return node
 
         def construct_mapping(self, node, deep=False):
