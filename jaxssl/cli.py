@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxssl.commands import parser
 from jaxssl.core.interrupts import EXIT_STOPPED
-from jaxssl.core.terminal import check_arguments
+from jaxssl.core.terminal import allow_open_files, check_arguments
 
 WITH_MODEL = (
     *("pretrain", "finetune", "evaluate", "predict", "embed", "generate", "fill-mask"),
@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         check_arguments(arguments)
+        if options.verb in WITH_MODEL:
+            allow_open_files()
         _load_plugins(options)
         code, said = options.run(options), "see its own messages"
     except BrokenPipeError:

@@ -8,6 +8,7 @@ import pytest
 import toy
 
 from jaxssl import cli
+from jaxssl.checkpoint.hf.sentence import SentenceConfig
 from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.core.errors import UserError
 from jaxssl.core.registry import members
@@ -58,6 +59,7 @@ REQUIRED = {
     TablesConfig: {"tables": TABLES},
     TableSplits: {"train": TABLE},
     TableFile: {"path": "train.csv"},
+    SentenceConfig: {"pooling": ("mean",)},
     Sgd: {"learning_rate": 0.1},
     Term: {"objective": MaskedLm()},
     UnfreezingStage: {"epoch": 1.0},

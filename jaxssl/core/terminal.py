@@ -1,10 +1,14 @@
 """Standard streams that cannot make a command fail: they may be closed, or of a small encoding."""
 
 import os
+import resource
 import sys
 from collections.abc import Sequence
 
 from jaxssl.core.errors import UserError
+
+OPEN_FILES, FEWEST_FILES = 4096, 64
+"""A checkpoint of several hundred arrays has as many files open while it is written."""
 
 
 def make_safe() -> None:
@@ -24,6 +28,26 @@ def make_safe() -> None:
             setattr(sys, name, open(os.devnull, "w"))
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def allow_open_files() -> None:
+    """Raises this process's limit of open files to `OPEN_FILES`, or as far as it may.
+
+    Raises:
+      UserError: fewer than `FEWEST_FILES` are allowed; libraries hang or crash then.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if 0 <= soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if 0 <= most < FEWEST_FILES:
+        raise UserError(
+            "too few open files are allowed",
+            where="the limit of open files (ulimit -n)",
+            expected=f"at least {FEWEST_FILES}",
+            got=most,
+            fix="allow more (ulimit -n 4096), and start the same command again",
+        )
 
 
 def check_arguments(arguments: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.json_files import read_json
 from jaxssl.ops.pooling import Pooling
@@ -68,6 +69,9 @@ class SentenceConfig:
     """The name of the prompt that comes before every text, unless another is asked for."""
     similarity: str | None = None
     """How its vectors are compared: kept for an export."""
+
+    def __post_init__(self):
+        check_at_least(1, self, "max_length")
 
 
 # --- Reading ------------------------------------------------------------------------------------
