@@ -7,9 +7,10 @@
 # `out`. Change the lines below, or give their options to sbatch: sbatch --nodes=4 launch/slurm.sh ...
 #
 # 5 minutes before the time is over each process gets SIGTERM: the run is saved and ends with 75, and
-# the job goes back to the queue and on from there, as often as it takes. A run that is done (0), a
-# mistake (2), a loss that was not finite (3) and a crash do not. Preempted jobs and those of a node
-# that failed are queued again by Slurm itself. `scancel JOB` ends all of it.
+# the job goes back to the queue and on from there, as often as it takes; so does one that lost a
+# process (69). A run that is done (0), a mistake (2), a loss that was not finite (3) and a crash do
+# not. Preempted jobs and those of a node that failed are queued again by Slurm itself.
+# `scancel JOB` ends all of it.
 #
 #SBATCH --job-name=jaxssl
 #SBATCH --nodes=2
@@ -34,8 +35,8 @@ fi
 # gone. One that hangs behind is ended after ten minutes.
 srun --kill-on-bad-exit=0 --wait=600 "$@" distributed.auto=true
 code=$?
-if [[ $code -eq 75 ]]; then
-  echo "saved and stopped: job $SLURM_JOB_ID is queued again"
+if [[ $code -eq 75 || $code -eq 69 ]]; then
+  echo "ended with $code, to go on later: job $SLURM_JOB_ID is queued again"
   scontrol requeue "$SLURM_JOB_ID" || echo "it could not be queued; start the same command again" >&2
 fi
 exit "$code"

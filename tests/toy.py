@@ -224,3 +224,23 @@ def finish(process: subprocess.Popen, timeout: float = 240.0) -> tuple[int, str,
     """Its exit code, standard output and standard error."""
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
+
+
+def last_logged(run_dir: Path) -> int:
+    """The last step in metrics.jsonl; 0 without any."""
+    try:
+        lines = (run_dir / "metrics.jsonl").read_bytes().splitlines()
+    except FileNotFoundError:
+        return 0
+    for line in reversed(lines):
+        try:
+            return json.loads(line)["step"]
+        except ValueError:
+            continue
+    return 0
+
+
+def is_saving(run_dir: Path) -> bool:
+    """Whether a checkpoint is being written at this moment."""
+    steps = (run_dir / "checkpoints").glob("[0-9]*")
+    return any(not (step / "manifest.json").exists() for step in steps)

@@ -13,7 +13,8 @@ changed often, and `jaxssl VERB --help TOPIC` (model, model.bert, train.steps, a
 its default. Code of your own is named after the verb: `--plugin FILE.py`.
 
 exit codes: 0 done; 1 verify found a difference; 2 a mistake, explained; 3 the loss was not finite;
-75 stopped by a signal after saving, run the same command again to go on; 130 interrupted.
+69 another process of the run is missing, 75 stopped by a signal after saving: run the same command
+again to go on; 130 interrupted.
 
 On a CPU with glibc, verbs that run a model start themselves again with huge pages and freed memory
 kept between steps; JAXSSL_MALLOC=default leaves the allocator as the system has it.

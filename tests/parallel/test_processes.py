@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,53 +11,11 @@ import numpy as np
 import pytest
 import toy
 import tuned
+from several import STEPS, arguments, free_port, start_both, start_two, train_in_two
 
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.run.open import evaluate_run, open_run
 from jaxssl.run.train import train_run
-
-STEPS = 4
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
-def arguments(out, words, *overrides: str) -> list:
-    recipe = toy.recipe(words, out, "bert")
-    recipe |= {"train": {"steps": STEPS}, "evaluation": {"every": 2}, "checkpoint": {"every": 2}}
-    recipe["logging"]["every"] = recipe["optimizer"]["schedule"]["warmup"] = 1
-    recipe["samples"] = {"prompts": ["the [MASK] sees a dog.", "my sister [MASK] the cat."]}
-    return ["pretrain", toy.write_recipe(out.with_suffix(".json"), recipe), *overrides]
-
-
-def train_in_two(out, words, *overrides: str):
-    return [toy.finish(process) for process in start_two(out, words, *overrides)]
-
-
-def start_two(out, words, *overrides: str) -> list[subprocess.Popen]:
-    return start_both(arguments(out, words, *overrides))
-
-
-def start_both(command: list) -> list[subprocess.Popen]:
-    address = f"127.0.0.1:{free_port()}"
-    os.environ["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
-    try:
-        return [
-            toy.start(
-                [
-                    *command,
-                    f"distributed.coordinator={address}",
-                    "distributed.num_processes=2",
-                    f"distributed.process_id={number}",
-                ]
-            )
-            for number in (0, 1)
-        ]
-    finally:
-        del os.environ["JAX_CPU_COLLECTIVES_IMPLEMENTATION"]
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +137,17 @@ def test_every_layout_gives_each_process_the_rows_its_devices_hold():
     for process in [start(0), start(1)]:
         out, err = process.communicate(timeout=300)
         assert out.endswith("all layouts\n"), err
+
+
+def test_processes_that_are_not_alike_are_refused_in_both(words, tmp_path):
+    """They would train on together, to a result of neither."""
+    own = (("train.seed=0",), ("train.seed=1", "optimizer.learning_rate=0.01"))
+    for code, _, err in map(toy.finish, start_both(arguments(tmp_path / "run", words), own)):
+        assert code == 2 and "Traceback" not in err, err
+        assert "not alike" in err or "ended with exit code 2" in err
+        assert "optimizer.learning_rate: 0.003 in process 0, 0.01 in process 1" in err
+        assert "train.seed: 0 in process 0, 1 in process 1" in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_mistake_found_by_the_first_process_ends_both(words, tmp_path):

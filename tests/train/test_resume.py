@@ -1,6 +1,5 @@
 """A run that was killed or stopped and started again is the run that never was."""
 
-import json
 import random
 import signal
 import subprocess
@@ -43,26 +42,6 @@ def assert_same_run(run_dir: Path, uninterrupted: Path) -> None:
     assert toy.rows_of(run_dir) == toy.rows_of(uninterrupted)
 
 
-def last_logged(run_dir: Path) -> int:
-    """The last step in metrics.jsonl; 0 without any."""
-    try:
-        lines = (run_dir / "metrics.jsonl").read_bytes().splitlines()
-    except FileNotFoundError:
-        return 0
-    for line in reversed(lines):
-        try:
-            return json.loads(line)["step"]
-        except ValueError:
-            continue
-    return 0
-
-
-def is_saving(run_dir: Path) -> bool:
-    """Whether a checkpoint is being written at this moment."""
-    steps = (run_dir / "checkpoints").glob("[0-9]*")
-    return any(not (step / "manifest.json").exists() for step in steps)
-
-
 def wait_until(process: subprocess.Popen, condition) -> bool:
     """Waits for the condition; False if the process ended before."""
     while process.poll() is None:
@@ -74,12 +53,12 @@ def wait_until(process: subprocess.Popen, condition) -> bool:
 
 def kill_after(process: subprocess.Popen, run_dir: Path, steps: int, *, saving: bool) -> bool:
     """SIGKILL once so many steps were logged; with `saving` at the next save. Whether it hit."""
-    begin = last_logged(run_dir)
-    hit = wait_until(process, lambda: 0 < last_logged(run_dir) != begin) if begin else True
-    target = last_logged(run_dir) + steps
-    hit = hit and wait_until(process, lambda: last_logged(run_dir) >= target)
+    begin = toy.last_logged(run_dir)
+    hit = wait_until(process, lambda: 0 < toy.last_logged(run_dir) != begin) if begin else True
+    target = toy.last_logged(run_dir) + steps
+    hit = hit and wait_until(process, lambda: toy.last_logged(run_dir) >= target)
     if hit and saving:
-        hit = wait_until(process, lambda: is_saving(run_dir))
+        hit = wait_until(process, lambda: toy.is_saving(run_dir))
     process.send_signal(signal.SIGKILL)
     code, _, err = toy.finish(process)
     assert not hit or code in (0, -signal.SIGKILL), err
@@ -100,7 +79,7 @@ def kill_many_times(run_dir: Path, words: Path, seed: int, kills: int, log: list
         else:
             saving = bool(done % 2)
             killed = kill_after(process, run_dir, rng.randrange(10, 30), saving=saving)
-        log.append((killed, last_logged(run_dir), is_saving(run_dir)))
+        log.append((killed, toy.last_logged(run_dir), toy.is_saving(run_dir)))
         if not killed:
             break
         done += 1
@@ -140,8 +119,8 @@ def test_stopped_by_signals_it_saves_and_ends_with_the_same_bits(uninterrupted, 
     run_dir = tmp_path / "run"
     for number in (signal.SIGTERM, signal.SIGINT):
         process = toy.start(command(run_dir, words))
-        begin = last_logged(run_dir)
-        assert wait_until(process, lambda begin=begin: last_logged(run_dir) > begin + 10)
+        begin = toy.last_logged(run_dir)
+        assert wait_until(process, lambda begin=begin: toy.last_logged(run_dir) > begin + 10)
         process.send_signal(number)
         code, out, err = toy.finish(process)
         assert code == 75, err
