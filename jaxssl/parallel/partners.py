@@ -30,6 +30,8 @@ MOST_BYTES = 16 << 20
 GRACE_SECONDS = 1.0
 """What a process has to end by itself when another has said that it ends."""
 RETRY_SECONDS = 0.2
+HELLO_SECONDS = 5.0
+"""What a caller has to say who it is, while the others wait."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +162,7 @@ class Partners:
 
     def _welcome(self, connection: socket.socket) -> None:
         """Takes a process in that says who it is; others that call here are none of ours."""
-        link = Link(connection, "", self.patience.lost)
+        link = Link(connection, "", HELLO_SECONDS)
         try:
             hello = next(link.messages())
             number, count, name = (hello[key] for key in ("number", "count", "name"))
@@ -171,6 +173,7 @@ class Partners:
             link.send(refused=f"process {number} of {count} came to one of {self.place.count}")
             link.close()
             return
+        connection.settimeout(self.patience.lost)
         link.number, link.name = number, f"process {number} ({name})"
         self._links[number] = link
 

@@ -51,15 +51,18 @@ def _masks(rows: list[dict[str, Any]]) -> str:
 
 def _fill_mask(row: dict[str, Any]) -> str:
     text = MASK.sub(r"<mark>\1</mark>", _text(str(row.get("text", ""))))
-    predictions = row.get("predictions") or []
-    masks = predictions if predictions and isinstance(predictions[0], list) else [predictions]
-    tables = "".join(map(_predictions, masks))
+    predictions = row.get("predictions")
+    found = predictions if isinstance(predictions, list) else []
+    masks = found if found and isinstance(found[0], list) else [found]
+    tables = "".join(_predictions(mask) for mask in masks if isinstance(mask, list))
     return f'<li>{_when(row)}<p class="text">{text}</p>{tables}</li>'
 
 
 def _predictions(predictions: Sequence[dict[str, Any]]) -> str:
     rows = []
     for prediction in predictions:
+        if not isinstance(prediction, dict):
+            continue
         share = number(prediction.get("probability"))
         known = share if share is not None and math.isfinite(share) else 0.0
         bar = f'<i style="width:{min(max(known, 0.0), 1.0) * 100:.1f}%"></i>'

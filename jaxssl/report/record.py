@@ -111,7 +111,11 @@ class Run:
         """The losses that were recorded beside their sum, by their keys, in order."""
         recorded = self.summary.get("losses")
         recorded = recorded if isinstance(recorded, dict) else {}
-        known = {key: LossFacts(**facts) for key, facts in recorded.items()}
+        names = LossFacts.__dataclass_fields__
+        known = {
+            key: LossFacts(**{name: facts[name] for name in names if name in facts})
+            for key, facts in recorded.items()
+        }
         keys = [key for key in self.keys() if re.search(r"(^|/)loss/", key)]
         return {
             key: known.get(key) or OLD_LOSSES.get(key) or LossFacts(_words(key)) for key in keys

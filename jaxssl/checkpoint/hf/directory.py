@@ -246,7 +246,7 @@ def _configuration(
         return family.read_config(given, names)
     except UserError:
         raise
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise UserError(
             "a configuration is damaged",
             where=path / CONFIG,
@@ -302,6 +302,13 @@ def _family(path: Path, given: Mapping[str, Any]) -> Family:
 
 def _architecture(path: Path, given: Mapping[str, Any], family: Family) -> Architecture:
     names = given.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            "a configuration is damaged",
+            where=f"{path / CONFIG}, architectures",
+            expected="a list of names of classes",
+            got=names,
+        )
     if not names:  # a body alone, or with heads that their own names tell
         return Architecture()
     known = family.architectures.get(names[0])
