@@ -55,7 +55,7 @@ def storm(root: Path, look, capsys, shown=SHOWN) -> Counter:
             found[end] += 1
             with capsys.disabled():
                 print(f"\n{end:<9} {name}", end="")
-            assert end != "silent" or path.name in shown, name
+            assert end != "changed" or path.name in shown, name
         assert look() == wanted, f"{path} is not as it was"
     return found
 
@@ -64,7 +64,7 @@ def tried(look, wanted) -> str:
     from jaxssl.commands.mistakes import mistakes_of
 
     try:
-        return "harmless" if look() == wanted else "silent"
+        return "harmless" if look() == wanted else "changed"
     except Exception as error:
         assert mistakes_of(error), f"not told as a mistake: {type(error).__name__}: {error}"
         return "caught"
@@ -92,7 +92,7 @@ def frozen(base, table, tmp_path_factory):
 def test_a_run(frozen, capsys):
     run_dir, _ = frozen
     found = storm(run_dir, lambda: everything(run_dir), capsys)
-    assert found["caught"] > 100 and not found["silent"], found
+    assert found["caught"] > 100 and not found["changed"], found
 
 
 def test_what_a_run_shows(frozen, tmp_path, capsys):
@@ -119,7 +119,7 @@ def test_what_a_run_shows(frozen, tmp_path, capsys):
 def test_an_export_that_a_run_started_from(frozen, capsys):
     run_dir, hf = frozen
     found = storm(hf, lambda: everything(run_dir), capsys)
-    assert found["caught"] >= 4 * FLIPS and not found["silent"], found
+    assert found["caught"] >= 4 * FLIPS and not found["changed"], found
 
 
 def test_a_store(words, tmp_path, capsys):
@@ -137,7 +137,7 @@ def test_a_store(words, tmp_path, capsys):
         return opened.manifest, read, load_tokenizer(store / "tokenizer").fingerprint
 
     found = storm(store, look, capsys)
-    assert found["caught"] > 60 and not found["silent"], found
+    assert found["caught"] > 60 and not found["changed"], found
 
 
 def test_a_pretrained_run(words, tmp_path, capsys):
@@ -146,4 +146,4 @@ def test_a_pretrained_run(words, tmp_path, capsys):
     )
     train_run(config, lambda text: None)
     found = storm(tmp_path / "run", lambda: everything(tmp_path / "run"), capsys)
-    assert found["caught"] > 60 and not found["silent"], found
+    assert found["caught"] > 60 and not found["changed"], found
