@@ -323,7 +323,7 @@ def _export(options: argparse.Namespace) -> int:
     from jaxssl.commands import export
 
     if options.check:
-        name = export.check(options.run_dir, options.layers)
+        name = export.check(options.run_dir, options.out, options.dtype, options.layers)
         print(f"{options.run_dir}: it exports as transformers.{name}")
         return 0
     out = export.given_place(options.out)

@@ -101,6 +101,9 @@ def test_resumed_at_a_boundary_and_inside_a_stage_it_ends_with_the_same_bits(
     train_run(again, said.append)
     assert f"resuming at step {step}" in said
     toy.assert_same_arrays(toy.restored(out, outcome.step), arrays(config, outcome.step))
+    # Killed behind the note of a stage and before the save of its first step, it tells it once.
+    assert toy.rows_of(out) == toy.rows_of(Path(config.out))
+    assert [row["step"] for row in toy.rows_of(out, "note")] == [6, 11]
 
 
 def test_later_use_takes_the_average(staged):

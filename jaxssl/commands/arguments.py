@@ -12,10 +12,10 @@ PREDICT = """
 Any number of rows is read, predicted and written a few thousand at a time, in the order of the
 input: one row out for each row in. Labels need not be there.
 
-input: csv, tsv, jsonl, parquet, conll or squad json, by the end of its name (.gz, .bz2, .xz and
-.zst are unpacked), or .txt with a text a line for a task of single texts. Columns have the names
-that they had in training; --with task.text=review says another. How the run's own tables were read
-is not taken over: say with --set what this file needs, for example
+input: csv, tsv, jsonl, json (not lines; SQuAD's, too), parquet, conll or conllu, by the end of its
+name (.gz, .bz2, .xz and .zst are unpacked), or .txt with a text a line for a task of single texts.
+Columns have the names that they had in training; --with task.text=review says another. How the
+run's own tables were read is not taken over: say with --set what this file needs, for example
   --set delimiter=';'  --set 'columns=[id, text]'  --set encoding=cp1252  --set positions.words=1
 
 output: each row is the input's, then what the task says of it: label and probabilities, a number,
@@ -160,7 +160,8 @@ def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
     parser.add_argument(
         "--format",
         default="auto",
-        help="of the input, instead of its name's: csv, tsv, jsonl, parquet, conll, squad, lines",
+        help="of the input, instead of its name's: csv, tsv, jsonl, parquet, conll, conllu, json, "
+        "squad, lines",
     )
     parser.add_argument(
         "--set",

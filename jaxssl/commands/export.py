@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxssl.checkpoint.hf.generation import GENERATION, generation_of
 from jaxssl.checkpoint.hf.safetensors import NAMES
 from jaxssl.checkpoint.hf.sentence import write_sentence
 from jaxssl.checkpoint.hf.writing import SHARD_BYTES, write_directory
@@ -23,7 +24,6 @@ from jaxssl.commands.exportable import (
     with_padding,
     write_tokenizer_for,
 )
-from jaxssl.commands.imported_task import GENERATION
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import new_directory, refuse_existing
 from jaxssl.core.json_files import read_json
@@ -68,6 +68,8 @@ def export(
       UserError: no such run, a model that no class of `transformers` has, or `out` is there.
     """
     refuse_existing(out)
+    if dtype is not None:
+        _check_dtype(dtype)
     trained = open_run(run_dir, step, layers, alone=True)
     found = _class_of(trained)
     for head in trained.model.heads:
@@ -75,10 +77,6 @@ def export(
             say(f"left out: {head.name}, which {found.name} does not have")
     trained = _with_padding(trained, found)
     dtype = dtype or trained.config.precision.parameters
-    if dtype not in {np.dtype(known).name for known in NAMES if known.kind not in "biu"}:
-        raise UserError(
-            "no dtype of weights", where="dtype", expected="float32, float16, bfloat16", got=dtype
-        )
     sentence = trained.config.imported and trained.config.imported.sentence
     with new_directory(out) as directory:
         write_tokenizer_for(found, trained.model.config, trained.tokenizer, directory)
@@ -100,6 +98,13 @@ def export(
     return found.name
 
 
+def _check_dtype(dtype: str) -> None:
+    if dtype not in {np.dtype(known).name for known in NAMES if known.kind not in "biu"}:
+        raise UserError(
+            "no dtype of weights", where="dtype", expected="float32, float16, bfloat16", got=dtype
+        )
+
+
 def given_place(out: str | None) -> str:
     """Where the command line says to export to.
 
@@ -116,12 +121,21 @@ def given_place(out: str | None) -> str:
     return out
 
 
-def check(run_dir: str | Path, layers: Sequence[str] = ()) -> str:
+def check(
+    run_dir: str | Path,
+    out: str | Path | None = None,
+    dtype: str | None = None,
+    layers: Sequence[str] = (),
+) -> str:
     """The class of `transformers` that a run will be exported as; it need not have saved anything.
 
     Raises:
-      UserError: there is none; says what would have one.
+      UserError: there is none (says what would have one), `out` is there, or no such dtype.
     """
+    if out is not None:
+        refuse_existing(out)
+    if dtype is not None:
+        _check_dtype(dtype)
     config = read_config(Path(run_dir), layers)
     tokenizer = load_tokenizer(str(Path(run_dir) / "tokenizer"))
     task = next(iter(config.tasks.values()), None)
@@ -171,9 +185,9 @@ def _special_ids(trained: TrainedModel) -> dict[str, int]:
 
 def _generation(trained: TrainedModel, run_dir: Path) -> dict[str, Any]:
     """What the imported model brought, or the ids that end and pad a text."""
-    brought = run_dir / GENERATION
-    if brought.is_file():
-        return read_json(brought, what="generation_config.json is damaged", fix="restore it")
+    brought = generation_of(run_dir)
+    if brought is not None:
+        return brought
     tokenizer = trained.tokenizer
     end, pad = tokenizer.document_end, tokenizer.special_ids["pad"]
     return {"eos_token_id": end, "pad_token_id": end if pad is None else pad}

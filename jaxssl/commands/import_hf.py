@@ -7,7 +7,6 @@ import_hf.import_model("downloads/MiniLM", "runs/minilm")
 import dataclasses
 import os
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +14,7 @@ from typing import Any, cast
 from jaxssl.checkpoint import ledger
 from jaxssl.checkpoint.hf.directory import TASK_SCOPES, HfDirectory, open_model
 from jaxssl.checkpoint.hf.directory import fingerprint as checksum_of
+from jaxssl.checkpoint.hf.generation import take_over
 from jaxssl.checkpoint.hf.safetensors import CONVERT, SINGLE
 from jaxssl.checkpoint.hf.sentence import (
     SentenceConfig,
@@ -25,7 +25,7 @@ from jaxssl.checkpoint.hf.sentence import (
 from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.checkpoint.parameter_index import HfSource, base_record, index_hf
-from jaxssl.commands.imported_task import GENERATION, task_of
+from jaxssl.commands.imported_task import task_of
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import new_directory, refuse_existing
@@ -163,8 +163,7 @@ def _write(
 ) -> None:
     open_run_directory(config, tokenizer, checksum_of(source), lambda text: None, place=run_dir)
     ledger.write_ledger(run_dir / ledger.FILE_NAME, start.base, start.entries)
-    if (source / GENERATION).is_file():
-        shutil.copyfile(source / GENERATION, run_dir / GENERATION)
+    take_over(source, run_dir)
     _save(config, model, start, run_dir)
     seal_run(run_dir)
 

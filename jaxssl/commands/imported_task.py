@@ -13,9 +13,6 @@ from jaxssl.tasks.pooling import PoolingChoice
 from jaxssl.tasks.regress import Regress
 from jaxssl.tasks.tag.task import Tag
 
-GENERATION = "generation_config.json"
-"""Of the imported model, kept beside the run's configuration for when it is exported again."""
-
 
 def task_of(found: HfDirectory) -> Task | None:
     """The task whose head a directory has, or None.

@@ -1,14 +1,17 @@
 """Files and directories that are whole or absent: written beside, fsynced, renamed."""
 
 import contextlib
+import fcntl
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from jaxssl.core import progress
 from jaxssl.core.errors import UserError
 
 
@@ -37,15 +40,18 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
 @contextlib.contextmanager
 def new_directory(path: str | Path) -> Iterator[Path]:
     """A temporary directory beside `path` that becomes it once all of it is written, or is deleted:
-    who is killed half-way leaves nothing under the name. `path` may be an empty directory.
+    who is killed half-way leaves nothing under the name, and what it left beside it is deleted by
+    the next. `path` may be an empty directory.
 
     Raises:
       UserError: something has the name already, or has got it in the meantime.
     """
     path = Path(path)
     _refuse_full(path)
+    _delete_abandoned(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:16]}.tmp")
     temporary.mkdir(parents=True)
+    mine = _locked(temporary)
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -57,6 +63,31 @@ def new_directory(path: str | Path) -> Iterator[Path]:
         fsync_directory(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if mine is not None:
+            os.close(mine)
+
+
+def _delete_abandoned(path: Path) -> None:
+    """Deletes what killed makers of `path` have left: nobody holds its lock."""
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    for left in beside:
+        if re.fullmatch(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.tmp", left.name):
+            if left.is_dir() and (lock := _locked(left)) is not None:
+                progress.tell(f"{left}: left by a command that was killed; deleted")
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(lock)
+
+
+def _locked(directory: Path) -> int | None:
+    """The descriptor that holds a directory's lock until it is closed or its process ends; None
+    where another has it, or the file system has no locks."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _refuse_full(path: Path) -> None:

@@ -86,7 +86,7 @@ def parse_json(
     except UnicodeDecodeError as error:
         raise refused("JSON in UTF-8", f"{error.reason} at byte {error.start:,}") from None
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_without_repeats)
     except RecursionError:
         raise refused(f"values at most {MOST_DEPTH} deep", "deeper ones") from None
     except ValueError as error:
@@ -100,6 +100,20 @@ def parse_json(
             raise refused("a JSON object", f"a {_name_of(content)}")
         return content  # type: ignore[return-value]
     return _typed(text, kind, refused)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> JsonObject:
+    """An object, of which JSON readers would take the last of two values in silence.
+
+    Raises:
+      ValueError: it has a key twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in found if keys.count(key) > 1)
+        raise ValueError(f"an object has the key {twice[:80]!r} twice")
+    return found
 
 
 def _typed(text: str, kind: type[T], refused: Any) -> T:

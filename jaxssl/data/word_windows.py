@@ -29,6 +29,7 @@ class WordRows:
       row: int64 [W], the row that each word belongs to.
       first: int64 [W], the column of its first token there.
       last: int64 [W], the column of its last token there.
+      nothing: the different words of which the tokenizer makes nothing.
     """
 
     examples: Examples
@@ -37,17 +38,19 @@ class WordRows:
     row: np.ndarray
     first: np.ndarray
     last: np.ndarray
+    nothing: tuple[str, ...]
 
-    def note(self, split: str) -> str | None:
-        """What to tell the user of windows, or None where there are none."""
+    def notes(self, split: str) -> tuple[str, ...]:
+        """What to tell the user of windows, and of words without a token."""
         counts = np.bincount(self.sentence)
         long = counts[counts > 1]
-        if not len(long):
-            return None
-        return (
+        windows = (
             f"{split}: {len(long):,} of {len(counts):,} sentences are longer than a row and are "
             f"read in {long.sum():,} windows; no word is lost"
         )
+        shown = ", ".join(map(repr, self.nothing[:5])) + ", ..." * (len(self.nothing) > 5)
+        nothing = f"{split}: words that are nothing to the tokenizer, read as unknown: {shown}"
+        return (windows,) * bool(len(long)) + (nothing,) * bool(self.nothing)
 
 
 def encode_windows(
@@ -98,6 +101,7 @@ def encode_windows(
         row=row,
         first=first,
         last=first + np.diff(words.starts) - 1,
+        nothing=words.nothing,
     )
 
 

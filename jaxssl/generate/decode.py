@@ -90,11 +90,11 @@ def generate(
     params: Params,
     prompts: Sequence[np.ndarray],
     sampling: Sampling,
-    stop_id: int | None,
+    stop_ids: Sequence[int],
     num_tokens: int | None = None,
     trained_length: int | None = None,
 ) -> list[np.ndarray]:
-    """The continuation of each prompt (ids), up to and without `stop_id`.
+    """The continuation of each prompt (ids), up to and without the first of `stop_ids`.
 
     Args:
       prompts: int arrays, each of at least one token.
@@ -113,17 +113,17 @@ def generate(
     for row, prompt in zip(tokens, prompts):
         row[: len(prompt)] = prompt
     key = seed_key(sampling.seed)
-    stop = -1 if stop_id is None else stop_id
+    stop = np.array(stop_ids or [-1], np.int32)
     known = num_tokens or model.config.vocab_size
     padded = PaddedPrompts(tokens, lengths)
     out = np.asarray(_decode(model, sampling, known, params, padded, key, stop))
-    ends = [np.flatnonzero(row == stop) for row in out]
+    ends = [np.flatnonzero(np.isin(row, stop)) for row in out]
     return [row[: end[0]] if len(end) else row for row, end in zip(out, ends)]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _decode(model, sampling, num_tokens, params, prompts, key, stop):
-    """New tokens [B, max_new_tokens], `stop` repeated once it was drawn."""
+    """New tokens [B, max_new_tokens]; once one of `stop` [K] was drawn, its first is repeated."""
     tokens, lengths = prompts
     B, T = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
@@ -144,8 +144,8 @@ def _decode(model, sampling, num_tokens, params, prompts, key, stop):
 
     def body(carry, index):
         cache, last, done = carry
-        token = jnp.where(done, stop, choose(jax.random.fold_in(key, index), last))
-        done = done | (token == stop)
+        token = jnp.where(done, stop[0], choose(jax.random.fold_in(key, index), last))
+        done = done | jnp.isin(token, stop)
         one = jnp.maximum(token, 0)[:, None]
         batch = {
             "tokens": one,

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jaxssl.checkpoint.hf.generation import stop_ids
 from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.checkpoint.parameter_index import index_run
@@ -291,6 +292,7 @@ def generate_texts(
             sampling,
             data.trained_length if data is not None else None,
             _document_start(trained),
+            stop_ids(Path(run_dir), trained.vocabulary.size),
         )
 
 

@@ -142,19 +142,21 @@ def continue_texts(
     sampling: Sampling,
     trained_length: int | None = None,
     start: Sequence[int] = (),
+    stop_ids: Sequence[int] = (),
 ) -> list[str]:
     """The text that follows each prompt; an empty prompt starts a document.
 
     Args:
       start: tokens that each prompt begins with.
       trained_length: see `generate`.
+      stop_ids: the tokens that end a text, where it is not the one that ends a document.
     """
     model, params, tokenizer, vocabulary = language_model
     lead, end_only = np.array(start, np.int32), np.array([vocabulary.document_end], np.int32)
     ids = [np.concatenate([lead, ids]) for ids in tokenizer.encode_batch(list(prompts))]
     ids = [row if len(row) else end_only for row in ids]
-    end, size = vocabulary.document_end, vocabulary.size
-    new = generate(model, params, ids, sampling, end, size, trained_length)
+    ends, size = stop_ids or [vocabulary.document_end], vocabulary.size
+    new = generate(model, params, ids, sampling, ends, size, trained_length)
     # Decoded with its prompt, so that spaces come out as they would in the whole text.
     texts = []
     for before, after in zip(ids, new):

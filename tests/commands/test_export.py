@@ -143,7 +143,11 @@ def test_what_no_class_of_transformers_does_is_refused_and_leaves_nothing(base, 
     train_run(config, lambda text: None)  # the mean of all tokens
     with pytest.raises(UserError, match=r"task\.pooling=cls"):
         export.check(tmp_path / "run")
-    assert export.check(base) == "BertForPreTraining"
+    assert export.check(base, tmp_path / "free", "float16") == "BertForPreTraining"
+    with pytest.raises(UserError, match="dtype"):
+        export.check(base, dtype="float8")
+    with pytest.raises(UserError, match="something here already"):
+        export.check(base, tmp_path)
     with pytest.raises(UserError, match=r"task\.pooling=cls"):
         export.export(tmp_path / "run", tmp_path / "out")
     with pytest.raises(UserError, match="already"):

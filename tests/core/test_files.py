@@ -2,6 +2,9 @@
 
 import hashlib
 import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -68,6 +71,29 @@ def test_a_name_that_another_has_taken_in_the_meantime_stays_the_others(tmp_path
         out.mkdir()
         (out / "theirs").touch()
     assert os.listdir(tmp_path) == ["out"] and os.listdir(out) == ["theirs"]
+
+
+def test_what_a_killed_maker_left_is_deleted_and_what_another_makes_is_not(tmp_path, capsys):
+    out = tmp_path / "out"
+    script = """if 1:
+        import os, signal, sys
+        from jaxssl.core.files import new_directory
+        with new_directory(sys.argv[1]) as directory:
+            (directory / "half").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", script, str(out)], timeout=60)
+    (left,) = os.listdir(tmp_path)
+    other = tmp_path / ".out.mine.tmp"
+    other.mkdir()
+    with new_directory(out) as directory:
+        assert not (tmp_path / left).exists() and left in capsys.readouterr().err
+        with pytest.raises(UserError, match="already"), new_directory(out):
+            assert directory.is_dir()
+            out.mkdir()
+            (out / "first").touch()
+        shutil.rmtree(out)
+    assert sorted(os.listdir(tmp_path)) == [other.name, "out"]
 
 
 def test_an_empty_directory_may_have_the_name(tmp_path):

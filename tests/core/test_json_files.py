@@ -116,3 +116,16 @@ def test_any_bytes_are_a_record_or_a_users_error(data):
         except UserError:
             continue
         assert isinstance(value, Record if kind is Record else dict)
+
+
+@pytest.mark.parametrize("kind", [dict, Record])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "a", "name": "b", "sizes": []}',
+        '{"name": "a", "sizes": [], "more": {"x": 1, "y": 2, "x": 1}}',
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(kind, text):
+    with pytest.raises(UserError, match=r"key '(name|x)' twice"):
+        parse(text, kind)

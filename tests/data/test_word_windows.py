@@ -107,11 +107,18 @@ def test_windows_are_told_of(tokenizer):
     sentences = [["the", "cat"] * 20, ["a", "dog"], ["the", "cat"] * 7]
     rows = encode_windows(tokenizer, sentences, ["here"] * 3, 14, 2)
     count = int((rows.sentence != 1).sum())
-    assert rows.note("test") == (
+    assert rows.notes("test") == (
         f"test: 2 of 3 sentences are longer than a row and are read in {count} windows; "
-        "no word is lost"
+        "no word is lost",
     )
-    assert encode_windows(tokenizer, sentences[1:2], ["here"], 14, 2).note("test") is None
+    assert encode_windows(tokenizer, sentences[1:2], ["here"], 14, 2).notes("test") == ()
+
+
+def test_words_that_are_nothing_are_told_of():
+    tokenizer = toy.train_toy_tokenizer("wordpiece")
+    sentences = [["a", "", "dog"], ["\u200b", "", "cat"]]
+    (note,) = encode_windows(tokenizer, sentences, ["here"] * 2, 14, 2).notes("test")
+    assert note.startswith("test: words that are nothing") and note.endswith("'', '\\u200b'")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Sampling: the cache changes nothing but the cost."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -43,7 +45,7 @@ def greedy():
 
 
 def test_greedy_decoding_with_a_cache_equals_whole_passes(greedy):
-    new = generate(MODEL, PARAMS, PROMPTS, Sampling(max_new_tokens=6, temperature=0), None)
+    new = generate(MODEL, PARAMS, PROMPTS, Sampling(max_new_tokens=6, temperature=0), [])
     assert [row.tolist() for row in new] == greedy
     assert len({token for row in greedy for token in row}) > 2, "it must not say one thing always"
 
@@ -56,7 +58,7 @@ def test_a_cache_keeps_to_the_window_of_each_layer(window_from):
     model = Model(config, (CAUSAL_LM,))
     params = tiny.random_params(model, seed=1, scale=1.0)
     (prompt,) = tiny.random_documents([20])
-    (new,) = generate(model, params, [prompt], Sampling(max_new_tokens=24, temperature=0), None)
+    (new,) = generate(model, params, [prompt], Sampling(max_new_tokens=24, temperature=0), [])
     row = np.concatenate([prompt, new])[None]
     ones, places = np.ones_like(row), np.arange(row.shape[1])[None]
     batch = {"tokens": row, "segment_ids": ones, "positions": places}
@@ -81,22 +83,26 @@ def test_a_cache_is_born_sharded():
 
 def test_prompts_of_unequal_length_do_not_disturb_each_other(greedy):
     sampling = Sampling(max_new_tokens=6, temperature=0)
-    alone = generate(MODEL, PARAMS, PROMPTS[2:], sampling, None)
+    alone = generate(MODEL, PARAMS, PROMPTS[2:], sampling, [])
     assert alone[0].tolist() == greedy[2]
 
 
-def test_a_continuation_ends_before_the_stop_id(greedy):
-    stop = greedy[1][2]
-    cut = [row[: row.index(stop)] if stop in row else row for row in greedy]
-    new = generate(MODEL, PARAMS, PROMPTS, Sampling(max_new_tokens=6, temperature=0), stop)
-    assert [row.tolist() for row in new] == cut
+def test_a_continuation_ends_before_the_first_of_the_stop_ids(greedy):
+    first = Sampling(max_new_tokens=6, temperature=0)
+    for stops in ([greedy[1][2]], [greedy[1][2], greedy[0][1]], [199, greedy[2][0]]):
+        cut = [
+            list(itertools.takewhile(lambda id_, stops=stops: id_ not in stops, row))
+            for row in greedy
+        ]
+        assert cut != greedy
+        assert [row.tolist() for row in generate(MODEL, PARAMS, PROMPTS, first, stops)] == cut
 
 
 def test_the_seed_decides_what_is_drawn():
     draw = lambda seed: [
         row.tolist()
         for row in generate(
-            MODEL, PARAMS, PROMPTS, Sampling(max_new_tokens=8, temperature=2.0, seed=seed), None
+            MODEL, PARAMS, PROMPTS, Sampling(max_new_tokens=8, temperature=2.0, seed=seed), []
         )
     ]
     assert draw(1) == draw(1) != draw(2)
@@ -105,24 +111,24 @@ def test_the_seed_decides_what_is_drawn():
 def test_prompt_and_continuation_may_fill_the_positions_and_no_more():
     prompt = [np.arange(5, 31, dtype=np.int32)]
     assert len(prompt[0]) == 26
-    (new,) = generate(MODEL, PARAMS, prompt, Sampling(max_new_tokens=6), None)
+    (new,) = generate(MODEL, PARAMS, prompt, Sampling(max_new_tokens=6), [])
     assert len(new) == 6
     with pytest.raises(UserError, match="longer than the model's positions") as raised:
-        generate(MODEL, PARAMS, prompt, Sampling(max_new_tokens=7), None)
+        generate(MODEL, PARAMS, prompt, Sampling(max_new_tokens=7), [])
     assert "at most 32" in str(raised.value) and "26 + 7" in str(raised.value)
 
 
 def test_only_tokens_that_the_tokenizer_knows_are_drawn():
     sampling = Sampling(max_new_tokens=20, temperature=100.0, top_k=None)
     drawn = lambda known: np.concatenate(
-        generate(MODEL, PARAMS, [p[:4] for p in PROMPTS], sampling, None, known)
+        generate(MODEL, PARAMS, [p[:4] for p in PROMPTS], sampling, [], known)
     )
     assert drawn(None).max() >= 7 > drawn(7).max()
 
 
 def test_an_empty_prompt_is_refused():
     with pytest.raises(UserError, match="prompt is empty"):
-        generate(MODEL, PARAMS, [np.zeros(0, np.int32)], Sampling(), None)
+        generate(MODEL, PARAMS, [np.zeros(0, np.int32)], Sampling(), [])
 
 
 @pytest.mark.parametrize(
@@ -174,7 +180,7 @@ def test_prompt_and_continuation_together_are_the_text_of_all_their_tokens(kind)
     language_model = LanguageModel(model, params, tokenizer, vocabulary)
     texts = continue_texts(language_model, prompts, sampling)
     ids = tokenizer.encode_batch(list(prompts))
-    new = generate(model, params, ids, sampling, tokenizer.document_end)
+    new = generate(model, params, ids, sampling, [tokenizer.document_end])
     for prompt, text, before, after in zip(prompts, texts, ids, new, strict=True):
         assert len(after)
         assert prompt + text == tokenizer.decode([*before, *after])

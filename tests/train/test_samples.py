@@ -52,13 +52,13 @@ def test_the_longest_prompt_and_its_continuation_must_fit(positions):
     with_room = positions == 11
     if with_room:
         check(config, model.config, model.heads, "byte_bpe")
-        generate(model, tiny.random_params(model), ids, config.sampling, None)
+        generate(model, tiny.random_params(model), ids, config.sampling, [])
         return
     with pytest.raises(UserError, match="set samples.sampling.max_new_tokens=7") as error:
         check(config, model.config, model.heads, "byte_bpe")
     assert error.value.where == "samples.prompts[1]"
     with pytest.raises(UserError, match="longer than the model's positions"):
-        generate(model, {}, ids, config.sampling, None)
+        generate(model, {}, ids, config.sampling, [])
 
 
 @pytest.mark.parametrize("length", [5, 6])

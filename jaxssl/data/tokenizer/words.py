@@ -20,11 +20,13 @@ class Words:
       tokens: int32 [total], of all words, one after the other.
       starts: int64 [W + 1], where each word starts among them; every word has a token.
       sentences: int64 [N + 1], which word each sentence starts with.
+      nothing: the different words of which the tokenizer makes nothing.
     """
 
     tokens: np.ndarray
     starts: np.ndarray
     sentences: np.ndarray
+    nothing: tuple[str, ...] = ()
 
 
 def encode_words(
@@ -32,8 +34,8 @@ def encode_words(
 ) -> Words:
     """Encodes each different word once.
 
-    A word of which the tokenizer makes nothing (a zero-width character, say) is its unknown token,
-    so that no word is without a token.
+    A word of which the tokenizer makes nothing (an empty string, a zero-width character) is its
+    unknown token, so that no word is without a token.
 
     Args:
       places: where each sentence is, for messages.
@@ -46,18 +48,18 @@ def encode_words(
     prefix = word_prefix(tokenizer)
     rows = tokenizer.encode_batch([prefix + word.removeprefix(prefix) for word in numbers])
     unknown = tokenizer.special_ids["unk"]
-    for word, i in numbers.items():
-        if len(rows[i]) == 0:
-            if unknown is None:
-                raise _without_token(tokenizer, word, sentences, places)
-            rows[i] = np.array([unknown], np.int32)
+    nothing = tuple(word for word, i in numbers.items() if len(rows[i]) == 0)
+    for word in nothing:
+        if unknown is None:
+            raise _without_token(tokenizer, word, sentences, places)
+        rows[numbers[word]] = np.array([unknown], np.int32)
     lengths = np.array([len(row) for row in rows], np.int64)
     number = np.fromiter(map(numbers.__getitem__, flat), np.int64, len(flat))
     starts = row_splits(lengths[number])
     tokens = np.concatenate(rows) if rows else np.zeros(0, np.int32)
     taken = ragged_arange(row_splits(lengths)[number], lengths[number])
     counts = np.array([len(words) for words in sentences], np.int64)
-    return Words(tokens[taken], starts, row_splits(counts))
+    return Words(tokens[taken], starts, row_splits(counts), nothing)
 
 
 def word_prefix(tokenizer: Tokenizer) -> str:

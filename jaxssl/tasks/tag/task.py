@@ -158,10 +158,9 @@ class Tag(Task):
             weights[at] = 1
             per_token = {"labels": (labels, 0.0), "label_weights": (weights, 0.0)}
             examples = dataclasses.replace(examples, per_token=per_token)
-        note = rows.note(split)
         notes = label_notes(self.labels) if labelled and split == "train" else ()
         references = windows.windows_of(rows, column, sentences, tags)
-        return Encoded(examples, references, ((note,) if note else ()) + notes)
+        return Encoded(examples, references, rows.notes(split) + notes)
 
     def _learnt(self, tags: Sentences, table: Table) -> Sentences:
         """The file's tags as the model learns them."""
