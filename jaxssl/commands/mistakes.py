@@ -34,7 +34,8 @@ def mistakes_of(error: Exception) -> list[UserError]:
 
 def code_of(error: Exception, mistakes: list[UserError]) -> int:
     """The exit code: 2 for a mistake, 69 for a process that never came, 1 for a fault of ours."""
-    from jaxssl.parallel.partners import EXIT_MISSING, MissingProcess
+    from jaxssl.parallel.links import MissingProcess
+    from jaxssl.parallel.partners import EXIT_MISSING
 
     if isinstance(error, MissingProcess):
         return EXIT_MISSING

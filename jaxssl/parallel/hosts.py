@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding
 from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.parallel import partners
+from jaxssl.parallel.links import Patience, Place
 
 FAILED = -2
 
@@ -70,8 +71,8 @@ def connect(config: DistributedConfig) -> None:
     host, _, port = coordinator.rpartition(":")
     watch_port = int(port) + 1 if config.watch_port is None else config.watch_port
     partners.join(
-        partners.Place(host.strip("[]"), watch_port, count, number),
-        partners.Patience(config.timeout_seconds, config.lost_seconds),
+        Place(host.strip("[]"), watch_port, count, number),
+        Patience(config.timeout_seconds, config.lost_seconds),
     )
     # Its handler of SIGTERM would take the place of ours.
     jax.config.update("jax_enable_preemption_service", False)

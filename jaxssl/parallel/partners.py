@@ -9,7 +9,6 @@ processes is compared over the same connections, before any program runs.
 import atexit
 import contextlib
 import ctypes
-import dataclasses
 import json
 import os
 import queue
@@ -19,79 +18,19 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxssl.core.errors import UserError
+from jaxssl.parallel.links import Link, Patience, Place, listening, missing_error
 
 EXIT_MISSING = 69
 """Exit code where another process is missing (EX_UNAVAILABLE): start all of them again."""
-MOST_BYTES = 16 << 20
 GRACE_SECONDS = 1.0
 """What a process has to end by itself when another has said that it ends."""
 RETRY_SECONDS = 0.2
 HELLO_SECONDS = 5.0
 """What a caller has to say who it is, while the others wait."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a process stands among the others.
-
-    Attributes:
-      host, port: of the first process, where it listens to the others.
-    """
-
-    host: str
-    port: int
-    count: int
-    number: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Patience:
-    """Seconds that are waited: for all to come at the start, and for a sign of life later."""
-
-    start: float = 300
-    lost: float = 30
-
-
-class Link:
-    """A connection to another process: messages are JSON objects, one a line."""
-
-    def __init__(self, connection: socket.socket, name: str, patience: float):
-        connection.settimeout(patience)
-        self.name, self.is_leaving = name, False
-        self.number: int | None = None
-        self.connection, self._lock = connection, threading.Lock()
-
-    def send(self, **message: Any) -> None:
-        """Sends it, if the other is still there: that it is not is noticed by `messages`."""
-        with self._lock, contextlib.suppress(OSError):
-            self.connection.sendall(json.dumps(message).encode() + b"\n")
-
-    def messages(self) -> Iterator[dict[str, Any]]:
-        """What the other says, until it closes.
-
-        Raises:
-          TimeoutError: it has said nothing for as long as its patience lasts.
-          OSError: the connection broke.
-          ValueError: what came is no message.
-        """
-        rest = b""
-        while block := self.connection.recv(1 << 16):
-            *lines, rest = (rest + block).split(b"\n")
-            if len(rest) > MOST_BYTES:
-                raise ValueError("a message without an end")
-            for line in lines:
-                message = json.loads(line)
-                if not isinstance(message, dict):
-                    raise ValueError(f"no message: {line[:40]!r}")
-                yield message
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self.connection.close()
 
 
 class Partners:
@@ -136,7 +75,7 @@ class Partners:
     def _listen(self) -> None:
         deadline = time.monotonic() + self.patience.start
         try:
-            server = _server(self.place.port)
+            server = listening(self.place.port)
         except OSError as error:
             raise UserError(
                 "the first process cannot listen to the others",
@@ -199,7 +138,7 @@ class Partners:
             )
         if "go" not in answer:
             gone = f"{link.name} has ended before all processes had come"
-            raise _missing_error(answer.get("missing", gone))
+            raise missing_error(answer.get("missing", gone))
         self._links[0] = link
         link.connection.settimeout(self.patience.lost)
 
@@ -215,7 +154,7 @@ class Partners:
             except OSError:
                 if left <= 0:
                     what = f"{self._first_name} did not come: waited {self.patience.start:.0f} s"
-                    raise _missing_error(what) from None
+                    raise missing_error(what) from None
                 time.sleep(RETRY_SECONDS)
 
     def _did_not_come(self) -> UserError:
@@ -230,7 +169,7 @@ class Partners:
         """The error, which the others are told as well."""
         for link in self._links.values():
             link.send(missing=what)
-        return _missing_error(what)
+        return missing_error(what)
 
     # --- Watching ---
 
@@ -338,28 +277,8 @@ def differences(all_facts: Mapping[int, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _server(port: int) -> socket.socket:
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server(("", port))
-
-
 def _start(run: Callable[..., None], *given: Any) -> None:
     threading.Thread(target=run, args=given, daemon=True, name="partners").start()
-
-
-def _missing_error(what: str) -> "MissingProcess":
-    return MissingProcess(
-        what,
-        where="distributed",
-        expected="all processes of the run, within distributed.timeout_seconds",
-        got="fewer",
-        fix="start all of them, with the same coordinator and each its own process_id",
-    )
-
-
-class MissingProcess(UserError):
-    """Another process never came: the command ends with `EXIT_MISSING`."""
 
 
 def _end_process(line: str, code: int) -> None:

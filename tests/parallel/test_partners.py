@@ -8,14 +8,8 @@ import time
 import pytest
 
 from jaxssl.core.errors import UserError
-from jaxssl.parallel.partners import (
-    EXIT_MISSING,
-    MissingProcess,
-    Partners,
-    Patience,
-    Place,
-    differences,
-)
+from jaxssl.parallel.links import MissingProcess, Patience, Place
+from jaxssl.parallel.partners import EXIT_MISSING, Partners, differences
 
 SOON = Patience(start=20, lost=10)
 
