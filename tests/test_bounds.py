@@ -129,3 +129,24 @@ def test_no_number_is_infinite_or_not_one(cls, name, value):
 
 def test_the_walk_finds_the_numbers_there_are():
     assert len(NUMBERS) > 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["evaluate", "RUN", "--batches", "0"], "--batches"),
+        (["evaluate", "RUN", "--batches", "-1"], "--batches"),
+        (["embed", "RUN", "--input", "a.txt", "--output", "a.npy", "--batch-size", "0"], "--batch"),
+        (["embed", "RUN", "--input", "a.txt", "--output", "a.npy", "--max-length", "0"], "--max"),
+        (["compare", "RUN", "OTHER", "--samples", "0"], "--samples"),
+        (["compare", "RUN", "OTHER", "--seed", "-1"], "--seed"),
+    ],
+)
+def test_an_option_out_of_range_is_told_before_a_run_is_opened(
+    arguments, option, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("a text")
+    assert cli.main(arguments) == 2
+    err = capsys.readouterr().err
+    assert "a number is out of range" in err and option in err

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxssl.core.bounds import refuse_below
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.json_files import read_json
@@ -197,8 +198,10 @@ def compare(
     bootstrap draws examples, and pairs of seeds where there are several, with replacement.
 
     Raises:
-      UserError: fewer than two runs, other tasks or other examples.
+      UserError: fewer than two runs, other tasks or other examples, no samples.
     """
+    refuse_below(1, samples=samples)
+    refuse_below(0, seed=seed)
     if len(runs) < 2:
         raise UserError(
             "nothing to compare with", where="RUN", expected="two or more runs", got=len(runs)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxssl.checkpoint.hf.sentence import SentenceConfig
 from jaxssl.commands.predict import CHUNK_ROWS, write
 from jaxssl.commands.without_text import WithoutText, chosen, rows_with_text
+from jaxssl.core.bounds import refuse_below
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.files import atomic_write
 from jaxssl.core.progress import bar, silent
@@ -118,8 +119,9 @@ def open_embedder(
 
     Raises:
       UserError: no such run; more tokens than the model has positions; no such prompt; the first
-        token of a model in which it has seen nothing.
+        token of a model in which it has seen nothing; less than one text or token at a time.
     """
+    refuse_below(1, batch_size=batch_size, max_length=max_length)
     trained = open_run(run_dir, step, layers, alone=True)
     imported = trained.config.imported
     declared = None if imported is None else imported.sentence

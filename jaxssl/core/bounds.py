@@ -23,6 +23,20 @@ def check_at_least(low: float, config: Any, *names: str) -> None:
             )
 
 
+def refuse_below(low: int, **given: int | None) -> None:
+    """Refuses options of a command that are below `low`; None, where allowed, passes.
+
+    Raises:
+      UserError: names the first such option.
+    """
+    for name, value in given.items():
+        if value is not None and value < low:
+            option = "--" + name.replace("_", "-")
+            raise UserError(
+                "a number is out of range", where=option, expected=f"at least {low}", got=value
+            )
+
+
 def check_above_zero(config: Any, *names: str) -> None:
     """Refuses fields of `config` that are not above 0, or not finite; None, where allowed, passes.
 

@@ -112,7 +112,10 @@ def _as_read(stream: StreamConfig) -> StoreConfig:
 
 
 def _complete_store(data: StoreConfig, validation: str | None) -> TokenStore:
-    """The token store with all that is needed of it; the first process sees to that for all."""
+    """The token store with all that is needed of it; the first process sees to that for all.
+
+    Each process compares the bytes that it will read: they may lie on a disk of its own.
+    """
 
     def complete() -> int:
         store = TokenStore.open(data.store, verify=data.verify)
@@ -122,7 +125,7 @@ def _complete_store(data: StoreConfig, validation: str | None) -> TokenStore:
         return 0
 
     hosts.first_decides(complete)
-    return TokenStore.open(data.store)
+    return TokenStore.open(data.store, verify=False if hosts.is_first() else data.verify)
 
 
 def spread_rows(rows: RowSource, most: int = 4096) -> Batch:
@@ -153,7 +156,7 @@ def _store_split(
     stream: StreamConfig, split: str, model: ModelConfig, tokenizer: Tokenizer
 ) -> tuple[Data, float | None]:
     config = _as_read(stream)
-    store = TokenStore.open(config.store)
+    store = TokenStore.open(config.store, verify=config.verify)
     check_tokenizer(store, tokenizer.fingerprint)
     check_vocabulary(store, model.vocab_size)
     return StoreData(open_rows(config, split, store)), tokens_per_byte(store, split)

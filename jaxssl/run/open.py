@@ -21,6 +21,7 @@ from jaxssl.checkpoint.hf.generation import stop_ids
 from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.checkpoint.parameter_index import index_run
+from jaxssl.core.bounds import refuse_below
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import numbered_seed
 from jaxssl.core.names import flatten
@@ -182,7 +183,11 @@ def evaluate_run(
     Returns:
       `step`, `rows` (how many were read), and the numbers: `loss`, `loss/<objective>`,
       `perplexity`, `bits_per_byte`, `accuracy/<objective>`.
+
+    Raises:
+      UserError: no such run, step, split, stream or store, or less than one batch.
     """
+    refuse_below(1, batches=batches)
     trained = open_run(run_dir, step, layers)
     chosen = choose_stream(trained.config, stream)
     check_length(trained.config.model, *chosen.data.longest)

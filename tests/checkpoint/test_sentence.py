@@ -76,6 +76,27 @@ def test_a_length_that_is_not_stated_is_the_tokenizers_or_the_models(directory):
     assert read(directory, 512, 10**30).max_length == 512
     change(directory / "sentence_bert_config.json", max_seq_length=514)  # RoBERTa's, with padding
     assert read(directory, 512, 384).max_length == 512
+    (directory / "sentence_bert_config.json").unlink()
+    assert read(directory, 512, 384).max_length == 384
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("1_Pooling/config.json", {"pooling_mode": 5}),
+        ("1_Pooling/config.json", {"pooling_mode": [["mean"]]}),
+        ("config_sentence_transformers.json", {"prompts": ["a"]}),
+        ("config_sentence_transformers.json", {"prompts": {"a": 3}}),
+        ("config_sentence_transformers.json", {"similarity_fn_name": {}}),
+        ("sentence_bert_config.json", {"max_seq_length": [1]}),
+        ("sentence_bert_config.json", {"do_lower_case": "no"}),
+    ],
+)
+def test_a_value_of_another_type_is_damage(file, changes, directory):
+    change(directory / file, **changes)
+    with pytest.raises(UserError, match="is damaged") as raised:
+        read(directory)
+    assert file in str(raised.value)
 
 
 def test_older_names_and_folders_are_read(directory):

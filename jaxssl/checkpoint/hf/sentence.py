@@ -7,7 +7,7 @@ Keys and defaults are those of sentence-transformers 6, which reads the files of
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,31 @@ def transformer_of(path: Path) -> Path:
     return path / _modules(path)[0]["path"] if (path / MODULES).is_file() else path
 
 
+@dataclass(frozen=True)
+class _Transformer:
+    """What is read of the transformer's file."""
+
+    max_seq_length: int | None = None
+    do_lower_case: bool | None = None
+
+
+@dataclass(frozen=True)
+class _Pooling:
+    """What is read of the pooling's file besides its flags."""
+
+    pooling_mode: str | list[str] | None = None
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What is read of the file that stands for all modules."""
+
+    model_type: str | None = None
+    prompts: dict[str, str] | None = None
+    default_prompt_name: str | None = None
+    similarity_fn_name: str | None = None
+
+
 def module_folders(path: Path) -> list[str]:
     """The folders inside a directory that its modules lie in."""
     modules = _modules(path) if (path / MODULES).is_file() else []
@@ -116,7 +141,7 @@ def read_sentence(
     length = given.get("max_seq_length") or min(tokenizer_length or max_positions, max_positions)
     for module in rest:
         _check_normalize(path / module["path"])
-    shared, (prompts, default) = _read(path / PROMPTS), _read_prompts(path / PROMPTS)
+    prompts, default = _read_prompts(path / PROMPTS)
     return SentenceConfig(
         pooling=_read_pooling(path / pooling["path"] / "config.json", hidden_size),
         normalize=bool(rest),
@@ -124,7 +149,7 @@ def read_sentence(
         lowercase=bool(given.get("do_lower_case")),
         prompts=prompts,
         default_prompt=default,
-        similarity=shared.get("similarity_fn_name"),
+        similarity=_read(path / PROMPTS, _Shared).similarity_fn_name,
     )
 
 
@@ -157,8 +182,9 @@ def _modules(path: Path) -> list[dict[str, str]]:
 
 def _read_transformer(folder: Path) -> dict[str, Any]:
     """What the transformer's file says besides `config.json`."""
-    file = next((folder / n for n in TRANSFORMER_FILES if (folder / n).is_file()), folder)
-    given = _read(file)
+    there = [folder / name for name in TRANSFORMER_FILES if (folder / name).is_file()]
+    file = there[0] if there else folder / TRANSFORMER_FILES[0]
+    given = {**_read(file), **asdict(_read(file, _Transformer))}
     built = {
         "transformer_task": "feature-extraction",
         "modality_config": TEXT,
@@ -172,7 +198,7 @@ def _read_transformer(folder: Path) -> dict[str, Any]:
 
 def _read_pooling(file: Path, hidden_size: int) -> tuple[Pooling, ...]:
     """What stands for a text, in the order of its vector."""
-    given = _read(file)
+    given, stated = _read(file), _read(file, _Pooling).pooling_mode
     known = {*FLAGS.values(), "pooling_mode", "include_prompt"}
     sizes = {"word_embedding_dimension", "embedding_dimension"}
     for name, value in given.items():
@@ -182,7 +208,6 @@ def _read_pooling(file: Path, hidden_size: int) -> tuple[Pooling, ...]:
             raise _not_built(file, name, f"{hidden_size}, the model's hidden_size", value)
     if not given.get("include_prompt", True):
         raise _not_built(file, "include_prompt", "true", "false")
-    stated = given.get("pooling_mode")
     if stated is None:
         stated = [mode for mode, flag in FLAGS.items() if given.get(flag)] or ["mean"]
     modes = [stated] if isinstance(stated, str) else list(stated)
@@ -194,11 +219,11 @@ def _read_pooling(file: Path, hidden_size: int) -> tuple[Pooling, ...]:
 
 def _read_prompts(file: Path) -> tuple[dict[str, str], str | None]:
     """What may come before a text, by name, and the name of what comes before every text."""
-    given = _read(file)
-    kind = given.get("model_type") or "SentenceTransformer"
+    given = _read(file, _Shared)
+    kind = given.model_type or "SentenceTransformer"
     if kind != "SentenceTransformer":
         raise _not_built(file, "model_type", "SentenceTransformer", kind)
-    prompts, default = given.get("prompts") or {}, given.get("default_prompt_name")
+    prompts, default = given.prompts or {}, given.default_prompt_name
     if default is not None and default not in prompts:
         raise _damaged(file, f"default_prompt_name={default!r}, which is not among its prompts")
     there = {name: text for name, text in prompts.items() if text}

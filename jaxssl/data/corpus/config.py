@@ -31,7 +31,7 @@ class PrepareConfig:
     """Where sentences end, for objectives on sentence pairs: by punctuation, at each line, or
     nowhere (one sentence a document)."""
     max_unknown_rate: float = 0.01
-    """Largest share of tokens that may be unknown to the tokenizer."""
+    """Largest share of tokens that may be unknown to the tokenizer, when the store is made."""
     max_set_aside: float = 0.01
     """Largest share of the documents that may be set aside because they cannot be used (bytes that
     are not UTF-8, lines that are not JSON). Empty documents do not count."""

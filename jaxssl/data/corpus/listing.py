@@ -68,7 +68,7 @@ def _names_nothing(path: str) -> UserError:
             got = "a device, a pipe or a socket"
     else:
         what = "a path of the corpus names nothing"
-        got = "a pattern that no file fits" if glob.has_magic(path) else "no such file"
+        got = "no such file" if _literal_root(path) is None else "a pattern that no file fits"
     return UserError(
         what,
         where=path,
@@ -88,8 +88,8 @@ def _list_local(
         return {os.path.realpath(path): file}
     if os.path.isdir(path):
         root, parts, walk = path, (ANY_FOLDERS, "*"), _Walk(wanted)
-    elif glob.has_magic(path):
-        root, parts = _literal_root(path)
+    elif (pattern := _literal_root(path)) is not None:
+        root, parts = pattern
         walk = _Walk(lambda name: True)
     else:
         return {}
@@ -103,13 +103,14 @@ def _list_local(
     }
 
 
-def _literal_root(path: str) -> tuple[str, tuple[str, ...]]:
-    """A pattern's beginning that is a folder as it stands, and the parts of the rest."""
+def _literal_root(path: str) -> tuple[str, tuple[str, ...]] | None:
+    """A pattern's beginning that is a folder as it stands, and the parts of the rest; None of a
+    path that is no pattern: what looks like one is there under that very name."""
     parts = Path(path).parts
     for i, part in enumerate(parts):
         if glob.has_magic(part) and not os.path.lexists(os.path.join(*parts[: i + 1])):
             return os.path.join(*(parts[:i] or (".",))), _normal(parts[i:])
-    raise AssertionError(f"{path} exists")
+    return None
 
 
 def _normal(parts: tuple[str, ...]) -> tuple[str, ...]:

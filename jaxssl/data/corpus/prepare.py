@@ -82,6 +82,9 @@ def prepare(config: PrepareConfig) -> TokenStore:
                 packing.write_pack_plan(split, length)
             shutil.rmtree(out / WORK)
     store = TokenStore.open(out)
+    if was_complete:
+        good = sum(split.documents for split in store.manifest.splits.values())
+        skipped.check_share(dict(store.manifest.set_aside), good, config.max_set_aside, out)
     _tell_of_skipped(store)
     _warn_of_empty_splits(config, store)
     return store

@@ -16,6 +16,7 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.readers import HuggingFaceDatasetReader
 
+from jaxssl.core.errors import UserError
 from jaxssl.data.corpus.docstrings import collect
 from jaxssl.data.corpus.files import FIRST_BLOCK, SourceFile, open_file
 from jaxssl.data.corpus.hub import HubRows, Keys
@@ -63,6 +64,9 @@ class FilesReader(Reader):
     name = "files"
     can_cut = True
     """Whether a file can be read from the middle."""
+    many = True
+    """Whether a file holds many documents: nobody knows how many are lost of one that cannot be
+    read to its end."""
 
     def __init__(self, files: list[SourceFile], skipped_to: str | Path | None = None):
         super().__init__(skipped_to)
@@ -74,7 +78,10 @@ class FilesReader(Reader):
             try:
                 yield from self.read(file, start, stop)
             except (OSError, EOFError) as error:  # a damaged archive, a file without permission
-                self.skipped.add(file.path, None, f"{type(error).__name__}: {error}")
+                reason = f"{type(error).__name__}: {error}"
+                if self.many:
+                    raise _cut_short(file.path, reason) from error
+                self.skipped.add(file.path, None, reason)
 
     @abc.abstractmethod
     def read(self, file: SourceFile, start: int, stop: int | None) -> Iterator[Document]:
@@ -156,7 +163,7 @@ class TextFileReader(FilesReader):
     """One document a file; a large one in parts."""
 
     name = "text"
-    can_cut = False
+    can_cut = many = False
 
     def read(self, file: SourceFile, start: int, stop: int | None) -> Iterator[Document]:
         try:
@@ -222,6 +229,16 @@ class _Stream(HuggingFaceDatasetReader):
         except ValueError as error:
             self.skipped.add(name, None, str(error))
             return None
+
+
+def _cut_short(path: str, reason: str) -> UserError:
+    return UserError(
+        "a file of documents cannot be read to its end",
+        where=path,
+        expected="a whole file that may be read",
+        got=reason,
+        fix="copy or download it again, or leave it out of source.paths",
+    )
 
 
 def skipped_file(start: str | Path | None, rank: int) -> Path | None:

@@ -112,7 +112,7 @@ def check_share(aside: dict[str, Any], good: int, most: float, where: Path) -> N
       good: how many documents are in the store.
       most: the largest share of all that may be skipped.
     """
-    lost = aside["documents"] - aside["kinds"].get(EMPTY, 0)
+    lost = aside.get("documents", 0) - aside.get("kinds", {}).get(EMPTY, 0)
     if lost <= most * (good + lost):
         return
     lines = described(aside, good)

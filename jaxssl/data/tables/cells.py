@@ -9,7 +9,13 @@ from jaxssl.core.errors import UserError
 
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _NEIGHBOURS = re.compile(r"''\s*''")
-_LIST_OF_STRINGS = re.compile(r"""[\[({]\s*['"].*['"]\s*,?\s*[\])}]""", re.DOTALL)
+_LIST_OF_STRINGS = re.compile(r"""[\[{]\s*['"].*['"]\s*,?\s*[\]}]""", re.DOTALL)
+_TUPLE_OF_STRINGS = re.compile(
+    rf"\(\s*(?:{_STRING.pattern})\s*,(?:\s*(?:{_STRING.pattern})\s*,)*"
+    rf"\s*(?:{_STRING.pattern})?\s*\)",
+    re.DOTALL,
+)
+"""A quotation in parentheses is text; one with a comma behind it, or several, are a tuple."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 REWRITE = (
     "keep the table as jsonl or parquet, or write lists as JSON: in pandas "
@@ -53,6 +59,10 @@ def spelt(text: str) -> Any:
     return value if isinstance(value, list | dict) else None
 
 
+def _is_list_of_strings(text: str) -> bool:
+    return bool(_LIST_OF_STRINGS.fullmatch(text) or _TUPLE_OF_STRINGS.fullmatch(text))
+
+
 def spelt_list(text: str, where: str, *, brackets: bool = False) -> list | None:
     """The list that a cell spells; None if it is text.
 
@@ -68,7 +78,7 @@ def spelt_list(text: str, where: str, *, brackets: bool = False) -> list | None:
         return value
     text = text.strip()
     is_list = brackets and text[:1] + text[-1:] == "[]" and text[:2] + text[-2:] != "[  ]"
-    if is_list or (value is None and _LIST_OF_STRINGS.fullmatch(text)):
+    if is_list or (value is None and _is_list_of_strings(text)):
         raise UserError(
             "a list that cannot be read",
             where=where,

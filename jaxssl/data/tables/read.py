@@ -1,6 +1,7 @@
 """Labelled data from files and hub data sets: whole, in parts, or divided into splits."""
 
 import glob
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -139,12 +140,22 @@ def _check_columns(table: Table, first: Table, so_far: bool = False) -> None:
         )
 
 
+def _as_pattern(path: Path) -> str:
+    """A path as a glob, in which folders that are there under the very name that was given stand
+    for themselves: `data [v2]/*.csv`."""
+    place, parts = Path(), []
+    for part in path.parts:
+        place /= part
+        parts.append(glob.escape(part) if os.path.lexists(place) else part)
+    return os.path.join(*parts) if parts else ""
+
+
 def file_paths(pattern: str) -> list[str]:
     """The file of this name, or those of the glob; a `UserError` if there is none."""
     path = Path(pattern)
     if path.is_file():
         return [pattern]
-    found = sorted(p for p in glob.glob(pattern, recursive=True) if Path(p).is_file())
+    found = sorted(p for p in glob.glob(_as_pattern(path), recursive=True) if Path(p).is_file())
     if found:
         return found
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []

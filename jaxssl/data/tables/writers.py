@@ -3,13 +3,14 @@
 import contextlib
 import datetime
 import decimal
+import io
 import json
 import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
@@ -188,10 +189,26 @@ def open_output(path: str) -> Iterator[Writer]:
     """
     kind = WRITERS[output_format(path)]
     if path == STANDARD_OUTPUT:
-        yield kind(sys.stdout)
+        with _as_utf8(sys.stdout) as file:
+            yield kind(file)
         return
     with atomic_write(path) as file:
         yield kind(file)
+
+
+@contextlib.contextmanager
+def _as_utf8(stream: TextIO) -> Iterator[TextIO]:
+    """A stream that takes data: UTF-8 whatever the terminal's encoding is, without escapes."""
+    buffer = getattr(stream, "buffer", None)
+    if buffer is None:
+        yield stream
+        return
+    stream.flush()
+    file = io.TextIOWrapper(buffer, encoding="utf-8", newline="", write_through=True)
+    try:
+        yield file
+    finally:
+        file.detach()  # else the stream beneath would be closed with it
 
 
 def _unwritable(row: Row, place: str, line: Callable[[Row], str]) -> UserError:

@@ -1,6 +1,7 @@
 """Loading tokenizers of the `tokenizers` and `sentencepiece` libraries, from files or the hub."""
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -75,7 +76,17 @@ def _tried(tokenizer: Tokenizer) -> Tokenizer:
 def stated_length(directory: Path) -> int | None:
     """The longest row, in tokens, that a tokenizer's directory says its model takes."""
     length = read_part(directory / CONFIG_FILE).get("model_max_length")
-    return None if length is None else int(length)
+    if length is None:
+        return None
+    if not isinstance(length, int | float) or not 1 <= length < math.inf:
+        raise UserError(
+            "a tokenizer's longest row is no number of tokens",
+            where=f"{directory / CONFIG_FILE}, model_max_length",
+            expected="a whole number of at least 1, or no such key",
+            got=repr(length)[:80],
+            fix="correct or remove it",
+        )
+    return int(length)
 
 
 def with_tokens(tokenizer: Tokenizer, tokens: Sequence[str], role: str | None = None) -> Tokenizer:

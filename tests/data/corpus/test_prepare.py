@@ -128,6 +128,8 @@ def test_too_large_a_share_set_aside_is_refused_and_a_larger_limit_goes_on(work,
     store = prepare(config(work, tmp_path / "s", source=source, max_set_aside=0.4))
     assert sum(split.documents for split in store.manifest.splits.values()) == 6
     assert done == {f: f.stat().st_mtime_ns for f in (tmp_path / "s").rglob("*.tokens")}
+    with pytest.raises(UserError, match="too many documents cannot be used"):
+        prepare(config(work, tmp_path / "s", source=source))  # of a finished one, too
 
 
 def test_groups_stay_together_and_the_split_is_that_of_one_task(work, tmp_path):

@@ -51,7 +51,8 @@ def test_lists_come_back_from_pandas_and_from_our_own_csv(tmp_path_factory, rows
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[", "a", "[CLS]", "[ Music ]", "['a', f(2)]", "(1, 2)", "[1 2]", "{}x", "[nan]"],
+    ["", "[", "a", "[CLS]", "[ Music ]", "['a', f(2)]", "(1, 2)", "[1 2]", "{}x", "[nan]"]
+    + ['("Stop!")', '("Quite so," he said, "indeed")', "('tis)", '"a", "b"'],
 )
 def test_text_is_no_list(text):
     assert spelt(text) is None and spelt_list(text, "here") is None
@@ -64,6 +65,7 @@ def unreadable():
         str(many),
         str(many.astype(object)),
         "('a', 'b')",
+        "('a',)",
         "{'a', 'b'}",
         "['a',]x']",
     ]

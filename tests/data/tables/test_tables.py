@@ -245,6 +245,11 @@ def test_files_of_a_glob_are_one_table(tmp_path):
         write(tmp_path / f"{i}.csv", f"a,b\n{i},x\n")
     table = read(tmp_path / "*.csv")
     assert table.columns["a"] == ["1", "2"] and table.places[1] == f"{tmp_path}/2.csv:2"
+    for name in ("data [v2]", "data v", "data 2"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "train-0.csv", f"a,b\n{name},x\n")
+    assert read(tmp_path / "data [v2]" / "train-*.csv").columns["a"] == ["data [v2]"]
+    assert read(tmp_path / "data [v]" / "train-*.csv").columns["a"] == ["data v"]
     write(tmp_path / "3.csv", "a,c\n1,2\n")
     with pytest.raises(UserError, match="different columns") as error:
         read(tmp_path / "*.csv")

@@ -159,6 +159,17 @@ def test_standard_output_gets_jsonl(capsys):
         assert capsys.readouterr().out == '{"a": 1}\n'  # at once
 
 
+def test_standard_output_is_utf8_whatever_the_terminal_is(monkeypatch):
+    raw = io.BytesIO()
+    terminal = io.TextIOWrapper(raw, encoding="ascii", errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with open_output("-") as writer:
+        writer.write(["a"], [{"a": "caf\u00e9 \U0001f600"}], ["here"])
+    print("done", file=terminal, flush=True)
+    first, second = raw.getvalue().decode("utf-8").splitlines()
+    assert json.loads(first) == {"a": "caf\u00e9 \U0001f600"} and second == "done"
+
+
 def refused(path, inputs=(), overwrite=False):
     with pytest.raises(UserError) as error:
         check_output(str(path), [str(given) for given in inputs], overwrite)
