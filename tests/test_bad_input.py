@@ -250,6 +250,19 @@ def _(p):
     return ["evaluate", str(p.trained)]
 
 
+@case(
+    "an edit that was accepted",
+    "belongs to a different configuration",
+    "config.yaml",
+    "model.hidden_size: 24 -> 16",
+)
+def _(p):
+    config = p.trained / "config.yaml"
+    config.write_text(config.read_text().replace("hidden_size: 16", "hidden_size: 24"))
+    seal_run(p.trained)
+    return p.resume()
+
+
 @case("a tokenizer that changed", "not what was written", "tokenizer/tokenizer.json", "jaxssl seal")
 def _(p):
     flip(p.trained / "tokenizer" / "tokenizer.json", 500)
@@ -503,9 +516,9 @@ def _(p):
     return ["pretrain", "streams.a.data.store=x", "streams.b.data.store=y", "data.batch_size=64"]
 
 
-@case("a file of a table without its kind", "a name is missing", "add data.tables.train.name=file")
+@case("a table that does not say what it is", "a name is missing", "add data.tables.train.name=file")
 def _(p):
-    return ["finetune", "out=x", "model.name=bert", "data.tables.train.path=x.csv"]
+    return ["finetune", "out=x", "model.name=bert", "data.tables.train.format=csv"]
 
 
 @case("a split that was not asked for", "no split 'test'", "a larger test_fraction")

@@ -169,7 +169,8 @@ def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="how the input is read, a field of data.tables.train in a recipe; repeatable",
+        help="how the input is read, a field of data.tables.train (jaxssl finetune --help "
+        "data.tables.train.file); repeatable",
     )
     parser.add_argument(
         "--keep-input",

@@ -9,8 +9,8 @@ from jaxssl.commands.arguments import Parser, add_embed, add_predict
 EPILOG = """
 A recipe is a YAML file, or the name of one that comes with jaxssl (`jaxssl config
 pretrain/bert-tiny`). Later files and a.b=c overrides win. `jaxssl VERB --help` shows what is
-changed often, and `jaxssl VERB --help TOPIC` (model, model.bert, train.steps, all) every field with
-its default. Code of your own is named after the verb: `--plugin FILE.py`.
+changed often, and of verbs with recipes `jaxssl VERB --help TOPIC` (model, model.bert, train.steps,
+all) every field with its default. Code of your own is named after the verb: `--plugin FILE.py`.
 
 exit codes: 0 done; 1 verify found a difference; 2 a mistake, explained; 3 the loss was not finite;
 69 another process of the run is missing, 75 stopped by a signal after saving: run the same command

@@ -202,7 +202,7 @@ class Partners:
             return
         waited = time.monotonic() - heard
         line = (
-            f"error: {link.name} is missing: {how}; waited for it {waited:.0f} s. Start all "
+            f"error: {link.name} is missing: {how}; last heard of {waited:.0f} s ago. Start all "
             "processes again: a run goes on from its newest checkpoint"
         )
         for other in self._links.values():

@@ -176,6 +176,7 @@ def _open_run_directory(
                 say("the run has no seal: whether its files are as written could not be seen")
             old = read_identity(known)
             check_same_run(known, old, identity, steps[-1])
+            _check_as_edited(run_dir, old, identity, steps[-1])
             for change in _changes(old["config"], identity["config"], lambda path: True):
                 say(f"changed since the run was started: {change}")
     elif others := _foreign_files(run_dir):
@@ -246,6 +247,15 @@ def read_identity(path: Path) -> dict[str, Any]:
     )
     config = configuration.build(RunConfig, upgraded_run(identity.config))
     return {"config": configuration.to_dict(config), "data": identity.data}
+
+
+def _check_as_edited(run_dir: Path, old: dict[str, Any], new: dict[str, Any], step: int) -> None:
+    """Refuses to write over an edit of config.yaml that was accepted (`jaxssl seal`)."""
+    path = run_dir / "config.yaml"
+    there = configuration.build(RunConfig, upgraded_run(configuration.read_yaml(path)))
+    edited = {**old, "config": configuration.to_dict(there)}
+    if _changes(old["config"], edited["config"], _decides):
+        check_same_run(path, edited, new, step)
 
 
 def check_same_run(path: Path, old: dict[str, Any], new: dict[str, Any], step: int) -> None:

@@ -172,7 +172,19 @@ def upgraded(layer: Layer) -> dict[str, Any]:
     if isinstance(data, Mapping) and "name" not in data:
         kinds = [kind for kind in ("store", "tables") if kind in data]
         new["data"] = {"name": kinds[0], **data} if len(kinds) == 1 else dict(data)
+    data = new.get("data")
+    if isinstance(data, Mapping) and isinstance(data.get("tables"), Mapping):
+        tables = {split: _named_table(table) for split, table in data["tables"].items()}
+        new["data"] = {**data, "tables": tables}
     return new
+
+
+def _named_table(table: Any) -> Any:
+    """A table of a split, told apart by its keys where it has no name."""
+    if not isinstance(table, Mapping) or "name" in table:
+        return table
+    kinds = [kind for key, kind in (("path", "file"), ("dataset", "hub")) if key in table]
+    return {"name": kinds[0], **table} if len(kinds) == 1 else table
 
 
 def _upgraded_import(layer: dict[str, Any]) -> dict[str, Any]:

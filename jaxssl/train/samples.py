@@ -21,7 +21,7 @@ class SamplesConfig:
     """What to show at each validation."""
 
     prompts: tuple[str, ...] = ()
-    """A causal model continues these; a masked model fills the mask token in them. Empty shows
+    """Continued by a causal model; in those of a masked model the mask token is filled. Empty shows
     none."""
     sampling: Sampling = Sampling(max_new_tokens=48)
     """How continuations are drawn."""

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxssl.core.config import build, document, field_docs, load, parse_yaml, to_yaml
+from jaxssl.core.config.layers import parse_override
 from jaxssl.core.errors import UserError, UserErrors
 from jaxssl.core.registry import members
 
@@ -150,6 +151,28 @@ def test_overrides_do_not_drop_one_another():
     both = ["shape.slope=3", "shape.name=linear"]
     for overrides in (both, both[::-1]):
         assert run(old, overrides=overrides).shape == Linear(slope=3)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("a [b] #1/run", "a [b] #1/run"),
+        ("#1", "#1"),
+        ("'a' #1", None),
+        ('"a #1"', "a #1"),
+        ("  a  b ", "a  b"),
+        ("a: #b", None),
+        ("[a] #b", None),
+        ("5 # b", None),
+    ],
+)
+def test_a_hash_in_an_override_begins_no_comment(given, text):
+    """Nothing of an argument is dropped: `out=x #1` and `out=x #2` would be one directory."""
+    if text is not None:
+        assert parse_override(f"out={given}") == {"out": text}
+        return
+    with pytest.raises(UserError, match="something behind its value"):
+        parse_override(f"out={given}")
 
 
 def test_an_override_may_be_null_a_list_or_a_mapping():

@@ -105,7 +105,7 @@ def test_a_process_that_dies_is_named_by_all_others(three, dead):
     assert [number for number, _, _ in ends] == [n for n in range(3) if n != dead]
     for _, line, code in ends:
         assert code == EXIT_MISSING and f"process {dead} (" in line and "is missing" in line
-        assert "waited for it" in line and "Start all processes again" in line
+        assert "last heard of" in line and "Start all processes again" in line
 
 
 def test_a_process_that_falls_silent_is_missing_after_the_patience():

@@ -50,7 +50,7 @@ def test_the_others_end_soon_and_the_run_goes_on_bit_for_bit(
     with capsys.disabled():
         print(f"\n{when}, process {who} killed: {seconds:.1f} s, exit code {code}, {err[-300:]!r}")
     assert code == EXIT_MISSING and seconds < 30, err
-    assert f"process {who} (" in err and "is missing" in err and "waited for it" in err
+    assert f"process {who} (" in err and "is missing" in err and "last heard of" in err
     assert "Traceback" not in err
     for code, _, err in several.train_in_two(out, words, *CHANGES):
         assert code == 0, err

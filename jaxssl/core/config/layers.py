@@ -4,11 +4,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxssl.core.config.yaml_text import parse_yaml
+from jaxssl.core.config.yaml_text import has_comment, parse_yaml
 from jaxssl.core.errors import UserError
 from jaxssl.core.json_files import read_regular
 
 MOST_BYTES = 32 << 20
+QUOTES = ("'", '"', "|", ">")
+"""What a text in YAML begins with that is not plain."""
 
 
 def combine(layers: Iterable[str | Path | Mapping], overrides: Iterable[str] = ()) -> dict:
@@ -33,7 +35,8 @@ def merge(old: Any, new: Any) -> Any:
 
 
 def parse_override(text: str) -> dict:
-    """`a.b=c` as a nested mapping; `c` is read as YAML."""
+    """`a.b=c` as a nested mapping; `c` is read as YAML, but a `#` begins no comment: a text without
+    quotes is the whole text."""
     path, sign, value = text.partition("=")
     if not sign or not path.strip():
         raise UserError(
@@ -43,9 +46,20 @@ def parse_override(text: str) -> dict:
             fix="a recipe file must exist to be read as one; check its path",
         )
     parsed: Any = parse_yaml(value, where=f"override {text!r}")
-    for key in reversed(path.strip().split(".")):
+    plain = value.strip()
+    if plain.startswith("#") or (isinstance(parsed, str) and plain[:1] not in QUOTES):
+        parsed = plain
+    elif has_comment(value):
+        raise UserError(
+            "an override with something behind its value",
+            where=f"argument {text!r}",
+            expected="a value alone; a text with # in a list stands between quotes",
+            got=f"# after {parsed!r}",
+        )
+    first, *others = path.strip().split(".")
+    for key in reversed(others):
         parsed = {key: parsed}
-    return parsed
+    return {first: parsed}
 
 
 def read_yaml(path: str | Path) -> dict:

@@ -65,7 +65,7 @@ def how_to_write(annotation: Any, data: Any, path: str) -> str | None:
     if any(typing.get_origin(kind) is tuple for kind in kinds) and not isinstance(data, list):
         return f"write a list, in brackets: '{path}=[{data}]'"
     if str in kinds and isinstance(data, int | float):
-        return f"a text that looks like a number is quoted: '{path}=\"{data}\"'"
+        return f"a text that looks like a number is quoted, as it was typed: '{path}=\"{data}\"'"
     samples = {bool: "true", int: "1000", float: "0.1 or 3e-4"}
     samples = [text for kind, text in samples.items() if kind in kinds]
     return f"write {path}={samples[0]}, for example, without quotes" if samples else None

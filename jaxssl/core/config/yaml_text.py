@@ -29,7 +29,24 @@ def parse_yaml(text: str, where: str) -> Any:
         got = "lists or mappings too deep inside each other"
         raise UserError("not valid YAML", where=where, got=got) from None
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError("not valid YAML", where=where, got=str(error)[:500]) from error
+        raise UserError("not valid YAML", where=where, got=_problem(error)) from error
+
+
+def _problem(error: Exception) -> str:
+    """What YAML does not like, and where, in a line."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    if problem is None or mark is None:
+        return str(error)[:500]
+    return f"{problem} in line {mark.line + 1}, column {mark.column + 1}"
+
+
+def has_comment(text: str) -> bool:
+    """Whether a comment stands behind the value of a YAML text that can be parsed."""
+    import yaml
+
+    hidden = (yaml.StreamStartToken, yaml.StreamEndToken, yaml.BlockEndToken)
+    ends = [x.end_mark.index for x in yaml.scan(text) if not isinstance(x, hidden)]
+    return bool(text[max(ends, default=0) :].strip())
 
 
 def dump_yaml(data: Any) -> str:

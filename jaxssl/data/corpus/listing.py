@@ -88,7 +88,7 @@ def _list_local(
         return {os.path.realpath(path): file}
     if os.path.isdir(path):
         root, parts, walk = path, (ANY_FOLDERS, "*"), _Walk(wanted)
-    elif (pattern := _literal_root(path)) is not None:
+    elif (pattern := _literal_root(path)) is not None and os.path.isdir(pattern[0]):
         root, parts = pattern
         walk = _Walk(lambda name: True)
     else:

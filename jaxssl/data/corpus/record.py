@@ -95,7 +95,9 @@ def is_complete(out: Path, record: dict[str, Any]) -> bool:
     if different:
         key = different[0]
         raise UserError(
-            "there is already a token store here, of another configuration",
+            "there is already a token store here, of another configuration"
+            if has_manifest
+            else "there is an unfinished token store here, of another configuration",
             where=f"{out} ({', '.join(different)})",
             expected=f"{key} = {found.get(key)!r}",
             got=f"{key} = {record.get(key)!r}",

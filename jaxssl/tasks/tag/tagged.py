@@ -64,7 +64,7 @@ def _check_there(tags: Any, words: Sequence[str], where: str) -> None:
                 where=f"{where}, tag {i}" + (f", of {words[i]!r}" if i < len(words) else ""),
                 expected="a tag for each word",
                 got=repr(tag),
-                fix="remove the sentence, or give the word a tag, such as O",
+                fix="remove the sentence, or give the word a tag",
             )
 
 

@@ -75,6 +75,8 @@ def test_a_name_that_exists_is_that_name_whatever_it_looks_like(tmp_path, name):
         found = list_files([str(path)], every)
         assert [file.path for file in found.files] == [str(tmp_path / name / "x.txt")]
         assert bool(found.notes) == (path.name == "*.txt")
+    with pytest.raises(UserError, match="names nothing(?s:.)*a pattern that no file fits"):
+        list_files([str(tmp_path / "nothing" / "*.txt")], every)
     with pytest.raises(UserError, match="names nothing(?s:.)*no such file"):
         list_files([str(tmp_path / name / "missing.txt")], every)
 
