@@ -225,13 +225,15 @@ def _evaluate(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl.commands.training import without_repeated_loss
     from jaxssl.parallel import hosts
-    from jaxssl.run.open import evaluate_run
+    from jaxssl.run.open import evaluate_run, split_read
 
-    chosen = _chosen(options, "split", "step", "store", "batches", "stream", "layers")
-    values = evaluate_run(options.run_dir, **chosen)
+    chosen = _chosen(options, "split", "store", "stream", "layers")
+    values = evaluate_run(options.run_dir, **chosen, **_chosen(options, "step", "batches"))
     if hosts.is_first():
         step, rows = int(values.pop("step")), int(values.pop("rows"))
-        print(f"{options.run_dir}: step {step:,}, split {options.split}, {rows:,} rows")
+        split = split_read(options.run_dir, **chosen)
+        of_split = f", split {split}" if split is not None else ""
+        print(f"{options.run_dir}: step {step:,}{of_split}, {rows:,} rows")
         for name, value in without_repeated_loss(values).items():
             print(f"{name}: {value:.6g}")
     return 0

@@ -41,8 +41,9 @@ shift
 command -v "$1" > /dev/null || { echo "local.sh: no such command: $1" >&2; exit 2; }
 mkdir -p "$logs" || exit 2
 
+is_taken() { (: < "/dev/tcp/127.0.0.1/$1") 2> /dev/null; } # somebody answers there
 port=$((20000 + RANDOM % 10000))
-while (: < "/dev/tcp/127.0.0.1/$port") 2> /dev/null; do # somebody answers there
+while is_taken "$port" || is_taken "$((port + 1))"; do # at the next one the processes are watched
   port=$((20000 + RANDOM % 10000))
 done
 

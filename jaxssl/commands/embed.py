@@ -37,6 +37,7 @@ from jaxssl.ops.pooling import Pooling, pool
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_shards, replicated
 from jaxssl.run.open import TrainedModel, open_run
+from jaxssl.run.recipes import read_config
 from jaxssl.train.evaluation import DataPass, in_order, over_batches
 
 NPY = ".npy"
@@ -218,17 +219,19 @@ def embed_file(
     options: Sequence[str] = (),
     keep_input: bool = True,
     overwrite: bool = False,
+    layers: Sequence[str] = (),
     note: Note = say,
     **chosen: Any,
 ) -> int:
-    """Embeds each row of files, in their order.
+    """Embeds each row of files, in their order. Of several processes the first one writes.
 
     Args:
       inputs, format, options, keep_input, overwrite: as for `predicting.predict`.
       output: ends in .npy (float32 [N, W]), .jsonl, .csv or .tsv (a list in `embedding`). A row
         without text has not-a-number, or null.
       text: the column of the texts.
-      chosen: what `open_embedder` takes.
+      layers: as for `trained.open_run`.
+      chosen: what else `open_embedder` takes.
 
     Returns:
       How many rows there were.
@@ -240,15 +243,20 @@ def embed_file(
     paths = [path for file in files for path in file_paths(file.path)]
     is_array = output.endswith(NPY)
     check = check_place if is_array else functools.partial(check_output, also=f"{NPY}, ")
+    hosts.connect(read_config(Path(run_dir), layers).distributed)
     hosts.first_decides(lambda: check(output, paths, overwrite) or 0)
-    embedder = open_embedder(run_dir, **chosen)
-    progress = bar(description="embed", unit="row", enabled=hosts.is_first())
+    is_first = hosts.is_first()
+    embedder = open_embedder(run_dir, layers=layers, **chosen)
+    tell = note if is_first else lambda text: None
+    progress = bar(description="embed", unit="row", enabled=is_first)
     with progress, silent():
-        tables = _embedded(embedder, files, text, progress.update, note)
+        tables = _embedded(embedder, files, text, progress.update, tell)
+        if not is_first:
+            return sum(len(table) for table, _, _ in tables)
         if is_array:
             return _write_array(output, embedder, (vectors for _, _, vectors in tables))
         rows = ((table, _as_rows(kept, vectors)) for table, kept, vectors in tables)
-        return write(rows, output, keep_input, note)
+        return write(rows, output, keep_input, tell)
 
 
 def _as_rows(kept: Sequence[int], vectors: np.ndarray) -> list[dict[str, Any]]:

@@ -108,7 +108,7 @@ def _add_run_verbs(verbs: Verbs) -> None:
     """Those that ask a run about data."""
     verb = verbs.add("evaluate", "loss and metrics of a run over a split")
     _add_run(verb)
-    verb.add_argument("--split", default="validation", help="split of the store (%(default)s)")
+    verb.add_argument("--split", help="split of the run's data, or of --store (validation)")
     verb.add_argument("--store", help="another token store than the run's own")
     verb.add_argument("--stream", help="which of several the run was trained on (the first)")
     verb.add_argument("--batches", type=int, help="at most so many batches (the whole split)")

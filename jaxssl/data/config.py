@@ -41,6 +41,11 @@ class DataConfig(ABC):
         """Where it comes from, for people."""
 
     @property
+    def usual_split(self) -> str | None:
+        """The split that is evaluated unless another is asked for; None for data without splits."""
+        return "validation"
+
+    @property
     def trained_length(self) -> int | None:
         """The length of every row, where all have one."""
         return None
@@ -157,6 +162,10 @@ class ImportedData(DataConfig):
     @property
     def source(self) -> str:
         return "elsewhere"
+
+    @property
+    def usual_split(self) -> None:
+        return None
 
     def of_store(self, store: str) -> StoreConfig:
         return StoreConfig(store=store, sequence_length=self.max_length, batch_size=self.batch_size)

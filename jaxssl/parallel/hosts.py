@@ -1,5 +1,6 @@
 """Several processes as one: how they find each other, global arrays from local rows, who speaks."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,14 @@ from jaxssl.parallel import partners
 from jaxssl.parallel.links import Patience, Place
 
 FAILED = -2
+PORTS = 65535
+"""The last port there is."""
+CHOSEN_FROM = 60_000
+"""JAX takes the coordinator's port on Slurm and Open MPI by the job's number, 61440 to 65535: the
+port after it is that of the next job, which may be on the same machine."""
+CHOSEN_LESS = 50_000
+"""How far below such a port the others are watched: 11440 to 15535, below the ports that systems
+give out themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +32,7 @@ class DistributedConfig:
     auto: bool = False
     """Ask the cluster (Slurm, Open MPI, Kubernetes, Cloud TPU), as `jax.distributed` does."""
     coordinator: str | None = None
-    """Address of the first process, host:port."""
+    """Address of the first process, host:port ([host]:port for a host of IPv6)."""
     num_processes: int | None = None
     """How many processes there are."""
     process_id: int | None = None
@@ -33,7 +42,8 @@ class DistributedConfig:
     lost_seconds: int = 30
     """How long to wait for a sign of life of another process; then all end with exit code 69."""
     watch_port: int | None = None
-    """Port of the first process at which the others are watched; null is the coordinator's + 1."""
+    """Port of the first process at which the others are watched; null is the coordinator's + 1, or
+    with auto, where the cluster gives the coordinator a port of 60000 or more, that - 50000."""
 
     def __post_init__(self):
         check_at_least(1, self, "num_processes", "timeout_seconds", "lost_seconds", "watch_port")
@@ -54,6 +64,41 @@ class DistributedConfig:
                 expected=f"0 to {(self.num_processes or 0) - 1}, below num_processes",
                 got=self.process_id,
             )
+        _check_ports(self)
+
+
+def _check_ports(config: DistributedConfig) -> None:
+    """Refuses a coordinator without a host or a port, and ports that do not exist or are one."""
+    watch_port = config.watch_port
+    if watch_port is not None and watch_port > PORTS:
+        raise UserError(
+            "there is no such port",
+            where="watch_port",
+            expected=f"1 to {PORTS}",
+            got=watch_port,
+            fix="leave it out: it is then chosen by the coordinator's",
+        )
+    if config.coordinator is None:
+        return
+    address = config.coordinator
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s/\[\]:]+):([0-9]{1,5})", address)
+    port = int(found[2]) if found else 0
+    if not 1 <= port <= PORTS:
+        raise UserError(
+            "the coordinator's address cannot be used",
+            where="coordinator",
+            expected=f"host:port, the port 1 to {PORTS}",
+            got=address,
+            fix="write it as in localhost:12345, or [::1]:12345 for a host of IPv6",
+        )
+    if watch_port == port or (watch_port is None and port == PORTS):
+        raise UserError(
+            "there is no port left to watch the processes at",
+            where="coordinator, watch_port",
+            expected=f"two ports, 1 to {PORTS}: without watch_port the one after the coordinator's",
+            got=(address, watch_port),
+            fix=f"choose another port for the coordinator, {port - 1} say",
+        )
 
 
 def connect(config: DistributedConfig) -> None:
@@ -69,9 +114,8 @@ def connect(config: DistributedConfig) -> None:
     except (RuntimeError, ValueError) as error:
         raise _not_joined(config, str(error)) from error
     host, _, port = coordinator.rpartition(":")
-    watch_port = int(port) + 1 if config.watch_port is None else config.watch_port
     partners.join(
-        Place(host.strip("[]"), watch_port, count, number),
+        Place(host.strip("[]"), watch_port(config, int(port)), count, number),
         Patience(config.timeout_seconds, config.lost_seconds),
     )
     # Its handler of SIGTERM would take the place of ours.
@@ -82,6 +126,17 @@ def connect(config: DistributedConfig) -> None:
         )
     except (RuntimeError, ValueError) as error:
         raise _not_joined(config, str(error)) from error
+
+
+def watch_port(config: DistributedConfig, port: int) -> int:
+    """The port at which the processes are watched: the same in all of them, without talking.
+
+    Args:
+      port: the coordinator's.
+    """
+    if config.watch_port is not None:
+        return config.watch_port
+    return port - CHOSEN_LESS if config.auto and port >= CHOSEN_FROM else port + 1
 
 
 def _find(config: DistributedConfig) -> tuple[str, int, int]:
@@ -97,6 +152,9 @@ def _find(config: DistributedConfig) -> tuple[str, int, int]:
     coordinator, count, number, _ = found
     if coordinator is None or count is None or number is None:
         raise ValueError("no cluster that JAX knows: Slurm, Open MPI, Kubernetes, Cloud TPU")
+    port = coordinator.rpartition(":")[2]
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= PORTS):
+        raise ValueError(f"the cluster's coordinator has no port 1 to {PORTS}: {coordinator}")
     return coordinator, count, number
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from jaxssl.checkpoint.ledger import by_network
 from jaxssl.core import config as configuration
 from jaxssl.core.names import flatten, matches
 from jaxssl.parallel import partners
@@ -17,8 +18,11 @@ from jaxssl.run.config import RunConfig
 from jaxssl.run.directory import environment, without_lists
 
 OWN = ("distributed/**", "out", "**/{path,store,from}")
-"""Keys that a process may have for itself: what it is, and places. The data at these places are
-compared by their checksums."""
+"""Keys that a process may have for itself: what it is, and places. What lies at these places is
+compared by its checksums: `check_data_alike`."""
+BASE = ("manifest", "tokenizer", "step")
+"""What says which base a network starts from, wherever it lies. The names of what is taken of it
+follow from these and from the configuration."""
 VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION")
 """Variables of the environment that change what a program computes."""
 MACHINE = ("platform", "cores", "processes", "devices", "xla_flags")
@@ -53,11 +57,27 @@ def facts_of(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def check_data_alike(checksums: Mapping[str, str]) -> None:
-    """Compares the checksums of what the processes read.
+def check_data_alike(data: str, tokenizer: str, base: Mapping[str, Any]) -> None:
+    """Compares what the processes read: data, tokenizer, and what the networks start from.
+
+    Args: as for `data_facts_of`.
 
     Raises:
-      UserError: in all processes; names the data that differ.
+      UserError: in all processes; names what differs.
     """
     if jax.process_count() > 1:
-        partners.compare("data", dict(checksums))
+        partners.compare("data", data_facts_of(data, tokenizer, base))
+
+
+def data_facts_of(data: str, tokenizer: str, base: Mapping[str, Any]) -> dict[str, Any]:
+    """What `check_data_alike` compares, flat.
+
+    Args:
+      data, tokenizer: their checksums.
+      base: what the run notes of the checkpoints it starts from, `transfer.start.Start.base`.
+    """
+    facts = {"data": data, "tokenizer": tokenizer}
+    for network, noted in by_network(base).items():
+        key = f"networks.{network}.init.from" if network else "init.from"
+        facts |= {f"{key}, {name}": noted[name] for name in BASE}
+    return facts

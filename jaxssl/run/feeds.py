@@ -153,8 +153,9 @@ def tokens_per_byte(store: TokenStore, split: str) -> float | None:
 
 
 def _store_split(
-    stream: StreamConfig, split: str, model: ModelConfig, tokenizer: Tokenizer
+    stream: StreamConfig, split: str | None, model: ModelConfig, tokenizer: Tokenizer
 ) -> tuple[Data, float | None]:
+    assert split is not None, "these data have splits"
     config = _as_read(stream)
     store = TokenStore.open(config.store, verify=config.verify)
     check_tokenizer(store, tokenizer.fingerprint)
@@ -296,8 +297,9 @@ def as_data(encoded: Encoded, edges: Any) -> ExampleData:
 
 
 def _tables_split(
-    stream: StreamConfig, split: str, model: ModelConfig, tokenizer: Tokenizer
+    stream: StreamConfig, split: str | None, model: ModelConfig, tokenizer: Tokenizer
 ) -> tuple[Data, float | None]:
+    assert split is not None, "these data have splits"
     return read_split(stream, tokenizer, split), None
 
 
@@ -356,7 +358,7 @@ def _open_imported(
 
 
 def _imported_split(
-    stream: StreamConfig, split: str, model: ModelConfig, tokenizer: Tokenizer
+    stream: StreamConfig, split: str | None, model: ModelConfig, tokenizer: Tokenizer
 ) -> tuple[Data, float | None]:
     data: Any = stream.data
     if data.table is None or not stream.objective.named_tasks:
@@ -370,6 +372,14 @@ def _imported_split(
             if of_tables
             else "jaxssl prepare tokenizer=RUN/tokenizer source=... out=STORE",
         )
+    if split is not None:
+        raise UserError(
+            "the data of an imported model have no splits",
+            where="--split",
+            expected="all rows of data.table, without --split",
+            got=split,
+            fix="name the file of the split: --with data.table.path=FILE",
+        )
     table = read_table(data.table)
     table.check(needed_columns(stream.objective))
     encoded = encode(stream.objective, table, tokenizer, data.max_length, table.source)
@@ -377,9 +387,12 @@ def _imported_split(
 
 
 def open_split(
-    stream: StreamConfig, split: str, model: ModelConfig, tokenizer: Tokenizer
+    stream: StreamConfig, split: str | None, model: ModelConfig, tokenizer: Tokenizer
 ) -> tuple[Data, float | None]:
     """One split of what a stream reads, to evaluate a model on; tokens for each byte of its text.
+
+    Args:
+      split: None for all of what has no splits: `usual_split` of the data.
 
     Raises:
       UserError: data that are not there, or that the model cannot read.
@@ -393,11 +406,11 @@ class Kind(NamedTuple):
 
     Attributes:
       training: all splits, with what training needs to know of them.
-      split: one of them, to evaluate on.
+      split: one of them, to evaluate on; None for data without splits.
     """
 
     training: Callable[[StreamConfig, ModelConfig, Tokenizer, Note], Opened]
-    split: Callable[[StreamConfig, str, ModelConfig, Tokenizer], tuple[Data, float | None]]
+    split: Callable[[StreamConfig, str | None, ModelConfig, Tokenizer], tuple[Data, float | None]]
 
 
 KINDS: Mapping[type[DataConfig], Kind] = {

@@ -163,7 +163,7 @@ def mesh_here(config: MeshConfig) -> Mesh:
 def evaluate_run(
     run_dir: str | Path,
     *,
-    split: str = "validation",
+    split: str | None = None,
     step: int | str = "best",
     store: str | None = None,
     batches: int | None = None,
@@ -173,7 +173,8 @@ def evaluate_run(
     """Loss and metrics of a run's checkpoint over a split, each row counted once.
 
     Args:
-      split: the data's.
+      split: the data's; None is the validation, or all rows where a model of elsewhere is
+        evaluated on a table: that has no splits.
       step: a number, "last" or "best".
       store: another token store than the run's own, made with the same tokenizer.
       batches: at most so many, spread evenly over the split; None is all of it.
@@ -195,6 +196,7 @@ def evaluate_run(
         chosen = dataclasses.replace(chosen, data=chosen.data.of_store(store))
     else:
         chosen = stream_from_here(Path(run_dir), trained.config, chosen)
+    split = chosen.data.usual_split if split is None else split
     data, tokens_per_byte = open_split(chosen, split, trained.config.model, trained.tokenizer)
     size = chosen.data.batch_size
     made = evaluate_on(
@@ -203,6 +205,22 @@ def evaluate_run(
     size = fitting_size(trained, size)
     rows = data.num_rows if batches is None else min(data.num_rows, batches * size)
     return {"step": trained.step, "rows": rows, **made.values}
+
+
+def split_read(
+    run_dir: str | Path,
+    *,
+    split: str | None = None,
+    store: str | None = None,
+    stream: str | None = None,
+    layers: Sequence[str] = (),
+) -> str | None:
+    """The split that `evaluate_run` reads where it is given the same; None where its data have no
+    splits."""
+    if split is not None:
+        return split
+    data = choose_stream(read_config(Path(run_dir), layers), stream).data
+    return (data if store is None else data.of_store(store)).usual_split
 
 
 def choose_stream(config: RunConfig, name: str | None) -> StreamConfig:

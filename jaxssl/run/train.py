@@ -62,7 +62,7 @@ def _train(built: Built, say: Say, tell: Say) -> Outcome:
     from jaxssl.report import write_report
 
     config, work = built.config, built.work
-    check_data_alike({"data": built.data, "tokenizer": work.feeds.tokenizer.fingerprint})
+    check_data_alike(built.data, work.feeds.tokenizer.fingerprint, work.program.start.base)
     first = hosts.is_first()
     with RunLock(config.out) as lock:
         run_dir = open_run_directory(config, work.feeds.tokenizer, built.data, say)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy
+from several import free_port
 
 from jaxssl import cli
 from jaxssl.checkpoint.hf.directory import open_model
@@ -43,6 +44,28 @@ def test_files_are_embedded_in_order_as_arrays_and_as_rows(base, tmp_path, capsy
     assert "--overwrite" in capsys.readouterr().err
     assert cli.main([*given, "--output", str(tmp_path / "x.npy"), "--max-length", "999"]) == 2
     assert not (tmp_path / "x.npy").exists()
+
+
+def test_two_processes_write_what_one_does_once(base, tmp_path, monkeypatch):
+    """The first checks the place and writes; the second says nothing and writes nothing."""
+    monkeypatch.setenv("JAX_CPU_COLLECTIVES_IMPLEMENTATION", "gloo")
+    file, one, two = (tmp_path / name for name in ("texts.txt", "one", "two"))
+    file.write_text("\n".join([*TEXTS, ""]))
+    for place in (one, two):
+        place.mkdir()
+    given = ["embed", base, "--input", file, "--output"]
+    layers = [f"distributed.coordinator=127.0.0.1:{free_port()}", "distributed.num_processes=2"]
+    own = lambda number: [
+        x for layer in (*layers, f"distributed.process_id={number}") for x in ("--with", layer)
+    ]
+    processes = [toy.start([*given, two / f"{number}.npy", *own(number)]) for number in (0, 1)]
+    assert cli.main([str(x) for x in (*given, one / "0.npy")]) == 0
+    (first, _, said), (second, _, silent) = [toy.finish(process) for process in processes]
+    assert first == second == 0, said + silent
+    assert "3 rows" in said and "embed" not in silent and "rows" not in silent
+    vectors = [np.load(place / "0.npy") for place in (one, two)]
+    np.testing.assert_allclose(*vectors, rtol=1e-5, atol=1e-6)
+    assert [x.name for x in two.iterdir()] == ["0.npy"]  # and nothing where the second would write
 
 
 @pytest.mark.parametrize("gaps", [[0], [2, 4], []])

@@ -18,7 +18,7 @@ from jaxssl.commands import export, import_hf, predict
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
 from jaxssl.data.tokenizer.loading import load_tokenizer, with_tokens
-from jaxssl.run.open import evaluate_run, fill_masks, open_run
+from jaxssl.run.open import evaluate_run, fill_masks, open_run, split_read
 from jaxssl.run.train import train_run
 
 TEXTS = ["the old man sees a [MASK] near a river"]
@@ -143,6 +143,20 @@ def test_a_classifier_is_evaluated_on_a_table_that_is_named(again, table, tmp_pa
     assert values["rows"] == len(rows) and values["accuracy"] == pytest.approx(right)
     with pytest.raises(UserError, match=r"table\.path=FILE"):
         evaluate_run(again)
+
+
+def test_an_imported_model_has_no_splits_and_none_is_told(again, table, byte_store, capsys):
+    """Every split was the whole of the table, and was told under the name that was given."""
+    given = ["evaluate", str(again), "--with", f"data.table.path={table}"]
+    assert cli.main(given) == 0
+    head = capsys.readouterr().out.splitlines()[0]
+    assert head == f"{again}: step 0, 90 rows"
+    assert cli.main([*given, "--split", "test"]) == 2
+    err = capsys.readouterr().err
+    assert "no splits" in err and "--split" in err and "data.table.path=FILE" in err
+    assert split_read(again) is None
+    assert split_read(again, store=str(byte_store)) == "validation"
+    assert split_read(again, store=str(byte_store), split="train") == "train"
 
 
 def test_a_classifier_is_exported_again_with_the_same_bits(again, tmp_path):

@@ -1,11 +1,13 @@
 """The launchers: what they start, what a code at the end leads to, and that all start the same."""
 
+import contextlib
 import json
 import os
 import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +107,35 @@ def test_each_process_gets_its_number_and_the_address_of_the_first(tmp_path):
         addresses.add(match[1])
     assert len(addresses) == 1
     assert done.stdout == logs[0]  # that of the first alone
+
+
+def drawn(seed: int) -> list[int]:
+    """The ports that the launcher draws first and second where bash begins with this seed."""
+    text = f"RANDOM={seed}; for _ in 1 2; do echo $((20000 + RANDOM % 10000)); done"
+    done = subprocess.run([BASH, "-c", text], capture_output=True, text=True, check=True)
+    return [int(line) for line in done.stdout.split()]
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_an_address_is_passed_over_where_its_port_or_the_one_after_it_is_taken(after, tmp_path):
+    """The processes are watched at the port after the coordinator's."""
+    for seed in range(1, 50):
+        first, second = drawn(seed)
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(socket.create_server(("127.0.0.1", first + after)))
+                for free in (first + 1 - after, second, second + 1):
+                    socket.create_server(("127.0.0.1", free)).close()
+            except OSError:
+                continue  # somebody else has it
+            (tmp_path / "seed").write_text(f"RANDOM={seed}\n")
+            environment = {"BASH_ENV": str(tmp_path / "seed")}
+            command = program(tmp_path / "tools", "program", 'echo "$2"')
+            given = ["--logs", tmp_path / "logs", 1, command, "hello"]
+            done = run("local.sh", *given, env=environment)
+        assert done.stdout == f"distributed.coordinator=127.0.0.1:{second}\n", done.stderr
+        return
+    raise AssertionError("no free ports")
 
 
 def test_gpus_are_given_out_in_order(tmp_path):

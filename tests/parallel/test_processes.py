@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,3 +158,17 @@ def test_a_mistake_found_by_the_first_process_ends_both(words, tmp_path):
     (first, _, told), (second, _, other) = train_in_two(tmp_path / "run", words)
     assert first == 2 and "holds something else" in told
     assert second == 2 and "the first process failed" in other
+
+
+@pytest.mark.slow
+def test_processes_that_start_from_different_bases_are_refused_in_both(base, table, tmp_path):
+    """Their places may differ, so that they are no part of the configuration that is compared."""
+    other = shutil.copytree(base, tmp_path / "other")
+    (manifest,) = other.glob("checkpoints/*/manifest.json")
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()), indent=3))
+    tuned.configured(base, table, tmp_path / "run")  # writes its recipe
+    own = tuple((f"init.from={place}",) for place in (base, other))
+    for code, _, err in map(toy.finish, start_both(["finetune", tmp_path / "run.json"], own)):
+        assert code == 2 and "Traceback" not in err, err
+        assert "init.from, manifest: " in err and "in process 1" in err
+    assert not (tmp_path / "run").exists()
