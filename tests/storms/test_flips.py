@@ -16,6 +16,7 @@ import toy
 import tuned
 
 from jaxssl import cli
+from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.commands import export
 from jaxssl.core import config as configuration
 from jaxssl.core.seal import seal
@@ -147,3 +148,18 @@ def test_a_pretrained_run(words, tmp_path, capsys):
     train_run(config, lambda text: None)
     found = storm(tmp_path / "run", lambda: everything(tmp_path / "run"), capsys)
     assert found["caught"] > 60 and not found["changed"], found
+
+
+def test_the_best_of_several_steps(words, tmp_path, capsys):
+    """No flip makes another step the best."""
+    changes = (
+        "train.steps=6",
+        "evaluation.every=2",
+        "checkpoint.every=2",
+        "checkpoint.keep_last=3",
+    )
+    train_run(toy.configured(words, tmp_path / "run", "masked", *changes), lambda text: None)
+    manager = CheckpointManager(tmp_path / "run" / "checkpoints")
+    assert len(manager.steps()) == 3
+    found = storm(manager.directory, lambda: manager.choose("best"), capsys)
+    assert found["caught"] > 40 and not found["changed"], found
