@@ -19,9 +19,8 @@ from jaxssl import cli
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.commands import export
 from jaxssl.core import config as configuration
-from jaxssl.core.seal import seal
 from jaxssl.data.store import packing
-from jaxssl.data.store.manifest import sealed_files
+from jaxssl.data.store.manifest import seal_store
 from jaxssl.data.store.store import TokenStore
 from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.run.open import open_run
@@ -126,7 +125,7 @@ def test_an_export_that_a_run_started_from(frozen, capsys):
 def test_a_store(words, tmp_path, capsys):
     store = tmp_path / "store"
     shutil.copytree(words, store)
-    seal(store, sealed_files(store))
+    seal_store(store)
     for name in ("train", "validation"):
         packing.write_pack_plan(TokenStore.open(store).split(name), 16)
 
