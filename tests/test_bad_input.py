@@ -18,8 +18,7 @@ import toy
 
 from jaxssl import cli
 from jaxssl.checkpoint import manifest
-from jaxssl.core.seal import seal
-from jaxssl.data.store.manifest import sealed_files
+from jaxssl.data.store.manifest import seal_store
 from jaxssl.run.sealing import seal_run
 
 
@@ -278,7 +277,7 @@ def _(p):
 @case("a store whose tokenizer changed", "not what was written", "tokenizer.json", "jaxssl seal")
 def _(p):
     store = p.store()
-    seal(store, sealed_files(store))
+    seal_store(store)
     flip(store / "tokenizer" / "tokenizer.json", 500)
     return p.pretrain(store=store)
 

@@ -13,13 +13,17 @@ from jaxssl.checkpoint.ledger import InitConfig
 from jaxssl.core.errors import UserError
 from jaxssl.core.registry import members
 from jaxssl.data.config import StoreConfig, TablesConfig
+from jaxssl.data.corpus.sources import Docstrings
 from jaxssl.data.tables.config import TableFile, TableSplits
+from jaxssl.data.tokenizer.training import TokenizerTrainConfig
 from jaxssl.objectives.combine import Term
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.ops.rotary import Yarn
 from jaxssl.optim.sgd import Sgd
 from jaxssl.run.config import RunConfig
-from jaxssl.transfer.freezing import UnfreezingStage
+from jaxssl.tasks.classify import Classify
+from jaxssl.train.settings import TrainConfig
+from jaxssl.transfer.freezing import Freezing, UnfreezingStage
 
 SIZES = (
     *("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"),
@@ -52,6 +56,7 @@ CASES = [
     *SEEDS,
 ]
 TABLE = TableFile(path="train.csv")
+LEARNT = {"source": Docstrings(), "out": "here"}
 TABLES = TableSplits(train=TABLE)
 REQUIRED = {
     StoreConfig: {"store": "here"},
@@ -80,6 +85,50 @@ def test_a_number_out_of_range_is_told_with_its_bounds(override, where, expected
     err = capsys.readouterr().err
     assert "Traceback" not in err
     assert f"where:    {where}\n" in err and expected in err and "got:" in err, err
+
+
+FILE = TableFile(path="b.csv")
+UNREAD = [
+    (Freezing, {"preset": "head"}, {"top": 6}),
+    (UnfreezingStage, {"preset": "full", "epoch": 1.0}, {"top": 1}),
+    (TableSplits, {"train": TABLE, "validation": FILE}, {"validation_fraction": 0.2}),
+    (Classify, {}, {"separator": ";"}),
+    (TrainConfig, {"not_finite": "abort"}, {"not_finite_limit": 3}),
+    (TokenizerTrainConfig, {**LEARNT, "kind": "byte_bpe"}, {"character_coverage": 0.9}),
+    (TokenizerTrainConfig, {**LEARNT, "kind": "sentencepiece_bpe"}, {"min_frequency": 3}),
+    (
+        InitConfig,
+        {"from_": "runs/base", "scratch": True},
+        {
+            "step": 5,
+            "rename": {"a": "b"},
+            "drop": ("a",),
+            "fresh": ("a",),
+            "resize": ("a",),
+            "fresh_top": 1,
+            "cast": True,
+            "optimizer": "restore",
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("cls", "beside", "unread"), UNREAD, ids=[c[0].__name__ for c in UNREAD])
+def test_what_would_be_ignored_is_refused_by_name(cls, beside, unread):
+    cls(**beside)
+    for given in (unread, *({name: value} for name, value in unread.items())):
+        with pytest.raises(UserError, match="of no meaning") as error:
+            cls(**beside, **given)
+        assert error.value.where == ", ".join(given)
+
+
+def test_what_is_read_beside_others_is_taken():
+    Freezing(preset="top", top=6)
+    TableSplits(train=TABLE, validation_fraction=0.2)
+    TableSplits(train=TABLE, validation=FILE, validation_fraction=0)
+    Classify(multi_label=True, separator=";")
+    TrainConfig(not_finite="skip", not_finite_limit=3)
+    InitConfig(from_="runs/base/checkpoints/500", scratch=True, network="teacher")
 
 
 def dataclasses_of(annotation, found: set[type]) -> set[type]:

@@ -11,7 +11,9 @@ import toy
 from jaxssl import cli
 from jaxssl.commands.export import export
 from jaxssl.commands.predict import predict
+from jaxssl.core import config as configuration
 from jaxssl.report import write_report
+from jaxssl.run.directory import read_identity
 from jaxssl.run.open import evaluate_run
 from jaxssl.run.recipes import FINETUNE, load_config, read_config
 from jaxssl.run.train import train_run
@@ -40,6 +42,31 @@ def test_it_is_evaluated_as_it_was(run, layers, old):
     values = evaluate_run(run, layers=layers)
     for name, value in EXPECTED["evaluated"][run].items():
         assert values[name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_values_that_were_never_read_beside_others_do_not_bar_it(old):
+    """They are refused in a recipe now."""
+    for name in ("config.yaml", "run.json"):
+        path = old / "classifier" / name
+        content = configuration.read_yaml(path)
+        config = content.get("config", content)
+        config["freezing"] |= {"preset": "full", "top": 6}
+        config["freezing"]["stages"] = [{**config["freezing"], "epoch": 9.0}]
+        for key in ("stages", "gradual", "cache"):
+            del config["freezing"]["stages"][0][key]
+        config["init"] |= {"scratch": True, "fresh_top": 1, "optimizer": "restore"}
+        config["data"]["tables"] |= {
+            "validation": {"name": "file", "path": "b.csv"},
+            "validation_fraction": 0.3,
+        }
+        config["task"]["separator"] = ";"
+        config["train"]["not_finite_limit"] = 3
+        path.write_text(json.dumps(content))
+    config = read_config(old / "classifier")
+    assert config.freezing.preset == "full" and config.freezing.top == 2
+    assert config.freezing.stages[0].top == 2 and config.init.scratch
+    identity = read_identity(old / "classifier" / "run.json")
+    assert identity["config"] == configuration.to_dict(config)
 
 
 def test_it_goes_on_as_it_did(old):

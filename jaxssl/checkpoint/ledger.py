@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxssl.core.bounds import check_at_least
+from jaxssl.core.bounds import check_at_least, check_unused
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
 from jaxssl.core.files import atomic_write
 from jaxssl.core.json_files import parse_json
@@ -20,6 +20,11 @@ from jaxssl.core.layer_names import is_stacked
 from jaxssl.core.names import compile_pattern, matches
 
 FILE_NAME = "ledger.json"
+ABOUT_RESTORED = (
+    *("step", "rename", "drop", "fresh", "resize"),
+    *("fresh_top", "cast", "optimizer"),
+)
+"""Fields of `InitConfig` that say what is done with stored parameters."""
 Action = Literal["restored", "renamed", "resized", "fresh", "dropped"]
 
 
@@ -58,6 +63,9 @@ class InitConfig:
 
     def __post_init__(self):
         check_at_least(0, self, "fresh_top")
+        if self.scratch:
+            why = "with scratch=true, which restores no parameter"
+            check_unused(self, ABOUT_RESTORED, where=why, fix="leave out one or the other")
         _, step = split_checkpoint(self.from_)
         if step is not None and self.step not in ("best", step):
             raise UserError(

@@ -13,7 +13,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,23 +97,44 @@ class CheckpointManager:
 
     def best(self) -> int | None:
         """The step with the lowest selection (a loss, or a score negated), the earliest of equals;
-        None without any."""
-        known = {step: x for step in self.steps() if (x := self._selection(step)) is not None}
-        return min(known, key=lambda step: (known[step], step)) if known else None
+        None without any.
 
-    def _selection(self, step: int) -> float | None:
-        """What a step is chosen by; None for one without, or that cannot be read."""
-        try:
-            value = self.meta(step).get("selection")
-        except UserError:
-            return None
-        return value if value is not None and math.isfinite(value) else None
+        Raises:
+          UserError: a step is damaged, so that it may be the best.
+          NewerVersion: a step is from a newer version.
+        """
+        known, unreadable = self._selections()
+        for step, error in unreadable.items():
+            if isinstance(error, NewerVersion):
+                raise error
+            raise UserError(
+                f"which step is the best cannot be told, for step {step} is damaged",
+                where=error.where,
+                expected="the number that every step is chosen by",
+                got=error.got,
+                fix=f"copy it again if you have it; or name a step (--step {max(known, default=0)}"
+                f" or --step last); or delete {self.path(step)} to choose among the others",
+            )
+        return _lowest(known)
+
+    def _selections(self) -> tuple[dict[int, float | None], dict[int, UserError]]:
+        """What each step is chosen by (None without), and why that of others cannot be read."""
+        known: dict[int, float | None] = {}
+        unreadable: dict[int, UserError] = {}
+        for step in self.steps():
+            try:
+                value = self.meta(step).get("selection")
+            except UserError as error:
+                unreadable[step] = error
+                continue
+            known[step] = value if value is not None and math.isfinite(value) else None
+        return known, unreadable
 
     def choose(self, step: int | str) -> int:
         """A finished, intact step: "best", "last" or a number.
 
         Raises:
-          UserError: there is no such step, or it is damaged.
+          UserError: there is no such step, it is damaged, or another one that may be the best is.
         """
         steps = self.steps()
         if not steps:
@@ -126,7 +147,8 @@ class CheckpointManager:
             )
         wanted = int(step) if str(step).isdigit() else None
         if step == "best":
-            wanted = self.best() or steps[-1]
+            best = self.best()
+            wanted = steps[-1] if best is None else best
         elif step == "last":
             wanted = steps[-1]
         if wanted not in steps:
@@ -235,7 +257,9 @@ class CheckpointManager:
         for path in self.directory.iterdir():
             if path.name.isdigit() and int(path.name) not in (*steps, newest):
                 shutil.rmtree(path)
-        kept = set(steps[-self.config.keep_last :]) | {self.best()}
+        known, unreadable = self._selections()
+        # What cannot be read may be the best; its arrays may be whole.
+        kept = {*steps[-self.config.keep_last :], _lowest(known), *unreadable}
         if self.config.keep_every:
             kept |= {step for step in steps if step % self.config.keep_every == 0}
         for step in steps:
@@ -307,6 +331,12 @@ class CheckpointManager:
                 return checkpointer.restore(state_path(self.path(step)), abstract)
         except Exception as error:
             raise _cannot_restore(self.path(step), error) from error
+
+
+def _lowest(selections: Mapping[int, float | None]) -> int | None:
+    """The step with the lowest selection, the earliest of equals; None without any."""
+    found = {step: value for step, value in selections.items() if value is not None}
+    return min(found, key=lambda step: (found[step], step)) if found else None
 
 
 def read_arrays(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def read_meta(directory: Path) -> dict[str, Any]:
     """
     path = directory / META
     if is_sealed(directory):
-        files = read_sealed(directory / MANIFEST, what=WHAT, fix=FIX)
+        files = read_sealed(directory / MANIFEST, what=WHAT, fix=FIX).files
         if META not in files:
             raise damaged(directory / MANIFEST, f"a checksum of {META}", "none")
         _check(path, files[META])
@@ -64,7 +64,7 @@ def verify(directory: Path) -> None:
       UserError: names the first file that is missing, truncated or altered.
       NewerVersion: the manifest is whole, and was written by a newer version.
     """
-    files = read_sealed(directory / MANIFEST, what=WHAT, fix=FIX)
+    files = read_sealed(directory / MANIFEST, what=WHAT, fix=FIX).files
     for name, record in files.items():
         _check_size(directory / name, record)
     with ThreadPoolExecutor() as pool:

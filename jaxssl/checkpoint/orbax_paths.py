@@ -1,13 +1,15 @@
 """Where Orbax writes the arrays of a step, by a path that it reads right.
 
 Orbax finds what processes wrote with glob patterns that begin with the path, unescaped. Where the
-path holds `[`, it finds nothing, warns, and leaves the arrays unreadable. Such a directory is given
-to it by a link with a plain name, in the folder for temporary files.
+path holds `[`, it finds nothing, warns, and leaves the arrays unreadable; where it holds `*` or
+`?`, it finds what other runs wrote, too. Such a directory is given to it by a link with a plain
+name, in the folder for temporary files.
 """
 
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -16,6 +18,8 @@ import tensorstore
 from jaxssl.core.errors import UserError
 
 STATE = "state"
+MAGIC = re.compile(r"[*?\[]")
+"""What has a meaning of its own in a glob pattern."""
 
 
 def state_path(step: Path) -> Path:
@@ -42,18 +46,19 @@ def check_written(step: Path, count: int) -> None:
 
 
 def _plain(directory: Path) -> Path:
-    if "[" not in str(directory):
+    if not MAGIC.search(str(directory)):
         return directory
     digest = hashlib.sha256(os.fsencode(directory)).hexdigest()
     link = Path(tempfile.gettempdir()).absolute() / f"jaxssl-{os.getuid()}-{digest[:32]}"
     with contextlib.suppress(FileExistsError):
         link.symlink_to(directory)
-    if "[" in str(link) or not link.is_symlink() or os.readlink(link) != str(directory):
+    magic = MAGIC.search(str(link))
+    if magic or not link.is_symlink() or os.readlink(link) != str(directory):
         raise UserError(
-            "the folder for temporary files cannot hold a link to a path with brackets",
+            "the folder for temporary files cannot hold a link to a path with [, * or ?",
             where=directory,
             expected=f"a link at {link}",
-            got="a path with [" if "[" in str(link) else "something else at that place",
-            fix="set TMPDIR to a folder of your own, or take the brackets out of the path",
+            got=f"a path with {magic[0]}" if magic else "something else at that place",
+            fix="set TMPDIR to a folder of your own, or take these characters out of the path",
         )
     return link

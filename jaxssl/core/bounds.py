@@ -1,7 +1,9 @@
-"""Checks of numbers that several configurations share."""
+"""Checks that several configurations share: of numbers, and of what would be ignored."""
 
+import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from jaxssl.core.errors import UserError
@@ -62,6 +64,36 @@ def check_share(config: Any, *names: str) -> None:
             raise UserError(
                 "a share is out of range", where=name, expected="at least 0 and below 1", got=value
             )
+
+
+def check_unused(config: Any, names: Sequence[str], *, where: str, fix: str | None = None) -> None:
+    """Refuses fields of `config` that are given, so that they differ from their defaults, where
+    they mean nothing.
+
+    Args:
+      where: in words ("with preset=full").
+
+    Raises:
+      UserError: names all such fields.
+    """
+    defaults = {field.name: default_of(field) for field in dataclasses.fields(config)}
+    given = {name: getattr(config, name) for name in names}
+    given = {name: value for name, value in given.items() if value != defaults[name]}
+    if given:
+        shown = (f"{name}={defaults[name]!r}" for name in given)
+        raise UserError(
+            f"{', '.join(given)}: of no meaning {where}",
+            where=", ".join(given),
+            expected="not given, or as it stands by default: " + ", ".join(shown),
+            got=", ".join(map(repr, given.values())),
+            fix=fix,
+        )
+
+
+def default_of(field: dataclasses.Field) -> Any:
+    """The default of a dataclass's field."""
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
 
 
 def check_local(config: Any, *names: str) -> None:

@@ -41,13 +41,22 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
 def new_directory(path: str | Path) -> Iterator[Path]:
     """A temporary directory beside `path` that becomes it once all of it is written, or is deleted:
     who is killed half-way leaves nothing under the name, and what it left beside it is deleted by
-    the next. `path` may be an empty directory.
+    the next. `path` may be an empty directory, the current one, or a link to one.
 
     Raises:
-      UserError: something has the name already, or has got it in the meantime.
+      UserError: something has the name already, or has got it in the meantime; a file system is
+        mounted there.
     """
-    path = Path(path)
-    _refuse_full(path)
+    given, path = path, Path(os.path.realpath(path))
+    _refuse_full(Path(given))
+    if os.path.ismount(path):
+        raise UserError(
+            "a directory where a file system is mounted cannot be made anew",
+            where=given,
+            expected="a new directory",
+            got="an empty one where a file system is mounted",
+            fix=f"give a directory in it: {Path(given) / 'new'}",
+        )
     _delete_abandoned(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:16]}.tmp")
     temporary.mkdir(parents=True)
@@ -59,7 +68,11 @@ def new_directory(path: str | Path) -> Iterator[Path]:
                 with open(file, "rb") as opened:
                     os.fsync(opened.fileno())
         _refuse_full(path)
+        is_current = path.is_dir() and path.samefile(os.curdir)
         os.replace(temporary, path)
+        if is_current:  # it is gone, and so would be all that is relative to it
+            os.chdir(path)
+            progress.tell(f"{path} was made anew: `cd .` shows what is in it")
         fsync_directory(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -108,11 +108,11 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> JsonObject:
     Raises:
       ValueError: it has a key twice.
     """
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in found if keys.count(key) > 1)
-        raise ValueError(f"an object has the key {twice[:80]!r} twice")
+    found: JsonObject = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"an object has the key {key[:80]!r} twice")
+        found[key] = value
     return found
 
 

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -167,7 +168,7 @@ def _open_run_directory(
 ) -> int:
     content = configuration.to_dict(config)
     identity = {"config": content, "data": data, PLACES: absolute_places(content)}
-    known = run_dir / IDENTITY
+    known, steps = run_dir / IDENTITY, []
     if os.path.lexists(known):
         steps = CheckpointManager(run_dir / "checkpoints").steps()
         if steps:
@@ -197,6 +198,8 @@ def _open_run_directory(
         with atomic_write(run_dir / "environment.json") as file:
             json.dump(environment(), file, indent=2)
         note_plugins(run_dir)
+        if not steps:  # what a start with another tokenizer has left
+            shutil.rmtree(run_dir / "tokenizer", ignore_errors=True)
         tokenizer.save(run_dir / "tokenizer")
     except OSError as error:
         raise _unwritable(run_dir, error) from error

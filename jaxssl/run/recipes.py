@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxssl.checkpoint.ledger import split_checkpoint
+from jaxssl.checkpoint.ledger import ABOUT_RESTORED, split_checkpoint
 from jaxssl.checkpoint.origin import find_origin, open_origin
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
@@ -137,14 +137,33 @@ def read_config(run_dir: Path, layers: Iterable[str] = ()) -> RunConfig:
 def upgraded_run(config: Layer) -> dict[str, Any]:
     """The whole configuration of a run as it is written now.
 
-    Version 0.1 wrote fields of schedules that these never read; a recipe may not have them.
+    Earlier versions took, and wrote, fields that were never read beside others; a recipe may not
+    have them.
     """
-    new = upgraded(config)
+    new = _without_unread(upgraded(config))
     optimizer = new.get("optimizer")
     if isinstance(optimizer, Mapping) and isinstance(optimizer.get("schedule"), Mapping):
         schedule = upgraded_schedule(optimizer["schedule"])
         new["optimizer"] = {**optimizer, "schedule": schedule}
     return new
+
+
+def _without_unread(node: Any) -> Any:
+    """A part of a run's configuration without the values that were of no meaning beside others."""
+    if not isinstance(node, Mapping):
+        return [_without_unread(each) for each in node] if isinstance(node, list) else node
+    unread: set[str] = set()
+    if "from" in node and node.get("scratch"):
+        unread |= {*ABOUT_RESTORED}
+    if "freeze" in node and node.get("preset", "top") != "top":
+        unread.add("top")
+    if "train" in node and node.get("validation") is not None:
+        unread.add("validation_fraction")
+    if node.get("name") == "classify" and not node.get("multi_label"):
+        unread.add("separator")
+    if node.get("not_finite") == "abort":
+        unread.add("not_finite_limit")
+    return {key: _without_unread(value) for key, value in node.items() if key not in unread}
 
 
 def upgraded(layer: Layer) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """The seal of a run: what decides its results is compared whenever the run is opened.
 
 `seal.json` is over the configuration, the tokenizer, and the notes of what the run is and where it
-started. Checkpoints have manifests of their own. A run of version 0.1 has no seal until it goes on.
+started, those that it does not have included. Checkpoints have manifests of their own. A run of
+version 0.1 has no seal until it goes on.
 """
 
 from pathlib import Path
 
 from jaxssl.core.errors import UserError
-from jaxssl.core.seal import SEAL, check_seal, seal
-from jaxssl.data.store.manifest import MANIFEST, sealed_files
+from jaxssl.core.seal import SEAL, NewerVersion, check_seal, seal
+from jaxssl.data.store.manifest import MANIFEST, seal_store
 
 FILES = (
     "config.yaml",
@@ -22,9 +23,7 @@ FILES = (
 
 def seal_run(run_dir: Path) -> None:
     """Notes the files as they are now."""
-    tokenizer = run_dir / "tokenizer"
-    names = sorted(tokenizer.iterdir()) if tokenizer.is_dir() else []
-    seal(run_dir, [*FILES, *(f"tokenizer/{file.name}" for file in names)])
+    seal(run_dir, FILES, folders=["tokenizer"])
 
 
 def break_seal(run_dir: Path) -> None:
@@ -37,6 +36,7 @@ def accept(directory: Path) -> list[str]:
 
     Raises:
       UserError: it is neither.
+      NewerVersion: its seal notes what this version does not know.
     """
     is_run = (directory / "config.yaml").is_file()
     if not is_run and not (directory / MANIFEST).is_file():
@@ -48,10 +48,12 @@ def accept(directory: Path) -> list[str]:
         )
     try:
         lines = [] if check_seal(directory) else [f"{directory} had no seal"]
+    except NewerVersion:
+        raise
     except UserError as error:
         lines = [f"accepted as it is now: {error.where}"]
     if is_run:
         seal_run(directory)
     else:
-        seal(directory, sealed_files(directory))
+        seal_store(directory)
     return [*lines, f"sealed: {directory}"]

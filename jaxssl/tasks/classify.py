@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from jaxssl.core.bounds import check_unused
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params
 from jaxssl.data.tables.table import Table
@@ -49,6 +50,9 @@ class Classify(PooledTask, LabelLoss):
                 expected="none, with multi_label",
                 got=self.class_weights,
             )
+        if not self.multi_label:
+            fix = "set multi_label=true, or leave out separator"
+            check_unused(self, ["separator"], where="where a row has one label", fix=fix)
         if self.multi_hot and not self.multi_label:
             raise UserError(
                 "0 or 1 for each label, where a row has one label",

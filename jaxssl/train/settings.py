@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from jaxssl.checkpoint.manager import CheckpointConfig
-from jaxssl.core.bounds import check_above_zero, check_at_least, check_seed
+from jaxssl.core.bounds import check_above_zero, check_at_least, check_seed, check_unused
 from jaxssl.core.errors import UserError
 from jaxssl.train.evaluation import EvaluationConfig
 from jaxssl.train.profile import ProfileConfig
@@ -51,6 +51,9 @@ class TrainConfig:
                 got=self.ema,
             )
         check_seed(self)
+        if self.not_finite == "abort":
+            fix = "set not_finite to skip or rollback, or leave out not_finite_limit"
+            check_unused(self, ["not_finite_limit"], where="with not_finite=abort", fix=fix)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import jax
 
-from jaxssl.core.bounds import check_above_zero, check_at_least
+from jaxssl.core.bounds import check_above_zero, check_at_least, check_unused
 from jaxssl.core.errors import UserError
 from jaxssl.core.layer_names import (
     LAYER,
@@ -50,6 +50,9 @@ class Selection:
 
     def __post_init__(self):
         check_at_least(1, self, "top")
+        if self.preset != "top":
+            fix = "set preset=top, or leave out top"
+            check_unused(self, ["top"], where=f"with preset={self.preset}", fix=fix)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -204,14 +204,15 @@ def write_start(run_dir: Path, start: Start, *, keeps_base: bool) -> None:
     """Writes `ledger.json`, and with `keeps_base` `base.json`: the run's checkpoints then lack what
     the base holds. Removes what an earlier start that saved nothing has left.
     """
-    if not start.base:
-        for name in (ledger.FILE_NAME, BASE):
-            (run_dir / name).unlink(missing_ok=True)
-        return
-    ledger.write_ledger(run_dir / ledger.FILE_NAME, start.base, start.entries)
-    if keeps_base:
+    if start.base:
+        ledger.write_ledger(run_dir / ledger.FILE_NAME, start.base, start.entries)
+    else:
+        (run_dir / ledger.FILE_NAME).unlink(missing_ok=True)
+    if start.base and keeps_base:
         with atomic_write(run_dir / BASE) as file:
             json.dump(start.base, file, indent=1)
+    else:
+        (run_dir / BASE).unlink(missing_ok=True)
 
 
 def _check_verbatim(start: Start, model: Model, source: ParameterSource) -> None:

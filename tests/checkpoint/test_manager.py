@@ -1,5 +1,6 @@
 """Checkpoints: bit-exact onto any mesh, damage noticed, the right steps kept."""
 
+import glob
 import resource
 import shutil
 from pathlib import Path
@@ -199,7 +200,6 @@ def test_whatever_is_damaged_the_newest_intact_step_is_used(kind, steps):
     said = []
     assert steps.newest_intact(said.append) == 10
     assert len(said) == 2
-    assert steps.best() is None  # looks at every step, and stumbles over none
 
 
 def test_nothing_intact_is_an_error_and_nothing_is_moved(steps):
@@ -231,6 +231,56 @@ def test_damaged_steps_do_not_push_intact_ones_out(state, steps):
     assert steps.steps() == [15]
     assert steps.newest_intact(lambda text: None) == 15
     assert (steps.directory / "20.damaged").is_dir()
+
+
+@pytest.fixture
+def chosen(tmp_path) -> CheckpointManager:
+    """Steps 10, 20 and 30, of which the first is the best."""
+    small = State(jnp.ones([], jnp.int32), {}, {}, jnp.zeros([], jnp.int32))
+    manager = save(tmp_path, small, [10, 20, 30], [1.0, 2.0, 3.0], keep_last=3)
+    manager.close()
+    return manager
+
+
+@pytest.mark.parametrize("file", ["meta.json", "manifest.json"])
+@pytest.mark.parametrize("step", [10, 20])
+def test_no_step_is_the_best_beside_one_that_cannot_say_what_it_is_chosen_by(step, file, chosen):
+    assert chosen.choose("best") == 10
+    path = chosen.path(step) / file
+    flip(path, path.stat().st_size // 2)
+    with pytest.raises(UserError, match=f"cannot be told, for step {step} is damaged") as raised:
+        chosen.choose("best")
+    assert str(path) in str(raised.value.where)
+    assert "--step 30" in str(raised.value.fix) and str(chosen.path(step)) in str(raised.value.fix)
+    assert chosen.choose("last") == chosen.newest_intact() == 30
+    shutil.rmtree(chosen.path(step))
+    assert chosen.choose("best") == (20 if step == 10 else 10)
+
+
+def test_a_step_of_a_newer_version_may_be_the_best(chosen, monkeypatch):
+    for module in ("jaxssl.checkpoint.manifest", "jaxssl.core.seal"):
+        monkeypatch.setattr(f"{module}.FORMAT", 2)
+    manifest.seal(chosen.path(10), {"step": 10, "selection": 1.0})
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="newer version of jaxssl"):
+        chosen.choose("best")
+
+
+@pytest.mark.parametrize("file", ["meta.json", "manifest.json"])
+def test_a_step_that_may_be_the_best_is_not_deleted(file, chosen):
+    flip(chosen.path(10) / file, 5)
+    chosen.config = CheckpointConfig(keep_last=1)
+    small = State(jnp.ones([], jnp.int32), {}, {}, jnp.zeros([], jnp.int32))
+    chosen.save(40, as_tree(small), {"selection": 4.0})
+    chosen.close()
+    assert chosen.steps() == [10, 20, 40]  # 20 is the best of those that can be read
+
+
+def test_step_0_may_be_the_best(tmp_path):
+    small = State(jnp.ones([], jnp.int32), {}, {}, jnp.zeros([], jnp.int32))
+    manager = save(tmp_path, small, [0, 1], [1.0, 2.0])
+    manager.close()
+    assert manager.choose("best") == 0
 
 
 # --- Steps that were never finished ---
@@ -314,6 +364,19 @@ def test_a_run_with_brackets_in_its_path_has_one_link_which_must_be_its_own(tmp_
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "[a]"))
     with pytest.raises(UserError, match=r"a path with \["):
         orbax_paths.state_path(step)
+
+
+@pytest.mark.parametrize("pattern", ["a*", "a?", "a[b]"])
+def test_a_path_that_is_a_pattern_does_not_take_in_other_runs(pattern, tmp_path, monkeypatch):
+    """What Orbax's own patterns find below the path is this run's."""
+    links = tmp_path / "links"
+    links.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(links))
+    for name in (pattern, "ab"):
+        (tmp_path / name / "checkpoints" / "1" / "state").mkdir(parents=True)
+        (tmp_path / name / "checkpoints" / "1" / "state" / name).touch()
+    state = orbax_paths.state_path(tmp_path / pattern / "checkpoints" / "1")
+    assert [Path(found).name for found in glob.glob(f"{state}/*")] == [pattern]
 
 
 def test_a_step_that_restoring_would_not_find_is_not_sealed(tmp_path, monkeypatch):

@@ -102,6 +102,39 @@ def test_an_empty_directory_may_have_the_name(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_the_current_directory_may_be_made_anew(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.chdir(out)
+    with new_directory(".") as directory:
+        (directory / "a").touch()
+    assert os.listdir(".") == os.listdir(out) == ["a"] and os.listdir(tmp_path) == ["out"]
+    assert "cd ." in capsys.readouterr().err
+    with pytest.raises(UserError, match="already"), new_directory("."):
+        raise AssertionError("it is refused before anything is done")
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_stays_and_the_directory_that_it_names_is_made(is_there, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    if is_there:
+        (other / "out").mkdir()
+    (tmp_path / "link").symlink_to(other / "out")
+    with new_directory(tmp_path / "link") as directory:
+        (directory / "a").touch()
+    assert (tmp_path / "link").readlink() == other / "out"
+    assert os.listdir(other / "out") == ["a"]
+    assert sorted(os.listdir(tmp_path)) == ["link", "other"] and os.listdir(other) == ["out"]
+
+
+def test_a_place_where_a_file_system_is_mounted_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
+    with pytest.raises(UserError, match="mounted") as error, new_directory(tmp_path):
+        raise AssertionError("it is refused before anything is done")
+    assert f"{tmp_path}/new" in str(error.value.fix)
+
+
 @pytest.mark.parametrize(
     ("given", "meant"),
     [

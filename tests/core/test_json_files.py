@@ -4,6 +4,7 @@ not."""
 import dataclasses
 import json
 import os
+import time
 from typing import ClassVar
 
 import pytest
@@ -129,3 +130,11 @@ def test_any_bytes_are_a_record_or_a_users_error(data):
 def test_a_key_that_is_there_twice_is_refused(kind, text):
     with pytest.raises(UserError, match=r"key '(name|x)' twice"):
         parse(text, kind)
+
+
+def test_a_repeated_key_among_many_is_found_at_once():
+    keys = ", ".join(f'"{i}": 0' for i in range(30_000))
+    started = time.process_time()
+    with pytest.raises(UserError, match="key '29999' twice"):
+        parse(f'{{{keys}, "29999": 0}}')
+    assert time.process_time() - started < 3

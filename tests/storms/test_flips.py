@@ -16,11 +16,11 @@ import toy
 import tuned
 
 from jaxssl import cli
+from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.commands import export
 from jaxssl.core import config as configuration
-from jaxssl.core.seal import seal
 from jaxssl.data.store import packing
-from jaxssl.data.store.manifest import sealed_files
+from jaxssl.data.store.manifest import seal_store
 from jaxssl.data.store.store import TokenStore
 from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.run.open import open_run
@@ -125,7 +125,7 @@ def test_an_export_that_a_run_started_from(frozen, capsys):
 def test_a_store(words, tmp_path, capsys):
     store = tmp_path / "store"
     shutil.copytree(words, store)
-    seal(store, sealed_files(store))
+    seal_store(store)
     for name in ("train", "validation"):
         packing.write_pack_plan(TokenStore.open(store).split(name), 16)
 
@@ -147,3 +147,18 @@ def test_a_pretrained_run(words, tmp_path, capsys):
     train_run(config, lambda text: None)
     found = storm(tmp_path / "run", lambda: everything(tmp_path / "run"), capsys)
     assert found["caught"] > 60 and not found["changed"], found
+
+
+def test_the_best_of_several_steps(words, tmp_path, capsys):
+    """No flip makes another step the best."""
+    changes = (
+        "train.steps=6",
+        "evaluation.every=2",
+        "checkpoint.every=2",
+        "checkpoint.keep_last=3",
+    )
+    train_run(toy.configured(words, tmp_path / "run", "masked", *changes), lambda text: None)
+    manager = CheckpointManager(tmp_path / "run" / "checkpoints")
+    assert len(manager.steps()) == 3
+    found = storm(manager.directory, lambda: manager.choose("best"), capsys)
+    assert found["caught"] > 40 and not found["changed"], found

@@ -203,6 +203,16 @@ def test_a_start_that_saved_nothing_does_not_bind_the_next(words, tmp_path):
     assert "changed since the run was started: train.steps: 2 -> 3" in said
 
 
+def test_the_tokenizer_of_a_start_that_saved_nothing_does_not_stay(words, tmp_path):
+    config = toy.configured(words, tmp_path / "run", "masked")
+    tokenizer = build(config).work.feeds.tokenizer
+    open_run_directory(config, tokenizer, "")
+    wanted = {path.name for path in (tmp_path / "run" / "tokenizer").iterdir()}
+    (tmp_path / "run" / "tokenizer" / "spiece.model").touch()
+    open_run_directory(config, tokenizer, "")
+    assert {path.name for path in (tmp_path / "run" / "tokenizer").iterdir()} == wanted
+
+
 def test_a_start_that_was_killed_at_once_can_be_started_again(words, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".run.json.123.tmp").write_text("{")

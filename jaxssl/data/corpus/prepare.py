@@ -22,7 +22,7 @@ from jaxssl.core.config import to_dict
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.json_files import read_json
-from jaxssl.core.seal import SEAL, seal
+from jaxssl.core.seal import SEAL
 from jaxssl.data.corpus import skipped
 from jaxssl.data.corpus.checks import check_result, check_sample
 from jaxssl.data.corpus.config import PrepareConfig
@@ -41,7 +41,7 @@ from jaxssl.data.corpus.sources import Docstrings, Jsonl, SourceConfig, TextFile
 from jaxssl.data.store import packing
 from jaxssl.data.store.manifest import (
     MANIFEST,
-    sealed_files,
+    seal_store,
     split_record,
     token_dtype,
     write_manifest,
@@ -77,7 +77,7 @@ def prepare(config: PrepareConfig) -> TokenStore:
             if not was_complete:
                 _make(config, tokenizer, asked, out)
             if not (out / SEAL).exists():  # of a store that was finished just now, or nearly
-                seal(out, sealed_files(out))
+                seal_store(out)
             for split, length in _missing_plans(config, out):
                 packing.write_pack_plan(split, length)
             shutil.rmtree(out / WORK)

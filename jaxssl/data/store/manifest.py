@@ -14,6 +14,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.json_files import STRICT, parse_json, read_regular
 from jaxssl.core.paths import looked_up, suggestion
+from jaxssl.core.seal import seal
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -79,10 +80,9 @@ class Manifest:
         return max((split.largest_id for split in self.splits.values()), default=-1)
 
 
-def sealed_files(store: Path) -> list[str]:
-    """Names of the files that a store's seal is over; the manifest has the checksums of shards."""
-    tokenizer = (store / "tokenizer").iterdir() if (store / "tokenizer").is_dir() else ()
-    return [MANIFEST, *(f"tokenizer/{file.name}" for file in tokenizer)]
+def seal_store(store: Path) -> None:
+    """Seals a store's manifest, which has the checksums of shards, and its tokenizer."""
+    seal(store, [MANIFEST], folders=["tokenizer"])
 
 
 def token_dtype(vocab_size: int) -> str:

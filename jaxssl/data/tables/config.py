@@ -2,9 +2,9 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from jaxssl.core.bounds import check_at_least, check_seed
+from jaxssl.core.bounds import check_at_least, check_seed, check_unused, default_of
 from jaxssl.core.errors import UserError
 
 Format = Literal[
@@ -84,7 +84,7 @@ class TableFile:
         kind = self.kind
         for field in dataclasses.fields(self):
             meant_for = MEANT_FOR.get(field.name, (kind,))
-            if kind not in meant_for and getattr(self, field.name) != _default(field):
+            if kind not in meant_for and getattr(self, field.name) != default_of(field):
                 raise UserError(
                     f"{field.name} means nothing for a file of format {kind}",
                     where=field.name,
@@ -127,11 +127,6 @@ def ending(path: str) -> str:
     """The end of a file's name in lower case, that of its packing taken off: .csv of a.CSV.gz."""
     name = Path(path)
     return (name.with_suffix("") if name.suffix.lower() in PACKED else name).suffix.lower()
-
-
-def _default(field: dataclasses.Field) -> Any:
-    made = field.default_factory
-    return field.default if made is dataclasses.MISSING else made()
 
 
 def _check_names(config: TableFile) -> None:
@@ -210,7 +205,8 @@ class TableSplits:
     test: TableFile | TableHub | None = None
     """Data to report; null holds out `test_fraction` of train."""
     validation_fraction: float = 0.1
-    """Share of train's rows, all of them, that becomes validation data if none are given."""
+    """Share of train's rows, all of them, that becomes validation data; of no meaning if such data
+    are given."""
     test_fraction: float = 0.0
     """Share of train's rows, all of them, that becomes test data."""
     seed: int = 0
@@ -230,6 +226,9 @@ class TableSplits:
                 expected="less than 1 together",
                 got=held_out,
             )
+        if self.validation is not None and self.validation_fraction:
+            fix = "leave it out or set it to 0, or set validation=null to hold out a part of train"
+            check_unused(self, ["validation_fraction"], where="beside validation", fix=fix)
         if self.test is not None and self.test_fraction:
             raise UserError(
                 "test data are both given and held out",

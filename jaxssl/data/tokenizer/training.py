@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxssl.core.bounds import check_local
+from jaxssl.core.bounds import check_local, check_unused
 from jaxssl.core.config import to_dict
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write, new_directory
@@ -81,6 +81,8 @@ class TokenizerTrainConfig:
                 expected="above 0, at most 1",
                 got=self.character_coverage,
             )
+        unused = {"byte_bpe": ["character_coverage"], "wordpiece": []}
+        check_unused(self, unused.get(self.kind, ["min_frequency"]), where=f"with kind={self.kind}")
         if self.extra_roles and self.kind != "byte_bpe":
             raise UserError(
                 "only byte-level BPE takes extra roles",
