@@ -515,7 +515,9 @@ def _(p):
     return ["pretrain", "streams.a.data.store=x", "streams.b.data.store=y", "data.batch_size=64"]
 
 
-@case("a table that does not say what it is", "a name is missing", "add data.tables.train.name=file")
+@case(
+    "a table that does not say what it is", "a name is missing", "add data.tables.train.name=file"
+)
 def _(p):
     return ["finetune", "out=x", "model.name=bert", "data.tables.train.format=csv"]
 
