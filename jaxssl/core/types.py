@@ -8,7 +8,8 @@ import numpy as np
 
 Batch = Mapping[str, Any]
 """Fixed-shape arrays by name: `tokens`, `segment_ids`, `positions` int32 [B, T], `epoch` int32 [B],
-`example_id` uint32 [B, 2], and what a row source or an objective adds."""
+`example_id` uint32 [B, 2], and what a row source or an objective adds. In training also `step`
+int32 [B], the number of the step: for what moves with the run."""
 
 
 def batch_shape(batch: Batch) -> tuple[int, ...]:

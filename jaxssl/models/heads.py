@@ -48,6 +48,10 @@ class Head(ABC):
         """Multiply-adds at each position, as MFU counts them; 0 for next to nothing."""
         return 0
 
+    def example(self, x: jax.Array) -> Any:
+        """What it is given, made of one hidden state [..., H]: to learn its shapes."""
+        return jnp.concatenate([x] * self.num_inputs, axis=-1)
+
     @abstractmethod
     def make(self, config: Any, precision: Precision) -> nn.Module:
         """Its module, called with what comes in and the token embedding."""

@@ -151,7 +151,7 @@ class Model:
             pooled = module.pool(hidden) if self.config.body().pooler else hidden[:, 0]
             for head in self.heads:
                 x = pooled if head.input == "row" else hidden
-                module.head(head.name, jnp.concatenate([x] * head.num_inputs, axis=-1))
+                module.head(head.name, head.example(x))
 
         rngs = {"params": key, ADAPTERS: jax.random.fold_in(key, _number(ADAPTERS))}
         init = functools.partial(self.module.init, rngs, method=touch_everything)
@@ -251,13 +251,14 @@ class Model:
         self,
         params: Params,
         name: str,
-        x: jax.Array,
+        x: Any,
         dropout_key: jax.Array | None = None,
         rows: jax.Array | None = None,
     ) -> jax.Array:
         """One head's output; reads only `head_params(params, name)`.
 
         Args:
+          x: what the head is given (`Head.example`).
           rows: a batch's `row`, the places in the global batch of the rows of `x`.
         """
         batch: Batch = {} if rows is None else {"row": rows}

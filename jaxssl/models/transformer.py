@@ -263,6 +263,6 @@ class Transformer(nn.Module):
         """The sentence vector [B, H]: a dense tanh layer over the first token."""
         return jnp.tanh(self.pooler(hidden[:, 0]))
 
-    def head(self, name: str, x: jax.Array, rows: jax.Array | None = None) -> Any:
+    def head(self, name: str, x: Any, rows: jax.Array | None = None) -> Any:
         """The output of one head; `rows` as in `encode`."""
         return getattr(self, name)(x, self.embeddings.tokens, rows)

@@ -1,5 +1,10 @@
-"""Masked language modelling (Devlin et al., 2018), with the mask drawn anew for each epoch."""
+"""Masked language modelling (Devlin et al., 2018), with the mask drawn anew for each epoch.
 
+How the references choose and replace is a matter of settings; `configs/objectives` has a recipe for
+each, with what is done otherwise.
+"""
+
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,13 +16,18 @@ import numpy as np
 from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import example_keys
+from jaxssl.core.ramp import Factor, Ramp, factor_at, last_of
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.models.heads import MASKED_LM, Head
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Loss, Objective, Outputs, Sums
-from jaxssl.objectives.masking import choose, quota_table, random_tokens
-from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
-from jaxssl.parallel.axes import over_batch_shards
+from jaxssl.objectives.masking.counts import Rounding, quota_table, quotas
+from jaxssl.objectives.masking.replacing import positions_of, random_tokens
+from jaxssl.objectives.masking.units import Row, Tokens, Units
+from jaxssl.objectives.slots import gathered, shown, slot_sums
+
+COUNTS = 1 << 25
+"""What a row's key is folded with for the numbers of tokens to choose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +40,23 @@ class MaskedLm(Objective):
 
     name: Literal["masked_lm"] = "masked_lm"
     """The objective."""
-    rate: float = 0.15
-    """Share of each document's tokens to choose."""
+    rate: Factor = 0.15
+    """Share of each document's tokens to choose: a number, or one that moves with the run,
+    {points: [[0, 0.3], [10000, 0.15]]} by steps. Validation takes the last."""
+    units: Units = Tokens()
+    """What is chosen as a whole."""
+    rounding: Rounding = "nearest"
+    """Of the number of tokens to choose: to the nearest, at least 1 (BERT), up (SpanBERT), or up
+    with the probability of what is behind the comma (RoBERTa)."""
+    counts_specials: bool = True
+    """Whether special tokens count for the number to choose; they are never chosen."""
     mask_share: float = 0.8
     """Share of the chosen that become the mask token."""
     random_share: float = 0.1
     """Share of the chosen that become a random token; what is left stays as it is."""
-    whole_words: bool = False
-    """Choose whole words; each of their pieces is then masked, replaced or kept by itself, as in
-    BERT."""
+    replaces_units: bool = False
+    """Whether all tokens of a unit are masked, replaced or kept together (RoBERTa's words, spans);
+    else each by itself, as in BERT."""
     max_predictions: int | None = None
     """Most tokens chosen in one document, as BERT's max_predictions_per_seq; null is no limit."""
     random_from_specials: bool = False
@@ -53,12 +71,12 @@ class MaskedLm(Objective):
 
     def __post_init__(self):
         check_at_least(1, self, "max_predictions", "slots", "chunk")
-        if not 0 < self.rate < 1:
+        if not all(0 < rate < 1 for rate in self.rates):
             raise UserError(
                 "the masking rate is out of range",
                 where="rate",
                 expected="above 0 and below 1",
-                got=self.rate,
+                got=self.rate if isinstance(self.rate, float) else list(self.rates),
             )
         check_at_least(0, self, "mask_share", "random_share")
         if self.mask_share + self.random_share > 1:
@@ -68,6 +86,17 @@ class MaskedLm(Objective):
                 expected="a sum of at most 1",
                 got=(self.mask_share, self.random_share),
             )
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Those that the rate moves between; one where it does not."""
+        if isinstance(self.rate, Ramp):
+            return tuple(value for _, value in self.rate.points)
+        return (self.rate,)
+
+    def most(self, longest: int) -> np.ndarray:
+        """The most tokens to choose of a document of each length: int32 [longest + 1]."""
+        return quota_table(longest, max(self.rates), self.max_predictions, self.rounding)
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -102,10 +131,10 @@ class MaskedLm(Objective):
         if self.slots is not None:
             return self.slots
         length = batch["tokens"].shape[1]
-        single = max(1, round(length * self.rate))
         if "token_types" in batch:  # rows of one document each
-            return min(single, self.max_predictions or single)
-        return min(length, single + 32)
+            return int(self.most(length)[length])
+        single = quota_table(length, max(self.rates), None, self.rounding)[length]
+        return min(length, int(single) + 32)
 
     def check_rows(self, rows: Batch) -> None:
         """Refuses rows whose documents together want more predictions than there are slots."""
@@ -113,7 +142,7 @@ class MaskedLm(Objective):
         B, T = segments.shape
         flat = segments + np.arange(B)[:, None] * (T + 1)
         lengths = np.bincount(flat.ravel(), minlength=B * (T + 1)).reshape(B, T + 1)[:, 1:]
-        most = int(quota_table(T, self.rate, self.max_predictions)[lengths].sum(axis=1).max())
+        most = int(self.most(T)[lengths].sum(axis=1).max())
         if most > self.num_slots(rows):
             raise UserError(
                 "a row wants more predictions than there are slots",
@@ -128,26 +157,27 @@ class MaskedLm(Objective):
         float32 [B, P]."""
         reserved = vocabulary.reserved
         replaceable = () if self.random_from_specials else reserved
-        slots = self.num_slots(batch)
-        starts = jnp.asarray(vocabulary.word_starts) if self.whole_words else None
+        slots, starts = self.num_slots(batch), jnp.asarray(vocabulary.word_starts)
         T = batch["tokens"].shape[1]
 
-        def row(key, tokens, segment_ids):
+        def row(rate, key, tokens, segment_ids):
             where_key, how_key, what_key = jax.random.split(key, 3)
             candidates = (segment_ids > 0) & ~jnp.isin(tokens, jnp.asarray(reserved))
-            begins = None if starts is None else starts[tokens]
-            positions = choose(
-                where_key,
-                segment_ids,
-                candidates,
-                self.rate,
-                slots,
-                self.max_predictions,
-                begins,
+            counted = jnp.where(self.counts_specials | candidates, segment_ids, 0)
+            lengths = jnp.zeros(T + 1, jnp.int32).at[counted].add(1).at[0].set(0)
+            count_key = jax.random.fold_in(where_key, COUNTS)
+            quota = quotas(
+                count_key, lengths, rate, self.rounding, self.max_predictions, self.most(T)
             )
+            chosen = self.units.choose(
+                where_key, Row(segment_ids, candidates, starts[tokens], quota)
+            )
+            positions = positions_of(chosen.tokens, slots)
             inside = jnp.minimum(positions, T - 1)
             labels = tokens[inside]
             how = jax.random.uniform(how_key, (slots,))
+            if self.replaces_units:
+                how = how[jnp.maximum(jnp.cumsum(chosen.begins)[inside] - 1, 0)]
             other = random_tokens(what_key, (slots,), vocabulary.size, replaceable)
             new = jnp.where(how < self.mask_share + self.random_share, other, labels)
             new = jnp.where(how < self.mask_share, vocabulary.special_ids["mask"], new)
@@ -155,9 +185,13 @@ class MaskedLm(Objective):
             return tokens, inside, labels, (positions < T).astype(jnp.float32)
 
         keys = example_keys(seed, batch)
-        tokens, positions, labels, weights = jax.vmap(row)(
-            keys, batch["tokens"], batch["segment_ids"]
-        )
+        rows = (keys, batch["tokens"], batch["segment_ids"])
+        if isinstance(self.rate, Ramp) and "step" in batch:
+            rates = factor_at(self.rate, batch["step"], jnp.interp)
+            made = jax.vmap(row)(rates, *rows)
+        else:
+            made = jax.vmap(functools.partial(row, last_of(self.rate)))(*rows)
+        tokens, positions, labels, weights = made
         return {
             "tokens": tokens,
             "mask_positions": positions,
@@ -178,29 +212,14 @@ class MaskedLm(Objective):
         key: jax.Array | None = None,
     ) -> Sums:
         """Cross entropy at the chosen positions."""
-        slots = batch["mask_positions"].shape[1]
-        count = -(-slots // self.chunk)
-        short = -slots % count  # made up with slots without weight, so that chunks are equal
-
-        def filled(x):
-            return jnp.pad(x, ((0, 0), (0, short))) if short else x
-
-        positions = filled(batch["mask_positions"])
-        at = jnp.take_along_axis(outputs["hidden"], positions[..., None], axis=1)
-        constants = (filled(batch["mask_labels"]), filled(batch["mask_weights"]))
-
-        def one(params, hidden, constants):
-            labels, weights = constants
-            return cross_entropy(model.head(params, "masked_lm", hidden), labels, weights)
-
-        def chunks(tree):
-            return jax.tree.map(lambda x: sequence_chunks(x, count), tree)
-
-        head = model.head_params(params, "masked_lm")
-        loss, sums = chunked_sum(one, head, chunks(at), chunks(constants), over_batch_shards)
-        weight = jnp.sum(batch["mask_weights"])
-        metrics = {
-            "nll/masked_lm": (sums["nll"], weight),
-            "accuracy/masked_lm": (sums["correct"], weight),
-        }
+        loss, sums = slot_sums(
+            model,
+            params,
+            "masked_lm",
+            gathered(outputs["hidden"], batch["mask_positions"]),
+            batch["mask_labels"],
+            batch["mask_weights"],
+            self.chunk,
+        )
+        metrics = shown("masked_lm", sums, jnp.sum(batch["mask_weights"]))
         return Sums({"masked_lm": loss}, metrics)

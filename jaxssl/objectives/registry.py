@@ -1,10 +1,12 @@
 """The self-supervised objectives that recipes can name. A new one is one file, and a line here."""
 
+import jaxssl.objectives.masking.registry  # noqa: F401
 from jaxssl.core.registry import register
 from jaxssl.objectives.base import Objective
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.combine import Combine
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.objectives.next_sentence import NextSentence
+from jaxssl.objectives.span_boundary import SpanBoundary
 
-register(Objective, MaskedLm, NextSentence, CausalLm, Combine)
+register(Objective, MaskedLm, SpanBoundary, NextSentence, CausalLm, Combine)

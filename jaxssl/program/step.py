@@ -18,7 +18,7 @@ from jaxssl.core.upcast import upcast
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import Objective, all_sums
 from jaxssl.parallel.mesh import replicated
-from jaxssl.program.gradients import make_loss
+from jaxssl.program.gradients import make_loss, num_rows
 from jaxssl.program.program import Program
 from jaxssl.program.state import Choice, State, everything, layout
 from jaxssl.tasks.base import Task
@@ -101,6 +101,7 @@ def stream_loss(
     stream = program.streams[number]
     objective, batch = stream.objective, batches[stream.name]
     seed = numbered_seed(program.seed, number)
+    batch = {**batch, "step": jnp.full(num_rows(batch), step, jnp.int32)}
     corrupted = {**batch, **objective.corrupt(batch, seed, program.vocabulary)}
     key = dropout_key(program.seed, step)
     key = jax.random.fold_in(key, STREAM + number) if number else key

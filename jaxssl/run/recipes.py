@@ -183,6 +183,8 @@ def upgraded(layer: Layer) -> dict[str, Any]:
                 got="both",
             )
         new["objective"] = new.pop("task")
+    if isinstance(new.get("objective"), Mapping):
+        new["objective"] = _upgraded_objective(new["objective"])
     if isinstance(new.get("imported"), str):
         new = _upgraded_import(new)
     if isinstance(new.get("streams"), Mapping):
@@ -195,6 +197,22 @@ def upgraded(layer: Layer) -> dict[str, Any]:
     if isinstance(data, Mapping) and isinstance(data.get("tables"), Mapping):
         tables = {split: _named_table(table) for split, table in data["tables"].items()}
         new["data"] = {**data, "tables": tables}
+    return new
+
+
+def _upgraded_objective(objective: Layer) -> dict[str, Any]:
+    """An objective, whose words as a whole were `whole_words` in version 0.1."""
+    new = dict(objective)
+    if isinstance(new.get("whole_words"), bool):
+        whole = new.pop("whole_words")
+        new = {**new, "units": {"name": "words"}} if whole else new
+    if isinstance(new.get("terms"), list):
+        new["terms"] = [
+            {**term, "objective": _upgraded_objective(term["objective"])}
+            if isinstance(term, Mapping) and isinstance(term.get("objective"), Mapping)
+            else term
+            for term in new["terms"]
+        ]
     return new
 
 

@@ -1,7 +1,6 @@
 """Masks against BERT's rule written as the plain Python it is, and against chi-square."""
 
 import functools
-import random
 
 import jax
 import jax.numpy as jnp
@@ -10,50 +9,19 @@ import pytest
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from masks import MASK, PIECES, WORDS, T, corrupt, corrupted, long_batch, packed_batch, words_of
 from scipy.stats import chisquare
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import example_keys
 from jaxssl.models.heads import MASKED_LM
 from jaxssl.objectives.masked_lm import MaskedLm
-from jaxssl.objectives.masking import choose, quota_table, random_tokens
+from jaxssl.objectives.masking.counts import quota_table
+from jaxssl.objectives.masking.ngrams import NGrams
+from jaxssl.objectives.masking.replacing import positions_of, random_tokens
+from jaxssl.objectives.masking.spans import Spans
+from jaxssl.objectives.masking.units import Row, Tokens, WholeWords
 from jaxssl.parallel.mesh import batch_sharding
-
-T, MASK = 64, tiny.SPECIALS["mask"]
-WORDS = tiny.WORDS
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def corrupt(batch, objective, vocabulary=WORDS, seed=7):
-    return tiny.corrupted(objective, batch, seed, vocabulary)
-
-
-def corrupted(batch, objective, vocabulary=WORDS):
-    return jax.tree.map(np.asarray, corrupt(batch, objective, vocabulary))
-
-
-def packed_batch(count=16, seed=0, specials=True):
-    """Rows of documents of random lengths that begin with CLS and end with SEP."""
-    rng = random.Random(seed)
-    grouped = []
-    for index in range(count):
-        row, left = [], T
-        while left > 2 and len(row) < 12:
-            length = min(left, rng.randint(1, 40))
-            (document,) = tiny.random_documents([length], seed=seed * 1000 + index * 50 + len(row))
-            if specials and length > 2:
-                document[0], document[-1] = tiny.SPECIALS["cls"], tiny.SPECIALS["sep"]
-            row.append(document)
-            left -= length
-        grouped.append(row)
-    return tiny.rows(grouped, length=T, count=count)
-
-
-def long_batch(count, length, epoch=0):
-    """Rows of one document without specials."""
-    tokens = np.random.default_rng(epoch).integers(tiny.FIRST_WORD, tiny.VOCAB, (count, length))
-    batch = tiny.rows([[row] for row in tokens.astype(np.int32)])
-    return {**batch, "epoch": np.full(count, epoch, np.int32)}
 
 
 def bert_count(length, rate, limit):
@@ -104,16 +72,23 @@ def test_counts_hold_for_any_lengths(seed, lengths):
 
 @jax.jit
 def chosen_of(key, segments, candidates):
-    return choose(key, segments, candidates, 0.15, T)
+    lengths = jnp.zeros(T + 1, jnp.int32).at[segments].add(1).at[0].set(0)
+    quota = jnp.asarray(quota_table(T, 0.15))[lengths]
+    row = Row(segments, candidates, jnp.ones(T, bool), quota)
+    return positions_of(Tokens().choose(key, row).tokens, T)
 
 
 # --- Which ones ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("whole_words", [False, True])
-def test_special_tokens_and_padding_are_never_chosen(whole_words):
+UNITS = (Tokens(), WholeWords(), Spans(), NGrams())
+OF_UNITS = pytest.mark.parametrize("units", UNITS, ids=lambda units: units.name)
+
+
+@OF_UNITS
+def test_special_tokens_and_padding_are_never_chosen(units):
     batch = packed_batch()
-    out = corrupted(batch, MaskedLm(rate=0.5, slots=T, whole_words=whole_words))
+    out = corrupted(batch, MaskedLm(rate=0.5, slots=T, units=units))
     real = out["mask_weights"] > 0
     assert (out["mask_labels"][real] >= tiny.FIRST_WORD).all()
     rows = np.nonzero(real)[0]
@@ -189,22 +164,6 @@ def test_mask_share_of_one_masks_everything():
 
 # --- Whole words --------------------------------------------------------------------------------
 
-STARTS = np.arange(tiny.VOCAB) % 3 != 0  # every third id continues a word
-PIECES = tiny.vocabulary(word_starts=STARTS)
-
-
-def words_of(tokens, segments):
-    """Each document's words, as lists of positions in order of appearance (BERT's grouping)."""
-    words, previous = [], None
-    for t, (token, segment) in enumerate(zip(tokens, segments)):
-        candidate = segment > 0 and token >= tiny.FIRST_WORD
-        if candidate:
-            if STARTS[token] or previous is None or previous != segment:
-                words.append((segment, []))
-            words[-1][1].append(t)
-        previous = segment if candidate else None
-    return words
-
 
 def greedy(tokens, segments, priority, rate, limit):
     chosen = []
@@ -223,7 +182,7 @@ def greedy(tokens, segments, priority, rate, limit):
 @pytest.mark.parametrize("rate, limit", [(0.15, None), (0.4, 5)])
 def test_whole_words_equal_a_brute_force_greedy_choice(rate, limit):
     batch = packed_batch(count=32, seed=3)
-    objective = MaskedLm(rate=rate, max_predictions=limit, slots=T, whole_words=True)
+    objective = MaskedLm(rate=rate, max_predictions=limit, slots=T, units=WholeWords())
     out = corrupted(batch, objective, PIECES)
     priorities = jax.jit(jax.vmap(lambda k: jax.random.uniform(jax.random.split(k, 3)[0], (T,))))(
         example_keys(7, batch)
@@ -246,10 +205,10 @@ SAME = MaskedLm(slots=T)
 KEYS = ("tokens", "mask_positions", "mask_labels", "mask_weights")
 
 
-@pytest.mark.parametrize("whole_words", [False, True])
+@OF_UNITS
 @pytest.mark.parametrize("devices", [2, 8])
-def test_masks_do_not_depend_on_the_mesh(devices, whole_words):
-    objective = MaskedLm(slots=T, whole_words=whole_words)
+def test_masks_do_not_depend_on_the_mesh(devices, units):
+    objective = MaskedLm(slots=T, units=units)
     batch = packed_batch()
     want = corrupted(batch, objective, PIECES)
     sharding = batch_sharding(tiny.mesh(data=devices))

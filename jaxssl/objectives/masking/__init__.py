@@ -1,0 +1,1 @@
+"""Which tokens must be guessed, and what stands in their place: on device, row by row."""
