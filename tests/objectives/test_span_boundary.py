@@ -26,13 +26,11 @@ def masked(batch):
 
 
 def neighbours(batch, masked):
-    """(row, place, left, right, offset) of each token that is guessed from its span's neighbours."""
+    """(row, place, left, right, offset) of each token that is guessed from the neighbours."""
     for i, segments in enumerate(batch["segment_ids"]):
         places = masked["mask_positions"][i][masked["mask_weights"][i] > 0]
-        chosen = set(places.tolist())
-        is_text = lambda t, document: (  # noqa: E731
-            0 <= t < T and segments[t] == document and batch["tokens"][i][t] >= tiny.FIRST_WORD
-        )
+        chosen, text = set(places.tolist()), segments * (batch["tokens"][i] >= tiny.FIRST_WORD)
+        text = np.append(text, 0)  # behind the row, and by -1 before it
         for place in sorted(chosen):
             document, left, right = segments[place], place, place
             while left in chosen and segments[left] == document:
@@ -40,7 +38,7 @@ def neighbours(batch, masked):
             while right in chosen and segments[right] == document:
                 right += 1
             offset = place - left - 1
-            if is_text(left, document) and is_text(right, document) and offset < 3:
+            if text[left] == document == text[right] and offset < 3:
                 yield i, place, left, right, offset
 
 
