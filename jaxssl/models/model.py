@@ -139,6 +139,7 @@ class Model:
         own = self._init_own(key)
         if self.ties:
             own, _ = split(own, lambda path: not self._is_tied(path))
+        own = self._zeroed(own)
         keys = {other: jax.random.fold_in(key, _number(other.root)) for other in self.others}
         return {**own, **{other.root: other.init(key) for other, key in keys.items()}}
 
@@ -165,7 +166,15 @@ class Model:
         return jax.tree.map(lambda leaf: leaf, _abstract(self))
 
     def _is_tied(self, path: str) -> bool:
-        return any(_is_within(path, tie.own) for tie in self.ties)
+        return any(_is_within(path, tie.own) for tie in self.ties if not tie.added)
+
+    def _zeroed(self, params: Params) -> Params:
+        """Fresh parameters in which what is added to something borrowed is zero."""
+        added = [tie for tie in self.ties if tie.added]
+        if not added:
+            return params
+        zeros, others = split(params, lambda path: any(_is_within(path, t.own) for t in added))
+        return join(jax.tree.map(jnp.zeros_like, zeros), others)
 
     def own(self, params: Params) -> Params:
         """The network's parameters as its module takes them, with what it borrows, out of the tree
@@ -183,7 +192,7 @@ class Model:
                 else x
                 for path, x in flatten(found).items()
             }
-            tree = join(tree, unflatten(borrowed))
+            tree = _plus(tree, borrowed) if tie.added else join(tree, unflatten(borrowed))
         return tree
 
     def apply(
@@ -296,6 +305,12 @@ class Model:
             return constrain(jnp.zeros(box.value.shape, box.value.dtype), box.names)
 
         return jax.tree.map(zeros, boxed, is_leaf=is_boxed)
+
+
+def _plus(tree: Params, more: Mapping[str, jax.Array]) -> Params:
+    """A tree with more added to some of its leaves, by path."""
+    flat = flatten(tree)
+    return unflatten({**flat, **{path: flat[path] + x for path, x in more.items()}})
 
 
 def _join(root: str, path: str) -> str:

@@ -15,11 +15,14 @@ class Tie:
       of: the beginning of its path in the tree of all networks, such as
         `generator/embeddings/tokens`.
       stop_gradient: whether no gradient flows to it from the network that borrows it.
+      added: whether the borrower has its own parameter there, which starts at zero and is added
+        to what it borrows (DeBERTa-v3's gradient-disentangled sharing, with `stop_gradient`).
     """
 
     own: str
     of: str
     stop_gradient: bool = False
+    added: bool = False
 
 
 @dataclass(frozen=True)

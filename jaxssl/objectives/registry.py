@@ -7,6 +7,7 @@ from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.combine import Combine
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.objectives.next_sentence import NextSentence
+from jaxssl.objectives.replaced_tokens import ReplacedTokens
 from jaxssl.objectives.span_boundary import SpanBoundary
 
-register(Objective, MaskedLm, SpanBoundary, NextSentence, CausalLm, Combine)
+register(Objective, MaskedLm, SpanBoundary, ReplacedTokens, NextSentence, CausalLm, Combine)
