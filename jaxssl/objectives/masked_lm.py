@@ -110,21 +110,8 @@ class MaskedLm(Objective):
 
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
         """The tokenizer needs a mask token and the model must see both sides."""
-        if "mask" not in vocabulary.special_ids:
-            raise UserError(
-                "the tokenizer has no mask token",
-                where="objective.name",
-                expected="a tokenizer with the role `mask`",
-                got="roles " + ", ".join(vocabulary.special_ids),
-                fix="train one with `jaxssl tokenizer` (kind wordpiece), or use causal_lm",
-            )
-        if model.causal:
-            raise UserError(
-                "a causal model cannot be trained to fill masks",
-                where="objective.name",
-                expected="causal_lm, or a bidirectional model such as bert",
-                got="masked_lm",
-            )
+        check_mask_token(vocabulary)
+        check_both_sides(model, self.name)
 
     def num_slots(self, batch: Batch) -> int:
         """The static number of predictions a row."""
@@ -223,3 +210,26 @@ class MaskedLm(Objective):
         )
         metrics = shown("masked_lm", sums, jnp.sum(batch["mask_weights"]))
         return Sums({"masked_lm": loss}, metrics)
+
+
+def check_mask_token(vocabulary: Vocabulary) -> None:
+    """Refuses a tokenizer without a mask token. Raises UserError."""
+    if "mask" not in vocabulary.special_ids:
+        raise UserError(
+            "the tokenizer has no mask token",
+            where="objective.name",
+            expected="a tokenizer with the role `mask`",
+            got="roles " + ", ".join(vocabulary.special_ids),
+            fix="train one with `jaxssl tokenizer` (kind wordpiece), or use causal_lm",
+        )
+
+
+def check_both_sides(model: ModelConfig, name: str) -> None:
+    """Refuses a model that sees what comes before alone. Raises UserError."""
+    if model.causal:
+        raise UserError(
+            "a causal model cannot be trained to fill masks",
+            where="objective.name",
+            expected="causal_lm, or a bidirectional model such as bert",
+            got=name,
+        )

@@ -5,9 +5,13 @@ from jaxssl.core.registry import register
 from jaxssl.objectives.base import Objective
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.combine import Combine
+from jaxssl.objectives.masked_diffusion import MaskedDiffusion
 from jaxssl.objectives.masked_lm import MaskedLm
+from jaxssl.objectives.masked_next_token import MaskedNextToken
 from jaxssl.objectives.next_sentence import NextSentence
+from jaxssl.objectives.prefix_lm import PrefixLm
 from jaxssl.objectives.replaced_tokens import ReplacedTokens
 from jaxssl.objectives.span_boundary import SpanBoundary
 
-register(Objective, MaskedLm, SpanBoundary, ReplacedTokens, NextSentence, CausalLm, Combine)
+register(Objective, MaskedLm, SpanBoundary, ReplacedTokens, MaskedDiffusion, NextSentence)
+register(Objective, CausalLm, PrefixLm, MaskedNextToken, Combine)
