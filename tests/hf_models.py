@@ -61,6 +61,8 @@ MASKED = {
     "bert, tanh": ("Bert", {**SHAPE, **NO_DROPOUT, "hidden_act": "gelu_new"}),
     "roberta": ("Roberta", ROBERTA),
     "distilbert": ("DistilBert", DISTIL),
+    "electra": ("Electra", {**SHAPE, **NO_DROPOUT, "embedding_size": 10}),
+    "electra, full width": ("Electra", {**SHAPE, **NO_DROPOUT, "embedding_size": 24}),
     "modernbert": ("ModernBert", {**MODERN, "local_attention": 4}),
     "modernbert, every second": (
         "ModernBert",

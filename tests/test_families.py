@@ -22,6 +22,7 @@ from jaxssl.core.errors import UserError  # noqa: E402
 from jaxssl.core.names import flatten  # noqa: E402
 from jaxssl.data.tables.table import Table  # noqa: E402
 from jaxssl.models.bert import BertConfig, DistilBertConfig, RobertaConfig  # noqa: E402
+from jaxssl.models.electra import ElectraConfig  # noqa: E402
 from jaxssl.models.gpt2 import Gpt2Config  # noqa: E402
 from jaxssl.models.layers import unbox  # noqa: E402
 from jaxssl.models.llama import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config  # noqa: E402
@@ -44,16 +45,17 @@ TEXTS = ["the old man sees a bird near a river", "a dog", "my sister sees a bird
 SIZES = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 24}
 FAMILIES = {
     "modernbert": {"local_window": 2, "global_every": 2},
+    "electra": {"embedding_size": 8},
     "mistral": {"num_kv_heads": 1, "window": 6},
 }
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(x, marks=pytest.mark.slow) if x == "mistral" else x for x in FAMILIES],
+    [x if x == "modernbert" else pytest.param(x, marks=pytest.mark.slow) for x in FAMILIES],
 )
 def test_a_family_is_pretrained_exported_and_fine_tuned(name, words, byte_store, table, tmp_path):
-    masked = name == "modernbert"
+    masked = name != "mistral"
     recipe = toy.recipe(
         words if masked else byte_store, tmp_path / "run", "masked" if masked else "gpt2"
     )
@@ -108,6 +110,7 @@ WHOLE = {
     "bert": BertConfig,
     "roberta": RobertaConfig,
     "distilbert": DistilBertConfig,
+    "electra": ElectraConfig,
     "modernbert": ModernBertConfig,
     "gpt2": Gpt2Config,
     "llama": LlamaConfig,

@@ -10,6 +10,7 @@ from jaxssl.core.names import flatten
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Vocabulary
 from jaxssl.models.bert import BertConfig
+from jaxssl.models.electra import ElectraConfig
 from jaxssl.models.gpt2 import Gpt2Config
 from jaxssl.models.layers import is_boxed, unbox
 from jaxssl.models.model import Model
@@ -36,6 +37,12 @@ WORDS = vocabulary()
 
 def bert(**changes) -> BertConfig:
     return BertConfig(**{**SHAPE, "max_positions": 32, **NO_DROPOUT, **changes})
+
+
+def electra(**changes) -> ElectraConfig:
+    """With embeddings narrower than the hidden states."""
+    narrow = {"embedding_size": 8, "max_positions": 32}
+    return ElectraConfig(**{**SHAPE, **narrow, **NO_DROPOUT, **changes})
 
 
 def gpt2(**changes) -> Gpt2Config:

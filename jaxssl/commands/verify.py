@@ -158,6 +158,8 @@ def _theirs(found: HfDirectory, rows: Batch) -> dict[str, np.ndarray]:
     logits = getattr(out, "prediction_logits", getattr(out, "logits", None))
     if "span" in found.heads:
         logits = torch.stack([out.start_logits, out.end_logits], -1)
+    if "replaced_tokens" in found.heads:
+        logits = out.logits[..., None]  # one number a token, without an axis of its own there
     named = {"logits": logits, "next sentence's logits": out.get("seq_relationship_logits")}
     if found.heads == ("next_sentence",):
         named = {"next sentence's logits": logits}

@@ -15,8 +15,8 @@ from jaxssl.ops.activations import ACTIVATIONS
 
 @dataclass(frozen=True, kw_only=True)
 class SpanBoundaryHead(Head):
-    """SpanBERT's: two dense layers over both ends and the place in the span, then the tied token
-    embedding and a bias.
+    """SpanBERT's: two dense layers over both ends and the place in the span, the second to the
+    width of the embeddings, then the tied token embedding and a bias.
 
     It is given {"left", "right": hidden states [..., H], "offset": int [...], from 0 on}.
 
@@ -35,8 +35,8 @@ class SpanBoundaryHead(Head):
 
     def products(self, config: Any) -> int:
         """Of both layers and of the vocabulary."""
-        H = config.hidden_size
-        return H * (3 * H + self.position_size) + H * config.vocab_size
+        H, E = config.hidden_size, config.embedding_width
+        return H * (2 * H + self.position_size) + E * (H + config.vocab_size)
 
     def example(self, x: jax.Array) -> Any:
         """Both ends, and the first place."""
@@ -60,10 +60,8 @@ class _SpanBoundary(nn.Module):
         table = parameter(self, "positions", c.initializer, (None, None), shape, p)
         place = table.astype(x["left"].dtype)[x["offset"]]
         hidden = jnp.concatenate([x["left"], x["right"], place], axis=-1)
-        for number in (1, 2):
-            dense = Projection(
-                (c.hidden_size,), (None, None), c.initializer, p, name=f"transform{number}"
-            )
+        for number, width in ((1, c.hidden_size), (2, c.embedding_width)):
+            dense = Projection((width,), (None, None), c.initializer, p, name=f"transform{number}")
             hidden = ACTIVATIONS[c.activation](dense(hidden))
             hidden = make_norm(c.norm(), p, f"norm{number}")(hidden)
         bias = parameter(self, "bias", nn.initializers.zeros, ("vocab",), (c.vocab_size,), p)

@@ -132,6 +132,10 @@ class BlockConfig:
 class BodyConfig:
     """What a network has besides its stack of blocks."""
 
+    embedding_size: int | None = None
+    """Width of the tables of embeddings; None is that of the hidden states. Where it is another
+    one, a projection follows them, and a language model head that reads the table (a masked one:
+    a tied causal head has nothing to come down with) ends at the table's width."""
     position_rows: int = 0
     """Rows of a table of learned positions; 0 where positions come in with attention."""
     position_offset: int = 0

@@ -58,7 +58,8 @@ class Head(ABC):
 
 
 class MaskedLmHead(nn.Module):
-    """BERT's: a transform, then the tied embedding table and a bias. [..., H] to [..., V]."""
+    """BERT's: a transform to the width of the embeddings, then their tied table and a bias.
+    [..., H] to [..., V]."""
 
     config: Any
     precision: Precision
@@ -70,7 +71,7 @@ class MaskedLmHead(nn.Module):
         del rows
         c = self.config
         transform = Projection(
-            (c.hidden_size,),
+            (c.embedding_width,),
             ("embed", None),
             c.initializer,
             self.precision,
@@ -146,8 +147,11 @@ class LanguageHead(Head):
 
     def products(self, config: Any) -> int:
         """Those with the vocabulary, and of a masked language model's transform."""
-        transform = config.hidden_size**2 if self.table == "beside" else 0
-        return transform + config.hidden_size * config.vocab_size if self.use else 0
+        if not self.use:
+            return 0
+        if self.table != "beside":
+            return config.hidden_size * config.vocab_size
+        return config.embedding_width * (config.hidden_size + config.vocab_size)
 
     def make(self, config: Any, precision: Precision) -> nn.Module:
         """The module."""
@@ -233,3 +237,8 @@ class OutputHead(nn.Module):
             x = jnp.tanh(x) if transform == "tanh" else ACTIVATIONS[transform](x)
             x = drop(make_norm(c.norm(), p, "norm")(x) if family.norm else x)
         return into(o.size, "output", family.output_bias, True)(x)
+
+
+REPLACED_TOKENS = LabelHead(name="replaced_tokens", size=1, transform="gelu")
+"""ELECTRA's discriminator: [..., H] to [..., 1], the logit that a token is not the original one."""
+register(Head, REPLACED_TOKENS)

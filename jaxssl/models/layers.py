@@ -75,23 +75,22 @@ class Projection(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A table [size, hidden_size], looked up by id and, where tied, used as an output
-    projection."""
+    """A table [size, width], looked up by id and, where tied, used as an output projection."""
 
     size: int
-    hidden_size: int
+    width: int
     axes: Names
     initializer: nn.initializers.Initializer
     precision: Precision
 
     def setup(self):
-        shape = (self.size, self.hidden_size)
+        shape = (self.size, self.width)
         self.embedding = parameter(
             self, "embedding", self.initializer, self.axes, shape, self.precision
         )
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        """[...] ids to [..., hidden_size] in the compute dtype.
+        """[...] ids to [..., width] in the compute dtype.
 
         The table is gathered over its width before the look-up: left sharded, XLA would
         rematerialise it whole. It is cast after the look-up, so that its gradient is summed in
@@ -101,7 +100,7 @@ class Embedding(nn.Module):
         return jnp.take(table, ids, axis=0).astype(self.precision.compute)
 
     def attend(self, hidden: jax.Array) -> jax.Array:
-        """[..., hidden_size] to logits [..., size], in float32 at least."""
+        """[..., width] to logits [..., size], in float32 at least."""
         return linear(hidden, self.embedding.T, None, 1, self.precision, True)
 
 

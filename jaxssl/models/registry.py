@@ -2,10 +2,11 @@
 
 from jaxssl.core.registry import register
 from jaxssl.models.bert import BertConfig, DistilBertConfig, RobertaConfig
+from jaxssl.models.electra import ElectraConfig
 from jaxssl.models.gpt2 import Gpt2Config
 from jaxssl.models.llama import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from jaxssl.models.modernbert import ModernBertConfig
 from jaxssl.models.transformer import ModelConfig
 
-register(ModelConfig, BertConfig, RobertaConfig, DistilBertConfig, ModernBertConfig)
+register(ModelConfig, BertConfig, RobertaConfig, DistilBertConfig, ElectraConfig, ModernBertConfig)
 register(ModelConfig, Gpt2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config)

@@ -123,6 +123,11 @@ class ModelConfig(ABC):
         return self.hidden_size // self.num_heads
 
     @property
+    def embedding_width(self) -> int:
+        """Width of the tables of tokens, positions and token types."""
+        return self.body().embedding_size or self.hidden_size
+
+    @property
     def initializer(self) -> nn.initializers.Initializer:
         """Of kernels and embeddings."""
         return nn.initializers.normal(self.initializer_range)
@@ -190,7 +195,8 @@ def check_rates(**rates: float) -> None:
 
 
 class Embeddings(nn.Module):
-    """The sum of token embeddings and what else a family adds to them."""
+    """The sum of token embeddings and what else a family adds to them, brought to the width of the
+    hidden states where it has another."""
 
     config: ModelConfig
     precision: Precision
@@ -199,7 +205,7 @@ class Embeddings(nn.Module):
         c, p, body = self.config, self.precision, self.config.body()
 
         def table(size, axis):
-            return Embedding(size, c.hidden_size, (axis, "embed"), c.initializer, p)
+            return Embedding(size, c.embedding_width, (axis, "embed"), c.initializer, p)
 
         self.tokens = table(c.vocab_size, "vocab")
         if body.position_rows:
@@ -208,10 +214,12 @@ class Embeddings(nn.Module):
             self.token_types = table(body.type_rows, None)
         if body.embedding_norm:
             self.norm = make_norm(c.norm(), p)
+        if c.embedding_width != c.hidden_size:
+            self.projection = Projection((c.hidden_size,), ("embed", None), c.initializer, p)
 
     def __call__(self, batch: Batch) -> jax.Array:
         """Hidden states [B, T, H] of `tokens`, `positions`, optional `token_types`."""
-        body, tokens = self.config.body(), batch["tokens"]
+        c, body, tokens = self.config, self.config.body(), batch["tokens"]
         x = self.tokens(tokens)
         if body.position_rows:
             x = x + self.positions(batch["positions"] + body.position_offset)
@@ -220,7 +228,8 @@ class Embeddings(nn.Module):
             x = x + self.token_types(jnp.minimum(types, body.type_rows - 1))
         if body.embedding_norm:
             x = self.norm(x)
-        return dropout(x, self.config.dropout, dropout_rng(self), batch.get("row"))
+        x = dropout(x, c.dropout, dropout_rng(self), batch.get("row"))
+        return x if c.embedding_width == c.hidden_size else self.projection(x)
 
 
 class Transformer(nn.Module):

@@ -99,7 +99,9 @@ def step_flops(
     products = c.hidden_size * (projections + (2 + feed_forward.gated) * feed_forward.size)
     seen = sum(keys_seen(length, layer.pattern) for layer in own.layers)
     attention = 2 * own.num_heads * own.head_dim * seen
-    body = rows * length * (c.num_layers * products + attention)
+    width = c.embedding_width
+    projected = 0 if width == c.hidden_size else width * c.hidden_size
+    body = rows * length * (projected + c.num_layers * products + attention)
     over_labels = labels * sum(head.products(c) for head in heads)
     return 6.0 * (body + over_labels)
 

@@ -138,6 +138,22 @@ def test_what_is_not_built_or_does_not_fit_is_refused(changes, message, copy):
         open_model(copy).leaves()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_act": "gelu_new"}, r"(?s)hidden_act.*expected: gelu or gelu_python"),
+        ({"embedding_size": 12}, r"expected: \(61, 12\)"),
+        ({"add_cross_attention": True}, "add_cross_attention"),
+    ],
+)
+def test_an_electra_of_another_kind_is_refused(changes, message, tmp_path):
+    """The activation of its generator's head is the exact GELU, whatever its layers have."""
+    path = hf_models.save(hf_models.reference("electra"), tmp_path / "model")
+    change(path, **changes)
+    with pytest.raises((UserError, UserErrors), match=message):
+        open_model(path).leaves()
+
+
 YARN = hf_models.YARN
 TWICE = [
     (CASE, {"rope_parameters": YARN, "rope_scaling": {**YARN, "factor": 4.0}}, "rope_scaling="),

@@ -27,11 +27,14 @@ CLASSES = {
     "row": "ForSequenceClassification",
     "token": "ForTokenClassification",
     "span": "ForQuestionAnswering",
+    "replaced_tokens": "ForPreTraining",
 }
+TASKS = ("row", "token", "span")
 FAMILIES = {
     "bert": "bert",
     "roberta": "roberta",
     "distilbert": "distilbert",
+    "electra": "electra",
     "modernbert": "modernbert",
     "modernbert, mean": "modernbert",
     "gpt2": "gpt2",
@@ -48,7 +51,7 @@ def opened(name, head, path, **changes):
     changes = {**changes, "pad_token_id": 1 if name == "roberta" else 0}
     if name == "modernbert, mean":
         changes["classifier_pooling"] = "mean"
-    if head != "span":
+    if head in ("row", "token"):
         changes = {"num_labels": LABELS, **changes}
     reference = hf_models.reference(FAMILIES[name], CLASSES[head], **changes)
     found = open_model(hf_models.save(reference, path))
@@ -60,7 +63,7 @@ def opened(name, head, path, **changes):
     return reference, found, unflatten(params)
 
 
-@pytest.mark.parametrize("head", CLASSES)
+@pytest.mark.parametrize("head", TASKS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_head_gives_the_logits_of_its_class_and_is_written_back(name, head, tmp_path):
     reference, found, params = opened(name, head, tmp_path / "theirs")
@@ -84,6 +87,11 @@ def test_a_head_gives_the_logits_of_its_class_and_is_written_back(name, head, tm
         )
         np.testing.assert_allclose(ours[real], theirs[real], rtol=1e-5, atol=1e-5)
 
+    check_written_back(reference, found, params, head, tmp_path)
+
+
+def check_written_back(reference, found, params, head, tmp_path):
+    """That the files have the bits of `tmp_path / "theirs"`, under the name of the class."""
     again = tmp_path / "again"
     again.mkdir()
     parameters = {key: [value] for key, value in flatten(params).items()}
@@ -94,6 +102,20 @@ def test_a_head_gives_the_logits_of_its_class_and_is_written_back(name, head, tm
     assert ours.keys() == theirs.keys()
     for key, tensor in ours.items():
         assert np.array_equal(reader.view(tensor), reader.view(theirs[key])), key
+
+
+def test_a_discriminator_gives_the_logits_of_its_class_and_is_written_back(tmp_path):
+    reference, found, params = opened("electra", "replaced_tokens", tmp_path / "theirs")
+    assert found.heads == ("replaced_tokens",) and not found.leftovers and task_of(found) is None
+    rows = hf_models.batch("right")
+    real = rows["segment_ids"] > 0
+    with torch.no_grad():
+        inputs = hf_models.torch_inputs(reference, rows)
+        out = reference(**inputs, output_hidden_states=True)
+    ours = found.model.head(params, "replaced_tokens", out.hidden_states[-1].numpy())
+    assert ours.shape == (*real.shape, 1)
+    np.testing.assert_allclose(ours[..., 0][real], out.logits[real], rtol=1e-5, atol=1e-5)
+    check_written_back(reference, found, params, "replaced_tokens", tmp_path)
 
 
 def test_roberta_classifiers_do_not_use_a_pooler_that_is_in_the_file(tmp_path):

@@ -7,11 +7,15 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="exported directories are loaded with torch")
 
+import hf_models  # noqa: E402
+import toy  # noqa: E402
 import transformers  # noqa: E402
 import tuned  # noqa: E402
+from safetensors.numpy import load_file  # noqa: E402
 
-from jaxssl.commands import export, predict  # noqa: E402
+from jaxssl.commands import export, import_hf, predict  # noqa: E402
 from jaxssl.core.errors import UserError  # noqa: E402
+from jaxssl.data.tokenizer.export import write_tokenizer  # noqa: E402
 from jaxssl.run.open import evaluate_run, open_run  # noqa: E402
 from jaxssl.run.train import train_run  # noqa: E402
 
@@ -56,6 +60,19 @@ def test_the_exported_tokenizer_makes_the_same_tokens(base, exported):
         assert theirs.encode(text, add_special_tokens=False) == ids.tolist()
         cls, sep = ours.special_ids["cls"], ours.special_ids["sep"]
         assert theirs.encode(text) == [cls, *ids.tolist(), sep]
+
+
+def test_an_imported_discriminator_is_exported_with_its_head(tmp_path):
+    tokenizer = toy.train_toy_tokenizer("wordpiece", 120)
+    theirs = hf_models.reference("electra", "ForPreTraining", vocab_size=tokenizer.vocab_size)
+    there = hf_models.save(theirs, tmp_path / "theirs")
+    write_tokenizer(tokenizer, there, frames=True, has_types=True, max_length=32)
+    import_hf.import_model(there, tmp_path / "run", say=lambda text: None)
+    assert export.check(tmp_path / "run") == "ElectraForPreTraining"
+    assert export.export(tmp_path / "run", tmp_path / "ours") == "ElectraForPreTraining"
+    ours, theirs = (load_file(path / "model.safetensors") for path in (tmp_path / "ours", there))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(value, theirs[name]) for name, value in ours.items())
 
 
 def test_the_card_tells_what_the_model_was_made_of(base, table, classifier, tmp_path):

@@ -9,8 +9,9 @@ from jaxssl.commands import exportable
 from jaxssl.core.errors import UserError
 from jaxssl.data.tokenizer.loading import SentencePieceTokenizer
 from jaxssl.models.bert import BertConfig, RobertaConfig
+from jaxssl.models.electra import ElectraConfig
 from jaxssl.models.gpt2 import Gpt2Config
-from jaxssl.models.heads import CAUSAL_LM, MASKED_LM, NEXT_SENTENCE
+from jaxssl.models.heads import CAUSAL_LM, MASKED_LM, NEXT_SENTENCE, REPLACED_TOKENS
 from jaxssl.models.llama import LlamaConfig, Qwen2Config, Qwen3Config
 from jaxssl.models.modernbert import ModernBertConfig
 from jaxssl.tasks.classify import Classify
@@ -20,6 +21,7 @@ from jaxssl.tasks.relate.task import Relate
 SIZES = dict(vocab_size=400, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=24)
 GROUPED = {**SIZES, "num_kv_heads": 1}
 BERT = BertConfig(**SIZES, max_positions=32)
+ELECTRA = ElectraConfig(**SIZES, embedding_size=8, max_positions=32)
 CLASSES = Classify(labels=("a", "b"), pooling="cls")
 
 
@@ -33,6 +35,8 @@ def tokenizer():
     [
         (BERT, (MASKED_LM,), "BertForMaskedLM"),
         (BERT, (MASKED_LM, NEXT_SENTENCE), "BertForPreTraining"),
+        (ELECTRA, (MASKED_LM,), "ElectraForMaskedLM"),
+        (ELECTRA, (REPLACED_TOKENS,), "ElectraForPreTraining"),
         (ModernBertConfig(**SIZES, max_positions=32), (MASKED_LM,), "ModernBertForMaskedLM"),
         (Gpt2Config(**SIZES, max_positions=32), (CAUSAL_LM,), "GPT2LMHeadModel"),
         (Qwen3Config(**GROUPED, max_positions=32), (CAUSAL_LM,), "Qwen3ForCausalLM"),
@@ -50,6 +54,9 @@ def test_language_models_have_their_classes_and_nothing_is_told(model, heads, na
         (dataclasses.replace(BERT, pooler=False), CLASSES, "model.pooler=true"),
         (BERT, Relate(labels=("a", "b")), "task.name"),
         (BERT, Regress(pooling="max"), "task.pooling=cls"),
+        (dataclasses.replace(ELECTRA, pooler=True), None, "model.pooler"),
+        (dataclasses.replace(ELECTRA, activation="gelu_tanh"), None, "model.activation"),
+        (dataclasses.replace(ELECTRA, type_vocab_size=0), None, "model.type_vocab_size"),
         (LlamaConfig(**GROUPED, max_positions=32, window=8), None, "model.window"),
         (LlamaConfig(**GROUPED, max_positions=32, attention_bias="qkv"), None, "attention_bias"),
         (RobertaConfig(**SIZES, max_positions=32), None, "model.position_offset"),

@@ -21,6 +21,8 @@ from jaxssl.commands import verify  # noqa: E402
         ("bert", "ForNextSentencePrediction"),
         ("roberta", "ForSequenceClassification"),
         ("distilbert", "ForQuestionAnswering"),
+        ("electra", ""),
+        ("electra", "ForPreTraining"),
         ("modernbert", ""),
         ("qwen3", "ForSequenceClassification"),
     ],
@@ -30,8 +32,11 @@ def test_the_same_model_is_equal(case, head, tmp_path, capsys):
     assert cli.main(["verify", str(path)]) == 0
     said = capsys.readouterr().out.splitlines()
     sentences = "next sentence's logits"
-    logits = {"ForPreTraining": ["logits", sentences], "ForNextSentencePrediction": [sentences]}
-    compared = ["hidden states", *logits.get(head, ["logits"])]
+    logits = {
+        ("bert", "ForPreTraining"): ["logits", sentences],
+        ("bert", "ForNextSentencePrediction"): [sentences],
+    }
+    compared = ["hidden states", *logits.get((case, head), ["logits"])]
     assert [line.split(";")[0] for line in said] == [f"{what}: equal" for what in compared]
 
 

@@ -10,8 +10,8 @@ import tiny
 from scipy.stats import kstest, norm, truncnorm
 
 from jaxssl.core.names import flatten
-from jaxssl.models import bert, gpt2, llama, modernbert
-from jaxssl.models.heads import CAUSAL_LM, MASKED_LM, NEXT_SENTENCE
+from jaxssl.models import bert, electra, gpt2, llama, modernbert
+from jaxssl.models.heads import CAUSAL_LM, MASKED_LM, NEXT_SENTENCE, REPLACED_TOKENS
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, num_parameters
 from jaxssl.objectives.causal_lm import CausalLm
@@ -34,9 +34,11 @@ GPT2 = {
     "large": 774_030_080,
     "xl": 1_557_611_200,
 }
-# As `transformers` counts them: with the masked language model's head, or the causal one's.
+# As `transformers` counts them: with the masked language model's head, the discriminator's, or the
+# causal one's.
 ROBERTA = {"base": 124_697_433, "large": 355_412_057}
 DISTILBERT = {"base": 66_985_530}
+ELECTRA = {"small": 13_549_057, "base": 109_483_009, "large": 335_142_913}
 MODERNBERT = {"base": 149_655_232 + 768, "large": 395_881_664 + 1024}
 """And the scale of a norm that the first layer has not, which stays 1."""
 LLAMA = {"1b": 1_235_814_400, "8b": 8_030_261_248}
@@ -50,6 +52,7 @@ def test_every_preset_has_the_published_number_of_parameters():
         (bert.PRESETS, BERT, ()),
         (bert.ROBERTA_PRESETS, ROBERTA, (MASKED_LM,)),
         (bert.DISTILBERT_PRESETS, DISTILBERT, (MASKED_LM,)),
+        (electra.PRESETS, ELECTRA, (REPLACED_TOKENS,)),
         (modernbert.PRESETS, MODERNBERT, (MASKED_LM,)),
         (gpt2.PRESETS, GPT2, (CAUSAL_LM,)),
         (llama.LLAMA_PRESETS, LLAMA, (CAUSAL_LM,)),
@@ -70,6 +73,20 @@ def test_the_pretraining_heads_share_the_embedding_table():
     assert num_parameters(params, leave_out=("masked_lm", "next_sentence")) == body
 
 
+@pytest.mark.parametrize("size", electra.PRESETS)
+def test_electra_has_embeddings_of_their_own_width_and_its_heads_come_down_to_it(size):
+    c = electra.PRESETS[size]
+    E, H, F, V, P = c.embedding_size, c.hidden_size, c.intermediate_size, c.vocab_size, 512
+    embeddings = (V + P + 2) * E + 2 * E
+    projection = E * H + H if E != H else 0
+    layer = 4 * (H * H + H) + 2 * H + (H * F + F) + (F * H + H) + 2 * H
+    count = lambda *heads: num_parameters(unbox(Model(c, heads).abstract()))
+    body = embeddings + projection + c.num_layers * layer
+    assert count() == body
+    assert count(MASKED_LM) - body == (H * E + E) + 2 * E + V
+    assert count(REPLACED_TOKENS) - body == (H * H + H) + (H + 1)
+
+
 PAIRS = Combine(terms=(Term(objective=MaskedLm()), Term(objective=NextSentence())))
 
 
@@ -79,9 +96,10 @@ PAIRS = Combine(terms=(Term(objective=MaskedLm()), Term(objective=NextSentence()
         (bert.PRESETS["base"], PAIRS),
         (gpt2.PRESETS["small"], CausalLm()),
         (modernbert.PRESETS["base"], MaskedLm()),
+        (electra.PRESETS["large"], MaskedLm()),
         (llama.LLAMA_PRESETS["8b"], CausalLm()),
     ],
-    ids=["bert", "gpt2", "modernbert", "llama"],
+    ids=["bert", "gpt2", "modernbert", "electra", "llama"],
 )
 def test_no_large_parameter_or_moment_is_replicated(config, objective):
     model, batch = Model(config, objective.heads), tiny.rows([tiny.random_documents([8])])

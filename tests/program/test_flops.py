@@ -89,17 +89,17 @@ def test_a_loop_of_unknown_length_is_refused():
         count_flops(loop, W, X)
 
 
-@pytest.mark.parametrize("kind", ["masked", "causal"])
+@pytest.mark.parametrize("kind", ["masked", "narrow", "causal"])
 def test_a_training_step_costs_what_the_convention_of_mfu_says(kind):
     """Products of bodies and heads, backward twice the forward. Causal attention is computed whole
     here and counted half there."""
-    objective = MaskedLm(slots=8) if kind == "masked" else CausalLm()
-    config = tiny.bert() if kind == "masked" else tiny.gpt2()
+    objective = CausalLm() if kind == "causal" else MaskedLm(slots=8)
+    config = {"masked": tiny.bert, "narrow": tiny.electra, "causal": tiny.gpt2}[kind]()
     model = Model(config, objective.heads)
     optimizer, _ = make_optimizer(AdamW(), 10, 1)
     batch = tiny.rows([[d] for d in tiny.random_documents([16] * 8)], length=16)
     made = tiny.program(model, objective, optimizer, batch)
-    labels = 8 * 8 if kind == "masked" else 8 * 16
+    labels = 8 * 16 if kind == "causal" else 8 * 8
     expected = step_flops(config, objective.heads, 8, 16, labels)
     if kind == "causal":
         expected += 6 * 8 * 16 * config.num_layers * 16 * config.hidden_size

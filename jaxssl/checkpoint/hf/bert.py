@@ -51,7 +51,8 @@ def _layers(names: Mapping[str, str]) -> list[Pair]:
     return pairs + norm(f"{ours}/feed_forward_norm", inside["feed_forward_norm"])
 
 
-def _bert_body(config: BertConfig) -> Sequence[Pair]:
+def bert_body(config: BertConfig) -> list[Pair]:
+    """The body as BERT's file names it, with a pooler and token types where it has them."""
     pairs = [
         *table("embeddings/tokens", "embeddings.word_embeddings"),
         *table("embeddings/positions", "embeddings.position_embeddings"),
@@ -96,7 +97,8 @@ def _distilbert_body(config: BertConfig) -> Sequence[Pair]:
     ]
 
 
-def _masked_lm(transform: str, normal: str, bias: str) -> list[Pair]:
+def masked_lm(transform: str, normal: str, bias: str) -> list[Pair]:
+    """The masked language model's head, by the names of its parts on the other side."""
     return [
         *linear("masked_lm/transform", transform),
         *norm("masked_lm/norm", normal),
@@ -114,7 +116,7 @@ def _read_bert(given: Mapping[str, Any], names: frozenset[str]) -> BertConfig:
 
 def _write_bert(config: BertConfig) -> dict[str, Any]:
     fields.check_written(config, position_offset=0)
-    _check_types(config)
+    check_types(config)
     return {
         **fields.write(COMMON, config),
         **ABSOLUTE,
@@ -137,13 +139,14 @@ def _read_roberta(given: Mapping[str, Any], names: frozenset[str]) -> RobertaCon
     )
 
 
-def _check_types(config: BertConfig) -> None:
+def check_types(config: BertConfig) -> None:
+    """Refuses to export a body without token types: the class has a table of them."""
     if not config.type_vocab_size:
         fields.check_written(config, type_vocab_size=1)
 
 
 def _write_roberta(config: RobertaConfig) -> dict[str, Any]:
-    _check_types(config)
+    check_types(config)
     return {
         **fields.write(COMMON, config),
         **ABSOLUTE,
@@ -169,9 +172,9 @@ BERT = Family(
     prefix="bert.",
     read_config=_read_bert,
     write_config=_write_bert,
-    body=_bert_body,
+    body=bert_body,
     heads={
-        "masked_lm": lambda _: _masked_lm(
+        "masked_lm": lambda _: masked_lm(
             "cls.predictions.transform.dense",
             "cls.predictions.transform.LayerNorm",
             "cls.predictions.bias",
@@ -203,9 +206,9 @@ ROBERTA = Family(
     prefix="roberta.",
     read_config=_read_roberta,
     write_config=_write_roberta,
-    body=_bert_body,
+    body=bert_body,
     heads={
-        "masked_lm": lambda _: _masked_lm("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
+        "masked_lm": lambda _: masked_lm("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
         "row": lambda _: [
             *linear("transform", "classifier.dense"),
             *linear("output", "classifier.out_proj"),
@@ -234,7 +237,7 @@ DISTILBERT_FAMILY = Family(
     write_config=_write_distilbert,
     body=_distilbert_body,
     heads={
-        "masked_lm": lambda _: _masked_lm(
+        "masked_lm": lambda _: masked_lm(
             "vocab_transform", "vocab_layer_norm", "vocab_projector.bias"
         ),
         "row": lambda _: [
