@@ -11,7 +11,9 @@ from jaxssl.objectives.masked_next_token import MaskedNextToken
 from jaxssl.objectives.next_sentence import NextSentence
 from jaxssl.objectives.prefix_lm import PrefixLm
 from jaxssl.objectives.replaced_tokens import ReplacedTokens
+from jaxssl.objectives.sentence_order import SentenceDistance, SentenceOrder
 from jaxssl.objectives.span_boundary import SpanBoundary
 
-register(Objective, MaskedLm, SpanBoundary, ReplacedTokens, MaskedDiffusion, NextSentence)
+register(Objective, MaskedLm, SpanBoundary, ReplacedTokens, MaskedDiffusion)
+register(Objective, NextSentence, SentenceOrder, SentenceDistance)
 register(Objective, CausalLm, PrefixLm, MaskedNextToken, Combine)

@@ -112,7 +112,7 @@ def test_what_a_recipe_says_is_shown_as_the_default(capsys):
         ("pretrain", "model", "--- model.name=qwen3, as llama, and:"),
         ("pretrain", "model.bert", "  vocab_size: int = 30522"),
         ("pretrain", "train.steps", "train.steps: int = 1000"),
-        ("pretrain", "streams.objective.masked_lm", "rate: float = 0.15"),
+        ("pretrain", "streams.objective.masked_lm", "mask_share: float = 0.8"),
         ("prepare", "source.text", "documents: 'file' | 'blank_lines' = \"file\""),
         ("tokenizer", "vocab_size", "vocab_size: int = 8192"),
     ],

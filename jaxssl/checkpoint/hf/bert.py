@@ -163,7 +163,9 @@ def _read_distilbert(given: Mapping[str, Any], names: frozenset[str]) -> DistilB
 
 
 def _write_distilbert(config: DistilBertConfig) -> dict[str, Any]:
-    fields.check_written(config, norm_epsilon=1e-12, position_offset=0, type_vocab_size=0)
+    fields.check_written(
+        config, norm_epsilon=1e-12, position_offset=0, type_vocab_size=0, pooler=False
+    )
     return {**fields.write(DISTILBERT, config), **TIED, "sinusoidal_pos_embds": False}
 
 

@@ -1,4 +1,4 @@
-"""Sentence pairs for next-sentence prediction, anchored at a sentence and so random-access.
+"""Pairs of texts from one document or two, anchored at a sentence and so random-access.
 
 Follows `create_instances_from_document` of google-research/bert (create_pretraining_data.py) for
 one instance: a chunk of sentences up to a target length, a cut between two of them, a random
@@ -22,6 +22,12 @@ row an epoch, so that a row can be had from its number alone. What this changes:
 - The random second comes from another document always; BERT gives up after ten draws.
 
 Given the anchor and the target, a row's distribution is BERT's.
+
+Two further kinds tell the order of the two. `sentence_order` (ALBERT, Lan et al., 2020) changes the
+two texts round half the time; where the chunk is one sentence, ALBERT's builder takes a random
+second and calls it swapped, so that its task holds next-sentence prediction: here such a row has a
+label without weight. `sentence_distance` (StructBERT, Wang et al., 2020) has a next, a previous or
+another document's text, a third each.
 """
 
 import dataclasses
@@ -43,15 +49,19 @@ _SPECIALS = 3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Rows are pairs of texts for next-sentence prediction, one anchored at each sentence."""
+    """Rows are pairs of texts, one anchored at each sentence."""
 
     name: Literal["pairs"] = "pairs"
     """Kind of rows: sentence pairs."""
+    label: Literal["next_sentence", "sentence_order", "sentence_distance"] = "next_sentence"
+    """What the second text may be, and is told apart by the objective of this name: the next or a
+    random one; the two changed round; or the next, the previous, or a random one."""
     short_probability: float = 0.1
     """Share of documents whose target length is drawn uniformly from [2, sequence_length - 3], as
     in BERT's builder; of the rows it is a larger share, since short targets make more of them."""
     random_probability: float = 0.5
-    """Share of rows, of those with two sentences or more, whose second text is a random one."""
+    """Share of rows, of those with two sentences or more, whose second text is a random one; for
+    next_sentence."""
 
     def __post_init__(self):
         for field in ("short_probability", "random_probability"):
@@ -63,6 +73,12 @@ class Pairs:
                     expected="a number from 0 to 1",
                     got=value,
                 )
+
+    @property
+    def random_share(self) -> float:
+        """Of rows whose second text is a random one."""
+        shares = {"sentence_order": 0.0, "sentence_distance": 1 / 3}
+        return shares.get(self.label, self.random_probability)
 
     def open(
         self,
@@ -97,19 +113,33 @@ class PairRows:
         self._targets = target_distribution(config, lengths, sequence_length - _SPECIALS)
 
     def rows(self, indices: np.ndarray, epoch: int) -> Batch:
-        """See `RowSource.rows`; `next_sentence` is 1 where the second text is random."""
+        """See `RowSource.rows`. The label int32 [B] has the name of its objective:
+
+        - `next_sentence` is 1 where the second text is random;
+        - `sentence_order` is 1 where the two are changed round;
+        - `sentence_distance` is 0, 1, 2: the next, the previous, of another document.
+
+        The last two come with `pair_weights` float32 [B], 0 where the chunk was one sentence.
+        """
         indices = np.asarray(indices, np.int64)
         draw = _Draws(counter.key(_PURPOSE, self.seed, epoch), indices)
-        first, second, random = self._pair(indices, draw)
+        first, second, random, alone = self._pair(indices, draw)
+        if self.config.label == "next_sentence":
+            labels = {"next_sentence": random.astype(np.int32)}
+        else:
+            swapped = ~random & (draw.uniform(8) < 0.5)
+            first, second = _swapped(first, second, swapped)
+            label = swapped + 2 * random * (self.config.label == "sentence_distance")
+            labels = {
+                self.config.label: label.astype(np.int32),
+                "pair_weights": (~alone).astype(np.float32),
+            }
         first, second = _truncate(first, second, self.sequence_length - _SPECIALS, draw)
-        return {
-            **self._assemble(first, second),
-            "next_sentence": random.astype(np.int32),
-            **identity(indices, epoch),
-        }
+        return {**self._assemble(first, second), **labels, **identity(indices, epoch)}
 
     def _pair(self, anchors: np.ndarray, draw: "_Draws"):
-        """The two texts before truncation, as (starts, lengths), and which seconds are random."""
+        """The two texts before truncation, as (starts, lengths), which seconds are random, and
+        which chunks are one sentence, whose second is random always."""
         split, limit = self.split, self.sequence_length - _SPECIALS
         target = np.minimum(np.searchsorted(self._targets, draw.uniform(0), side="right"), limit)
         start = split.sentence_starts(anchors)
@@ -119,11 +149,11 @@ class PairRows:
         number = last - anchors + 1
         cut = np.where(number > 1, 1 + draw.below(2, np.maximum(number - 1, 1)), 1)
         cut_at = split.sentence_ends(anchors + cut - 1)
-        random = (number == 1) | (draw.uniform(3) < self.config.random_probability)
+        random = (number == 1) | (draw.uniform(3) < self.config.random_share)
         begin, end = self._random_second(document, np.maximum(target - (cut_at - start), 1), draw)
         begin = np.where(random, begin, cut_at)
         end = np.where(random, end, split.sentence_ends(last))
-        return (start, cut_at - start), (begin, end - begin), random
+        return (start, cut_at - start), (begin, end - begin), random, number == 1
 
     def _random_second(self, document: np.ndarray, need: np.ndarray, draw: "_Draws"):
         """Sentences of another document, from a random one on, until `need` tokens: start, end."""
@@ -178,7 +208,7 @@ def target_distribution(config: Pairs, lengths: np.ndarray, limit: int) -> np.nd
         shorter = np.arange(1, min(t, len(share)))
         chunk[t] = mean_from[t] + (share[shorter] * (shorter + chunk[t - shorter])).sum()
     longer_chunks = chunk - mean_from
-    used = mean_from + longer_chunks * (1 - config.random_probability / 2)
+    used = mean_from + longer_chunks * (1 - config.random_share / 2)
     weights = np.zeros(limit + 1)
     weights[2:] = config.short_probability / max(1, limit - 1)
     weights[limit] += 1 - config.short_probability
@@ -208,6 +238,14 @@ class _Draws:
     def words(self, stream: int, rows: np.ndarray, word: np.ndarray) -> np.ndarray:
         """The given words of these rows' streams, which may be as long as one likes."""
         return counter.bits(self._key, self._indices[rows], stream, word)
+
+
+def _swapped(first, second, where: np.ndarray):
+    """Both texts, (starts, lengths), changed round in some rows."""
+    pairs = list(zip(first, second))
+    return tuple(np.where(where, b, a) for a, b in pairs), tuple(
+        np.where(where, a, b) for a, b in pairs
+    )
 
 
 def _truncate(first, second, limit: int, draw: _Draws):

@@ -28,7 +28,7 @@ class RowSource(Protocol):
           int32 `tokens`, `segment_ids` (0 is padding, documents count from 1 in each row) and
           `positions` (restart with each document), all [B, T]; uint32 `example_id` [B, 2] (high
           and low word of the index); int32 `epoch` [B]. Sentence pairs add int32 `token_types`
-          [B, T] and `next_sentence` [B].
+          [B, T] and a label [B].
         """
         ...
 

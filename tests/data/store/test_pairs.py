@@ -289,3 +289,51 @@ def test_what_cannot_be_paired_is_refused(tmp_path):
     split = build_store(tmp_path / "two", {"train": documents}).split("train")
     with pytest.raises(UserError, match="sep"):
         Pairs().open(split, 64, 0, {"cls": 2, "sep": None})
+
+
+# --- Order and distance -------------------------------------------------------------------------
+
+
+def texts_of(row):
+    """The two texts of a row, as lists of ids."""
+    tokens = row["tokens"][row["segment_ids"] > 0].tolist()
+    middle = tokens.index(SPECIAL_IDS["sep"])
+    return tokens[1:middle], tokens[middle + 1 : -1]
+
+
+@pytest.mark.parametrize("label", ["sentence_order", "sentence_distance"])
+def test_texts_that_are_told_apart_are_what_their_label_says(tmp_path, label):
+    documents = corpus(5, 40, (1, 7), (2, 6))
+    document_of = {t: i for i, document in enumerate(documents) for s in document for t in s}
+    pairs = open_pairs(tmp_path, documents, 40, label=label)
+    batch = pairs.rows(np.arange(pairs.num_rows), 0)
+    counts = np.zeros(3)
+    lone = 0
+    for i in range(pairs.num_rows):
+        a, b = texts_of({name: values[i] for name, values in batch.items()})
+        same = document_of[a[0]] == document_of[b[0]]
+        if not batch["pair_weights"][i]:
+            assert not same, "one sentence has no neighbour in its document"
+            lone += 1
+            continue
+        value = batch[label][i]
+        # Ids of a document rise: the text with the larger ones comes later.
+        expected = (0 if a[0] < b[0] else 1) if same else 2
+        assert value == expected
+        counts[value] += 1
+    assert lone > 0
+    shares = [1 / 2, 1 / 2, 0] if label == "sentence_order" else [1 / 3] * 3
+    assert counts / counts.sum() == pytest.approx(shares, abs=0.12)
+
+
+def test_changing_two_texts_round_turns_next_into_previous(tmp_path):
+    """A model that sees no order is left with ln 2: swapped rows are the same pairs."""
+    documents = corpus(6, 30, (2, 6), (2, 5))
+    ordered = open_pairs(tmp_path, documents, 40, label="sentence_order")
+    plain = open_pairs(tmp_path, documents, 40, label="next_sentence", random_probability=0.0)
+    swapped, kept = (rows.rows(np.arange(rows.num_rows), 3) for rows in (ordered, plain))
+    for i in np.flatnonzero(swapped["pair_weights"]):
+        row = {name: values[i] for name, values in swapped.items()}
+        first, second = texts_of({name: values[i] for name, values in kept.items()})
+        a, b = texts_of(row)
+        assert (a, b) == ((second, first) if row["sentence_order"] else (first, second))
