@@ -239,6 +239,7 @@ def embed_file(
     Raises:
       UserError: a mistake in the arguments or the input; there is no output then.
     """
+    refuse_below(1, batch_size=chosen.get("batch_size"), max_length=chosen.get("max_length"))
     files = [input_file(path, format, options, text) for path in inputs]
     paths = [path for file in files for path in file_paths(file.path)]
     is_array = output.endswith(NPY)
