@@ -5,6 +5,7 @@ from jaxssl.core.registry import register
 from jaxssl.objectives.base import Objective
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.combine import Combine
+from jaxssl.objectives.distil import Distil
 from jaxssl.objectives.masked_diffusion import MaskedDiffusion
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.objectives.masked_next_token import MaskedNextToken
@@ -14,6 +15,6 @@ from jaxssl.objectives.replaced_tokens import ReplacedTokens
 from jaxssl.objectives.sentence_order import SentenceDistance, SentenceOrder
 from jaxssl.objectives.span_boundary import SpanBoundary
 
-register(Objective, MaskedLm, SpanBoundary, ReplacedTokens, MaskedDiffusion)
+register(Objective, MaskedLm, SpanBoundary, ReplacedTokens, MaskedDiffusion, Distil)
 register(Objective, NextSentence, SentenceOrder, SentenceDistance)
 register(Objective, CausalLm, PrefixLm, MaskedNextToken, Combine)
