@@ -74,6 +74,18 @@ def test_moments_are_reset_or_restored_as_told_and_the_schedule_begins_anew(base
         np.testing.assert_allclose(new[name], 0.9 * old[name] + afresh[name], rtol=1e-5, atol=1e-9)
 
 
+def test_a_smaller_model_starts_from_some_of_the_layers(base, words, tmp_path):
+    changes = ("init.layers=[1]", "model.num_layers=1")
+    config = configured(words, base, tmp_path / "run", *changes)
+    train_run(config, lambda text: None)
+    before, after = tuned.whole(base), tuned.whole(tmp_path / "run")
+    assert before.keys() == after.keys()
+    for name, value in after.items():
+        expected = before[name][1:] if "/layers/" in name else before[name]
+        np.testing.assert_array_equal(value, expected, name)
+    assert sum("/layers/" in name for name in after) > 10
+
+
 def test_a_checkpoint_is_named_by_its_path(base, words, tmp_path):
     path = base / "checkpoints" / str(BASE_STEPS)
     config = configured(words, path, tmp_path / "run")

@@ -21,7 +21,7 @@ from jaxssl.core.names import compile_pattern, matches
 
 FILE_NAME = "ledger.json"
 ABOUT_RESTORED = (
-    *("step", "rename", "drop", "fresh", "resize"),
+    *("step", "rename", "drop", "fresh", "resize", "layers"),
     *("fresh_top", "cast", "optimizer"),
 )
 """Fields of `InitConfig` that say what is done with stored parameters."""
@@ -53,6 +53,9 @@ class InitConfig:
     """Patterns of parameters over the vocabulary or positions (embeddings, `masked_lm/bias`, an
     untied `causal_lm/output/kernel`) that may have another size: what there is in both is kept,
     and what is new starts fresh."""
+    layers: tuple[int, ...] = ()
+    """Which of the stored layers this model's are, in its order: a model of 6 layers from one of 12
+    with [0, 2, 4, 7, 9, 11], as DistilBERT. Empty takes all, of a model as deep."""
     fresh_top: int = 0
     """Also initialise the top k layers afresh (Zhang et al., 2020)."""
     cast: bool = False
@@ -63,6 +66,13 @@ class InitConfig:
 
     def __post_init__(self):
         check_at_least(0, self, "fresh_top")
+        if any(layer < 0 for layer in self.layers):
+            raise UserError(
+                "layers are counted from 0",
+                where="layers",
+                expected="numbers of stored layers",
+                got=list(self.layers),
+            )
         if self.scratch:
             why = "with scratch=true, which restores no parameter"
             check_unused(self, ABOUT_RESTORED, where=why, fix="leave out one or the other")
@@ -117,6 +127,7 @@ class Entry:
       source: the stored parameter; None for a fresh one.
       detail: rows or layers, where not all are treated alike.
       is_cast: whether it is converted from another dtype.
+      layers: of a stack, those of the source's that are taken, where not all are.
     """
 
     action: Action
@@ -125,6 +136,7 @@ class Entry:
     shape: tuple[int, ...]
     detail: str = ""
     is_cast: bool = False
+    layers: tuple[int, ...] = ()
 
 
 def make_ledger(
@@ -259,6 +271,8 @@ def _restored(config: InitConfig, name: str, leaf: Leaf, origin: str, stored: Le
             fix=f"set precision.parameters={stored.dtype}, or init.cast=true to convert",
         )
     action: Action = "restored" if origin == name else "renamed"
+    if config.layers and is_stacked(name):
+        return _chosen_layers(config, name, leaf, origin, stored)
     if stored.shape == leaf.shape:
         depth, top = leaf.shape[0] if is_stacked(name) else 0, config.fresh_top
         detail = f"layers {depth - top} to {depth - 1} fresh" if depth and top else ""
@@ -283,6 +297,21 @@ def _restored(config: InitConfig, name: str, leaf: Leaf, origin: str, stored: Le
         if axis is not None
         else "use the model configuration it was trained with, or init.fresh for this parameter",
     )
+
+
+def _chosen_layers(config: InitConfig, name: str, leaf: Leaf, origin: str, stored: Leaf) -> Entry:
+    """A stack of some of the stored layers."""
+    depth, layers = stored.shape[0], config.layers
+    if max(layers) >= depth or len(layers) != leaf.shape[0] or stored.shape[1:] != leaf.shape[1:]:
+        raise UserError(
+            "the stored layers that are named do not make this stack",
+            where=f"init.layers, {origin} -> {name}",
+            expected=f"{leaf.shape[0]} layers of 0 to {depth - 1}, each of {list(leaf.shape[1:])}",
+            got=f"layers {list(layers)}, each of {list(stored.shape[1:])}",
+            fix=f"set model.num_layers={len(layers)}, or name {leaf.shape[0]} of the {depth}",
+        )
+    detail = f"layers {', '.join(map(str, layers))} of {depth}"
+    return Entry("resized", name, origin, leaf.shape, detail, stored.dtype != leaf.dtype, layers)
 
 
 VOCABULARY = {"causal_lm/output/kernel": 1, "masked_lm/bias": 0}

@@ -381,7 +381,9 @@ def _value(
         return fresh
     assert entry.target is not None
     value = assemble(start.stored, raw, entry.source).astype(fresh.dtype)
-    if entry.action == "resized":
+    if entry.layers:
+        value = value[np.array(entry.layers)]
+    elif entry.action == "resized":
         axis = ledger.resized_axis(entry.target, value.shape, fresh.shape)
         assert axis is not None
         kept = min(value.shape[axis], fresh.shape[axis])

@@ -149,6 +149,20 @@ def test_top_layers_may_start_afresh():
     refused(lambda: InitConfig(from_="run", fresh_top=-1), "out of range")
 
 
+def test_some_of_the_stored_layers_make_a_model_of_fewer():
+    student = {**BODY, **leaves(encoder__layers__kernel=(2, 4, 4))}
+    entries = ledger(student, BODY, layers=(0, 2))
+    assert [(e.action, e.layers, e.detail) for e in entries] == [
+        ("restored", (), ""),
+        ("resized", (0, 2), "layers 0, 2 of 3"),
+        ("restored", (), ""),
+    ]
+    for layers in ((0, 3), (0, 1, 2), (1,)):
+        error = refused(lambda layers=layers: ledger(student, BODY, layers=layers), "do not make")
+        assert "2 layers of 0 to 2" in str(error)
+    refused(lambda: InitConfig(from_="run", layers=(0, -1)), "counted from 0")
+
+
 # --- It fails closed --------------------------------------------------------------------------
 
 
