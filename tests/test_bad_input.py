@@ -562,7 +562,7 @@ SHAPE = [
 ]
 
 
-@case("sentence pairs objective on windows", "needs sentence pairs", "data.rows.name", "pairs")
+@case("sentence pairs objective on windows", "needs sentence pairs", "data.rows", "name: pairs")
 def _(p):
     return p.pretrain("objective.name=next_sentence")
 

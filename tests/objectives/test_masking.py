@@ -333,19 +333,19 @@ def test_the_loss_is_the_mean_over_chosen_tokens():
 def test_an_awkward_number_of_slots_is_filled_up_and_changes_nothing(slots, sizes, monkeypatch):
     """37 slots in chunks of 16 are 3 of 13: a prime number must not become 37 chunks of one."""
     from jaxssl.models.model import Model
-    from jaxssl.objectives import masked_lm
+    from jaxssl.objectives import slots as slot_losses
 
     model = Model(tiny.bert(max_positions=T), (MASKED_LM,))
     params, seen = tiny.random_params(model), []
     batch = corrupt(long_batch(4, T), MaskedLm(slots=slots))
     hidden = np.random.default_rng(0).standard_normal((4, T, 16)).astype(np.float32)
-    chunked_sum = masked_lm.chunked_sum
+    chunked_sum = slot_losses.chunked_sum
 
     def spy(function, params, inputs, *rest):
         seen.append((inputs.shape[0], inputs.shape[2]))
         return chunked_sum(function, params, inputs, *rest)
 
-    monkeypatch.setattr(masked_lm, "chunked_sum", spy)
+    monkeypatch.setattr(slot_losses, "chunked_sum", spy)
 
     def both(chunk):
         def loss(params, hidden):
