@@ -1,74 +1,15 @@
-"""What holds of every objective: the same step on one device, on eight and in microbatches; a run
-that goes on to the bit; numbers that can be evaluated again."""
+"""What holds of every objective: a run goes on to the bit, and its numbers can be evaluated
+again."""
 
 import shutil
 
-import jax
 import numpy as np
-import optax
 import pytest
-import tiny
 import toy
 
-from jaxssl.core.names import flatten
-from jaxssl.models.model import Model
-from jaxssl.objectives.masked_diffusion import MaskedDiffusion
-from jaxssl.objectives.masked_next_token import MaskedNextToken
-from jaxssl.objectives.prefix_lm import PrefixLm
-from jaxssl.objectives.replaced_tokens import Generator, ReplacedTokens
-from jaxssl.objectives.span_boundary import SpanBoundary
 from jaxssl.run.open import evaluate_run
 from jaxssl.run.recipes import load_config
 from jaxssl.run.train import train_run
-
-T, SLOTS = 32, 16
-WHOLE = Generator(width=1.0, layers=0.5, num_heads=2)
-OBJECTIVES = (
-    SpanBoundary(slots=SLOTS, rate=0.3),
-    ReplacedTokens(slots=SLOTS, generator=WHOLE),
-    ReplacedTokens(slots=SLOTS, generator=WHOLE, embeddings="disentangled"),
-    MaskedDiffusion(),
-    MaskedNextToken(slots=SLOTS),
-    PrefixLm(),
-)
-NAMES = ["span boundary", "electra", "disentangled", "diffusion", "masked next token", "prefix"]
-
-
-def model_of(objective):
-    config = tiny.bert(pooler=False, dropout=0.1)
-    wanted = dict(objective.networks(config))
-    main = wanted.pop("", None)
-    others = tuple(
-        Model(network.config, network.heads, root=name, ties=network.ties)
-        for name, network in wanted.items()
-    )
-    return Model(config, objective.heads, ties=main.ties if main else (), others=others)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=NAMES)
-def test_a_step_is_the_same_on_one_device_on_eight_and_in_microbatches(objective):
-    documents = [tiny.random_documents([18, 12], seed=i) for i in range(8)]
-    batch = tiny.rows(documents, length=T)
-    model, made = model_of(objective), {}
-    for where, over, parts in (
-        ("one", tiny.mesh(), 1),
-        ("eight", tiny.mesh(2, 2, 2), 1),
-        ("parts", tiny.mesh(), 2),
-    ):
-        program = tiny.program(
-            model, objective, optax.sgd(0.1), batch, over=over, accumulation=parts
-        )
-        phase, state = tiny.begun(program)
-        state, out = tiny.take(phase, state, batch)
-        made[where] = (float(out["loss"]), flatten(jax.device_get(state.params)))
-    loss, params = made["one"]
-    assert np.isfinite(loss) and loss > 0
-    for where in ("eight", "parts"):
-        assert made[where][0] == pytest.approx(loss, rel=2e-6)
-        for name, value in made[where][1].items():
-            assert value == pytest.approx(params[name], abs=2e-6, rel=2e-5), name
-
 
 RUNS = {
     "span_boundary": {"slots": 8},
@@ -93,7 +34,7 @@ def teacher(words, tmp_path_factory):
     out = tmp_path_factory.mktemp("teacher") / "run"
     plain = toy.recipe(words, out, "masked")
     plain["model"]["pooler"] = False
-    train_run(load_config([{**plain, "train": {"steps": 2}}]), quiet)
+    train_run(load_config([{**plain, "train": {"steps": 6}}]), quiet)
     return out
 
 
