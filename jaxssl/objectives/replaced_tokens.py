@@ -118,8 +118,8 @@ class ReplacedTokens(MaskedLm):
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
         """As a masked language model; embeddings can be shared where both have one width."""
         super().check(model, vocabulary)
-        width = getattr(model, "embedding_size", None)
-        if self.embeddings != "separate" and width is None and self.generator.width != 1:
+        theirs = self.generator.of(_without_pooler(model)).embedding_width
+        if self.embeddings != "separate" and theirs != model.embedding_width:
             raise UserError(
                 "embeddings of two widths cannot be shared",
                 where="objective.generator.width",
