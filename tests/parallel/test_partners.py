@@ -1,5 +1,6 @@
 """Processes that watch each other: each is played by a thread here, with real connections."""
 
+import contextlib
 import queue
 import socket
 import threading
@@ -58,7 +59,8 @@ class Cast:
         """The process dies: the system closes its connections."""
         self.players[number]._closed.set()
         for link in self.players[number]._links.values():
-            link.connection.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # the other end may have taken leave before
+                link.connection.shutdown(socket.SHUT_RDWR)
             link.close()
 
     def ended(self, count):
