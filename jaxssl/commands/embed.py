@@ -38,6 +38,7 @@ from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_shards, replicated
 from jaxssl.run.open import TrainedModel, open_run
 from jaxssl.run.recipes import read_config
+from jaxssl.run.sentences import sentence_of
 from jaxssl.train.evaluation import DataPass, in_order, over_batches
 
 NPY = ".npy"
@@ -106,8 +107,8 @@ def open_embedder(
     step: int | str = "best",
     layers: Sequence[str] = (),
 ) -> Embedder:
-    """Restores a run. What is None is as the sentence-transformers directory says that the run was
-    imported from, if it was.
+    """Restores a run. What is None is as the run was trained to make vectors, or as the
+    sentence-transformers directory says that it was imported from.
 
     Args:
       pooling: what stands for a text, see `ops.pooling.pool`; several are concatenated. Else the
@@ -124,12 +125,12 @@ def open_embedder(
     """
     refuse_below(1, batch_size=batch_size, max_length=max_length)
     trained = open_run(run_dir, step, layers, alone=True)
-    imported = trained.config.imported
-    declared = None if imported is None else imported.sentence
+    declared = sentence_of(trained.config)
     poolings = (pooling,) if isinstance(pooling, str) else pooling
     sentence = _chosen(declared, trained.model.config, poolings, normalize, max_length)
     frame = None
-    if declared is not None:  # nothing is put around a text that the directory does not say
+    if declared is not None and trained.config.imported is not None:
+        # Nothing is put around a text that the directory does not say.
         frame = trained.tokenizer.template(False) or ([], [], [])
     with trained.in_use():
         shards = batch_shards(trained.mesh)

@@ -37,6 +37,7 @@ from jaxssl.models.model import num_parameters
 from jaxssl.report.files import Scores
 from jaxssl.run.open import TrainedModel, open_run
 from jaxssl.run.recipes import read_config
+from jaxssl.run.sentences import sentence_of
 
 CARD = "README.md"
 TOKENS = "embeddings/tokens/embedding"
@@ -77,7 +78,7 @@ def export(
             say(f"left out: {head.name}, which {found.name} does not have")
     trained = _with_padding(trained, found)
     dtype = dtype or trained.config.precision.parameters
-    sentence = trained.config.imported and trained.config.imported.sentence
+    sentence = sentence_of(trained.config)
     with new_directory(out) as directory:
         write_tokenizer_for(found, trained.model.config, trained.tokenizer, directory)
         if sentence:

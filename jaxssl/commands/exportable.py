@@ -23,6 +23,7 @@ from jaxssl.tasks.base import Task
 from jaxssl.tasks.classify import Classify
 from jaxssl.tasks.pooling import PoolingChoice, resolve
 from jaxssl.tasks.regress import Regress
+from jaxssl.tasks.similarity import Similarity
 from jaxssl.tasks.tag.task import Tag
 
 PAD = "<pad>"
@@ -57,7 +58,7 @@ def hf_class(
       UserError: there is none; says what would have one.
     """
     found, fields = {head.name: head.name for head in heads if head.name in HEADS}, {}
-    if task is not None:
+    if task is not None and not isinstance(task, Similarity):  # its vectors have no head
         kind, fields = _of_task(task, model)
         found = {kind: task.head_name}
     name = architecture_of(model, list(found))
@@ -130,7 +131,7 @@ def _of_task(task: Task, model: ModelConfig) -> tuple[str, dict[str, Any]]:
     raise UserError(
         "transformers has no class for this task",
         where="task.name",
-        expected="classify, regress, tag or answer",
+        expected="classify, regress, tag, answer or similarity",
         got=task.name,
     )
 

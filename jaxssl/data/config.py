@@ -7,6 +7,7 @@ from typing import Literal
 
 from jaxssl.core.bounds import check_at_least, check_local, check_seed
 from jaxssl.core.errors import UserError
+from jaxssl.data.store.documents import Documents
 from jaxssl.data.store.packing import Packed
 from jaxssl.data.store.pairs import Pairs
 from jaxssl.data.store.rows import Windows
@@ -76,8 +77,8 @@ class StoreConfig(DataConfig):
     """Compare all bytes of the store with their checksums at the start; false compares a sample of
     every file, and null all of a store of at most 1 GiB and a sample of a larger one. Ids that the
     vocabulary does not have are refused as they are read, too."""
-    rows: Windows | Packed | Pairs = Windows()
-    """How the store is cut into rows: windows, packed or pairs."""
+    rows: Windows | Packed | Documents | Pairs = Windows()
+    """How the store is cut into rows: windows, packed, documents or pairs."""
     sequence_length: int = 128
     """Length of a row, in tokens."""
 

@@ -204,10 +204,6 @@ class LabelHead(Head):
         return OutputHead(config, precision, self)
 
 
-REPLACED_TOKENS = LabelHead(name="replaced_tokens", size=1, transform="gelu")
-"""ELECTRA's: one number for each token, how sure it is that it was replaced."""
-
-
 class OutputHead(nn.Module):
     """Dropout, an optional dense layer, and a projection: [..., F] to [..., size] in float32."""
 

@@ -77,6 +77,9 @@ class Objective(ABC):
     name: str
     """What recipes call it."""
 
+    def __post_init__(self):  # noqa: B027
+        """Refuses fields that do not go together. Raises UserError."""
+
     @property
     def losses(self) -> Mapping[str, Loss]:
         """By name; one of the objective's own name."""
@@ -203,6 +206,10 @@ class Objective(ABC):
         """The numbers that people read of a metric's sum and weight, on the host, once."""
         value = float(total) / float(weight) if weight else math.nan
         return {metric.replace("nll/", "loss/"): value}
+
+    def alarms(self, values: Mapping[str, float]) -> tuple[str, ...]:
+        """What is told after a validation with these numbers, because something went wrong."""
+        return ()
 
     def is_lower_better(self, number: str) -> bool:
         """Whether less is better of a number of its validation."""

@@ -296,6 +296,14 @@ class Combine(Objective):
         found = term.objective.finish(own, total, weight)
         return {_labelled(term, number): value for number, value in found.items()}
 
+    def alarms(self, values: Mapping[str, float]) -> tuple[str, ...]:
+        """Those of the terms."""
+        found = []
+        for term in self.terms:
+            lead = "" if term.name is None else f"{term.name}/"
+            found += term.objective.alarms({key.removeprefix(lead): x for key, x in values.items()})
+        return tuple(found)
+
     def is_lower_better(self, number: str) -> bool:
         """As the term has it that the number is of."""
         for term in self.terms:

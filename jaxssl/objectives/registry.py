@@ -1,5 +1,6 @@
 """The self-supervised objectives that recipes can name. A new one is one file, and a line here."""
 
+import jaxssl.objectives.contrast.registry  # noqa: F401
 import jaxssl.objectives.masking.registry  # noqa: F401
 from jaxssl.core.registry import register
 from jaxssl.objectives.base import Objective
@@ -13,8 +14,9 @@ from jaxssl.objectives.next_sentence import NextSentence
 from jaxssl.objectives.prefix_lm import PrefixLm
 from jaxssl.objectives.replaced_tokens import ReplacedTokens
 from jaxssl.objectives.sentence_order import SentenceDistance, SentenceOrder
+from jaxssl.objectives.simcse import SimCse
 from jaxssl.objectives.span_boundary import SpanBoundary
 
 register(Objective, MaskedLm, SpanBoundary, ReplacedTokens, MaskedDiffusion, Distil)
-register(Objective, NextSentence, SentenceOrder, SentenceDistance)
+register(Objective, NextSentence, SentenceOrder, SentenceDistance, SimCse)
 register(Objective, CausalLm, PrefixLm, MaskedNextToken, Combine)

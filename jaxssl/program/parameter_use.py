@@ -18,14 +18,18 @@ from jaxssl.program.step import make_eval_step
 
 def unread(model: Model, streams: Sequence[Stream], vocabulary: Vocabulary) -> list[str]:
     """The parameters that neither a loss nor a prediction reads, by path."""
-    params, read = unbox(model.abstract()), set()
-    names = jax.tree.leaves(parameter_names(params))
+    params = unbox(model.abstract())
+    names = left = jax.tree.leaves(parameter_names(params))
     for stream in streams:
-        step = make_eval_step(model, stream.objective, vocabulary, seed=0)
-        jaxpr = jax.make_jaxpr(step)(params, stream.batch).jaxpr
-        _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-        read |= {name for name, is_used in zip(names, used) if is_used}
-    return [name for name in names if name not in read]
+        in_evaluation = make_eval_step(model, stream.objective, vocabulary, seed=0)
+        in_training = _loss_of(model, stream, vocabulary)
+        for step in (in_evaluation, in_training):
+            if left:
+                jaxpr = jax.make_jaxpr(step)(params, stream.batch).jaxpr
+                _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+                read = {name for name, is_used in zip(names, used) if is_used}
+                left = [name for name in left if name not in read]
+    return left
 
 
 def check_read(model: Model, streams: Sequence[Stream], vocabulary: Vocabulary) -> list[str]:
@@ -76,13 +80,13 @@ def reached(
 
 
 def _loss_of(model: Model, stream: Stream, vocabulary: Vocabulary) -> Any:
-    """A stream's loss of (params, batch), in training but without dropout."""
-    objective = stream.objective
+    """A stream's loss of (params, batch), in training."""
+    objective, key = stream.objective, jax.random.key(0)
 
     def loss(params: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
         corrupted = {**batch, **objective.corrupt(batch, 0, vocabulary)}
-        outputs = objective.forward(model, params, corrupted, None)
-        losses = all_sums(objective, model, params, outputs, corrupted).losses
+        outputs = objective.forward(model, params, corrupted, key)
+        losses = all_sums(objective, model, params, outputs, corrupted, key).losses
         return total_loss(objective, losses, objective.weights(corrupted))
 
     return loss

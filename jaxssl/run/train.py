@@ -201,7 +201,7 @@ def _describe_stream(built: Built, name: str) -> list[str]:
     opened, work = built.streams[name], built.work
     steps = work.settings.train.steps
     objective = opened.config.objective
-    summaries = [task.summary for task in objective.tasks]
+    summaries = [task.about for task in objective.tasks]
     batches = work.program.draws.before(steps)[name]
     passes = batches / max(1, work.feeds.streams[name].per_epoch)
     lead = f"{name}: " if name else ""

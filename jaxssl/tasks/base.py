@@ -97,8 +97,8 @@ class Task(Objective):
 
     @property
     @abstractmethod
-    def label(self) -> str:
-        """The column of the labels, which every labelled split must have."""
+    def label(self) -> str | None:
+        """The column of the labels, which every labelled split must have; None for none."""
 
     @property
     def has_classes(self) -> bool:
@@ -119,7 +119,8 @@ class Task(Objective):
     def needed_columns(self, labelled: bool) -> Mapping[str, str]:
         """All columns that a table must have, by the keys that name them; to predict, not
         `labelled`, it needs no label."""
-        return {**self.text_columns, **({"task.label": self.label} if labelled else {})}
+        label = {"task.label": self.label} if labelled and self.label is not None else {}
+        return {**self.text_columns, **label}
 
     def has_text(self, value: Any) -> bool:
         """Whether a value of one of these is some text: other rows are not predicted."""
@@ -132,7 +133,7 @@ class Task(Objective):
 
     @property
     @abstractmethod
-    def summary(self) -> str:
+    def about(self) -> str:
         """What a run says of the labels at its start."""
 
     def learn_labels(self, train: Table) -> "Task":

@@ -79,7 +79,7 @@ class Classify(PooledTask, LabelLoss):
     # --- On the host ---
 
     @property
-    def summary(self) -> str:
+    def about(self) -> str:
         """What is told of the labels at the start."""
         return f"{len(self.labels)} labels ({list_labels(self.labels)})"
 

@@ -6,6 +6,7 @@ from jaxssl.tasks.answer.task import Answer
 from jaxssl.tasks.classify import Classify
 from jaxssl.tasks.regress import Regress
 from jaxssl.tasks.relate.task import Relate
+from jaxssl.tasks.similarity import Similarity
 from jaxssl.tasks.tag.task import Tag
 
-register(Objective, Classify, Regress, Tag, Relate, Answer)
+register(Objective, Classify, Regress, Tag, Relate, Answer, Similarity)

@@ -52,7 +52,7 @@ class Regress(PooledTask):
     # --- On the host ---
 
     @property
-    def summary(self) -> str:
+    def about(self) -> str:
         """What is told of the labels at the start."""
         return f"the number in column {self.label}"
 

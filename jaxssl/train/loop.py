@@ -281,6 +281,9 @@ class Loop:
         self.watchdog.pause()
         values = self.validation.validate(step, self.learner.evaluated)
         self.sinks.write("validation", step, **values)
+        for text in self.validation.alarms:
+            self.sinks.note(step, text)
+            self.say(f"step {step}: {text}")
         self.watchdog.beat()
 
     def _report(self, step: int) -> None:

@@ -70,6 +70,16 @@ class Validation:
         return evaluate(step, stream.objective, params, rows, feed.tokens_per_byte).values
 
     @property
+    def alarms(self) -> list[str]:
+        """What went wrong by the last validation's numbers."""
+        found = []
+        for stream in self._program.streams:
+            lead = f"{stream.name}/" if stream.name else ""
+            own = {key.removeprefix(lead): x for key, x in self.values.items()}
+            found += [lead + text for text in stream.objective.alarms(own)]
+        return found
+
+    @property
     def is_best(self) -> bool:
         """Whether the last validation is as good as any before it."""
         return bool(self.selections[-1] <= np.nanmin([np.inf, *self.selections]))

@@ -53,7 +53,7 @@ def test_labels_are_numbered_in_their_natural_order():
     assert found.labels == ("2", "3", "11")
     given = Classify(labels=("no", "yes", "maybe")).learn_labels(table(["yes", "maybe ", "no"]))
     assert given.labels == ("no", "yes", "maybe")
-    assert "3 labels (no, yes, maybe)" in given.summary
+    assert "3 labels (no, yes, maybe)" in given.about
 
 
 def test_balanced_weights_are_scikit_learns():

@@ -104,7 +104,7 @@ class Answer(Task):
     # --- On the host ---
 
     @property
-    def summary(self) -> str:
+    def about(self) -> str:
         """What is told of the labels at the start."""
         return "a span of each context; " + (
             f"a question may have no answer, null_threshold={self.null_threshold:g}"

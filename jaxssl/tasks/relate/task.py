@@ -124,7 +124,7 @@ class Relate(LabelLoss):
     # --- On the host ---
 
     @property
-    def summary(self) -> str:
+    def about(self) -> str:
         """What is told of the labels at the start."""
         negative = "" if self.negative is None else f"; {self.negative} is no relation"
         listed = list_labels(self.labels)

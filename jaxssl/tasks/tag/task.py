@@ -116,7 +116,7 @@ class Tag(Task):
     # --- On the host ---
 
     @property
-    def summary(self) -> str:
+    def about(self) -> str:
         """What is told of the labels at the start."""
         more = ", ..." if len(self.labels) > 8 else ""
         scheme = "" if self.scheme == "none" else f" in {self.train_scheme or self.scheme}"

@@ -366,7 +366,7 @@ def test_predictions_are_those_of_a_walk_over_all_spans_of_all_windows(family, f
 def test_whether_questions_may_have_no_answer_is_found_out(files):
     assert TASK.learn_labels(table_of(files / "train.json")).nullable is True
     learnt = TASK.learn_labels(table_of(files / "all.json"))
-    assert learnt.nullable is False and "every question has an answer" in learnt.summary
+    assert learnt.nullable is False and "every question has an answer" in learnt.about
     given = dataclasses.replace(TASK, nullable=True)
     assert given.learn_labels(table_of(files / "all.json")).nullable is True
     with pytest.raises(UserError, match="(?s)a threshold for no answer.*null_threshold"):

@@ -165,7 +165,7 @@ def test_relations_are_learnt_with_their_weights():
     got = task.learn_labels(table({"relation": ["Other"] * 2 + ["A(e1,e2)", "B"]}))
     assert got.labels == ("A(e1,e2)", "B", "Other")
     assert got.weights_by_label == pytest.approx((4 / 3, 4 / 3, 2 / 3))
-    assert "3 relations" in got.summary and "Other is no relation" in got.summary
+    assert "3 relations" in got.about and "Other is no relation" in got.about
     assert got.heads[0].size == 3 and got.heads[0].num_inputs == 2
 
 

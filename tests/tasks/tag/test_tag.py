@@ -349,4 +349,4 @@ def test_predictions_are_the_likeliest_label_and_its_probability():
 def test_the_head_has_an_output_for_each_label():
     task = dataclasses.replace(Tag(), labels=("O", "B-X", "I-X"))
     assert [(head.name, head.size) for head in task.heads] == [("tag", 3)]
-    assert task.summary == "3 tags in IOB2 (O, B-X, I-X)"
+    assert task.about == "3 tags in IOB2 (O, B-X, I-X)"

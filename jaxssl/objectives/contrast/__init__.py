@@ -1,0 +1,1 @@
+"""Vectors of texts, trained by comparing the texts of a batch with each other."""

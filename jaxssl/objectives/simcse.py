@@ -1,0 +1,94 @@
+"""Unsupervised SimCSE (Gao et al., 2021): a text is told from the others of its batch by a second
+pass over it, which differs in its dropout alone.
+
+Source: princeton-nlp/SimCSE, simcse/models.py. Its settings are `pooling: cls`, `projection: true`
+and dropout 0.1. Departures: texts that are there twice are no negatives of each other; gradients go
+through the vectors of all devices (there those of other devices have none).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxssl.core.errors import UserError
+from jaxssl.core.types import Batch, Vocabulary
+from jaxssl.models.model import ModelConfig
+from jaxssl.objectives.contrast.objective import Contrasting
+from jaxssl.ops.dropout import mix
+
+SEEDS = (np.uint32(0x9E3779B9), np.uint32(0x85EBCA6B))
+"""Of the two hashes of a text: together they are equal for two that differ once in 1e19 pairs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimCse(Contrasting):
+    """Tell a text of a token store from the others by another pass over it."""
+
+    name: Literal["simcse"] = "simcse"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """The objective."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        loss = self.loss
+        if loss.reads_labels or loss.reads_negatives:
+            raise UserError(
+                "text alone has no labels and no negatives",
+                where="loss.name",
+                expected="ranking",
+                got=loss.name,
+                fix="for tables of pairs take the task similarity",
+            )
+
+    def texts_of(self, batch: Batch) -> list[Batch]:
+        """The text, twice."""
+        return [batch, batch]
+
+    def keys_of(self, batch: Batch) -> jax.Array:
+        """Of the tokens."""
+        key = _key_of_tokens(batch)
+        return jnp.stack([key, key], axis=1)
+
+    def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
+        """There must be something that two passes differ in."""
+        super().check(model, vocabulary)
+        check_dropout(model)
+
+    def check_rows(self, rows: Batch) -> None:
+        """Each row must be one text."""
+        if rows["segment_ids"].max() > 1:
+            raise UserError(
+                "a row holds several texts, and each needs a vector of its own",
+                where="data.rows.name",
+                expected="documents: one a row",
+                got="rows of several documents",
+                fix="set data.rows.name=documents, or data.rows.unit=sentence beside it",
+            )
+
+
+def check_dropout(model: ModelConfig) -> None:
+    """Refuses a model that makes the same vector of a text each time.
+
+    Raises:
+      UserError: says so.
+    """
+    if not (model.dropout or model.attention_dropout):
+        raise UserError(
+            "two passes over a text differ in their dropout, and the model has none",
+            where="model.dropout",
+            expected="above 0, 0.1 say",
+            got=0,
+        )
+
+
+def _key_of_tokens(batch: Batch) -> jax.Array:
+    """uint32 [B, 2] of the tokens of each row: two sums of hashes that go by the place."""
+    tokens = batch["tokens"].astype(jnp.uint32)
+    places = jnp.arange(tokens.shape[1], dtype=jnp.uint32)
+    sums = [
+        jnp.sum(jnp.where(batch["segment_ids"] > 0, mix(tokens ^ mix(places + seed)), 0), axis=1)
+        for seed in SEEDS
+    ]
+    return jnp.stack(sums, axis=1).astype(jnp.uint32)
