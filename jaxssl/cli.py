@@ -14,7 +14,7 @@ from jaxssl.core.interrupts import EXIT_STOPPED
 from jaxssl.core.terminal import allow_open_files, check_arguments
 
 WITH_MODEL = (
-    *("pretrain", "finetune", "evaluate", "predict", "embed", "generate", "fill-mask"),
+    *("pretrain", "finetune", "evaluate", "predict", "embed", "mine", "generate", "fill-mask"),
     *("compare", "verify", "demo"),
 )
 """The verbs that run a model."""
@@ -104,6 +104,7 @@ def make_parser() -> argparse.ArgumentParser:
             "evaluate": _evaluate,
             "predict": _predict,
             "embed": _embed,
+            "mine": _mine,
             "generate": _generate,
             "fill-mask": _fill_mask,
             "compare": _compare,
@@ -257,6 +258,18 @@ def _embed(options: argparse.Namespace) -> int:
     chosen |= _chosen(options, "text", "pooling", "normalize", "max_length", "batch_size", "prompt")
     rows = embed.embed_file(options.run_dir, options.input, options.output, **chosen)
     _print_rows(options.output, rows)
+    return 0
+
+
+def _mine(options: argparse.Namespace) -> int:
+    set_up_jax()
+    from jaxssl.commands import mine
+
+    chosen = _chosen(options, "format", "options", "overwrite", "step", "layers", "batch_size")
+    chosen |= _chosen(options, "text", "pair", "corpus")
+    choice = mine.Choice(**_chosen(options, "count", "skip", "margin", "depth"))
+    inputs, output = options.input, options.output
+    _print_rows(output, mine.mine_file(options.run_dir, inputs, output, choice=choice, **chosen))
     return 0
 
 

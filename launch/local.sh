@@ -47,6 +47,10 @@ while is_taken "$port" || is_taken "$((port + 1))"; do # at the next one the pro
   port=$((20000 + RANDOM % 10000))
 done
 
+early='' # a signal that comes before all are started: no more are
+trap 'early=INT' INT
+trap 'early=TERM' TERM HUP
+
 set -m # each process leads a group of its own, so that Ctrl-C reaches it once, and from here
 pipe=$(mktemp -u) # from the first process to the terminal and its log
 mkfifo "$pipe" || exit 2
@@ -61,6 +65,7 @@ for ((i = 0; i < count; i++)); do
   [[ -z $gpus ]] || settings+=("JAX_LOCAL_DEVICE_IDS=$(seq -s, $((i * gpus)) $((i * gpus + gpus - 1)))")
   joined=("distributed.coordinator=127.0.0.1:$port" "distributed.num_processes=$count")
   joined+=("distributed.process_id=$i")
+  [[ -z $early ]] || break
   if ((i == 0)); then
     env "${settings[@]}" "$@" "${joined[@]}" < /dev/null >&3 2>&3 3>&- &
   else
@@ -78,6 +83,7 @@ signal_all() { # SIGNAL PREFIX: to the processes, or with the prefix - to their 
 }
 trap 'signal_all INT' INT
 trap 'signal_all TERM' TERM HUP
+[[ -z $early ]] || signal_all "$early"
 
 code=0 deadline='' told=''
 while ((${#pids[@]} > 0)); do

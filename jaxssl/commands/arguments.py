@@ -1,5 +1,5 @@
-"""An argument parser that says what to do about a mistyped command; the options of predict
-and embed."""
+"""An argument parser that says what to do about a mistyped command; the options of predict,
+embed and mine."""
 
 import argparse
 import re
@@ -37,12 +37,26 @@ One vector for each row, in the order of the input, a few thousand rows at a tim
 width] in .npy, or a list in the column "embedding". Input is read as by `jaxssl predict`; a .txt
 has a text a line. What is longer than --max-length is cut, and that is said.
 
-A run that was imported from a sentence-transformers directory makes vectors as that says: pooling,
-length 1 or not, the most tokens, a prompt. What is given here stands above it.
+A run that was trained for vectors of texts (similarity, simcse), or was imported from a
+sentence-transformers directory, makes them as that says: pooling, length 1 or not, the most tokens,
+a prompt. What is given here stands above it.
 
 example:
   jaxssl import downloads/all-MiniLM-L6-v2 runs/minilm
   jaxssl embed runs/minilm --input sentences.txt --output sentences.npy
+"""
+
+MINE = """
+For each row of pairs (a question and its answer, say) the texts of other rows that the model finds
+likest to the first, and that are not its answer: they make training with the task similarity
+harder. Each row is written with them in the column "negative", or in negative1, negative2, ...
+Texts that are equal to the row's own, or that belong to an equal first text, are never chosen, nor
+those that lie nearer than its answer less --margin: these may well be answers.
+
+example:
+  jaxssl mine runs/minilm --input pairs.jsonl --output triplets.jsonl --skip 5 --margin 0.05
+  jaxssl finetune init.from=runs/minilm objective.name=similarity objective.pair=pair \\
+    'objective.negatives=[negative]' data.tables.train.path=triplets.jsonl out=runs/better
 """
 
 
@@ -152,7 +166,38 @@ def add_embed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="texts at a time (%(default)s)")
 
 
-def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
+def add_mine(parser: argparse.ArgumentParser) -> None:
+    """Adds what `jaxssl mine` takes besides a run."""
+    parser.epilog = MINE
+    _add_files(parser, "a name that ends in .jsonl, .csv or .tsv; - is standard output", keep=False)
+    parser.add_argument("--text", default="text", help="the column of the texts (%(default)s)")
+    parser.add_argument(
+        "--pair", default="pair", help="the column of what belongs to them (%(default)s)"
+    )
+    parser.add_argument(
+        "--corpus",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="files whose column --pair has further candidates",
+    )
+    parser.add_argument("--count", type=int, default=1, help="negatives a row (%(default)s)")
+    parser.add_argument(
+        "--skip", type=int, default=0, help="leave out the likest so many (%(default)s)"
+    )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=0.0,
+        help="how much less like than the answer they must be, as a cosine (%(default)s)",
+    )
+    parser.add_argument(
+        "--depth", type=int, default=100, help="look at the likest so many (%(default)s)"
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="texts at a time (%(default)s)")
+
+
+def _add_files(parser: argparse.ArgumentParser, output: str, keep: bool = True) -> None:
     parser.add_argument(
         "--input", nargs="+", required=True, metavar="FILE", help="files to read, or globs"
     )
@@ -172,10 +217,11 @@ def _add_files(parser: argparse.ArgumentParser, output: str) -> None:
         help="how the input is read, a field of data.tables.train (jaxssl finetune --help "
         "data.tables.train.file); repeatable",
     )
-    parser.add_argument(
-        "--keep-input",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="begin each row with the columns of the input (the default)",
-    )
+    if keep:
+        parser.add_argument(
+            "--keep-input",
+            action=argparse.BooleanOptionalAction,
+            default=True,
+            help="begin each row with the columns of the input (the default)",
+        )
     parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")

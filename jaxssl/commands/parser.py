@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from jaxssl.commands.arguments import Parser, add_embed, add_predict
+from jaxssl.commands.arguments import Parser, add_embed, add_mine, add_predict
 
 EPILOG = """
 A recipe is a YAML file, or the name of one that comes with jaxssl (`jaxssl config
@@ -118,6 +118,9 @@ def _add_run_verbs(verbs: Verbs) -> None:
     verb = verbs.add("embed", "one vector for each text of a file")
     _add_run(verb)
     add_embed(verb)
+    verb = verbs.add("mine", "texts that look like the answer of each row and are none")
+    _add_run(verb)
+    add_mine(verb)
 
 
 def _add_text_verbs(verbs: Verbs) -> None:

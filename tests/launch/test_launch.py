@@ -196,6 +196,28 @@ def test_a_signal_reaches_each_process_once(number, tmp_path):
         assert (tmp_path / "logs" / f"process-{i}.log").read_text() == "got\n"
 
 
+def test_a_signal_between_two_starts_ends_those_there_are(tmp_path):
+    """`seq`, which tells a process its GPUs, is slow here before the second is started."""
+    text = f"trap 'echo got; exit 75' TERM; echo ready >> {tmp_path}/ready; {WAITS[20:]}"
+    command = program(tmp_path / "tools", "program", text)
+    wait = f"[[ $1 != -s, || $2 == 0 ]] || {{ touch {tmp_path}/second; sleep 2; }}"
+    slow = program(tmp_path / "slow", "seq", f'{wait}; exec {shutil.which("seq")} "$@"')
+    started = subprocess.Popen(
+        [LAUNCH / "local.sh", "--gpus", "1", "--logs", tmp_path / "logs", "2", command, "hello"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PATH": f"{slow.parent}:{os.environ['PATH']}"},
+    )
+    both = (tmp_path / "second", tmp_path / "ready")
+    wait_for(lambda: all(path.is_file() for path in both), started)
+    started.terminate()
+    _, err = started.communicate(timeout=60)
+    assert started.returncode == 75, err
+    assert (tmp_path / "logs" / "process-0.log").read_text() == "got\n"
+    assert count(tmp_path / "ready") == 1, "the second is not started any more"
+
+
 def count(path: Path) -> int:
     return len(path.read_text().splitlines())
 

@@ -20,6 +20,7 @@ RUNS = {
     "sentence_order": {},
     "sentence_distance": {},
     "distil": {"slots": 8},
+    "simcse": {"projection": True},
 }
 PAIRS = ("sentence_order", "sentence_distance")
 
@@ -48,6 +49,8 @@ def recipe(name, words, teacher, out):
         plain["data"]["rows"]["label"] = name
     else:
         plain["model"]["pooler"] = False
+    if name == "simcse":
+        plain["data"]["rows"] = {"name": "documents"}
     if name == "distil":
         plain["networks"] = {"teacher": {"init": {"from": str(teacher)}}}
         plain["init"] = {"from": str(teacher), "layers": [1]}
