@@ -1,7 +1,7 @@
 """Types that several layers share."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,12 +32,14 @@ class Vocabulary:
         left out.
       document_end: the id that closes each document.
       word_starts: bool [size], True where a piece begins a word.
+      special_tokens: all special tokens by how they are written, with their ids.
     """
 
     size: int
     special_ids: Mapping[str, int]
     document_end: int
     word_starts: np.ndarray
+    special_tokens: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def reserved(self) -> tuple[int, ...]:

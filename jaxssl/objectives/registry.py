@@ -7,6 +7,7 @@ from jaxssl.objectives.base import Objective
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.combine import Combine
 from jaxssl.objectives.distil import Distil
+from jaxssl.objectives.fill_in_middle import FillInMiddle
 from jaxssl.objectives.masked_diffusion import MaskedDiffusion
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.objectives.masked_next_token import MaskedNextToken
@@ -19,4 +20,4 @@ from jaxssl.objectives.span_boundary import SpanBoundary
 
 register(Objective, MaskedLm, SpanBoundary, ReplacedTokens, MaskedDiffusion, Distil)
 register(Objective, NextSentence, SentenceOrder, SentenceDistance, SimCse)
-register(Objective, CausalLm, PrefixLm, MaskedNextToken, Combine)
+register(Objective, CausalLm, PrefixLm, FillInMiddle, MaskedNextToken, Combine)

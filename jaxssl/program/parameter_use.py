@@ -20,15 +20,14 @@ def unread(model: Model, streams: Sequence[Stream], vocabulary: Vocabulary) -> l
     """The parameters that neither a loss nor a prediction reads, by path."""
     params = unbox(model.abstract())
     names = left = jax.tree.leaves(parameter_names(params))
-    for stream in streams:
-        in_evaluation = make_eval_step(model, stream.objective, vocabulary, seed=0)
-        in_training = _loss_of(model, stream, vocabulary)
-        for step in (in_evaluation, in_training):
-            if left:
-                jaxpr = jax.make_jaxpr(step)(params, stream.batch).jaxpr
-                _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-                read = {name for name, is_used in zip(names, used) if is_used}
-                left = [name for name in left if name not in read]
+    evaluating = [(s, make_eval_step(model, s.objective, vocabulary, seed=0)) for s in streams]
+    training = [(stream, _loss_of(model, stream, vocabulary)) for stream in streams]
+    for stream, step in [*evaluating, *training]:  # what training alone reads is rare
+        if left:
+            jaxpr = jax.make_jaxpr(step)(params, stream.batch).jaxpr
+            _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+            read = {name for name, is_used in zip(names, used) if is_used}
+            left = [name for name in left if name not in read]
     return left
 
 

@@ -265,6 +265,7 @@ def make_vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
         special_ids=roles,
         document_end=tokenizer.document_end,
         word_starts=starts,
+        special_tokens=tokenizer.special_tokens,
     )
 
 

@@ -61,7 +61,7 @@ class Tokenizer(ABC):
     ):
         self.name, self.files, self.vocab_size = name, dict(files), vocab_size
         self.special_ids = {role: special_ids.get(role) for role in ROLES}
-        self._special_tokens = dict(special_tokens)
+        self.special_tokens = dict(special_tokens)
         self._forbidden = np.zeros(vocab_size, bool)
         self._forbidden[list(special_tokens.values())] = True
         roles = {role: id_ for role, id_ in self.special_ids.items() if id_ is not None}
@@ -122,7 +122,7 @@ class Tokenizer(ABC):
 
     def special_in(self, texts: Iterable[str]) -> list[str]:
         """The special tokens' strings that stand in texts, which are read as any other text."""
-        return [token for token in self._special_tokens if any(token in text for text in texts)]
+        return [token for token in self.special_tokens if any(token in text for text in texts)]
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoding]:
         """Ids of each text, as `encode_batch` gives them, and where its tokens stand in it.
@@ -244,7 +244,7 @@ class Tokenizer(ABC):
 
     def _cut_around(self, text: str) -> list[str]:
         """The text, cut after the first letter of each special token's string in it."""
-        pattern = "|".join(re.escape(t) for t in sorted(self._special_tokens, key=len)[::-1])
+        pattern = "|".join(re.escape(t) for t in sorted(self.special_tokens, key=len)[::-1])
         cuts = [m.start() + 1 for m in re.finditer(f"(?=({pattern}))", text, re.IGNORECASE)]
         bounds = [0, *cuts, len(text)]
         return [text[a:b] for a, b in zip(bounds, bounds[1:]) if b > a]

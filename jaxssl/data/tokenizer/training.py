@@ -61,12 +61,16 @@ class TokenizerTrainConfig:
     knows all."""
     extra_roles: tuple[Literal["pad", "mask", "cls", "sep"], ...] = ()
     """Special tokens to add to byte-level BPE, as <|pad|>."""
+    special_tokens: tuple[str, ...] = ()
+    """Further special tokens, which no text is made of, for objectives that name them
+    (<fim_prefix>, <fim_suffix>, <fim_middle>)."""
     max_bytes: int | None = None
     """Learn from this much of the text's beginning, in UTF-8 bytes; null means all of it."""
 
     def __post_init__(self):
         check_local(self, "out")
-        smallest = {"byte_bpe": 257 + len(self.extra_roles)}.get(self.kind, 100)
+        more = len(self.special_tokens)
+        smallest = {"byte_bpe": 257 + len(self.extra_roles)}.get(self.kind, 100) + more
         for name, low, value in (
             ("vocab_size", smallest, self.vocab_size),
             ("min_frequency", 1, self.min_frequency),
@@ -83,6 +87,14 @@ class TokenizerTrainConfig:
             )
         unused = {"byte_bpe": ["character_coverage"], "wordpiece": []}
         check_unused(self, unused.get(self.kind, ["min_frequency"]), where=f"with kind={self.kind}")
+        blank = [token for token in self.special_tokens if not token.strip()]
+        if blank or len({*self.special_tokens}) < more:
+            raise UserError(
+                "these are no special tokens",
+                where="special_tokens",
+                expected="different strings with something to see",
+                got=list(self.special_tokens),
+            )
         if self.extra_roles and self.kind != "byte_bpe":
             raise UserError(
                 "only byte-level BPE takes extra roles",
@@ -138,6 +150,7 @@ def _is_done(out: Path, wanted: dict) -> bool:
     if record.is_file():
         what, fix = "the record of a tokenizer is damaged", "delete the directory to train it anew"
         found = read_json(record, what=what, fix=fix)
+        found = {"special_tokens": [], **found}  # of version 0.1
         if _without_place(found) == _without_place(wanted):
             return True
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
@@ -219,8 +232,9 @@ def _train_wordpiece(config: TokenizerTrainConfig, texts: Texts) -> Tokenizer:
         show_progress=False,
     )
     learner.train_from_iterator(_pieces(texts()), trainer)
+    specials = tuple(dict.fromkeys((*WORDPIECE_SPECIALS, *config.special_tokens)))
     vocabulary = _wordpiece_vocabulary(
-        [*starting, *(f"##{c}" for c in continuing)], _merged(learner), config.vocab_size
+        [*specials, *starting, *(f"##{c}" for c in continuing)], _merged(learner), config.vocab_size
     )
 
     library = Library(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))
@@ -232,7 +246,7 @@ def _train_wordpiece(config: TokenizerTrainConfig, texts: Texts) -> Tokenizer:
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
-    library.add_special_tokens(list(WORDPIECE_SPECIALS))
+    library.add_special_tokens(list(specials))
     roles = zip(("pad", "unk", "cls", "sep", "mask"), WORDPIECE_SPECIALS)
     return _from_library(config, library, dict(roles))
 
@@ -253,7 +267,7 @@ def _train_byte_bpe(config: TokenizerTrainConfig, texts: Texts) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size,
         min_frequency=config.min_frequency,
-        special_tokens=list(dict.fromkeys(roles.values())),
+        special_tokens=list(dict.fromkeys((*roles.values(), *config.special_tokens))),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -294,7 +308,10 @@ def _sentencepiece_model(config: TokenizerTrainConfig, texts: Texts, vocab_size:
         unk_id=1,
         bos_id=2,
         eos_id=3,
-        control_symbols=["<mask>"],  # never made of text, as a user-defined symbol would be
+        control_symbols=[
+            "<mask>",
+            *config.special_tokens,
+        ],  # never made of text, as a user-defined symbol would be
         num_threads=os.cpu_count() or 1,
         minloglevel=2,
     )
@@ -356,13 +373,13 @@ def _merged(learner: Any) -> list[str]:
     return ["".join(pair) for pair in merges]
 
 
-def _wordpiece_vocabulary(alphabet: list[str], merged: list[str], size: int) -> dict[str, int]:
+def _wordpiece_vocabulary(first: list[str], merged: list[str], size: int) -> dict[str, int]:
     """Special tokens, characters as word starts and continuations, then merged pieces."""
     learnt = (
         piece.removeprefix(_WORD_MARK) if piece.startswith(_WORD_MARK) else f"##{piece}"
         for piece in merged
     )
-    pieces = itertools.chain(WORDPIECE_SPECIALS, alphabet, learnt)
+    pieces = itertools.chain(first, learnt)
     unique = dict.fromkeys(piece for piece in pieces if piece)
     return {piece: id_ for id_, piece in enumerate(itertools.islice(unique, size))}
 
