@@ -36,7 +36,7 @@ pytest_plugins = ["toy", "tuned"]
 # A file runs on one worker: those that take more than a minute come first, so that none is left
 # for the end.
 SLOW = (
-    "test_runs",
+    "test_networks",
     "test_streams",
     "test_unfreezing",
     "test_gradients",
@@ -56,8 +56,8 @@ SLOW = (
     "test_prepare",
     "test_relate",
     "test_finetune_tag",
-    "test_two_sides",
-    "test_contract",
+    "test_similarity",
+    "test_cached",
     "test_adapters",
     "test_families",
     "test_hf_parity",

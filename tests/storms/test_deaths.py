@@ -26,8 +26,18 @@ def is_starting(out):
     return (out / "run.json").is_file()  # the processes have joined, and the step is compiled
 
 
-@pytest.mark.parametrize("who", [0, 1], ids=["coordinator", "worker"])
-@pytest.mark.parametrize("when", ["starting", "training", "saving"])
+COORDINATOR, WORKER = 0, 1
+
+
+@pytest.mark.parametrize(
+    "who, when",
+    [
+        pytest.param(WORKER, "starting", id="a worker, starting"),
+        pytest.param(COORDINATOR, "training", id="the coordinator, training"),
+        pytest.param(WORKER, "training", id="a worker, training"),
+        pytest.param(COORDINATOR, "saving", id="the coordinator, saving"),
+    ],
+)
 def test_the_others_end_soon_and_the_run_goes_on_bit_for_bit(
     who, when, uninterrupted, words, tmp_path, capsys
 ):

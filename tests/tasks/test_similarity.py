@@ -17,6 +17,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.data.tables.table import Table
 from jaxssl.objectives.contrast.cosent import CoSent
 from jaxssl.objectives.contrast.triplet import Triplet
+from jaxssl.run.build import build
 from jaxssl.run.recipes import FINETUNE, load_config
 from jaxssl.run.train import train_run
 from jaxssl.scores.retrieval import query_scores, ranks_of_relevant
@@ -240,6 +241,22 @@ def test_its_parts_are_told_from_the_whole_batch(done, words, pairs, tmp_path):
     ours, theirs = (toy.rows_of(run, "train") for run in (tmp_path / "run", done))
     for one, two in zip(ours, theirs):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
+
+
+def test_each_side_is_padded_to_its_own_longest_row(words, pairs, tmp_path):
+    feed = build(configured(words, pairs, tmp_path / "run", "data.max_length=24")).work.feeds
+    batch = next(feed.streams[""].loader(slice(0, 8), 0))
+    shapes = {name: batch[name].shape[1] for name in ("tokens", "pair", "negative1")}
+    assert shapes["tokens"] < shapes["pair"] == shapes["negative1"] == 24
+    assert batch["pair_segment_ids"].sum() > batch["segment_ids"].sum()
+
+
+def test_texts_are_encoded_in_each_epoch_under_a_frozen_body(words, pairs, tmp_path):
+    """Where rows of one side are encoded once."""
+    said, short = [], ("train.steps=1", "evaluation.every=1", "optimizer.schedule.warmup=1")
+    config = configured(words, pairs, tmp_path / "run", "freezing.preset=head", *short)
+    assert train_run(config, said.append).step == 1
+    assert not any("encoded once" in line for line in said)
 
 
 def test_predictions_are_the_cosines_of_embedded_texts(done, pairs, tmp_path):

@@ -11,10 +11,6 @@ import numpy as np
 import plugged
 import pytest
 import toy
-from proofs.distil import Distil
-from proofs.electra import Electra
-from proofs.prefix_lm import PrefixLm
-from proofs.simcse import SimCse
 from safetensors.numpy import load_file
 
 from jaxssl.commands.export import export
@@ -23,6 +19,7 @@ from jaxssl.core.names import flatten
 from jaxssl.core.registry import register
 from jaxssl.objectives.base import Objective
 from jaxssl.objectives.causal_lm import CausalLm
+from jaxssl.objectives.simcse import SimCse
 from jaxssl.run.build import build
 from jaxssl.run.open import evaluate_run, fill_masks, open_run
 from jaxssl.run.recipes import load_config
@@ -53,9 +50,9 @@ class EveryToken(CausalLm):
 
 @pytest.fixture(scope="module", autouse=True)
 def registered():
-    """The objectives of these proofs can be named in recipes, here alone."""
+    """It can be named in recipes, here alone."""
     with plugged.unplugged():
-        register(Objective, Electra, Distil, SimCse, PrefixLm, EveryToken)
+        register(Objective, EveryToken)
         yield
 
 
@@ -81,7 +78,9 @@ SHORT = {
 """Of a run that is wanted for its parameters alone."""
 MASKED = {"name": "masked_lm", "slots": 8}
 RESIZED = [TABLE, "masked_lm/bias"]
-ELECTRA = {"name": "electra_proof", "table": "shared", "slots": 8}
+GENERATOR = {"layers": 0.5, "width": 1.0, "num_heads": 2}
+WHOLE = {**GENERATOR, "layers": 1.0}
+ELECTRA = {"name": "replaced_tokens", "slots": 8, "weight": 1.0, "generator": GENERATOR}
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +102,15 @@ def base(words, tmp_path_factory):
 def test_both_networks_learn_and_are_validated(electra):
     rows = toy.rows_of(electra, "validation")
     assert len(rows) == 2
-    wanted = {"loss", "loss/masked_lm", "loss/replaced", "perplexity", "accuracy/replaced"}
+    wanted = {"loss", "loss/masked_lm", "loss/replaced_tokens", "perplexity"}
     assert wanted <= rows[-1].keys()
     assert rows[-1]["loss/masked_lm"] < rows[0]["loss/masked_lm"]
     found = toy.restored(electra, 6)
     names = {name for name in found if name.startswith(".params") or "'params'" in name}
     assert any("generator" in name for name in names)
-    assert sum("tokens" in name for name in names) == 1  # the shared table exists once
+    assert (
+        sum("'embeddings'" in name and "'tokens'" in name for name in names) == 1
+    )  # the shared table exists once
 
 
 def test_a_killed_run_of_two_networks_goes_on_to_the_bit(electra, words, tmp_path):
@@ -133,7 +134,7 @@ def test_a_run_directory_says_how_its_networks_are_made(electra):
 @pytest.mark.slow
 def test_a_run_starts_from_the_discriminator_or_from_the_generator(electra, words, tmp_path):
     for network, depth in ((None, 2), ("generator", 1)):
-        table = {} if network is None else {"fresh": ["embeddings/tokens/**"]}
+        table = {} if network is None else {"fresh": ["embeddings/**"]}
         init = {"from": str(electra), "network": network, "step": 6, **table}
         given = recipe(words, tmp_path / f"from-{network}", MASKED, init=init, **SHORT)
         del given["model"]
@@ -142,7 +143,8 @@ def test_a_run_starts_from_the_discriminator_or_from_the_generator(electra, word
         built = build(config)
         entries = built.work.program.start.entries
         dropped = {e.source.split("/")[0] for e in entries if e.action == "dropped"}
-        assert dropped == ({"generator", "replaced"} if network is None else set())
+        wanted = {"generator", "replaced_tokens"} if network is None else {"replaced_tokens"}
+        assert dropped <= wanted and ("generator" in dropped) == (network is None)
         outcome = train_run(config, quiet)
         assert outcome.step == 1
         noted = json.loads((tmp_path / f"from-{network}" / "ledger.json").read_text())
@@ -152,21 +154,15 @@ def test_a_run_starts_from_the_discriminator_or_from_the_generator(electra, word
         assert names[kernel] == lead + kernel
 
 
-@pytest.mark.parametrize("table", ["shared", pytest.param("stopped", marks=pytest.mark.slow)])
-def test_the_main_network_is_exported_whole(electra, words, tmp_path, table):
-    run = electra
-    if table == "stopped":
-        run = tmp_path / "run"
-        train_run(load_config([recipe(words, run, {**ELECTRA, "table": table}, **SHORT)]), quiet)
+def test_the_main_network_is_exported_whole(electra, tmp_path):
     said = []
-    assert export(run, tmp_path / "hf", say=said.append) == "BertModel"
-    assert said == ["left out: replaced, which BertModel does not have"]
-    params = flatten(jax.device_get(open_run(run).params))
-    lead = "generator/" if table == "stopped" else ""
+    assert export(electra, tmp_path / "hf", say=said.append) == "BertModel"
+    assert said == ["left out: replaced_tokens, which BertModel does not have"]
+    params = flatten(jax.device_get(open_run(electra).params))
     found = load_file(tmp_path / "hf" / "model.safetensors")
     weight = next(x for name, x in found.items() if name.endswith("word_embeddings.weight"))
-    np.testing.assert_array_equal(weight, params[f"{lead}{TABLE}"])
-    count = sum(x.size for x in flatten(open_run(run, alone=True).params).values())
+    np.testing.assert_array_equal(weight, params[TABLE])
+    count = sum(x.size for x in flatten(open_run(electra, alone=True).params).values())
     assert f"| {count:,} |" in (tmp_path / "hf" / "README.md").read_text()
 
 
@@ -183,7 +179,7 @@ def test_a_run_of_two_networks_goes_on_with_another_remat(electra, words, tmp_pa
 @pytest.mark.slow
 def test_both_networks_start_from_one_checkpoint(base, words, tmp_path):
     init = {"from": str(base), "drop": ["pooler/**"]}
-    own = {**ELECTRA, "table": "own", "generator_layers": 2}
+    own = {**ELECTRA, "embeddings": "separate", "generator": WHOLE}
     given = recipe(words, tmp_path / "run", own, **SHORT)
     given["networks"] = {"generator": {"init": {**init, "resize": RESIZED}}}
     given["init"] = {**init, "resize": RESIZED[:1]}
@@ -200,7 +196,7 @@ def test_both_networks_start_from_one_checkpoint(base, words, tmp_path):
 @pytest.mark.slow
 def test_each_network_starts_from_what_it_is_told(base, words, tmp_path):
     networks = {"generator": {"init": {"from": str(base), "drop": ["pooler/**"]}}}
-    objective = {**ELECTRA, "generator_layers": 2}
+    objective = {**ELECTRA, "generator": WHOLE}
     still = {**SHORT, "optimizer": STILL}
     given = recipe(words, tmp_path / "run", objective, networks=networks, **still)
     built = build(load_config([given]))
@@ -218,7 +214,7 @@ def test_each_network_starts_from_what_it_is_told(base, words, tmp_path):
 
 def distil(words, base, out, **changes):
     networks = {"teacher": {"init": {"from": str(base)}}}
-    return recipe(words, out, {"name": "distil_proof", "slots": 8}, networks=networks, **changes)
+    return recipe(words, out, {"name": "distil", "slots": 8}, networks=networks, **changes)
 
 
 def test_a_teacher_keeps_its_bits_and_takes_no_room_in_checkpoints(words, base, tmp_path):
@@ -256,9 +252,9 @@ def test_a_teacher_keeps_its_bits_and_takes_no_room_in_checkpoints(words, base, 
 def test_a_teacher_must_be_restored_whole(words, base, electra, tmp_path):
     given = distil(words, base, tmp_path / "run")
     given["networks"]["teacher"]["init"] = {"from": str(electra), "network": "generator"}
-    given["networks"]["teacher"]["init"]["fresh"] = ["embeddings/tokens/**"]
+    given["networks"]["teacher"]["init"]["fresh"] = ["embeddings/**"]
     assert build(load_config([given])).work  # asked for
-    headless = recipe(words, tmp_path / "x", {"name": "simcse_proof"}, **SHORT)
+    headless = recipe(words, tmp_path / "x", {"name": "prefix_lm"}, **SHORT)
     headless |= {"out": str(tmp_path / "headless")}
     train_run(load_config([headless]), quiet)
     given["networks"]["teacher"]["init"] = {"from": headless["out"]}
@@ -286,7 +282,7 @@ def test_a_student_like_its_teacher_has_nothing_to_learn(words, base, tmp_path):
     ],
 )
 def test_a_network_that_is_not_known_is_told(networks, said, words, tmp_path):
-    given = recipe(words, tmp_path / "run", {"name": "distil_proof"}, networks=networks)
+    given = recipe(words, tmp_path / "run", {"name": "distil", "slots": 8}, networks=networks)
     with pytest.raises(UserError, match=said):
         build(load_config([given]))
 
@@ -298,10 +294,10 @@ def test_one_set_of_weights_is_a_prefix_lm_and_a_masked_lm_by_turns(words, tmp_p
     plain.pop("objective")
     streams = {
         "masked": {"objective": {"name": "masked_lm", "slots": 8}, "data": data},
-        "prefix": {"objective": {"name": "prefix_lm_proof"}, "data": {**data, "seed": 1}},
+        "prefix": {"objective": {"name": "prefix_lm"}, "data": {**data, "seed": 1}},
     }
     given = {**plain, "streams": streams, "mixture": {"name": "by_turns", "seed": 0}}
-    given |= {"train": {"steps": 40}, "evaluation": {"every": 20}}
+    given |= {"train": {"steps": 20}, "evaluation": {"every": 10}}
     config = load_config([given])
     reached = build(config).work.program.reached
     both = reached["masked"] & reached["prefix"]
@@ -314,24 +310,22 @@ def test_one_set_of_weights_is_a_prefix_lm_and_a_masked_lm_by_turns(words, tmp_p
 
 @pytest.mark.slow
 def test_contrast_beside_masked_lm_trains_on_microbatches_as_on_one_batch(words, tmp_path):
-    terms = [
-        {"objective": {"name": "masked_lm", "slots": 8}},
-        {"objective": {"name": "simcse_proof"}},
-    ]
-    rows = {}
+    terms = [{"objective": MASKED}, {"objective": {"name": "simcse"}}]
+    trained, validated = {}, {}
     for parts in (1, 4):
         out = tmp_path / f"run-{parts}"
         given = recipe(words, out, {"name": "combine", "terms": terms})
-        given["train"] = {"steps": 6, "accumulation": parts}
-        given["data"]["batch_size"] = 32
+        given["train"] = {"steps": 3, "accumulation": parts}
+        given["optimizer"]["schedule"]["warmup"] = 1
+        given["data"] |= {"batch_size": 32, "rows": {"name": "documents"}}
         train_run(load_config([given]), quiet)
-        rows[parts] = toy.rows_of(out, "train")[-1]
-    assert rows[1]["loss/contrast"] == pytest.approx(rows[4]["loss/contrast"], rel=1e-4)
-    count = build(load_config([given])).streams[""].splits["validation"].num_rows
-    last = toy.rows_of(out, "validation")[-1]
-    assert last["pool"] == count < 32
-    rows = toy.rows_of(tmp_path / "run-1", "validation")
-    assert rows[-1]["loss/masked_lm"] == pytest.approx(last["loss/masked_lm"], rel=1e-3)
+        trained[parts], validated[parts] = (toy.rows_of(out, kind)[-1] for kind in KINDS)
+    for rows in (trained, validated):
+        for number in ("loss/simcse", "loss/masked_lm"):
+            assert rows[1][number] == pytest.approx(rows[4][number], rel=1e-3)
+
+
+KINDS = ("train", "validation")
 
 
 @pytest.mark.parametrize("size, count", [(1, 9), (8, 1)])
