@@ -284,23 +284,26 @@ def _generate(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl.generate.decode import Sampling
     from jaxssl.generate.formatting import format_sample
+    from jaxssl.parallel import hosts
     from jaxssl.run.open import generate_texts
 
     chosen = _chosen(options, "temperature", "top_k", "top_p", "seed")
     sampling = Sampling(max_new_tokens=options.tokens, **chosen)
     prompts = options.prompts or [""]
     texts = generate_texts(options.run_dir, prompts, sampling, options.step, options.layers)
-    print("\n\n".join(format_sample(*both) for both in zip(prompts, texts)))
+    if hosts.is_first():
+        print("\n\n".join(format_sample(*both) for both in zip(prompts, texts)))
     return 0
 
 
 def _fill_mask(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl.generate.formatting import format_candidates
+    from jaxssl.parallel import hosts
     from jaxssl.run.open import fill_masks
 
     filled = fill_masks(options.run_dir, options.texts, options.top, options.step, options.layers)
-    for text, masks in zip(options.texts, filled):
+    for text, masks in zip(options.texts, filled) if hosts.is_first() else ():
         print(text)
         for predictions in masks:
             print(f"  {format_candidates(predictions)}")

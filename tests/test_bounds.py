@@ -9,7 +9,7 @@ import toy
 
 from jaxssl import cli
 from jaxssl.checkpoint.hf.sentence import SentenceConfig
-from jaxssl.checkpoint.ledger import InitConfig
+from jaxssl.checkpoint.init_config import InitConfig
 from jaxssl.core.errors import UserError
 from jaxssl.core.registry import members
 from jaxssl.data.config import StoreConfig, TablesConfig

@@ -10,99 +10,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from jaxssl.core.bounds import check_at_least, check_unused
+from jaxssl.checkpoint.init_config import InitConfig
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
 from jaxssl.core.files import atomic_write
-from jaxssl.core.json_files import parse_json
 from jaxssl.core.layer_names import is_stacked
 from jaxssl.core.names import compile_pattern, matches
 
 FILE_NAME = "ledger.json"
-ABOUT_RESTORED = (
-    *("step", "rename", "drop", "fresh", "resize", "layers"),
-    *("fresh_top", "cast", "optimizer"),
-)
-"""Fields of `InitConfig` that say what is done with stored parameters."""
 Action = Literal["restored", "renamed", "resized", "fresh", "dropped"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class InitConfig:
-    """Where parameters come from before training begins."""
-
-    from_: str
-    """A run directory to start from, one of its checkpoints (RUN/checkpoints/500), or a directory
-    of Hugging Face's with config.json and safetensors."""
-    step: str | int = "best"
-    """The run's checkpoint: best, last or a step."""
-    network: str | None = None
-    """Which of that run's networks; null is the main one."""
-    scratch: bool = False
-    """Take the model and the tokenizer of that run, but none of its parameters: the same network
-    from scratch, to compare with."""
-    rename: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Stored names to names of this model, by pattern: {"body/**": "encoder/**"}; each wildcard
-    stands for the same on both sides."""
-    drop: tuple[str, ...] = ()
-    """Patterns of stored parameters to leave behind. Heads that this run has no use for are."""
-    fresh: tuple[str, ...] = ()
-    """Patterns of parameters to initialise afresh. Heads that the stored model has not are."""
-    resize: tuple[str, ...] = ()
-    """Patterns of parameters over the vocabulary or positions (embeddings, `masked_lm/bias`, an
-    untied `causal_lm/output/kernel`) that may have another size: what there is in both is kept,
-    and what is new starts fresh."""
-    layers: tuple[int, ...] = ()
-    """Which of the stored layers this model's are, in its order: a model of 6 layers from one of 12
-    with [0, 2, 4, 7, 9, 11], as DistilBERT. Empty takes all, of a model as deep."""
-    fresh_top: int = 0
-    """Also initialise the top k layers afresh (Zhang et al., 2020)."""
-    cast: bool = False
-    """Accept stored parameters of another dtype than `precision.parameters`, and convert them."""
-    optimizer: Literal["reset", "restore"] = "reset"
-    """`restore` also takes the optimizer's moments, with their count, for a run that goes on with
-    all parameters as they are. The schedule of the learning rate begins anew in any case."""
-
-    def __post_init__(self):
-        check_at_least(0, self, "fresh_top")
-        if any(layer < 0 for layer in self.layers):
-            raise UserError(
-                "layers are counted from 0",
-                where="layers",
-                expected="numbers of stored layers",
-                got=list(self.layers),
-            )
-        if self.scratch:
-            why = "with scratch=true, which restores no parameter"
-            check_unused(self, ABOUT_RESTORED, where=why, fix="leave out one or the other")
-        _, step = split_checkpoint(self.from_)
-        if step is not None and self.step not in ("best", step):
-            raise UserError(
-                "two checkpoints are named",
-                where="from, step",
-                expected="a run directory and a step, or a checkpoint alone",
-                got=(self.from_, self.step),
-            )
-
-    @property
-    def run_dir(self) -> Path:
-        """The run it starts from."""
-        return split_checkpoint(self.from_)[0]
-
-    @property
-    def chosen(self) -> str | int:
-        """Which of the run's checkpoints."""
-        step = split_checkpoint(self.from_)[1]
-        return self.step if step is None else step
-
-
-def split_checkpoint(path: str | Path) -> tuple[Path, int | None]:
-    """A run directory, and the step where `path` is one of its checkpoints."""
-    path = Path(path)
-    if path.parent.name == "checkpoints" and path.name.isdecimal():
-        return path.parent.parent, int(path.name)
-    return path, None
 
 
 @dataclass(frozen=True)
@@ -397,56 +314,3 @@ def write_ledger(path: Path, origin: Mapping[str, object], entries: Sequence[Ent
             file,
             indent=1,
         )
-
-
-NETWORKS = "networks"
-"""Where the notes of further networks' bases lie beside those of the main one's."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Base:
-    """What a run, or one network of it, notes of where it started.
-
-    Attributes:
-      step: of a run; None of a Hugging Face directory.
-      manifest: the checksum of what it holds.
-      names: {parameter here: parameter there} of those that are taken.
-      tokenizer: the checksum of a Hugging Face directory's tokenizer; runs of version 0.1 lack it.
-    """
-
-    run: str
-    step: int | None
-    manifest: str
-    names: Mapping[str, str]
-    tokenizer: str | None = None
-
-
-def read_bases(noted: Any, path: Path) -> dict[str, dict[str, Any]]:
-    """{network: `Base` as a dict}, of the content of the file `path`.
-
-    Raises:
-      UserError: it is damaged.
-    """
-    what = "the note of where a run started is damaged"
-    fix = "restore it from a copy, or start the run anew in another directory"
-    if not isinstance(noted, dict) or not isinstance(noted.get(NETWORKS, {}), dict):
-        raise UserError(what, where=path, expected="an object", got="something else", fix=fix)
-    return {
-        network: dataclasses.asdict(
-            parse_json(json.dumps(base), Base, where=path, what=what, fix=fix)
-        )
-        for network, base in by_network(noted).items()
-    }
-
-
-def by_network(noted: Mapping[str, Any]) -> dict[str, Any]:
-    """{network: what is noted of its base}, of a file's content; the main one's name is empty."""
-    main = {key: value for key, value in noted.items() if key != NETWORKS}
-    return ({"": main} if main else {}) | dict(noted.get(NETWORKS, {}))
-
-
-def describe_base(noted: Mapping[str, Any]) -> str:
-    """What a run started from, in words."""
-    if noted["step"] is None:
-        return str(noted["run"])
-    return f"step {noted['step']} of {noted['run']}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxssl.checkpoint.hf.directory import CONFIG, TASK_SCOPES, open_model
 from jaxssl.checkpoint.hf.places import mistaken
-from jaxssl.checkpoint.ledger import InitConfig
+from jaxssl.checkpoint.init_config import InitConfig
 from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager
 from jaxssl.checkpoint.parameter_index import (
     CheckpointSource,

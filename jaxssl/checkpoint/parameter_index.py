@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.checkpoint import manifest
+from jaxssl.checkpoint.bases import describe_base, read_bases
 from jaxssl.checkpoint.hf.directory import CONFIG, fingerprint, open_model
-from jaxssl.checkpoint.ledger import Entry, Leaf, describe_base, read_bases
+from jaxssl.checkpoint.ledger import Entry, Leaf
 from jaxssl.checkpoint.manager import read_arrays, stored_arrays
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import sha256

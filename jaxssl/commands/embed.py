@@ -36,7 +36,7 @@ from jaxssl.models.model import Model, ModelConfig, check_length
 from jaxssl.ops.pooling import Pooling, pool
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_shards, replicated
-from jaxssl.run.open import TrainedModel, open_run
+from jaxssl.run.open import TrainedModel, check_reads_no_tables, open_run
 from jaxssl.run.recipes import read_config
 from jaxssl.run.sentences import sentence_of
 from jaxssl.train.evaluation import DataPass, in_order, over_batches
@@ -246,6 +246,7 @@ def embed_file(
     is_array = output.endswith(NPY)
     check = check_place if is_array else functools.partial(check_output, also=f"{NPY}, ")
     hosts.connect(read_config(Path(run_dir), layers).distributed)
+    check_reads_no_tables(run_dir, layers)
     hosts.first_decides(lambda: check(output, paths, overwrite) or 0)
     is_first = hosts.is_first()
     embedder = open_embedder(run_dir, layers=layers, **chosen)

@@ -22,7 +22,7 @@ from jaxssl.checkpoint.hf.sentence import (
     read_sentence,
     transformer_of,
 )
-from jaxssl.checkpoint.ledger import InitConfig
+from jaxssl.checkpoint.init_config import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.checkpoint.parameter_index import HfSource, base_record, index_hf
 from jaxssl.commands.imported_task import task_of

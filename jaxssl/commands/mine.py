@@ -21,6 +21,7 @@ from jaxssl.data.tables.read import file_paths, read_table
 from jaxssl.data.tables.table import Note, Table, join, say
 from jaxssl.data.tables.writers import check_output
 from jaxssl.parallel import hosts
+from jaxssl.run.open import check_reads_no_tables
 from jaxssl.run.recipes import read_config
 from jaxssl.tasks.texts import read_texts
 
@@ -94,6 +95,7 @@ def mine_file(
     more = [input_file(path, format, options, pair) for path in corpus]
     paths = [path for file in (*files, *more) for path in file_paths(file.path)]
     hosts.connect(read_config(Path(run_dir), layers).distributed)
+    check_reads_no_tables(run_dir, layers)
     hosts.first_decides(lambda: check_output(output, paths, overwrite) or 0)
     tables = [read_table(file, note) for file in files]
     for table in tables:

@@ -30,7 +30,7 @@ from jaxssl.parallel.mesh import replicated
 from jaxssl.program.step import make_predict_step
 from jaxssl.run.config import StreamConfig
 from jaxssl.run.feeds import as_data
-from jaxssl.run.open import TrainedModel, fitting_size, open_run
+from jaxssl.run.open import TrainedModel, check_reads_no_tables, fitting_size, open_run
 from jaxssl.run.recipes import read_config
 from jaxssl.tasks.base import Encoded, Task
 from jaxssl.train.evaluation import DataPass, in_order, over_batches
@@ -218,6 +218,7 @@ def predict(
     ]
     paths = [path for file in files for path in file_paths(file.path)]
     hosts.connect(read_config(Path(run_dir), layers).distributed)
+    check_reads_no_tables(run_dir, layers)
     hosts.first_decides(lambda: check_output(str(output), paths, overwrite) or 0)
     is_first = hosts.is_first()
     tell = note if is_first else lambda text: None

@@ -218,9 +218,12 @@ class Embeddings(nn.Module):
             self.projection = Projection((c.hidden_size,), ("embed", None), c.initializer, p)
 
     def __call__(self, batch: Batch) -> jax.Array:
-        """Hidden states [B, T, H] of `tokens`, `positions`, optional `token_types`."""
+        """Hidden states [B, T, H] of `tokens`, `positions`, optional `token_types`, and
+        `first_embedding` [B, E], which stands in the place of each row's first token's."""
         c, body, tokens = self.config, self.config.body(), batch["tokens"]
         x = self.tokens(tokens)
+        if "first_embedding" in batch:
+            x = x.at[:, 0].set(batch["first_embedding"].astype(x.dtype))
         if body.position_rows:
             x = x + self.positions(batch["positions"] + body.position_offset)
         if body.type_rows:
@@ -253,7 +256,8 @@ class Transformer(nn.Module):
 
     def encode(self, batch: Batch, pattern: Pattern | None = None) -> jax.Array:
         """Hidden states [B, T, H] of `tokens`, `segment_ids`, `positions`, optional `token_types`,
-        `row`, the rows' places in the global batch, and `prefix`, for a pattern that has one.
+        `first_embedding` [B, E], in the place of each row's first token's, `row`, the rows' places
+        in the global batch, and `prefix`, for a pattern that has one.
 
         Args:
           pattern: of attention, in place of the configuration's; layers keep their windows.

@@ -1,4 +1,4 @@
-"""Heads of vectors of texts: a projection, and what their similarities are multiplied with."""
+"""Heads of vectors of texts: projections, and what their similarities are multiplied with."""
 
 import math
 from dataclasses import dataclass
@@ -67,3 +67,28 @@ class _Projection(nn.Module):
         c, p = self.config, self.precision
         dense = Projection((c.hidden_size,), ("embed", None), c.initializer, p, name="dense")
         return jnp.tanh(dense(x))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstInputHead(Head):
+    """A vector as the embedding of a first token: [..., H] to [..., E]."""
+
+    name: str = "first_input"
+    input: Input = "row"
+
+    def make(self, config: Any, precision: Precision) -> nn.Module:
+        """The module."""
+        return _FirstInput(config, precision)
+
+
+class _FirstInput(nn.Module):
+    config: Any
+    precision: Precision
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, embeddings: Embedding, rows: jax.Array | None = None
+    ) -> jax.Array:
+        del embeddings, rows
+        c, p = self.config, self.precision
+        return Projection((c.embedding_width,), ("embed", None), c.initializer, p, name="dense")(x)

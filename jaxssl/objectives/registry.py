@@ -3,6 +3,7 @@
 import jaxssl.objectives.contrast.registry  # noqa: F401
 import jaxssl.objectives.masking.registry  # noqa: F401
 from jaxssl.core.registry import register
+from jaxssl.objectives.auto_encode import AutoEncode
 from jaxssl.objectives.base import Objective
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.combine import Combine
@@ -19,5 +20,5 @@ from jaxssl.objectives.simcse import SimCse
 from jaxssl.objectives.span_boundary import SpanBoundary
 
 register(Objective, MaskedLm, SpanBoundary, ReplacedTokens, MaskedDiffusion, Distil)
-register(Objective, NextSentence, SentenceOrder, SentenceDistance, SimCse)
+register(Objective, NextSentence, SentenceOrder, SentenceDistance, SimCse, AutoEncode)
 register(Objective, CausalLm, PrefixLm, FillInMiddle, MaskedNextToken, Combine)

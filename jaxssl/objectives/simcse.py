@@ -16,7 +16,7 @@ import numpy as np
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Vocabulary
 from jaxssl.models.model import ModelConfig
-from jaxssl.objectives.contrast.objective import Contrasting
+from jaxssl.objectives.contrast.objective import Contrasting, check_one_text
 from jaxssl.ops.dropout import mix
 
 SEEDS = (np.uint32(0x9E3779B9), np.uint32(0x85EBCA6B))
@@ -58,14 +58,7 @@ class SimCse(Contrasting):
 
     def check_rows(self, rows: Batch) -> None:
         """Each row must be one text."""
-        if rows["segment_ids"].max() > 1:
-            raise UserError(
-                "a row holds several texts, and each needs a vector of its own",
-                where="data.rows.name",
-                expected="documents: one a row",
-                got="rows of several documents",
-                fix="set data.rows.name=documents, or data.rows.unit=sentence beside it",
-            )
+        check_one_text(rows)
 
 
 def check_dropout(model: ModelConfig) -> None:

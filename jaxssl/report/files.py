@@ -9,7 +9,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from jaxssl.checkpoint.ledger import by_network
+from jaxssl.checkpoint.bases import by_network
 from jaxssl.core.errors import UserError
 from jaxssl.core.json_files import parse_json
 
@@ -76,7 +76,7 @@ class Base(Open):
 
 
 Ledger = TypedDict("Ledger", {"from": dict[str, Any], "parameters": list[Entry]})
-"""`ledger.json`; `from` has `Base`s, see `checkpoint.ledger.by_network`."""
+"""`ledger.json`; `from` has `Base`s, see `checkpoint.bases.by_network`."""
 
 
 def check_scores(scores: Scores) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxssl.checkpoint.ledger import by_network, describe_base
+from jaxssl.checkpoint.bases import by_network, describe_base
 from jaxssl.report.markup import exact
 from jaxssl.report.record import Run, number
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from jaxssl.checkpoint.ledger import by_network
+from jaxssl.checkpoint.bases import by_network
 from jaxssl.core import config as configuration
 from jaxssl.core.names import flatten, matches
 from jaxssl.parallel import partners

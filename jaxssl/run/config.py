@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxssl.checkpoint.hf.sentence import SentenceConfig
-from jaxssl.checkpoint.ledger import InitConfig
+from jaxssl.checkpoint.init_config import InitConfig
 from jaxssl.checkpoint.manager import CheckpointConfig
 from jaxssl.core import config as configuration
 from jaxssl.core.bounds import check_at_least, check_local

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxssl.checkpoint.ledger import Entry, InitConfig
+from jaxssl.checkpoint.init_config import InitConfig
+from jaxssl.checkpoint.ledger import Entry
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.names import flatten, matches
 from jaxssl.models.layers import unbox

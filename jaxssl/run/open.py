@@ -18,7 +18,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxssl.checkpoint.hf.generation import stop_ids
-from jaxssl.checkpoint.ledger import InitConfig
+from jaxssl.checkpoint.init_config import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.checkpoint.parameter_index import index_run
 from jaxssl.core.bounds import refuse_below
@@ -26,7 +26,9 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.keys import numbered_seed
 from jaxssl.core.names import flatten
 from jaxssl.core.types import Params, Vocabulary
+from jaxssl.data.config import TablesConfig
 from jaxssl.data.loader import Data
+from jaxssl.data.tables.config import TableSplits
 from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.generate.decode import Sampling
@@ -141,6 +143,30 @@ def stored_start(
     start = InitConfig(from_=str(run_dir), cast=True)  # averages are float32, whatever they are of
     wanted = model.is_needed_alone if alone else everything
     return plan_start(start, model, stored, (), is_whole=True, wanted=wanted)
+
+
+def check_reads_no_tables(run_dir: str | Path, layers: Sequence[str]) -> None:
+    """Refuses changes of the run's own tables where other files are read.
+
+    Raises:
+      UserError: names the way to say how those are read.
+    """
+    if not layers:
+        return
+    plain, changed = (read_config(Path(run_dir), given) for given in ((), layers))
+    if _tables_of(plain) != _tables_of(changed):
+        raise UserError(
+            "the run's own tables are not read here",
+            where="--with data.tables",
+            expected="changes of the model, the mesh, data.batch_size, ...",
+            got=", ".join(layer for layer in layers if "tables" in layer) or ", ".join(layers),
+            fix="say how the input is read with --set, such as --set delimiter=';'",
+        )
+
+
+def _tables_of(config: RunConfig) -> list[TableSplits]:
+    sources = config.streams.values() or [config]
+    return [each.data.tables for each in sources if isinstance(each.data, TablesConfig)]
 
 
 def mesh_here(config: MeshConfig) -> Mesh:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxssl.checkpoint.ledger import ABOUT_RESTORED, split_checkpoint
+from jaxssl.checkpoint.init_config import ABOUT_RESTORED, split_checkpoint
 from jaxssl.checkpoint.origin import find_origin, open_origin
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean

@@ -1,6 +1,7 @@
 """How a run makes a vector of a text: as it was trained to, or as the model that it imported."""
 
 from jaxssl.checkpoint.hf.sentence import SentenceConfig
+from jaxssl.objectives.auto_encode import AutoEncode
 from jaxssl.objectives.contrast.objective import Contrasting
 from jaxssl.run.config import RunConfig
 from jaxssl.tasks.similarity import Similarity
@@ -16,6 +17,10 @@ def sentence_of(config: RunConfig) -> SentenceConfig | None:
         for objective in terms:
             if isinstance(objective, Contrasting):
                 return _trained(objective, stream.data.longest[0])
+            if isinstance(objective, AutoEncode):
+                return SentenceConfig(
+                    pooling=(objective.pooling,), max_length=stream.data.longest[0]
+                )
     return None
 
 

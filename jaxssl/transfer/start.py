@@ -15,16 +15,9 @@ import numpy as np
 import optax
 
 from jaxssl.checkpoint import ledger
-from jaxssl.checkpoint.ledger import (
-    NETWORKS,
-    Entry,
-    InitConfig,
-    Leaf,
-    by_network,
-    describe_base,
-    make_ledger,
-    read_bases,
-)
+from jaxssl.checkpoint.bases import NETWORKS, by_network, describe_base, read_bases
+from jaxssl.checkpoint.init_config import InitConfig
+from jaxssl.checkpoint.ledger import Entry, Leaf, make_ledger
 from jaxssl.checkpoint.manager import (
     CheckpointConfig,
     CheckpointManager,

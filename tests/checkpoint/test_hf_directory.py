@@ -17,7 +17,7 @@ import transformers  # noqa: E402
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
 from jaxssl.checkpoint.hf.directory import open_model  # noqa: E402
-from jaxssl.checkpoint.ledger import InitConfig  # noqa: E402
+from jaxssl.checkpoint.init_config import InitConfig  # noqa: E402
 from jaxssl.checkpoint.parameter_index import index_hf  # noqa: E402
 from jaxssl.core.errors import UserError, UserErrors  # noqa: E402
 from jaxssl.core.names import flatten  # noqa: E402

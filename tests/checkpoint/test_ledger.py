@@ -8,7 +8,8 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxssl.checkpoint.ledger import InitConfig, Leaf, make_ledger, table, write_ledger
+from jaxssl.checkpoint.init_config import InitConfig
+from jaxssl.checkpoint.ledger import Leaf, make_ledger, table, write_ledger
 from jaxssl.core.errors import UserError, UserErrors
 from jaxssl.core.names import flatten, matches
 from jaxssl.models.layers import unbox

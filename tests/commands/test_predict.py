@@ -464,6 +464,7 @@ MISTAKES = [
     ("unknown output", {"output": "out.parquet"}, "format that is not written"),
     ("unknown option", {"more": ["--set", "delimeter=;"]}, "did you mean 'delimiter'"),
     ("no key=value", {"more": ["--set", "delimiter"]}, "key=value"),
+    ("own tables", {"more": ["--with", "data.tables.train.path=x.csv"]}, "--with data.tables"),
     ("too long", {"more": ["--with", "data.max_length=99"]}, "data.max_length"),
 ]
 

@@ -19,6 +19,7 @@ RUNS = {
     "sentence_order": {},
     "sentence_distance": {},
     "simcse": {"projection": True},
+    "auto_encode": {"deleted": 0.3},
 }
 PAIRS = ("sentence_order", "sentence_distance")
 
@@ -37,7 +38,7 @@ def recipe(name, words, out):
         plain["data"]["rows"]["label"] = name
     else:
         plain["model"]["pooler"] = False
-    if name == "simcse":
+    if name in ("simcse", "auto_encode"):
         plain["data"]["rows"] = {"name": "documents"}
     return plain
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import tuned
 
-from jaxssl.checkpoint.ledger import InitConfig
+from jaxssl.checkpoint.init_config import InitConfig
 from jaxssl.checkpoint.manager import CheckpointConfig
 from jaxssl.checkpoint.origin import open_origin
 from jaxssl.checkpoint.parameter_index import base_record

@@ -249,6 +249,22 @@ class Contrasting(Objective):
         )
 
 
+def check_one_text(rows: Batch) -> None:
+    """Refuses rows of several texts, where each needs a vector of its own.
+
+    Raises:
+      UserError: says which rows have one.
+    """
+    if rows["segment_ids"].max() > 1:
+        raise UserError(
+            "a row holds several texts, and each needs a vector of its own",
+            where="data.rows.name",
+            expected="documents: one a row",
+            got="rows of several documents",
+            fix="set data.rows.name=documents, or data.rows.unit=sentence beside it",
+        )
+
+
 _INPUTS = ("tokens", "segment_ids", "positions")
 
 
