@@ -4,6 +4,7 @@ As sentence-transformers' InformationRetrievalEvaluator has them, with binary re
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,19 +19,20 @@ CHUNK = 256
 
 
 def ranks_of_relevant(
-    queries: np.ndarray, candidates: np.ndarray, relevant: Sequence[np.ndarray]
+    queries: Any, candidates: Any, relevant: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
     """The rank, from 1 on, of each relevant candidate of each query, by the product of their
     vectors; of equal products the earlier candidate comes first.
 
     Args:
-      queries: [Q, H].
+      queries: [Q, H], an array or a sparse matrix.
       candidates: [C, H].
       relevant: for each query the numbers of its candidates, int [R], one at least.
     """
     found = []
-    for start in range(0, len(queries), CHUNK):
+    for start in range(0, queries.shape[0], CHUNK):
         scores = queries[start : start + CHUNK] @ candidates.T
+        scores = scores if isinstance(scores, np.ndarray) else scores.toarray()
         for row, wanted in zip(scores, relevant[start : start + CHUNK]):
             own = row[wanted]
             better = (row[None] > own[:, None]).sum(axis=1)

@@ -154,22 +154,32 @@ class Similarity(Contrasting, Task):
         labelled: bool = True,
     ) -> Encoded:
         """Rows of the text, with the others as sides, and `keys` [N, K, 2] of all of them."""
-        made, keys, cut = [], [], Truncation(0, 0, 0)
-        columns = self._columns(table, split, labelled)
-        for column, key, prompt in columns:
-            texts = read_texts(table, column, key)
-            rows, more = encode_rows(tokenizer, [prompt + t for t in texts], None, max_length)
+        made, cut = [], Truncation(0, 0, 0)
+        for column, key, prompt in self._columns(table, split, labelled):
+            texts = [prompt + text for text in read_texts(table, column, key)]
+            rows, more = encode_rows(tokenizer, texts, None, max_length)
             made.append(rows)
-            keys.append(_keys(texts))
             cut += more
-        if len(keys) == 1:
-            keys *= 2
-        per_row, references = {"keys": np.stack(keys, axis=1)}, {"keys": np.stack(keys, axis=1)}
-        if labelled and len(columns) > 1 and self.label in table.columns:
-            per_row["labels"] = references["labels"] = self._labels(table)
+        references = self.references(table, split, labelled=labelled)
         sides = {_side(number): rows for number, rows in enumerate(made[1:])}
-        rows = dataclasses.replace(made[0], per_row=per_row, sides=sides)
+        rows = dataclasses.replace(made[0], per_row=references, sides=sides)
         return Encoded(rows, references, truncation=cut)
+
+    def columns(self, table: Table, split: str) -> list[tuple[str, str]]:
+        """The columns of texts that are read of a labelled split, and their keys."""
+        return [(column, key) for column, key, _ in self._columns(table, split, True)]
+
+    def references(
+        self, table: Table, split: str, *, labelled: bool = True
+    ) -> dict[str, np.ndarray]:
+        """`keys` uint32 [N, K, 2] of the texts, equal where these are, and if there are any
+        `labels` float32 [N]. Text alone is there twice."""
+        columns = self._columns(table, split, labelled)
+        keys = [_keys(read_texts(table, column, key)) for column, key, _ in columns]
+        found = {"keys": np.stack(keys * 2 if len(keys) == 1 else keys, axis=1)}
+        if labelled and len(keys) > 1 and self.label in table.columns:
+            found["labels"] = self._labels(table)
+        return found
 
     def _columns(self, table: Table, split: str, labelled: bool) -> list[tuple[str, str, str]]:
         """The columns of texts that are read of a split, their keys and what comes before each."""
@@ -217,11 +227,18 @@ class Similarity(Contrasting, Task):
         self, predictions: Mapping[str, np.ndarray], references: Any
     ) -> dict[str, float]:
         """Of pairs with labels the correlations of their cosines; else those of retrieval."""
+        return self.scores_of(_unit(predictions["texts"]), references)
+
+    def scores_of(self, texts: Any, references: Any) -> dict[str, float]:
+        """The scores of vectors of length 1.
+
+        Args:
+          texts: [N, K, H], or for each of the K texts of a row a sparse matrix [N, H].
+        """
         from jaxssl.scores.regression import regression_scores
 
-        texts = predictions["texts"]
         if "labels" in references:
-            found = regression_scores(_cosines(texts), references["labels"])
+            found = regression_scores(_products(*_columns(texts)[:2]), references["labels"])
             return {name: found[name] for name in ("spearman", "pearson")}
         if self.pair is None:
             return {}
@@ -233,9 +250,10 @@ class Similarity(Contrasting, Task):
         the reciprocal rank and 1 [N, 2]."""
         from scipy.stats import rankdata
 
-        texts = predictions["texts"]
+        texts = _unit(predictions["texts"])
         if "labels" in references:
-            return tallies.moments(rankdata(_cosines(texts)), rankdata(references["labels"]))
+            cosines = _products(*_columns(texts)[:2])
+            return tallies.moments(rankdata(cosines), rankdata(references["labels"]))
         query, scores = _retrieval(texts, references["keys"])
         share = 1 / np.bincount(query)[query]
         return np.stack([scores[f"mrr@{DEPTH}"][query] * share, share], axis=1)
@@ -255,7 +273,7 @@ class Similarity(Contrasting, Task):
         texts = predictions["texts"]
         if self.same_text:
             return [{"embedding": vector.tolist()} for vector in texts[:, 0]]
-        return [{"cosine": float(value)} for value in _cosines(texts)]
+        return [{"cosine": float(value)} for value in _products(*_columns(_unit(texts))[:2])]
 
     def majority_baseline(self, train: Any, references: Any) -> dict[str, np.ndarray]:
         """Random vectors: equal ones would all be found first."""
@@ -309,26 +327,41 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
-def _cosines(texts: np.ndarray) -> np.ndarray:
-    """[N] of the first two texts of each row, of vectors [N, K, H]."""
-    vectors = _unit(texts[:, :2])
-    return np.sum(vectors[:, 0] * vectors[:, 1], axis=-1)
+def _columns(texts: Any) -> list[Any]:
+    """The K texts of all rows, each [N, H]."""
+    return list(np.swapaxes(texts, 0, 1)) if isinstance(texts, np.ndarray) else list(texts)
 
 
-def _retrieval(texts: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _products(one: Any, other: Any) -> np.ndarray:
+    """[N] of two [N, H], row by row."""
+    if isinstance(one, np.ndarray):
+        return np.sum(one * other, axis=-1)
+    return np.asarray(one.multiply(other).sum(axis=1)).ravel()
+
+
+def _stacked(parts: Sequence[Any]) -> Any:
+    """Rows one after the other."""
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    from scipy.sparse import vstack
+
+    return vstack(parts, format="csr")
+
+
+def _retrieval(texts: Any, keys: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Each row's query, int [N], and the scores [Q] of each query.
 
     Queries are the different first texts, candidates all different other texts; what is relevant to
     a query are the second texts of all rows that ask it.
     """
-    whole = np.ascontiguousarray(keys.astype(np.uint64))
+    whole = keys.astype(np.uint64)
     one = whole[..., 0] << np.uint64(32) | whole[..., 1]
     _, first_at, query = np.unique(one[:, 0], return_index=True, return_inverse=True)
-    _, other_at, other = np.unique(one[:, 1:], return_index=True, return_inverse=True)
-    answers = other.reshape(len(keys), -1)[:, 0]
-    vectors = _unit(texts)
-    others = vectors[:, 1:].reshape(-1, texts.shape[-1])[other_at]
+    _, other_at, other = np.unique(one[:, 1:].T, return_index=True, return_inverse=True)
+    answers = other.reshape(-1, len(keys))[0]
+    first, *others = _columns(texts)
     order = np.argsort(query, kind="stable")
     groups = np.split(answers[order], np.cumsum(np.bincount(query))[:-1])
-    ranks = ranks_of_relevant(vectors[first_at, 0], others, [np.unique(group) for group in groups])
+    relevant = [np.unique(group) for group in groups]
+    ranks = ranks_of_relevant(first[first_at], _stacked(others)[other_at], relevant)
     return query, query_scores(ranks)

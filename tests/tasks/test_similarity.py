@@ -10,18 +10,20 @@ import toy
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
+from jaxssl.commands.baseline import bag_of_words
 from jaxssl.commands.embed import open_embedder
 from jaxssl.commands.export import export
 from jaxssl.commands.predict import predict
 from jaxssl.core.errors import UserError
 from jaxssl.data.tables.table import Table
 from jaxssl.objectives.contrast.cosent import CoSent
+from jaxssl.objectives.contrast.ranking import Ranking
 from jaxssl.objectives.contrast.triplet import Triplet
 from jaxssl.run.build import build
 from jaxssl.run.recipes import FINETUNE, load_config
 from jaxssl.run.train import train_run
 from jaxssl.scores.retrieval import query_scores, ranks_of_relevant
-from jaxssl.tasks.similarity import Similarity, _cosines, _retrieval
+from jaxssl.tasks.similarity import Similarity, _retrieval
 
 STEPS = 12
 
@@ -151,7 +153,8 @@ def test_scores_of_retrieval_are_those_of_sentence_transformers():
         main_score_function="cosine", write_csv=False,
     )  # fmt: skip
     theirs = evaluator.compute_metrices(Vectors())["cosine"]
-    query, ours = _retrieval(texts, keys)
+    unit = texts / np.linalg.norm(texts, axis=-1, keepdims=True)
+    query, ours = _retrieval(unit, keys)
     assert len(np.unique(query)) == len(asked)
     assert ours["mrr@10"].mean() == pytest.approx(theirs["mrr@k"][10])
     assert ours["ndcg@10"].mean() == pytest.approx(theirs["ndcg@k"][10])
@@ -169,6 +172,35 @@ def test_the_metric_is_a_function_of_sums_over_rows(labelled):
     scores = task.own_scores(texts, references)
     found = task.from_tallies(task.tallies(texts, references).sum(axis=0))
     assert found == pytest.approx(scores[task.metric], abs=1e-9)
+
+
+@pytest.mark.parametrize("label", [None, "score"])
+def test_a_bag_of_words_has_the_scores_of_its_vectors(label, pairs, tmp_path):
+    """TF-IDF and the cosine: as of the same vectors, written out."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["score"] = number % 7
+    path, held = tmp_path / "train.jsonl", tmp_path / "held.jsonl"
+    for place, part in ((path, rows[:40]), (held, rows[40:])):
+        place.write_text("".join(json.dumps(row) + "\n" for row in part))
+    task = {"name": "similarity", "pair": "pair"}
+    if label:
+        task |= {"label": label, "loss": {"name": "cosent"}}
+    tables = {"train": {"path": str(path)}, "validation": {"path": str(held)}}
+    model = {"name": "bert", "vocab_size": 99}
+    content = {"objective": task, "data": {"tables": tables}, "model": model, "out": "y"}
+    config = load_config([content], (), FINETUNE)
+    found = bag_of_words(config)["validation"]
+    words = TfidfVectorizer(sublinear_tf=True)
+    words.fit([row[name] for name in ("text", "pair") for row in rows[:40]])
+    made = [words.transform([r[name] for r in rows[40:]]).toarray() for name in ("text", "pair")]
+    wanted = Similarity(pair="pair", label=label, loss=CoSent() if label else Ranking())
+    given = {name: [row[name] for row in rows[40:]] for name in ("text", "pair", "score")}
+    references = wanted.references(table(**given), "validation")
+    again = wanted.own_scores({"texts": np.stack(made, axis=1)}, references)
+    assert found == pytest.approx(again)
 
 
 # --- Runs ---------------------------------------------------------------------------------------
@@ -268,7 +300,7 @@ def test_predictions_are_the_cosines_of_embedded_texts(done, pairs, tmp_path):
     texts = [open_embedder(done, step="last", prompt="query").embed([r["text"] for r in rows])]
     texts.append(open_embedder(done, step="last").embed([r["pair"] for r in rows]))
     np.testing.assert_allclose(np.linalg.norm(texts, axis=-1), 1, atol=1e-5)
-    wanted = _cosines(np.stack(texts, axis=1))
+    wanted = np.sum(texts[0] * texts[1], axis=1)
     np.testing.assert_allclose([row["cosine"] for row in made], wanted, atol=2e-6)
 
 
