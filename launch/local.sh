@@ -107,7 +107,8 @@ while ((${#pids[@]} > 0)); do
     [[ -n $told ]] || echo "local.sh: ended processes ${!pids[*]}: $GRACE s after the others" >&2
     signal_all KILL -
   fi
-  sleep 0.2
+  sleep 0.2 & # bash may lose a Ctrl-C while it waits for a command, and `wait` does not
+  wait "$!"
 done
 wait "$shown"
 exit "$code"

@@ -57,11 +57,13 @@ def hf_class(
     Raises:
       UserError: there is none; says what would have one.
     """
-    # A head that no class of the family has, such as a discriminator's on BERT, is left out.
-    family = {name for each in family_of(model).architectures.values() for name in each.heads}
-    found = {head.name: head.name for head in heads if head.name in HEADS and head.name in family}
-    fields: Mapping[str, Any] = {}
-    if task is not None and not isinstance(task, Similarity):  # its vectors have no head
+    if task is None or isinstance(task, Similarity):  # its vectors have no head
+        # A head that no class of the family has, such as a discriminator's on BERT, is left out.
+        family = {name for each in family_of(model).architectures.values() for name in each.heads}
+        known = HEADS.keys() & family
+        found = {head.name: head.name for head in heads if head.name in known}
+        fields: Mapping[str, Any] = {}
+    else:
         kind, fields = _of_task(task, model)
         found = {kind: task.head_name}
     name = architecture_of(model, list(found))

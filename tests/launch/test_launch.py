@@ -145,7 +145,8 @@ def test_gpus_are_given_out_in_order(tmp_path):
 
 
 CASE = "case $4 in *=0) {first} ;; *) {second} ;; esac"
-WAITS = "trap 'exit 75' TERM; for _ in $(seq 300); do sleep 0.1; done"
+# `wait` hears a signal at once; while bash waits for a command it may lose one.
+WAITS = "trap 'exit 75' TERM; for _ in $(seq 300); do sleep 0.1 & wait $!; done"
 
 
 @pytest.mark.parametrize(
