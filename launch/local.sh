@@ -107,7 +107,7 @@ while ((${#pids[@]} > 0)); do
     [[ -n $told ]] || echo "local.sh: ended processes ${!pids[*]}: $GRACE s after the others" >&2
     signal_all KILL -
   fi
-  sleep 0.2 & # bash may lose a Ctrl-C while it waits for a command, and `wait` does not
+  sleep 0.2 & # `wait` hears a signal at once, a command is waited for first
   wait "$!"
 done
 wait "$shown"

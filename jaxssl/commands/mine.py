@@ -179,8 +179,9 @@ def _write(
         )
     if len(found) < len(rows):
         note(
-            f"mine: {len(rows) - len(found):,} of {len(rows):,} rows have fewer than "
-            f"{choice.count} negatives, and are left out"
+            f"mine: {len(rows) - len(found):,} of {len(rows):,} rows are left out: of their likest "
+            f"{choice.depth} texts fewer than {choice.count} lie further away than the answer "
+            f"(--margin, --depth, --skip)"
         )
     names = ["negative"] if choice.count == 1 else [f"negative{i + 1}" for i in range(choice.count)]
     made: list[dict[str, Any]] = [

@@ -75,7 +75,7 @@ def test_rows_without_enough_are_told_and_none_is_an_error(base, pairs, tmp_path
     # Rows of two answers have two candidates left, the others three.
     choice = Choice(count=3, margin=-2)
     rows = mine.mine_file(base, [str(pairs)], str(out), choice=choice, note=said.append)
-    assert rows == 2 and any("2 of 4 rows have fewer than 3" in text for text in said)
+    assert rows == 2 and any("2 of 4 rows are left out" in text for text in said)
     with pytest.raises(UserError, match="enough negatives"):
         mine.mine_file(base, [str(pairs)], str(tmp_path / "x.jsonl"), choice=Choice(margin=2))
     assert not (tmp_path / "x.jsonl").exists()
