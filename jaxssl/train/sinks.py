@@ -102,7 +102,8 @@ class TensorBoardSink:
             self._writer.add_text(kind, _as_text(row), step)
             return
         for key, value in _numbers(row).items():
-            self._writer.add_scalar(f"{kind}/{key}", value, step)
+            if value == value:  # a share of nothing is no point of a curve, and would be warned of
+                self._writer.add_scalar(f"{kind}/{key}", value, step)
 
     def close(self) -> None:
         if self._failed is None:  # else its queue would be waited for, which nobody reads

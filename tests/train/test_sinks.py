@@ -198,6 +198,14 @@ def test_tensorboard_holds_every_number_under_its_kind(tmp_path):
     assert restarts == []
 
 
+def test_tensorboard_gets_no_point_of_what_is_a_share_of_nothing(tmp_path, caplog):
+    """It would warn of each: precision where nothing was found, say."""
+    sink = TensorBoardSink(tmp_path)
+    sink.write({"kind": "train", "step": 2, "loss": 0.5, "precision": float("nan")})
+    sink.close()
+    assert events(tmp_path)[0] == {("train/loss", 2): 0.5} and not caplog.records
+
+
 def test_going_back_hides_later_rows_from_tensorboard_and_removes_them_from_the_file(tmp_path):
     sinks = Sinks.open(tmp_path)
     for step in (1, 2, 3):
