@@ -177,14 +177,17 @@ def test_where_another_process_fails_its_last_lines_are_shown(tmp_path):
     assert "process 1 ended with 1: " in done.stderr and "error: no memory\n" in done.stderr
 
 
-def hear_interrupts() -> None:
+@pytest.fixture
+def hears_interrupts():
     """Tests in the background of a shell ignore them, and a shell cannot trap what it was given
     ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_reaches_each_process_once(number, tmp_path):
+def test_a_signal_reaches_each_process_once(number, hears_interrupts, tmp_path):
     name = number.name.removeprefix("SIG")
     text = f"trap 'echo got; exit 75' {name}; echo ready >> {tmp_path}/ready; {WAITS[20:]}"
     command = program(tmp_path / "tools", "program", text)
@@ -194,7 +197,6 @@ def test_a_signal_reaches_each_process_once(number, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=hear_interrupts,
     )
     wait_for(lambda: (tmp_path / "ready").is_file() and count(tmp_path / "ready") == 2, started)
     os.killpg(started.pid, number)  # as a terminal does with Ctrl-C
