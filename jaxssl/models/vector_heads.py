@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -44,51 +44,35 @@ class _Scale(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProjectionHead(Head):
-    """SimCSE's: a dense layer of the body's width and tanh, [..., H] to [..., H]."""
+class VectorHead(Head):
+    """A dense layer over a vector [..., H].
 
-    name: str = "projection"
+    Attributes:
+      to: the width that comes out: of hidden states [..., H], or of embeddings [..., E].
+      tanh: whether a tanh follows.
+    """
+
     input: Input = "row"
+    to: Literal["hidden", "embedding"] = "hidden"
+    tanh: bool = False
 
     def make(self, config: Any, precision: Precision) -> nn.Module:
         """The module."""
-        return _Projection(config, precision)
+        width = config.hidden_size if self.to == "hidden" else config.embedding_width
+        return _Dense(config, precision, width, self.tanh)
 
 
-class _Projection(nn.Module):
+class _Dense(nn.Module):
     config: Any
     precision: Precision
+    width: int
+    tanh: bool
 
     @nn.compact
     def __call__(
         self, x: jax.Array, embeddings: Embedding, rows: jax.Array | None = None
     ) -> jax.Array:
         del embeddings, rows
-        c, p = self.config, self.precision
-        dense = Projection((c.hidden_size,), ("embed", None), c.initializer, p, name="dense")
-        return jnp.tanh(dense(x))
-
-
-@dataclass(frozen=True, kw_only=True)
-class FirstInputHead(Head):
-    """A vector as the embedding of a first token: [..., H] to [..., E]."""
-
-    name: str = "first_input"
-    input: Input = "row"
-
-    def make(self, config: Any, precision: Precision) -> nn.Module:
-        """The module."""
-        return _FirstInput(config, precision)
-
-
-class _FirstInput(nn.Module):
-    config: Any
-    precision: Precision
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, embeddings: Embedding, rows: jax.Array | None = None
-    ) -> jax.Array:
-        del embeddings, rows
-        c, p = self.config, self.precision
-        return Projection((c.embedding_width,), ("embed", None), c.initializer, p, name="dense")(x)
+        axes, start = ("embed", None), self.config.initializer
+        y = Projection((self.width,), axes, start, self.precision, name="dense")(x)
+        return jnp.tanh(y) if self.tanh else y

@@ -19,20 +19,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.core.bounds import check_at_least, check_share
-from jaxssl.core.errors import UserError
 from jaxssl.core.keys import example_keys
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.models.heads import CAUSAL_LM, Head
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.models.network import Network, Tie
-from jaxssl.models.vector_heads import FirstInputHead
+from jaxssl.models.vector_heads import VectorHead
 from jaxssl.objectives.base import Loss, Outputs, Sums
 from jaxssl.objectives.causal_lm import CausalLm
-from jaxssl.objectives.contrast.objective import check_one_text
+from jaxssl.objectives.contrast.objective import check_one_text, check_pooling
 from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.ops.pooling import Pooling, pool
 
-DECODER, FIRST = "auto_decoder", FirstInputHead()
+DECODER, FIRST = "auto_decoder", VectorHead(name="first_input", to="embedding")
 CAUSAL = Pattern(causal=True)
 DELETED = 0x64656C
 """What an example's key is folded with for the tokens that are deleted."""
@@ -82,13 +81,7 @@ class AutoEncode(CausalLm):
 
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
         """The pooling must be one that the model has."""
-        if model.causal and self.pooling == "cls":
-            raise UserError(
-                "the first token of a causal model has seen nothing of the text",
-                where="objective.pooling",
-                expected="last or mean",
-                got="cls",
-            )
+        check_pooling(self.pooling, model)
 
     def check_rows(self, rows: Batch) -> None:
         """Each row must be one text."""

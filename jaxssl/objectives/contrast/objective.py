@@ -14,7 +14,7 @@ from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.core.upcast import upcast
 from jaxssl.models.heads import Head
 from jaxssl.models.model import Model, ModelConfig
-from jaxssl.models.vector_heads import ProjectionHead, ScaleHead
+from jaxssl.models.vector_heads import ScaleHead, VectorHead
 from jaxssl.objectives.base import Loss, Objective, Outputs, Sums
 from jaxssl.objectives.contrast.base import Contrast, Texts
 from jaxssl.objectives.contrast.ranking import Ranking
@@ -22,7 +22,8 @@ from jaxssl.ops.contrast import alignment, effective_rank, uniformity_terms, uni
 from jaxssl.ops.pooling import Pooling, pool
 from jaxssl.ops.texts import fold_texts, unfold_texts
 
-PROJECTION = ProjectionHead()
+PROJECTION = VectorHead(name="projection", tanh=True)
+"""SimCSE's."""
 COLLAPSED = 1.5
 """Vectors that use fewer directions than this are one point, or a line."""
 
@@ -90,13 +91,7 @@ class Contrasting(Objective):
 
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
         """The pooling and the widths must be some that the model has."""
-        if model.causal and self.pooling == "cls":
-            raise UserError(
-                "the first token of a causal model has seen nothing of the text",
-                where="objective.pooling",
-                expected="last or mean",
-                got="cls",
-            )
+        check_pooling(self.pooling, model)
         if max(self.widths, default=0) > model.hidden_size:
             raise UserError(
                 "a vector has fewer numbers than one of the widths",
@@ -246,6 +241,21 @@ class Contrasting(Objective):
             f"the vectors of texts have collapsed: they use {rank:.2f} directions (effective "
             "rank), and 1 is a single point. A lower learning rate, a larger batch or a longer "
             "warm-up may help",
+        )
+
+
+def check_pooling(pooling: Pooling, model: ModelConfig) -> None:
+    """Refuses the first token of a causal model.
+
+    Raises:
+      UserError: says what to use.
+    """
+    if model.causal and pooling == "cls":
+        raise UserError(
+            "the first token of a causal model has seen nothing of the text",
+            where="objective.pooling",
+            expected="last or mean",
+            got="cls",
         )
 
 
