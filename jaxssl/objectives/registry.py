@@ -13,6 +13,7 @@ from jaxssl.objectives.masked_diffusion import MaskedDiffusion
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.objectives.masked_next_token import MaskedNextToken
 from jaxssl.objectives.next_sentence import NextSentence
+from jaxssl.objectives.passages import Passages
 from jaxssl.objectives.prefix_lm import PrefixLm
 from jaxssl.objectives.replaced_tokens import ReplacedTokens
 from jaxssl.objectives.sentence_order import SentenceDistance, SentenceOrder
@@ -20,5 +21,5 @@ from jaxssl.objectives.simcse import SimCse
 from jaxssl.objectives.span_boundary import SpanBoundary
 
 register(Objective, MaskedLm, SpanBoundary, ReplacedTokens, MaskedDiffusion, Distil)
-register(Objective, NextSentence, SentenceOrder, SentenceDistance, SimCse, AutoEncode)
+register(Objective, NextSentence, SentenceOrder, SentenceDistance, SimCse, Passages, AutoEncode)
 register(Objective, CausalLm, PrefixLm, FillInMiddle, MaskedNextToken, Combine)

@@ -11,16 +11,12 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Vocabulary
 from jaxssl.models.model import ModelConfig
-from jaxssl.objectives.contrast.objective import Contrasting, check_one_text
-from jaxssl.ops.dropout import mix
-
-SEEDS = (np.uint32(0x9E3779B9), np.uint32(0x85EBCA6B))
-"""Of the two hashes of a text: together they are equal for two that differ once in 1e19 pairs."""
+from jaxssl.objectives.contrast.objective import Contrasting, check_one_text, check_text_alone
+from jaxssl.ops.texts import key_of_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +28,7 @@ class SimCse(Contrasting):
 
     def __post_init__(self):
         super().__post_init__()
-        loss = self.loss
-        if loss.reads_labels or loss.reads_negatives:
-            raise UserError(
-                "text alone has no labels and no negatives",
-                where="loss.name",
-                expected="ranking",
-                got=loss.name,
-                fix="for tables of pairs take the task similarity",
-            )
+        check_text_alone(self.loss)
 
     def texts_of(self, batch: Batch) -> list[Batch]:
         """The text, twice."""
@@ -48,7 +36,7 @@ class SimCse(Contrasting):
 
     def keys_of(self, batch: Batch) -> jax.Array:
         """Of the tokens."""
-        key = _key_of_tokens(batch)
+        key = key_of_tokens(batch)
         return jnp.stack([key, key], axis=1)
 
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
@@ -74,14 +62,3 @@ def check_dropout(model: ModelConfig) -> None:
             expected="above 0, 0.1 say",
             got=0,
         )
-
-
-def _key_of_tokens(batch: Batch) -> jax.Array:
-    """uint32 [B, 2] of the tokens of each row: two sums of hashes that go by the place."""
-    tokens = batch["tokens"].astype(jnp.uint32)
-    places = jnp.arange(tokens.shape[1], dtype=jnp.uint32)
-    sums = [
-        jnp.sum(jnp.where(batch["segment_ids"] > 0, mix(tokens ^ mix(places + seed)), 0), axis=1)
-        for seed in SEEDS
-    ]
-    return jnp.stack(sums, axis=1).astype(jnp.uint32)

@@ -4,8 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxssl.core.types import Batch
+from jaxssl.ops.dropout import mix
+
+SEEDS = (np.uint32(0x9E3779B9), np.uint32(0x85EBCA6B))
+"""Of the two hashes of a text: together they are equal for two that differ once in 1e19 pairs."""
 
 
 def fold_texts(batch: Batch, count: int) -> dict[str, Any]:
@@ -27,3 +32,14 @@ def fold_texts(batch: Batch, count: int) -> dict[str, Any]:
 def unfold_texts(x: jax.Array, count: int) -> jax.Array:
     """What a model makes of folded rows, [B x K, ...], as [B, K, ...]."""
     return x.reshape(-1, count, *x.shape[1:])
+
+
+def key_of_tokens(batch: Batch) -> jax.Array:
+    """uint32 [B, 2] of the tokens of each row: two sums of hashes that go by the place."""
+    tokens = batch["tokens"].astype(jnp.uint32)
+    places = jnp.arange(tokens.shape[1], dtype=jnp.uint32)
+    sums = [
+        jnp.sum(jnp.where(batch["segment_ids"] > 0, mix(tokens ^ mix(places + seed)), 0), axis=1)
+        for seed in SEEDS
+    ]
+    return jnp.stack(sums, axis=1).astype(jnp.uint32)

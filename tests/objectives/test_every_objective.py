@@ -20,6 +20,7 @@ RUNS = {
     "sentence_distance": {},
     "simcse": {"projection": True},
     "auto_encode": {"deleted": 0.3},
+    "passages": {"shortest": 2},
 }
 PAIRS = ("sentence_order", "sentence_distance")
 

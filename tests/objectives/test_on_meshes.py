@@ -10,6 +10,7 @@ from jaxssl.core.names import flatten
 from jaxssl.models.model import Model
 from jaxssl.objectives.masked_diffusion import MaskedDiffusion
 from jaxssl.objectives.masked_next_token import MaskedNextToken
+from jaxssl.objectives.passages import Passages
 from jaxssl.objectives.prefix_lm import PrefixLm
 from jaxssl.objectives.replaced_tokens import Generator, ReplacedTokens
 from jaxssl.objectives.span_boundary import SpanBoundary
@@ -23,8 +24,17 @@ OBJECTIVES = (
     MaskedDiffusion(),
     MaskedNextToken(slots=SLOTS),
     PrefixLm(),
+    Passages(shortest=2),
 )
-NAMES = ["span boundary", "electra", "disentangled", "diffusion", "masked next token", "prefix"]
+NAMES = [
+    "span boundary",
+    "electra",
+    "disentangled",
+    "diffusion",
+    "masked next token",
+    "prefix",
+    "passages",
+]
 
 
 def model_of(objective):

@@ -259,6 +259,22 @@ def check_pooling(pooling: Pooling, model: ModelConfig) -> None:
         )
 
 
+def check_text_alone(loss: Contrast) -> None:
+    """Refuses a loss that needs more than text.
+
+    Raises:
+      UserError: says where such losses are at home.
+    """
+    if loss.reads_labels or loss.reads_negatives:
+        raise UserError(
+            "text alone has no labels and no negatives",
+            where="loss.name",
+            expected="ranking",
+            got=loss.name,
+            fix="for tables of pairs take the task similarity",
+        )
+
+
 def check_one_text(rows: Batch) -> None:
     """Refuses rows of several texts, where each needs a vector of its own.
 

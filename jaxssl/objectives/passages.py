@@ -1,0 +1,133 @@
+"""Two passages cut out of one text are told from those of all other texts of the batch, as in
+Contriever (Izacard et al., 2022, independent cropping) and DeCLUTR (Giorgi et al., 2021).
+
+Source: facebookresearch/contriever, src/data.py. Departures: negatives are the batch's, of all
+devices (there a queue of a momentum encoder); no words are deleted; passages have bounds in tokens
+(there 5% to 50% of 256). Two rows of one document are different texts.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxssl.core.bounds import check_at_least
+from jaxssl.core.errors import UserError
+from jaxssl.core.keys import example_keys
+from jaxssl.core.types import Batch, Vocabulary
+from jaxssl.objectives.base import Objective
+from jaxssl.objectives.contrast.objective import Contrasting, check_text_alone
+from jaxssl.ops.texts import key_of_tokens
+
+SPECIAL = 2
+"""Of a passage, where the tokenizer has both: before it and behind it."""
+_PARTS = ("tokens", "segment_ids", "positions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passages(Contrasting):
+    """Tell two passages of a text from those of the others."""
+
+    name: Literal["passages"] = "passages"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """The objective."""
+    shortest: int = 8
+    """Fewest tokens of a passage, but for texts that are shorter."""
+    longest: int | None = None
+    """Most tokens of a passage, special ones too; null is half a row."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_text_alone(self.loss)
+        check_at_least(1, self, "shortest", "longest")
+
+    def length(self, row: int) -> int:
+        """The tokens of a passage that is cut out of a row of so many."""
+        return min(row, max(1, row // 2) if self.longest is None else self.longest)
+
+    def check_rows(self, rows: Batch) -> None:
+        """There must be room for a passage of `shortest` tokens."""
+        length = self.length(rows["tokens"].shape[1])
+        if length < self.shortest + SPECIAL:
+            raise UserError(
+                "rows are too short for two passages",
+                where="data.sequence_length, objective.longest",
+                expected=f"passages of {self.shortest} tokens (objective.shortest) and {SPECIAL} "
+                "special ones",
+                got=f"room for {length}",
+            )
+
+    def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
+        """`passage_tokens`, `passage_segment_ids`, `passage_positions` int32 [B, 2, P], cut out of
+        the longest document of each row [B, T]."""
+        special = vocabulary.special_ids
+        frame = _Frame(special.get("cls"), special.get("sep"), special.get("pad", 0))
+        reserved = jnp.array(vocabulary.reserved)
+        longest = self.length(batch["tokens"].shape[1])
+
+        def row(key, tokens, segments):
+            begin, size = _longest_document(segments, ~jnp.isin(tokens, reserved))
+            sizes = (begin, size, self.shortest, longest)
+            return jax.vmap(lambda key: _passage(key, tokens, *sizes, frame))(jax.random.split(key))
+
+        made = jax.vmap(row)(example_keys(seed, batch), batch["tokens"], batch["segment_ids"])
+        return {f"passage_{part}": each for part, each in zip(_PARTS, made)}
+
+    def texts_of(self, batch: Batch) -> list[Batch]:
+        """The two passages."""
+        return [{part: batch[f"passage_{part}"][:, k] for part in _PARTS} for k in range(2)]
+
+    def keys_of(self, batch: Batch) -> jax.Array:
+        """Of their tokens."""
+        return jnp.stack([key_of_tokens(text) for text in self.texts_of(batch)], axis=1)
+
+    def tokens(self, batch: Batch) -> jax.Array:
+        """Those that passages are cut out of."""
+        return Objective.tokens(self, batch)
+
+
+class _Frame(NamedTuple):
+    """What stands before and behind a passage, if the tokenizer has both; and behind that."""
+
+    cls: int | None
+    sep: int | None
+    pad: int
+
+
+def _longest_document(segments: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where the longest document of a row [R] begins, and its tokens, without special ones at its
+    ends."""
+    R = len(segments)
+    sizes = jnp.zeros(R + 1, jnp.int32).at[segments].add(kept).at[0].set(0)
+    inside = kept & (segments == jnp.argmax(sizes)) & (segments > 0)
+    begin = jnp.argmax(inside)
+    end = R - jnp.argmax(inside[::-1])
+    return begin, jnp.where(inside.any(), end - begin, 0)
+
+
+def _passage(
+    key: jax.Array,
+    tokens: jax.Array,
+    begin: jax.Array,
+    size: jax.Array,
+    shortest: int,
+    longest: int,
+    frame: _Frame,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Tokens, segment ids and positions [P] of one passage of what begins at `begin`."""
+    framed = frame.cls is not None and frame.sep is not None
+    room = longest - SPECIAL * framed
+    which, where = jax.random.split(key)
+    most = jnp.minimum(size, room)
+    least = jnp.minimum(most, shortest)
+    count = jax.random.randint(which, (), least, most + 1)
+    start = begin + jax.random.randint(where, (), 0, size - count + 1)
+    place = jnp.arange(longest)
+    inner = place - framed
+    cut = tokens[jnp.clip(start + inner, 0, len(tokens) - 1)]
+    out = jnp.where((inner >= 0) & (inner < count), cut, frame.pad)
+    if frame.cls is not None and frame.sep is not None:
+        out = jnp.where(place == 0, frame.cls, jnp.where(inner == count, frame.sep, out))
+    real = (place < count + SPECIAL * framed) & (count > 0)
+    out = jnp.where(real, out, frame.pad).astype(jnp.int32)
+    return out, real.astype(jnp.int32), jnp.where(real, place, 0).astype(jnp.int32)
