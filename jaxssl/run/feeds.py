@@ -221,6 +221,7 @@ def read_tables(config: StreamConfig, note: Note = say) -> dict[str, Table]:
         note,
         columns=needed_columns(config.objective),
         has_classes=task.has_classes,
+        draw=data.seed,
     )
 
 

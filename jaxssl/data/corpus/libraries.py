@@ -1,7 +1,8 @@
 """A labelled task from the default corpus: which library does this docstring come from?
 
 Paragraphs of docstrings, labelled by their package, with the names of the libraries masked. Splits
-are by module, so that no module is on both sides.
+are by module, so that no module is on both sides; and what is pretrained on has no module of the
+test split.
 """
 
 import hashlib
@@ -42,10 +43,8 @@ def write_libraries(corpus: Path, out: Path, *, labels: int = 8, per_label: int 
     Raises:
       UserError: fewer than two libraries have docstrings.
     """
-    with open(corpus, encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    modules = Counter(row["package"] for row in rows)
-    chosen = [package for package, _ in modules.most_common(labels)]
+    rows = _read(corpus)
+    chosen = _chosen(rows, labels)
     if len(chosen) < 2:
         raise UserError(
             "there is nothing to tell apart",
@@ -63,6 +62,28 @@ def write_libraries(corpus: Path, out: Path, *, labels: int = 8, per_label: int 
                 if _split(example["module"]) == split:
                     file.write(json.dumps(example, ensure_ascii=False) + "\n")
     return out
+
+
+def write_rest(corpus: Path, out: Path, *, labels: int = 8) -> Path:
+    """Writes the corpus without the modules that `write_libraries` tests on, to pretrain on."""
+    rows = _read(corpus)
+    chosen = _chosen(rows, labels)
+    with atomic_write(out) as file:
+        for row in rows:
+            if row["package"] not in chosen or _split(row["id"]) != "test":
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return out
+
+
+def _read(corpus: Path) -> list[dict]:
+    with open(corpus, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def _chosen(rows: list[dict], labels: int) -> list[str]:
+    """The packages with the most modules."""
+    modules = Counter(row["package"] for row in rows)
+    return [package for package, _ in modules.most_common(labels)]
 
 
 def _examples(

@@ -214,10 +214,14 @@ class TableSplits:
     stratify: bool | None = None
     """Hold out the same share of every label, exactly but for rounding (largest remainders; every
     label keeps a row in train). Null does so if each row has one label that is no fraction."""
+    per_label: int | None = None
+    """Train on so many rows of each label, drawn by `data.seed` after others were held out: what
+    few labels do. Of a label that has fewer all are taken, which is told; null takes all rows."""
 
     def __post_init__(self):
         check_seed(self)
         check_at_least(0, self, "validation_fraction", "test_fraction")
+        check_at_least(1, self, "per_label")
         held_out = self.test_fraction + (self.validation_fraction if not self.validation else 0)
         if held_out >= 1:
             raise UserError(

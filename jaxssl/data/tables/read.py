@@ -13,7 +13,7 @@ from jaxssl.data.tables.conllu import read_conllu
 from jaxssl.data.tables.delimited import read_delimited
 from jaxssl.data.tables.json_file import read_json
 from jaxssl.data.tables.jsonl import read_jsonl, read_lines
-from jaxssl.data.tables.splits import hold_out
+from jaxssl.data.tables.splits import few, hold_out
 from jaxssl.data.tables.squad import read_squad
 from jaxssl.data.tables.table import Note, Table, join, say
 
@@ -62,6 +62,7 @@ def read_splits(
     *,
     columns: Mapping[str, str] | None = None,
     has_classes: bool = True,
+    draw: int = 0,
 ) -> dict[str, Table]:
     """The splits "train", "validation" and "test", those that are given or held out.
 
@@ -72,6 +73,7 @@ def read_splits(
         `config.stratify` says otherwise.
       note: told of what was held out and of labels too rare for it.
       columns: what else must be in every split, by the recipe's keys.
+      draw: the seed of `config.per_label`.
 
     Raises:
       UserError: see `read_table`; a split without rows, or labels that cannot be stratified by.
@@ -89,6 +91,8 @@ def read_splits(
     stratify = False if config.stratify is None and not has_classes else config.stratify
     if any(fractions.values()):
         tables |= hold_out(tables["train"], fractions, config.seed, label_column, stratify, note)
+    if config.per_label is not None:
+        tables["train"] = few(tables["train"], config.per_label, draw, label_column, note)
     return {name: tables[name] for name in given if name in tables}
 
 

@@ -15,8 +15,9 @@ from jaxssl.data import counter
 from jaxssl.data.tables.cells import as_number, is_missing
 from jaxssl.data.tables.table import Note, Table
 
-_PURPOSE = 0x7461626C65
-"""Keeps these random bits apart from those of other uses of the same seed."""
+_PURPOSE, _FEW = 0x7461626C65, 0x666577
+"""Keep the random bits of what is held out, and of a few rows a label, apart from each other and
+from those of other uses of the same seed."""
 _NAMED = 5
 """How many labels a note names."""
 
@@ -59,6 +60,28 @@ def hold_out(
     return {name: table.select(rows) for name, rows in parts.items()}
 
 
+def few(table: Table, per_label: int, seed: int, label_column: str | None, note: Note) -> Table:
+    """At most `per_label` rows of each label, in the table's order.
+
+    Raises:
+      UserError: rows without one label each.
+    """
+    if label_column is None:
+        raise UserError(
+            "there are no labels to take a few rows of each",
+            where="data.tables.per_label",
+            expected="null for a task without one label a row",
+            got=per_label,
+        )
+    groups = _groups(len(table), _labels(table, label_column, True, "per_label"), seed, _FEW)
+    short = [label for label, rows in groups.items() if len(rows) < per_label]
+    chosen = sorted(i for rows in groups.values() for i in rows[:per_label])
+    note(f"{table.source}: {len(chosen)} of {len(table)} rows to train on, {per_label} a label")
+    if short:
+        note(f"{_named(short)} with fewer rows than per_label={per_label}: all of them are taken")
+    return table.select(chosen)
+
+
 def allot(counts: Sequence[int], most: Sequence[int], share: Fraction) -> list[int]:
     """How many to draw of each group: `share` of it, rounded by largest remainders.
 
@@ -78,9 +101,11 @@ def allot(counts: Sequence[int], most: Sequence[int], share: Fraction) -> list[i
     return drawn
 
 
-def _groups(num_rows: int, labels: list | None, seed: int) -> dict[object, list[int]]:
+def _groups(
+    num_rows: int, labels: list | None, seed: int, purpose: int = _PURPOSE
+) -> dict[object, list[int]]:
     """Rows by label, in the order they are drawn; the most frequent label first."""
-    order = np.argsort(counter.bits(counter.key(_PURPOSE, seed), np.arange(num_rows)))
+    order = np.argsort(counter.bits(counter.key(purpose, seed), np.arange(num_rows)))
     if labels is None:
         return {None: order.tolist()}
     groups: dict[object, list[int]] = {}
@@ -89,7 +114,9 @@ def _groups(num_rows: int, labels: list | None, seed: int) -> dict[object, list[
     return dict(sorted(groups.items(), key=lambda item: (-len(item[1]), repr(item[0]))))
 
 
-def _labels(table: Table, label_column: str | None, stratify: bool | None) -> list | None:
+def _labels(
+    table: Table, label_column: str | None, stratify: bool | None, key: str = "stratify"
+) -> list | None:
     """The labels to stratify by; None for not at all."""
     if label_column is None or stratify is False:
         if stratify and label_column is None:
@@ -114,10 +141,10 @@ def _labels(table: Table, label_column: str | None, stratify: bool | None) -> li
                 return None
             raise UserError(
                 "rows cannot be stratified by this column",
-                where=f"stratify, {place}",
+                where=f"{key}, {place}",
                 expected=f"one label a row in {label_column!r}: a string or a whole number",
                 got=repr(label)[:80],
-                fix="set stratify=false",
+                fix="set stratify=false" if key == "stratify" else f"set {key}=null",
             )
     return labels
 

@@ -590,3 +590,38 @@ def test_the_configurations_load_nothing_heavy():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in out.stdout.split()}
     assert not loaded & {"jax", "datasets", "pyarrow", "pandas", "numpy", "torch"}
+
+
+# --- A few rows of each label ---------------------------------------------------------------------
+
+
+def few_of(tmp_path, labels, per_label, draw=0, **options):
+    config, said = labelled(tmp_path, labels, per_label=per_label, **options), []
+    tables = read_splits(config, "label", said.append, draw=draw)
+    return {name: [int(i) for i in table.columns["id"]] for name, table in tables.items()}, said
+
+
+def test_a_few_rows_of_each_label_are_drawn_by_seed_and_nest(tmp_path):
+    labels = "".join("abb"[i % 3] for i in range(90))
+    parts, said = few_of(tmp_path, labels, 4, validation_fraction=0.2)
+    chosen = parts["train"]
+    assert sorted(chosen) == chosen and not {*chosen} & {*parts["validation"]}
+    assert [sum(labels[i] == label for i in chosen) for label in "ab"] == [4, 4]
+    assert "8 of 72 rows" in said[-1]
+    more, _ = few_of(tmp_path, labels, 8, validation_fraction=0.2)
+    other, _ = few_of(tmp_path, labels, 4, draw=1, validation_fraction=0.2)
+    assert {*chosen} < {*more["train"]} and chosen != other["train"]
+    assert parts["validation"] == more["validation"] == other["validation"]
+
+
+def test_a_label_with_too_few_rows_gives_all_and_is_told(tmp_path):
+    parts, said = few_of(tmp_path, "aaaaab", 3, validation_fraction=0.0)
+    assert len(parts["train"]) == 4 and 5 in parts["train"]
+    assert "1 label ('b') with fewer rows than per_label=3" in said[-1]
+
+
+def test_a_few_rows_need_labels(tmp_path):
+    with pytest.raises(UserError, match="no labels to take a few rows of"):
+        read_splits(labelled(tmp_path, "ab" * 5, per_label=2, validation_fraction=0.0), None)
+    with pytest.raises(UserError, match="at least 1|>= 1"):
+        labelled(tmp_path, "ab", per_label=0)
