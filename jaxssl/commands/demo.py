@@ -1,11 +1,15 @@
 """The demo: from the docstrings of the installed packages to a small BERT and a small GPT, and from
-the BERT to a classifier.
+the BERT to a classifier that has seen few labels.
 
 It runs the ordinary functions on two ordinary recipes (configs/demo), so what it does is what
 `jaxssl tokenizer`, `jaxssl prepare`, `jaxssl pretrain` and `jaxssl finetune` do.
 """
 
+import dataclasses
+import itertools
+import statistics
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -26,18 +30,24 @@ class Scale:
     corpus_bytes: int
     vocab_size: int
     examples: int
-    """Of each library, to fine-tune on."""
+    """Of each library, over all splits."""
+    labels: tuple[int | None, ...]
+    """Of each library, to fine-tune on; None is all."""
+    seeds: int
+    """Draws of as many labels."""
     bert: tuple[str, ...] = ()
     gpt: tuple[str, ...] = ()
     library: tuple[str, ...] = ()
 
 
-FULL = Scale(corpus_bytes=10_000_000, vocab_size=4096, examples=500)
+FULL = Scale(corpus_bytes=10_000_000, vocab_size=4096, examples=500, labels=(16, 64, None), seeds=3)
 SHORT = Scale(
     corpus_bytes=1_000_000,
     vocab_size=1024,
     examples=60,
-    library=("train.epochs=1",),
+    labels=(8, None),
+    seeds=2,
+    library=("train.steps=5",),
     bert=("train.steps=20", "evaluation.every=10", "evaluation.batches=4", "checkpoint.every=10"),
     gpt=("train.steps=20", "evaluation.every=10", "evaluation.batches=4", "checkpoint.every=10"),
 )
@@ -54,7 +64,8 @@ def demo(out: Path, *, short: bool = False) -> int:
 
     started, scale = time.monotonic(), SHORT if short else FULL
     _check_scale(out, short)
-    source = Docstrings(max_bytes=scale.corpus_bytes).collected(out / "corpus")
+    whole = Docstrings(max_bytes=scale.corpus_bytes).collected(out / "corpus")
+    source = without_tested(out, whole, scale)
     runs = []
     models: tuple[tuple[str, Kind, tuple[str, ...]], ...] = (
         ("bert", "wordpiece", scale.bert),
@@ -134,68 +145,112 @@ def make_store(out: Path, name: str, kind: Kind, vocab_size: int, source: "Jsonl
     return store.path
 
 
+def without_tested(out: Path, source: "Jsonl", scale: Scale) -> "Jsonl":
+    """Writes the classifier's tables; what is pretrained on has no module that it is tested on."""
+    from jaxssl.data.corpus.libraries import write_libraries, write_rest
+
+    (corpus,) = (Path(path) for path in source.paths)
+    rest, tables = corpus.with_name("pretraining.jsonl"), out / "libraries"
+    if not tables.is_dir():
+        write_libraries(corpus, tables, per_label=scale.examples)
+    if not rest.is_file():
+        write_rest(corpus, rest)
+    return dataclasses.replace(source, paths=(str(rest),))
+
+
 WAYS = {
-    "head": ("freezing.preset=head", "optimizer.learning_rate=1e-2", "train.epochs=20"),
-    "top": ("freezing.preset=top", "freezing.top=1"),
+    "head": ("freezing.preset=head", "optimizer.learning_rate=1e-2"),
     "full": (),
     "scratch": ("init.scratch=true",),
 }
 """Ways of training the classifier, by what differs from the recipe."""
+BAG = "bag of words"
 
 
 def fine_tune(out: Path, scale: Scale) -> list[str] | None:
-    """Trains the demo's BERT to tell libraries apart, in all `WAYS`; the table of what came out, or
-    None where a signal stopped it."""
+    """Trains the demo's BERT to tell libraries apart, in all `WAYS`, from few labels to all; the
+    table of what came out, or None where a signal stopped it."""
     from jaxssl.commands import baseline
-    from jaxssl.data.corpus.libraries import write_libraries
     from jaxssl.run.recipes import FINETUNE, load_config
     from jaxssl.run.train import train_run
 
+    found: dict[tuple[str, int | None], list[float]] = {}
+    for labels in scale.labels:
+        seeds = 1 if labels is None else scale.seeds
+        print(f"\n== fine-tuning on {_amount(labels)}: which library is a docstring from?")
+        for seed, (way, changes) in itertools.product(range(seeds), WAYS.items()):
+            run_dir = out / "library" / f"{way}-{labels or 'all'}-{seed}"
+            overrides = _of_library(out, run_dir, labels, seed)
+            overrides += [*(STEPS if labels else ()), *changes, *scale.library]
+            config = load_config(["finetune/library"], overrides, FINETUNE)
+            if train_run(config, _unsaid).stopped_by:
+                return None
+            found.setdefault((way, labels), []).append(_test_accuracy(run_dir))
+            if way == "scratch":
+                counted = baseline.bag_of_words(config)["test"]["accuracy"]
+                found.setdefault((BAG, labels), []).append(counted)
+        rows = [f"{way} {_mean(found[way, labels])}" for way in (*WAYS, BAG)]
+        print("   ".join(rows), flush=True)
+    return library_table(found, scale.labels, out / "library")
+
+
+def _of_library(out: Path, run_dir: Path, labels: int | None, seed: int) -> list[str]:
     tables = out / "libraries"
-    if not tables.is_dir():
-        write_libraries(out / "corpus" / "docstrings.jsonl", tables, per_label=scale.examples)
-    rows, config = [], None
-    for name, changes in WAYS.items():
-        print(f"\n== fine-tuning, {name}: which library is a docstring from?", flush=True)
-        overrides = [f"out={out / 'library' / name}", f"init.from={out / 'bert'}"]
-        overrides += [
-            f"data.tables.{split}.path={tables / split}.jsonl"
-            for split in ("train", "validation", "test")
-        ]
-        overrides += [*changes, *scale.library]
-        config = load_config(["finetune/library"], overrides, FINETUNE)
-        started = time.monotonic()
-        if train_run(config).stopped_by:
-            return None
-        rows.append((name, *_scored(Path(config.out)), time.monotonic() - started))
-    assert config is not None
-    started = time.monotonic()
-    bag = baseline.bag_of_words(config)
-    scores = [bag[split]["accuracy"] for split in ("validation", "test")]
-    rows.append(("bag of words", None, *scores, time.monotonic() - started))
-    return library_table(rows, out / "library")
+    found = [f"out={run_dir}", f"init.from={out / 'bert'}"]
+    found += [f"train.seed={seed}", f"data.seed={seed}"]
+    for split in ("train", "validation", "test"):
+        found.append(f"data.tables.{split}.path={tables / split}.jsonl")
+    return [*found, f"data.tables.per_label={labels}"] if labels else found
 
 
-def _scored(run_dir: Path) -> tuple[int, float, float]:
-    """Trained parameters, and the accuracies on the validation and test splits."""
+STEPS = (
+    "train.steps=200",
+    "train.epochs=null",
+    "evaluation.every=0",
+    "evaluation.every_epochs=null",
+)
+"""Of a few labels, whatever their number."""
+
+
+def _unsaid(text: str) -> None:
+    """Many runs say the same."""
+
+
+def _amount(labels: int | None) -> str:
+    return "all labels" if labels is None else f"{labels} labels a library"
+
+
+def _mean(scores: list[float]) -> str:
+    mean = f"{statistics.mean(scores):.3f}"
+    return f"{mean} ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else mean
+
+
+def _test_accuracy(run_dir: Path) -> float:
+    """On the test split."""
     what, fix = "a run of the demo is damaged", f"delete {run_dir}"
-    scores = read_json(run_dir / "scores.json", what=what, fix=fix)["splits"]
-    receipt = read_json(run_dir / "receipt.json", what=what, fix=fix)
-    accuracy = {name: split["scores"]["accuracy"] for name, split in scores.items()}
-    return receipt["own"]["trained"], accuracy["validation"], accuracy["test"]
+    splits = read_json(run_dir / "scores.json", what=what, fix=fix)["splits"]
+    return splits["test"]["scores"]["accuracy"]
 
 
-def library_table(rows: list[tuple], runs: Path) -> list[str]:
-    """The ways of training side by side."""
-    lines = [f"{'which library?':<14}{'trained':>10}{'validation':>12}{'test':>8}{'time':>8}"]
+def library_table(
+    found: Mapping[tuple[str, int | None], list[float]], counts: Sequence[int | None], runs: Path
+) -> list[str]:
+    """The ways of training side by side, by how many labels they had; and who wins, in words."""
+    heads = "".join(f"{_amount(count):>22}" for count in counts)
+    lines = [f"{'which library?':<16}{heads}"]
     lines.append("-" * len(lines[0]))
-    for name, trained, validation, test, seconds in rows:
-        count = "-" if trained is None else f"{trained:,}"
-        lines.append(f"{name:<14}{count:>10}{validation:>12.3f}{test:>8.3f}{seconds:>7.0f}s")
-    full, scratch = (next(row for row in rows if row[0] == name) for name in ("full", "scratch"))
-    if full[3] < scratch[3]:
-        lines.append("Negative transfer: the pretrained model is worse than the same from scratch.")
-    lines.append(f"Accuracy; the reports are {runs}/*/report.html.")
+    for way in (*WAYS, BAG):
+        lines.append(f"{way:<16}" + "".join(f"{_mean(found[way, c]):>22}" for c in counts))
+    pretrained = ("head", "full")
+    for count in counts:
+        means = {way: statistics.mean(found[way, count]) for way in (*WAYS, BAG)}
+        best = max(means, key=lambda way: means[way])
+        if best not in pretrained:
+            lines.append(f"Of {_amount(count)}, {best} wins: pretraining did not pay there.")
+    lines.append(
+        f"Accuracy on modules that no model has read, mean ± deviation of draws of labels; the "
+        f"reports are {runs}/*/report.html."
+    )
     return lines
 
 
