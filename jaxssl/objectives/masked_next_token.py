@@ -2,7 +2,7 @@
 
 Tokens are masked as in BERT and seen from both sides, but each is guessed from the state before its
 own, by the head of a causal language model: the same blocks and the same head learn both. A run of
-both is two streams, masked and causal, in GPT-BERT 15 to 1 (`configs/objectives/gpt-bert.yaml`).
+both is two streams, masked and causal, in GPT-BERT 15 to 1 (`objectives/gpt-bert-small`).
 Source: ltgoslo/gpt-bert, pretraining/dataset.py and model_extra.py.
 
 Departures: single tokens are masked (there spans of one to three, and places that were masked less
