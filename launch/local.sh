@@ -3,7 +3,7 @@
 #
 #   launch/local.sh [--cpu-devices K | --gpus K] [--logs DIRECTORY] N COMMAND
 #
-#   launch/local.sh --cpu-devices 4 2 jaxssl pretrain demo/bert data.store=stores/books out=runs/books
+#   launch/local.sh --cpu-devices 4 2 jaxssl pretrain objectives/bert-docstrings data.store=stores/books out=runs/books
 #
 # --cpu-devices K   K simulated CPU devices for each process, to try things without the hardware
 # --gpus K          K GPUs for each process (0 to K-1 for the first); else each sees all of them

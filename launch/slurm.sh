@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One command on the nodes of a Slurm job, one process for each GPU.
 #
-#   sbatch launch/slurm.sh jaxssl pretrain demo/bert data.store=stores/books out=runs/books
+#   sbatch launch/slurm.sh jaxssl pretrain objectives/bert-docstrings data.store=stores/books out=runs/books
 #
 # The command runs in the directory of `sbatch`, which all nodes must see, as they must the data and
 # `out`. Change the lines below, or give their options to sbatch: sbatch --nodes=4 launch/slurm.sh ...

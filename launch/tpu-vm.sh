@@ -3,7 +3,7 @@
 #
 #   launch/tpu-vm.sh NAME ZONE DIRECTORY COMMAND
 #
-#   launch/tpu-vm.sh my-pod us-east5-b /mnt/runs jaxssl pretrain demo/bert data.store=stores/books out=runs/books
+#   launch/tpu-vm.sh my-pod us-east5-b /mnt/runs jaxssl pretrain objectives/bert-docstrings data.store=stores/books out=runs/books
 #
 # Before, once, with a directory that all hosts see (a Filestore share, say) mounted as /mnt/runs:
 #

@@ -109,7 +109,8 @@ def test_bert_draws_its_random_tokens_from_the_whole_vocabulary():
 def test_the_demos_models_have_no_position_that_is_never_trained():
     for name in ("bert", "gpt"):
         config = load_config([f"demo/{name}"])
-        assert config.model.max_positions == config.data.sequence_length
+        lengths = {stream.data.sequence_length for stream in config.all_streams.values()}
+        assert lengths == {config.model.max_positions}
 
 
 def test_make_help_needs_nothing_but_python_and_make(tmp_path):

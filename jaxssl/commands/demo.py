@@ -53,6 +53,10 @@ SHORT = Scale(
 )
 
 
+READS = {"bert": ("streams.words.data", "streams.passages.data"), "gpt": ("data",)}
+"""Where the recipes of the models name their store."""
+
+
 def demo(out: Path, *, short: bool = False) -> int:
     """Runs everything in `out`, or goes on where an earlier demo stopped; returns the exit code."""
     from jaxssl.data.corpus.sources import Docstrings
@@ -79,7 +83,7 @@ def demo(out: Path, *, short: bool = False) -> int:
             [f"demo/{name}"],
             [
                 f"out={out / name}",
-                f"data.store={store}",
+                *(f"{place}.store={store}" for place in READS[name]),
                 f"model.vocab_size={pieces}",
                 *overrides,
             ],

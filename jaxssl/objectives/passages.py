@@ -33,37 +33,39 @@ class Passages(Contrasting):
     """The objective."""
     shortest: int = 8
     """Fewest tokens of a passage, but for texts that are shorter."""
-    longest: int | None = None
-    """Most tokens of a passage, special ones too; null is half a row."""
+    reach: int = 4
+    """Passages are cut out of so many times the tokens of a row (`data.sequence_length`, which is
+    the longest passage): the farther apart two may lie, the more they have nothing but the subject
+    in common."""
 
     def __post_init__(self):
         super().__post_init__()
         check_text_alone(self.loss)
-        check_at_least(1, self, "shortest", "longest")
+        check_at_least(1, self, "shortest", "reach")
 
-    def length(self, row: int) -> int:
-        """The tokens of a passage that is cut out of a row of so many."""
-        return min(row, max(1, row // 2) if self.longest is None else self.longest)
+    def raw_length(self, length: int) -> int:
+        """What passages of `length` tokens are cut out of."""
+        return self.reach * length
 
     def check_rows(self, rows: Batch) -> None:
         """There must be room for a passage of `shortest` tokens."""
-        length = self.length(rows["tokens"].shape[1])
-        if length < self.shortest + SPECIAL:
+        longest = rows["tokens"].shape[1] // self.reach
+        if longest < self.shortest + SPECIAL:
             raise UserError(
-                "rows are too short for two passages",
-                where="data.sequence_length, objective.longest",
-                expected=f"passages of {self.shortest} tokens (objective.shortest) and {SPECIAL} "
-                "special ones",
-                got=f"room for {length}",
+                "rows are too short for a passage",
+                where="data.sequence_length",
+                expected=f"at least {self.shortest + SPECIAL} tokens: objective.shortest and "
+                f"{SPECIAL} special ones",
+                got=longest,
             )
 
     def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
-        """`passage_tokens`, `passage_segment_ids`, `passage_positions` int32 [B, 2, P], cut out of
-        the longest document of each row [B, T]."""
+        """`passage_tokens`, `passage_segment_ids`, `passage_positions` int32 [B, 2, T], cut out of
+        the longest document of each row [B, reach x T]."""
         special = vocabulary.special_ids
         frame = _Frame(special.get("cls"), special.get("sep"), special.get("pad", 0))
         reserved = jnp.array(vocabulary.reserved)
-        longest = self.length(batch["tokens"].shape[1])
+        longest = batch["tokens"].shape[1] // self.reach
 
         def row(key, tokens, segments):
             begin, size = _longest_document(segments, ~jnp.isin(tokens, reserved))
@@ -114,7 +116,7 @@ def _passage(
     longest: int,
     frame: _Frame,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Tokens, segment ids and positions [P] of one passage of what begins at `begin`."""
+    """Tokens, segment ids and positions [T] of one passage of what begins at `begin`."""
     framed = frame.cls is not None and frame.sep is not None
     room = longest - SPECIAL * framed
     which, where = jax.random.split(key)

@@ -97,11 +97,20 @@ def test_the_fields_of_a_page_have_the_defaults_of_the_verb(capsys):
 
 
 def test_what_a_recipe_says_is_shown_as_the_default(capsys):
-    given = ("demo/bert", "--help", "optimizer.learning_rate", "optimizer.learning_rate=7.5e-3")
+    given = (
+        "objectives/bert-docstrings",
+        "--help",
+        "optimizer.learning_rate",
+        "optimizer.learning_rate=7.5e-3",
+    )
     text = told(capsys, "pretrain", *given)
     assert "= 0.0075" in text
-    assert "data.batch_size            32 " in told(capsys, "pretrain", "demo/bert", "--help")
-    assert "= 64" in told(capsys, "pretrain", "demo/bert", "--help", "data.sequence_length")
+    assert "data.batch_size            32 " in told(
+        capsys, "pretrain", "objectives/bert-docstrings", "--help"
+    )
+    assert "= 64" in told(
+        capsys, "pretrain", "objectives/bert-docstrings", "--help", "data.sequence_length"
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
-COMMAND = "jaxssl pretrain demo/bert data.store=stores/books out=runs/books"
+COMMAND = "jaxssl pretrain objectives/bert-docstrings data.store=stores/books out=runs/books"
 BASH = shutil.which("bash")
 
 

@@ -64,7 +64,7 @@ def test_passages_are_stretches_of_the_longest_document_between_special_tokens()
     inside = [range(10, 60), range(200, 240), range(300, 303)]
     lengths = set()
     for seed in range(20):
-        made = cut(Passages(shortest=5, longest=16), batch(*ROWS), seed)
+        made = cut(Passages(shortest=5, reach=4), batch(*ROWS), seed)
         assert made["tokens"].shape == (3, 2, 16)
         for row, allowed in enumerate(inside):
             for tokens, segments, positions in zip(
@@ -85,7 +85,7 @@ def test_passages_are_stretches_of_the_longest_document_between_special_tokens()
 def test_each_stretch_is_as_likely_as_another_of_its_length():
     """Of a document of 5 tokens, passages of 2 begin at 0 to 3 alike."""
     given = batch(*[[document(10, 5)]] * 2000)
-    made = cut(Passages(shortest=2, longest=4), given)
+    made = cut(Passages(shortest=2, reach=16), given)
     starts = made["tokens"][:, :, 1].ravel() - 10
     share = np.bincount(starts, minlength=4) / len(starts)
     np.testing.assert_allclose(share, 0.25, atol=0.03)  # 4 standard deviations
@@ -95,14 +95,14 @@ def test_each_stretch_is_as_likely_as_another_of_its_length():
 
 def test_without_special_tokens_a_passage_is_bare_tokens():
     given = batch([[*range(10, 40), SEP]])
-    made = cut(Passages(shortest=4, longest=8), given, vocabulary=vocabulary({}))
+    made = cut(Passages(shortest=4, reach=8), given, vocabulary=vocabulary({}))
     for tokens, segments in zip(made["tokens"][0], made["segment_ids"][0]):
         body = tokens[segments > 0]
         assert 4 <= len(body) <= 8 and (np.diff(body) == 1).all() and SEP not in body
 
 
 def test_the_draw_goes_by_seed_epoch_and_example_alone():
-    objective = Passages(shortest=5, longest=16)
+    objective = Passages(shortest=5, reach=4)
     whole, part = batch(*ROWS), {name: x[1:] for name, x in batch(*ROWS).items()}
     first = cut(objective, whole)["tokens"]
     np.testing.assert_array_equal(first[1:], cut(objective, part)["tokens"])
@@ -117,8 +117,8 @@ def test_a_row_of_padding_has_no_text_and_no_weight():
 
 
 def test_what_cannot_be_cut_is_refused():
-    with pytest.raises(UserError, match="too short for two passages"):
-        Passages(shortest=8).check_rows({"tokens": np.zeros((2, 16), np.int32)})
-    Passages(shortest=8).check_rows({"tokens": np.zeros((2, 20), np.int32)})
+    with pytest.raises(UserError, match="too short for a passage"):
+        Passages(shortest=8).check_rows({"tokens": np.zeros((2, 36), np.int32)})
+    Passages(shortest=8).check_rows({"tokens": np.zeros((2, 40), np.int32)})
     with pytest.raises(UserError, match="no labels and no negatives"):
         Passages(loss=CoSent())
