@@ -120,7 +120,7 @@ def make_program(
         steps,
         _places(config, opened),
         {stack.name: stack.depth for stack in model.stacks},
-        grouped_by_reach(group_of, reach),
+        grouped_by_reach(group_of, reach, _trained(model, stages)),
     )
     program = Program(
         model=model,
@@ -320,12 +320,19 @@ def plan_stages(
     return model, tuple(stages), group_of if len(stages) > 1 else None
 
 
+def _trained(model: Model, stages: Sequence[Stage]) -> frozenset[str]:
+    """The parameters that a stage trains, by path."""
+    paths = flatten(unbox(model.abstract()))
+    return frozenset(path for path in paths if any(stage.is_trained(path) for stage in stages))
+
+
 def grouped_by_reach(
-    group_of: GroupOf | None, reach: Mapping[str, frozenset[str]] | None
+    group_of: GroupOf | None, reach: Mapping[str, frozenset[str]] | None, trained: frozenset[str]
 ) -> GroupOf | None:
     """Groups of parameters that are updated together: of one stage, and reached by the same
-    streams. None where there is one group."""
-    if reach is None or len(set(reach.values())) == 1:
+    streams. None where there is one group: those that no stream reaches, as a pooler that nothing
+    reads, are another, which no step has a gradient of."""
+    if reach is None or (len({*reach.values()}) == 1 and trained <= next(iter(reach.values()))):
         return group_of
 
     def group(path: str) -> str:
