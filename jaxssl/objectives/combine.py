@@ -174,6 +174,11 @@ class Combine(Objective):
             )
         return next(iter(found.values()))
 
+    @property
+    def reads_marks(self) -> bool:
+        """Whether a term does."""
+        return any(term.objective.reads_marks for term in self.terms)
+
     def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
         """`TERM/ENTRY` for each entry that a term adds or changes."""
         entries = {}

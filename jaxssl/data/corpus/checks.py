@@ -58,6 +58,31 @@ def check_result(
             raise _too_unknown(config, tokenizer, float(rate), "in the corpus")
 
 
+def check_marks(config: PrepareConfig, splits: dict[str, dict[str, Any]]) -> None:
+    """Refuses a store whose marks were asked for and that has none, or none of the gazetteer."""
+    if not config.marks:
+        return
+    found = sum(split["found"] for split in splits.values())
+    if config.gazetteer is not None and not found:
+        raise UserError(
+            "the gazetteer matches nothing",
+            where=config.gazetteer.path,
+            expected="phrases that stand in the text, as whole words"
+            + ("" if config.gazetteer.ignore_case else " and in the same case"),
+            got="no phrase found in the whole text",
+            fix=f"correct the phrases or set gazetteer.ignore_case=true; then delete {config.out}, "
+            "which was begun with this gazetteer, or choose another `out`",
+        )
+    if not any(split["spans"] for split in splits.values()):
+        raise UserError(
+            "no span of the text is marked",
+            where="source.spans_key",
+            expected="offsets of spans",
+            got="an empty list for every document",
+            fix="name the right key, or give a gazetteer (gazetteer.path=FILE)",
+        )
+
+
 def _too_unknown(config: PrepareConfig, tokenizer: Tokenizer, rate: float, place: str) -> UserError:
     return UserError(
         f"the tokenizer does not know too much of the text {place}",

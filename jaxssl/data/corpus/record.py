@@ -11,6 +11,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.json_files import read_json
 from jaxssl.data.corpus.config import PrepareConfig
 from jaxssl.data.corpus.contents import CONTENTS
+from jaxssl.data.corpus.gazetteer import fingerprint
 from jaxssl.data.corpus.sources import Hub
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 
@@ -37,6 +38,9 @@ def record(config: PrepareConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     Nor does where the corpus lies: what it holds is noted in `inputs.jsonl`.
     """
     kept = {key: value for key, value in to_dict(config).items() if key not in LEFT_OUT}
+    if config.gazetteer is not None:
+        ignore_case = config.gazetteer.ignore_case
+        kept["gazetteer"] = {"sha256": fingerprint(config.gazetteer), "ignore_case": ignore_case}
     return {**_without_places(kept), "tokenizer": tokenizer.fingerprint}
 
 

@@ -7,8 +7,7 @@ from typing import Literal
 import numpy as np
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.ragged import ragged_arange
-from jaxssl.data.store.rows import Batch, identity, pad_id
+from jaxssl.data.store.rows import Batch, identity, laid_out, pad_id
 from jaxssl.data.store.split import Split
 
 _AT_ONCE = 1 << 20
@@ -66,16 +65,16 @@ class DocumentRows:
         starts, sizes = self._texts(indices)
         sizes = np.minimum(sizes, self._room)
         before = len(self._frame) // 2
-        tokens = np.full((len(indices), length), self.pad_id, np.int32)
         places = np.arange(len(indices)) * length + before
-        tokens.reshape(-1)[ragged_arange(places, sizes)] = self.split.ranges(starts, sizes)
+        made = laid_out(self.split, (len(indices), length), places, starts, sizes, self.pad_id)
+        tokens = made["tokens"]
         if self._frame:
             tokens[:, 0] = self._frame[0]
             tokens[np.arange(len(indices)), sizes + 1] = self._frame[1]
         column = np.arange(length, dtype=np.int32)
         real = column < (sizes + len(self._frame))[:, None]
         return {
-            "tokens": tokens,
+            **made,
             "segment_ids": real.astype(np.int32),
             "positions": column * real,
             **identity(indices, epoch),
