@@ -49,8 +49,8 @@ def beside(spans: Sequence[Span], found: Sequence[Span]) -> list[Span]:
 def token_marks(offsets: np.ndarray, spans: Sequence[Span]) -> np.ndarray:
     """Which tokens lie in marked spans: uint8 [n], 1 begins one, 2 goes on with it, 0 is in none.
 
-    A token that shares a character with a span is in it, whole; of two spans that share a token
-    the first has it. A span without a token is none.
+    A token that shares a character with a span is in it, whole, as is one of whitespace inside of
+    it; of two spans that share a token the first has it. A span without a token is none.
 
     Args:
       offsets: int [n, 2], the characters of each token.
