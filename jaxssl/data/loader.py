@@ -13,6 +13,7 @@ import numpy as np
 from jaxssl.core.errors import UserError
 from jaxssl.data.config import StoreConfig
 from jaxssl.data.order import permute
+from jaxssl.data.store.documents import Documents, check_sentences
 from jaxssl.data.store.packing import Packed
 from jaxssl.data.store.rows import Batch, RowSource
 from jaxssl.data.store.store import TokenStore
@@ -30,9 +31,11 @@ def open_rows(
 
     Raises:
       UserError: no such store or split, a damaged store, a split too small for these rows, marks
-        that are wanted of a store without.
+        or sentences that are wanted of a store without.
     """
     store = store or TokenStore.open(config.store)
+    if isinstance(config.rows, Documents) and config.rows.unit == "sentence":
+        check_sentences(store.manifest, store.path)
     return config.rows.open(
         store.split(split, marks), config.sequence_length, config.seed, store.special_ids
     )

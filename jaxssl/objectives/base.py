@@ -184,6 +184,11 @@ class Objective(ABC):
         """Whether a loss needs every row of the batch at once, as contrastive ones do."""
         return False
 
+    @property
+    def least_rows(self) -> int:
+        """The fewest rows of a batch that it can be trained on."""
+        return 1
+
     def summary(
         self,
         model: Model,

@@ -259,6 +259,11 @@ class Combine(Objective):
         """Whether a term does."""
         return any(term.objective.whole_batch for term in self.terms)
 
+    @property
+    def least_rows(self) -> int:
+        """The most that a term needs."""
+        return max(term.objective.least_rows for term in self.terms)
+
     def summary(
         self,
         model: Model,

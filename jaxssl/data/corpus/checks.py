@@ -41,7 +41,8 @@ def check_result(
             where="source",
             expected="text in UTF-8",
             got="\n".join(["no document", *described(aside, 0)]),
-            fix=f"look at {config.out}/{SKIPPED}; check text_key and the files' encoding",
+            fix=f"look at {config.out}/{SKIPPED}; check the keys of text and spans, and the files' "
+            "encoding",
         )
     if "train" not in counts:
         raise UserError(

@@ -216,7 +216,8 @@ class Triples:
     fsspec URLs: a subject, a relation and an object a line, in UTF-8. Comma-separated in .csv,
     where quotes may hold a comma; else tab-separated, without quotes."""
     template: str = "{subject} {relation} {object}."
-    """The sentence of a triple."""
+    """The sentence of a triple; on the command line in quotes of its own,
+    'source.template="{subject} {relation} {object}."'."""
     header: bool = False
     """Whether the first line of each file names the columns; they may then be in any order, and
     beside others."""

@@ -22,7 +22,7 @@ def parsed(template: str) -> list[tuple[str, str | None]]:
     if named != sorted(FIELDS) or any(form or conversion for _, _, form, conversion in parts):
         raise UserError(
             "the template of a triple does not have its three parts",
-            where="source.template",
+            where="template",
             expected="text with {subject}, {relation} and {object}, each once",
             got=repr(template),
         )

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from jaxssl.core.errors import UserError
+from jaxssl.data.store.manifest import Manifest
 from jaxssl.data.store.rows import Batch, identity, laid_out, pad_id
 from jaxssl.data.store.split import Split
 
@@ -31,6 +33,26 @@ class Documents:
     ) -> "DocumentRows":
         """Opens the split's rows of `sequence_length` tokens; the seed is not used."""
         return DocumentRows(self, split, sequence_length, special_ids or {})
+
+
+def check_sentences(manifest: Manifest, path: Path) -> None:
+    """Refuses a store that knows of no sentence: its documents would be taken for sentences.
+
+    Raises:
+      UserError: no document of any split has two.
+    """
+    splits = manifest.splits.values()
+    if any(split.sentences > split.documents for split in splits):
+        return
+    documents = sum(split.documents for split in splits)
+    raise UserError(
+        "no document has two sentences, so rows of sentences are rows of documents",
+        where=path,
+        expected="sentence ends inside of documents, for rows.unit=sentence",
+        got=f"{documents:,} documents of one sentence",
+        fix="set rows.unit=document, or prepare the text in another `out` with sentences=rule or "
+        "sentences=line",
+    )
 
 
 class DocumentRows:

@@ -285,6 +285,15 @@ def _check(split: Split, sequence_length: int) -> None:
             got=f"{split.num_documents}",
             fix="prepare more text for this split, or set rows.name=windows",
         )
+    if split.num_sentences == split.num_documents:
+        raise UserError(
+            "no document has two sentences: there is no pair of texts that belong together",
+            where=split.directory,
+            expected="sentence ends inside of documents",
+            got=f"{split.num_documents:,} documents of one sentence",
+            fix="prepare the text in another `out` with sentences=rule or sentences=line, and with "
+            "longer documents (source.documents=file), or set rows.name=windows",
+        )
     if sequence_length < _SPECIALS + 2:
         raise UserError(
             "rows are too short for a sentence pair",
