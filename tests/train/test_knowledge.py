@@ -44,19 +44,21 @@ def stores(words, tmp_path_factory):
 
 
 def recipe(stores, out, **objectives):
-    """Two streams by turns; both masked with marked spans, unless told otherwise."""
+    """Two streams by turns; the triples masked with marked spans, unless told otherwise."""
     plain = toy.recipe(stores / "text", out, "masked")
     objective, data = plain.pop("objective"), plain.pop("data")
     marked = {**objective, "units": {"name": "marked"}}
     rows = {"text": "windows", "facts": "packed"}
     streams = {
         name: {
-            "objective": objectives.get(name, marked),
+            "objective": objectives.get(name, marked if name == "facts" else objective),
             "data": {**data, "store": str(stores / name), "rows": {"name": kind}},
         }
         for name, kind in rows.items()
     }
+    plain["model"] |= {"num_layers": 1}
     more = {"train": {"steps": 6}, "checkpoint": {"every": 3, "keep_last": 9}}
+    more |= {"evaluation": {"every": 0}}
     return {**plain, **more, "streams": streams, "mixture": {"name": "by_turns"}}
 
 
@@ -72,7 +74,7 @@ def test_a_run_with_marked_spans_and_triples_trains_and_ends_with_the_same_bits(
 
 
 def test_batches_have_marks_only_where_an_objective_reads_them(stores, tmp_path):
-    made = recipe(stores, tmp_path / "run", text={"name": "masked_lm", "units": {"name": "words"}})
+    made = recipe(stores, tmp_path / "run")
     streams = build(load_config([made], [])).streams
     assert "marks" not in streams["text"].largest
     assert streams["facts"].largest["marks"].max() == 2
