@@ -85,12 +85,16 @@ def test_spans_and_words_are_masked_all_or_nothing_and_special_tokens_never(shar
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.8])
 def test_the_share_of_marked_tokens_is_exact_in_the_mean(share):
-    """Rows with plenty of spans (of 1 to 4 tokens) and of words: the mean is share times count."""
-    batch = marked(long_batch(600, 128), seed=2, share=0.35)
-    out = corrupted(batch, MaskedLm(units=Marked(share=share), slots=19))
-    chosen = chosen_of(out, 128)
+    """Two documents a row, with plenty of spans (of 1 to 4 tokens) and of words: in each the mean
+    is share times count."""
+    batch = long_batch(300, 256)
+    batch["segment_ids"][:, 128:] = 2
+    batch = marked(batch, seed=2, share=0.35)
+    out = corrupted(batch, MaskedLm(units=Marked(share=share), slots=38))
+    chosen = chosen_of(out, 256).reshape(600, 128)
     assert (chosen.sum(axis=1) == 19).all(), "round(128 * 0.15)"
-    of_spans = (chosen & (batch["marks"] > 0)).sum(axis=1)
+    of_spans = (chosen & (batch["marks"].reshape(600, 128) > 0)).sum(axis=1)
+    assert abs(of_spans[::2].mean() - of_spans[1::2].mean()) < 0.5
     error = of_spans.std() / np.sqrt(len(of_spans))
     assert abs(of_spans.mean() - 19 * share) < 4 * error
     assert error < 0.06

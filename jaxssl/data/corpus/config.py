@@ -32,8 +32,9 @@ class PrepareConfig:
     """Where sentences end, for objectives on sentence pairs: by punctuation, at each line, or
     nowhere (one sentence a document)."""
     gazetteer: GazetteerConfig | None = None
-    """Phrases to mark in the text, for objectives with `units: {name: marked}`. Spans that a source
-    marks itself (`source.spans_key`) come first: phrases that overlap them are left out."""
+    """Phrases to mark in the text, which objectives may mask as a whole (units.name=marked). Spans
+    that a source marks itself (`source.spans_key`) come first: phrases that overlap them are left
+    out."""
     max_unknown_rate: float = 0.01
     """Largest share of tokens that may be unknown to the tokenizer, when the store is made."""
     max_set_aside: float = 0.01

@@ -45,9 +45,13 @@ def record(config: PrepareConfig, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _without_places(record: dict[str, Any]) -> dict[str, Any]:
-    """`record` without the paths of its sources, which older stores have in theirs."""
+    """`record` without the paths of its sources, which older stores have in theirs, and without a
+    key of spans that is not given, which they lack."""
     first, more = record.get("source", {}), record.get("more_sources", ())
-    sources = [{k: v for k, v in s.items() if k != "paths"} for s in (first, *more)]
+    sources = [
+        {k: v for k, v in s.items() if k != "paths" and (k, v) != ("spans_key", None)}
+        for s in (first, *more)
+    ]
     return {**record, "source": sources[0], "more_sources": sources[1:]}
 
 

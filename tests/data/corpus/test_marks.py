@@ -26,7 +26,13 @@ from jaxssl.data.store.store import TokenStore
 from jaxssl.data.tokenizer.loading import load_tokenizer
 
 PHRASES = ("old man", "the old man", "green fish", "river", "never finds")
-TEXTS = ["".join(document) for document in toy.documents(60, seed=11)]
+TEXTS = [
+    " ".join(sentence.strip().capitalize() for sentence in document)
+    for document in toy.documents(60, seed=11)
+]
+
+OWN = "a dog|near a river"
+"""What the records' own spans mark."""
 
 # --- Characters to tokens -----------------------------------------------------------------------
 
@@ -91,8 +97,7 @@ def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("marks")
     (folder / "text.txt").write_text("\n\n".join(TEXTS))
     rows = [
-        {"text": text, "spans": [list(m.span()) for m in re.finditer("a dog|at home", text)]}
-        for text in TEXTS
+        {"text": text, "spans": [list(m.span()) for m in re.finditer(OWN, text)]} for text in TEXTS
     ]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "names.txt").write_text("\n".join(PHRASES))
@@ -150,13 +155,11 @@ def test_a_store_has_the_phrases_marked_and_the_same_tokens(work, tmp_path, kind
 def test_the_records_own_spans_and_phrases_are_marked(work, tmp_path):
     rows = Jsonl(paths=(str(work / "rows.jsonl"),), spans_key="spans")
     own = prepare(asked(work, tmp_path / "own", source=rows, gazetteer=None))
-    assert marked_texts(own) == expected_texts("a dog|at home")
+    assert marked_texts(own) == expected_texts(OWN)
     both = prepare(asked(work, tmp_path / "both", source=rows))
-    assert marked_texts(both) == expected_texts(
-        "a dog|at home|the old man|old man|green fish|river|never finds"
-    )
-    record = both.manifest.splits["train"]
-    assert 0 < record.found < record.spans
+    phrases = "the old man|old man|green fish|never finds"
+    assert marked_texts(both) == expected_texts(f"{OWN}|{phrases}"), "no river, which overlaps"
+    assert sum(s.found for s in both.manifest.splits.values()) == len(expected_texts(phrases))
 
 
 def test_a_store_without_marks_is_of_the_old_format(work, tmp_path):
@@ -218,6 +221,18 @@ def test_a_killed_and_finished_store_keeps_the_gazetteer_it_was_begun_with(work,
     with pytest.raises(UserError, match="another configuration") as error:
         prepare(asked(work, tmp_path / "s", gazetteer=gazetteer))
     assert "gazetteer" in str(error.value)
+
+
+def test_a_store_that_was_made_before_there_were_marks_is_complete(work, tmp_path, capsys):
+    rows = Jsonl(paths=(str(work / "rows.jsonl"),))
+    config = asked(work, tmp_path / "s", source=rows, gazetteer=None)
+    record = prepare(config).path / "prepare.json"
+    content = json.loads(record.read_text())
+    del content["gazetteer"]
+    content["source"].pop("spans_key", None)
+    record.write_text(json.dumps(content))
+    prepare(config)
+    assert "complete already" in capsys.readouterr().err
 
 
 def test_an_altered_file_of_marks_is_found(work, tmp_path):
