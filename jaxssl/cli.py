@@ -405,6 +405,8 @@ def _print_store(store) -> None:
             f"{store.path}/{name}: {split.documents:,} documents, {split.tokens:,} tokens, "
             f"{split.bytes:,} bytes, unigram entropy {split.unigram_entropy:.3f} nats"
         )
+    for line in store.manifest.about_marks():
+        print(line)
 
 
 if __name__ == "__main__":

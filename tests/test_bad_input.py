@@ -567,6 +567,208 @@ def _(p):
     return p.pretrain("objective.name=next_sentence")
 
 
+def one_sentence_each(p: Place) -> Path:
+    """A store whose documents have no sentence ends inside."""
+    text = "\n\n".join("".join(document) for document in toy.documents(40))
+    (p.tmp / "text.txt").write_text(text)
+    out = p.tmp / "flat"
+    asked = prepare(p, p.tmp / "text.txt")[:-2]
+    more = ["source.documents=blank_lines", "sentences=none", "validation_fraction=0.2", "tasks=1"]
+    assert cli.main([*asked, f"out={out}", f"tokenizer={p.words / 'tokenizer'}", *more]) == 0
+    return out
+
+
+@case(
+    "sentence order without sentences",
+    "no document has two sentences",
+    "flat/",
+    "documents of one sentence",
+    "sentences=rule",
+)
+def _(p):
+    pairs = ("data.rows.name=pairs", "data.rows.label=sentence_order")
+    return p.pretrain("objective.name=sentence_order", *pairs, store=one_sentence_each(p))
+
+
+@case("next sentences without sentences", "no document has two sentences", "sentences=rule")
+def _(p):
+    return p.pretrain(kind="bert", store=one_sentence_each(p))
+
+
+@case(
+    "rows of sentences without sentences",
+    "rows of sentences are rows of documents",
+    "flat",
+    "of one sentence",
+    "rows.unit=document",
+)
+def _(p):
+    rows = ("data.rows.name=documents", "data.rows.unit=sentence")
+    return p.pretrain(*rows, store=one_sentence_each(p))
+
+
+@case(
+    "a batch of one for a contrast",
+    "no other row that a text could be told from",
+    "where:    data.batch_size",
+    "expected: 2 or more, for simcse",
+    "got:      1",
+    "train.accumulation",
+)
+def _(p):
+    return p.pretrain("objective.name=simcse", "data.rows.name=documents", "data.batch_size=1")
+
+
+@case(
+    "a batch of one for pairs of texts",
+    "no other row that a text could be told from",
+    "where:    data.batch_size",
+    "expected: 2 or more, for similarity",
+)
+def _(p):
+    (p.tmp / "pairs.csv").write_text("text,other\na cat,the cat\na dog,the dog\n" * 8)
+    return [
+        "finetune",
+        f"out={p.tmp / 'similar'}",
+        f"init.from={p.trained}",
+        "task.name=similarity",
+        "task.pair=other",
+        "data.tables.train.name=file",
+        f"data.tables.train.path={p.tmp / 'pairs.csv'}",
+        "data.tables.validation_fraction=0.2",
+        "data.max_length=16",
+        "data.batch_size=1",
+    ]
+
+
+@case(
+    "a teacher with another vocabulary",
+    "another tokenizer than what teacher starts from",
+    "where:    data.store, networks.teacher.init.from",
+    "pieces",
+    "give networks.teacher.init.from one with the same tokenizer",
+)
+def _(p):
+    """Of as many pieces: nothing but the tokenizers can tell."""
+    store = p.tmp / "other"
+    toy.write_store(store, other_tokenizer(p), {"train": 60, "validation": 9})
+    return p.pretrain(
+        "objective.name=distil", f"networks.teacher.init.from={p.trained}", store=store
+    )
+
+
+def other_tokenizer(p: Place):
+    """That of the words, with two pieces changed round."""
+    from jaxssl.data.tokenizer.loading import load_tokenizer
+
+    shutil.copytree(p.words / "tokenizer", p.tmp / "swapped")
+    path = p.tmp / "swapped" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    pieces = content["model"]["vocab"]
+    pieces["a"], pieces["b"] = pieces["b"], pieces["a"]
+    path.write_text(json.dumps(content))
+    return load_tokenizer(p.tmp / "swapped")
+
+
+@case(
+    "streams of two tokenizers",
+    "the token store of a was made with another tokenizer than the token store of b",
+    "where:    streams.a.data.store, streams.b.data.store",
+    "prepare the text of streams.a.data.store",
+)
+def _(p):
+    content = toy.recipe(p.words, p.tmp / "run", "masked")
+    objective, data = content.pop("objective"), content.pop("data")
+    streams = {"a": data, "b": {**data, "store": str(p.bytes)}}
+    content["streams"] = {name: {"objective": objective, "data": x} for name, x in streams.items()}
+    content["mixture"] = {"name": "by_turns"}
+    return ["pretrain", str(toy.write_recipe(p.tmp / "recipe.json", content))]
+
+
+@case(
+    "a gazetteer that matches nothing",
+    "the gazetteer matches nothing",
+    "names.txt",
+    "no phrase found",
+    "gazetteer.ignore_case=true",
+)
+def _(p):
+    (p.tmp / "names.txt").write_text("New York\nThe Cat\n")
+    return with_gazetteer(p)
+
+
+@case("an empty gazetteer", "the gazetteer is empty", "names.txt", "a phrase a line")
+def _(p):
+    (p.tmp / "names.txt").write_text("\n\n")
+    return with_gazetteer(p)
+
+
+@case("a gazetteer that is not there", "cannot be read", "nams.txt", "did you mean")
+def _(p):
+    (p.tmp / "names.txt").write_text("cat\n")
+    return [*with_gazetteer(p), f"gazetteer.path={p.tmp / 'nams.txt'}"]
+
+
+def with_gazetteer(p):
+    documents = ["".join(document) for document in toy.documents(10)]
+    corpus = p.corpus("\n\n".join(documents).encode())
+    more = ("source.documents=blank_lines", "tasks=1", "validation_fraction=0")
+    return [*prepare(p, corpus), *more, f"gazetteer.path={p.tmp / 'names.txt'}"]
+
+
+@case("marked units of a store without marks", "no marked spans", "words", "gazetteer.path=FILE")
+def _(p):
+    return p.pretrain("objective.units.name=marked")
+
+
+def with_spans(p, spans):
+    rows = [{"text": "the cat sees a dog.", "spans": each} for each in spans]
+    (p.tmp / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return [
+        "prepare",
+        "source.name=jsonl",
+        f'source.paths=["{p.tmp / "rows.jsonl"}"]',
+        "source.spans_key=spans",
+        f"out={p.tmp / 'new-store'}",
+        f"tokenizer={p.words / 'tokenizer'}",
+        "tasks=1",
+        "validation_fraction=0",
+    ]
+
+
+@case("spans out of range", "cannot be used", "rows.jsonl:2: a span is out of range: [4, 70)")
+def _(p):
+    return with_spans(p, [[[4, 7]], [[4, 70]]])
+
+
+@case("spans that overlap", "no readable document", "two spans overlap: [0, 7) and [4, 7)")
+def _(p):
+    return with_spans(p, [[[4, 7], [0, 7]]])
+
+
+@case("a key of spans that is not there", "no readable document", "no key 'marks'", "keys: spans")
+def _(p):
+    return [*with_spans(p, [[[4, 7]]]), "source.spans_key=marks"]
+
+
+@case("no span at all", "no span of the text is marked", "source.spans_key", "empty list")
+def _(p):
+    return with_spans(p, [[], None])
+
+
+@case("a template without its parts", "does not have its three parts", "source.template", "{rel}")
+def _(p):
+    source = ["source.name=triples", f'source.paths=["{p.corpus(b"x")}"]']
+    tokenizer = f"tokenizer={p.words / 'tokenizer'}"
+    return [
+        "prepare",
+        *source,
+        f"out={p.tmp / 's'}",
+        tokenizer,
+        'source.template="{subject} {rel}"',
+    ]
+
+
 @case("tokenizer without a mask", "no mask token", "objective.name", "bos, eos")
 def _(p):
     return p.pretrain(store=p.bytes)

@@ -74,6 +74,7 @@ def _store(path: Path, verify: bool) -> Iterator[str]:
             f"  {name:<12}{split.documents:>12,}{split.sentences:>12,}{split.tokens:>16,}"
             f"{split.bytes:>16,}"
         )
+    yield from (f"  {line}" for line in store.manifest.about_marks())
     good = sum(split.documents for split in store.manifest.splits.values())
     yield from (f"  {line}" for line in described(store.manifest.set_aside, good))
 

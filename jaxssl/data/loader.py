@@ -13,6 +13,7 @@ import numpy as np
 from jaxssl.core.errors import UserError
 from jaxssl.data.config import StoreConfig
 from jaxssl.data.order import permute
+from jaxssl.data.store.documents import Documents, check_sentences
 from jaxssl.data.store.packing import Packed
 from jaxssl.data.store.rows import Batch, RowSource
 from jaxssl.data.store.store import TokenStore
@@ -20,15 +21,23 @@ from jaxssl.data.store.store import TokenStore
 ENDLESS = 1 << 62
 
 
-def open_rows(config: StoreConfig, split: str, store: TokenStore | None = None) -> RowSource:
+def open_rows(
+    config: StoreConfig, split: str, store: TokenStore | None = None, marks: bool = False
+) -> RowSource:
     """Opens the rows of a split as `config` cuts them (`store`: the open store, if there is one).
 
+    Args:
+      marks: rows hand on which tokens lie in marked spans.
+
     Raises:
-      UserError: no such store or split, a damaged store, a split too small for these rows.
+      UserError: no such store or split, a damaged store, a split too small for these rows, marks
+        or sentences that are wanted of a store without.
     """
     store = store or TokenStore.open(config.store)
+    if isinstance(config.rows, Documents) and config.rows.unit == "sentence":
+        check_sentences(store.manifest, store.path)
     return config.rows.open(
-        store.split(split), config.sequence_length, config.seed, store.special_ids
+        store.split(split, marks), config.sequence_length, config.seed, store.special_ids
     )
 
 
@@ -46,10 +55,12 @@ def load(
     start_step: int = 0,
     places: np.ndarray | None = None,
     store: TokenStore | None = None,
+    marks: bool = False,
 ) -> "TrainLoader":
     """The split's shuffled batches without end, from `start_step` on; all rows without `places`."""
     places = np.arange(config.batch_size) if places is None else places
-    batches = StoreBatches(open_rows(config, split, store), config.batch_size, config.seed, places)
+    rows = open_rows(config, split, store, marks)
+    batches = StoreBatches(rows, config.batch_size, config.seed, places)
     return TrainLoader(batches, start_step=start_step, prefetch=config.prefetch)
 
 

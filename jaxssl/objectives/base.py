@@ -139,6 +139,12 @@ class Objective(ABC):
         where `corrupt` makes rows shorter, as span corruption does."""
         return length
 
+    @property
+    def reads_marks(self) -> bool:
+        """Whether it reads which tokens of a store lie in marked spans: `marks` uint8 [B, T], 1
+        where one begins, 2 where it goes on, 0 elsewhere. Batches have them only then."""
+        return False
+
     def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
         """The entries that it adds to the batch or changes in it, each row by its own key."""
         return {}
@@ -177,6 +183,11 @@ class Objective(ABC):
     def whole_batch(self) -> bool:
         """Whether a loss needs every row of the batch at once, as contrastive ones do."""
         return False
+
+    @property
+    def least_rows(self) -> int:
+        """The fewest rows of a batch that it can be trained on."""
+        return 1
 
     def summary(
         self,

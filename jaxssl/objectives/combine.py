@@ -174,6 +174,11 @@ class Combine(Objective):
             )
         return next(iter(found.values()))
 
+    @property
+    def reads_marks(self) -> bool:
+        """Whether a term does."""
+        return any(term.objective.reads_marks for term in self.terms)
+
     def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
         """`TERM/ENTRY` for each entry that a term adds or changes."""
         entries = {}
@@ -253,6 +258,11 @@ class Combine(Objective):
     def whole_batch(self) -> bool:
         """Whether a term does."""
         return any(term.objective.whole_batch for term in self.terms)
+
+    @property
+    def least_rows(self) -> int:
+        """The most that a term needs."""
+        return max(term.objective.least_rows for term in self.terms)
 
     def summary(
         self,

@@ -113,6 +113,11 @@ class MaskedLm(Objective):
         check_mask_token(vocabulary)
         check_both_sides(model, self.name)
 
+    @property
+    def reads_marks(self) -> bool:
+        """Whether its units do."""
+        return self.units.reads_marks
+
     def num_slots(self, batch: Batch) -> int:
         """The static number of predictions a row."""
         if self.slots is not None:
@@ -124,7 +129,17 @@ class MaskedLm(Objective):
         return min(length, int(single) + 32)
 
     def check_rows(self, rows: Batch) -> None:
-        """Refuses rows whose documents together want more predictions than there are slots."""
+        """Refuses rows whose documents together want more predictions than there are slots, and
+        rows without the marks that the units prefer."""
+        if self.reads_marks and "marks" not in rows:
+            raise UserError(
+                "labelled tables have no marked spans",
+                where="objective.units",
+                expected="units that need none, such as words",
+                got=self.units.name,
+                fix="give the objective a stream of its own over a token store with marks "
+                "(`jaxssl prepare ... gazetteer.path=FILE`)",
+            )
         segments = np.asarray(rows["segment_ids"])
         B, T = segments.shape
         flat = segments + np.arange(B)[:, None] * (T + 1)
@@ -147,7 +162,7 @@ class MaskedLm(Objective):
         slots, starts = self.num_slots(batch), jnp.asarray(vocabulary.word_starts)
         T = batch["tokens"].shape[1]
 
-        def row(rate, key, tokens, segment_ids):
+        def row(rate, key, tokens, segment_ids, marks=None):
             where_key, how_key, what_key = jax.random.split(key, 3)
             candidates = (segment_ids > 0) & ~jnp.isin(tokens, jnp.asarray(reserved))
             counted = jnp.where(self.counts_specials | candidates, segment_ids, 0)
@@ -157,7 +172,7 @@ class MaskedLm(Objective):
                 count_key, lengths, rate, self.rounding, self.max_predictions, self.most(T)
             )
             chosen = self.units.choose(
-                where_key, Row(segment_ids, candidates, starts[tokens], quota)
+                where_key, Row(segment_ids, candidates, starts[tokens], quota, marks)
             )
             positions = positions_of(chosen.tokens, slots)
             inside = jnp.minimum(positions, T - 1)
@@ -173,6 +188,7 @@ class MaskedLm(Objective):
 
         keys = example_keys(seed, batch)
         rows = (keys, batch["tokens"], batch["segment_ids"])
+        rows += (batch["marks"],) if self.reads_marks else ()
         if isinstance(self.rate, Ramp) and "step" in batch:
             rates = factor_at(self.rate, batch["step"], jnp.interp)
             made = jax.vmap(row)(rates, *rows)

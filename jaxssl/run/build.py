@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,7 +28,7 @@ from jaxssl.parallel.mesh import check_batch, make_mesh
 from jaxssl.program.parameter_use import check_read, reached
 from jaxssl.program.phase import Phases
 from jaxssl.program.program import Program, Stage, Stream
-from jaxssl.run.config import RunConfig
+from jaxssl.run.config import RunConfig, StreamConfig
 from jaxssl.run.feeds import Opened, open_stream
 from jaxssl.run.networks import check_untrained, inits, make_model, untrained, with_networks
 from jaxssl.train.feeds import Feed, Feeds
@@ -102,7 +102,8 @@ def make_program(
       UserError: parts that do not fit together.
     """
     mesh = make_mesh(config.mesh)
-    for stream in config.all_streams.values():
+    for name, stream in config.all_streams.items():
+        _check_rows_enough(stream, f"streams.{name}." if name else "")
         check_batch(stream.data.batch_size, config.train.accumulation, mesh)
     draws, epochs = _plan_draws(config, opened)
     model = make_model(config)
@@ -120,7 +121,7 @@ def make_program(
         steps,
         _places(config, opened),
         {stack.name: stack.depth for stack in model.stacks},
-        grouped_by_reach(group_of, reach),
+        grouped_by_reach(group_of, reach, _trained(model, stages)),
     )
     program = Program(
         model=model,
@@ -139,6 +140,20 @@ def make_program(
         reached=reach,
     )
     return program, epochs
+
+
+def _check_rows_enough(stream: StreamConfig, lead: str) -> None:
+    """Refuses a batch with fewer rows than its objective has a use for."""
+    least, size = stream.objective.least_rows, stream.data.batch_size
+    if size < least:
+        raise UserError(
+            "a batch has no other row that a text could be told from",
+            where=f"{lead}data.batch_size",
+            expected=f"{least} or more, for {stream.objective.name}: the more, the better",
+            got=size,
+            fix=f"set {lead}data.batch_size=64, and train.accumulation where memory is short: a "
+            "row is told from all rows of the batch, not of its part",
+        )
 
 
 def _places(config: RunConfig, opened: Mapping[str, Opened]) -> int | None:
@@ -204,17 +219,20 @@ def find_tokenizer(config: RunConfig) -> str:
     Raises:
       UserError: none of these, or two that differ.
     """
-    given = {
-        f"the token store of {name or 'data'}": f"{stream.data.store}/tokenizer"
-        for name, stream in config.all_streams.items()
-        if isinstance(stream.data, StoreConfig) and TokenStore.open(stream.data.store)
-    }
+    given: list[_Given] = []
+    for name, stream in config.all_streams.items():
+        if isinstance(stream.data, StoreConfig) and TokenStore.open(stream.data.store):
+            key, path = "data.store", f"{stream.data.store}/tokenizer"
+            key = f"streams.{name}.{key}" if name else key
+            given.append(_Given(f"the token store of {name or 'data'}", key, path))
     if config.tokenizer is not None:
-        given["tokenizer"] = config.tokenizer
+        given.append(_Given("tokenizer", "tokenizer", config.tokenizer))
     for name, init in inits(config).items():
         if init is not None:
-            what = "the run to start from" if not name else f"what {name} starts from"
-            given[what] = str(open_origin(init.run_dir).tokenizer)
+            what, key = "the run to start from", "init.from"
+            if name:
+                what, key = f"what {name} starts from", f"networks.{name}.init.from"
+            given.append(_Given(what, key, str(open_origin(init.run_dir).tokenizer)))
     if not given:
         raise UserError(
             "without a run to start from, a tokenizer must be given",
@@ -223,23 +241,34 @@ def find_tokenizer(config: RunConfig) -> str:
             got="null",
             fix="set tokenizer=..., or init.from=RUN",
         )
-    (what, path), *others = given.items()
-    first = load_tokenizer(path) if others else None
-    for other, place in others:
-        _check_same_tokenizer((what, first), (other, load_tokenizer(place)), place)
-    return path
+    first, *others = given
+    for other in others:
+        _check_same_tokenizer(first, other)
+    return first.path
 
 
-def _check_same_tokenizer(one: Any, other: Any, place: str) -> None:
+class _Given(NamedTuple):
+    """A tokenizer that a run is told of: what has it, the key that names that, where it lies."""
+
+    what: str
+    key: str
+    path: str
+
+
+def _check_same_tokenizer(one: _Given, other: _Given) -> None:
     """Refuses to go on with embeddings of another tokenizer's tokens."""
-    if one[1].fingerprint == other[1].fingerprint:
+    ours, theirs = load_tokenizer(one.path), load_tokenizer(other.path)
+    if ours.fingerprint == theirs.fingerprint:
         return
+    is_store = other.key.endswith("data.store")
     raise UserError(
-        f"{one[0]} was made with another tokenizer than {other[0]}",
-        where="data.store, init.from, tokenizer",
-        expected=f"{other[1].name} ({other[1].fingerprint[:12]})",
-        got=f"{one[1].name} ({one[1].fingerprint[:12]})",
-        fix=f"prepare the text with tokenizer={place}",
+        f"{one.what} was made with another tokenizer than {other.what}",
+        where=f"{one.key}, {other.key}",
+        expected=f"the tokenizer of {other.what}: {theirs.name}, {theirs.vocab_size:,} pieces "
+        f"({theirs.fingerprint[:12]})",
+        got=f"{ours.name}, {ours.vocab_size:,} pieces ({ours.fingerprint[:12]})",
+        fix=f"prepare the text of {one.key} in another `out` with tokenizer={other.path}, or "
+        + ("the other way round" if is_store else f"give {other.key} one with the same tokenizer"),
     )
 
 
@@ -320,12 +349,19 @@ def plan_stages(
     return model, tuple(stages), group_of if len(stages) > 1 else None
 
 
+def _trained(model: Model, stages: Sequence[Stage]) -> frozenset[str]:
+    """The parameters that a stage trains, by path."""
+    paths = flatten(unbox(model.abstract()))
+    return frozenset(path for path in paths if any(stage.is_trained(path) for stage in stages))
+
+
 def grouped_by_reach(
-    group_of: GroupOf | None, reach: Mapping[str, frozenset[str]] | None
+    group_of: GroupOf | None, reach: Mapping[str, frozenset[str]] | None, trained: frozenset[str]
 ) -> GroupOf | None:
     """Groups of parameters that are updated together: of one stage, and reached by the same
-    streams. None where there is one group."""
-    if reach is None or len(set(reach.values())) == 1:
+    streams. None where there is one group: those that no stream reaches, as a pooler that nothing
+    reads, are another, which no step has a gradient of."""
+    if reach is None or (len({*reach.values()}) == 1 and trained <= next(iter(reach.values()))):
         return group_of
 
     def group(path: str) -> str:

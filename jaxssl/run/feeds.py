@@ -84,7 +84,7 @@ def _open_store(
     check_vocabulary(store, model.vocab_size)
     splits = {}
     for name in sorted(wanted, key=lambda name: name != "train"):
-        rows = open_rows(data, name, store)
+        rows = open_rows(data, name, store, config.objective.reads_marks)
         config.objective.check_rows(spread_rows(rows))
         splits[name] = StoreData(rows)
     train, manifest = splits["train"], store.manifest
@@ -160,7 +160,8 @@ def _store_split(
     store = TokenStore.open(config.store, verify=config.verify)
     check_tokenizer(store, tokenizer.fingerprint)
     check_vocabulary(store, model.vocab_size)
-    return StoreData(open_rows(config, split, store)), tokens_per_byte(store, split)
+    rows = open_rows(config, split, store, stream.objective.reads_marks)
+    return StoreData(rows), tokens_per_byte(store, split)
 
 
 # --- Tables -------------------------------------------------------------------------------------

@@ -116,6 +116,11 @@ class Similarity(Contrasting, Task):
         return columns
 
     @property
+    def least_rows(self) -> int:
+        """One will do where each row has texts of its own to be told from."""
+        return 1 if self.negatives else super().least_rows
+
+    @property
     def metric(self) -> str:
         """Spearman's correlation, or how early what belongs to a text is found."""
         if self.label is not None:

@@ -46,6 +46,7 @@ PAIRS = {"text": ["the cat", "a dog"], "pair": ["a bird", "the cat"], "bad": ["a
 
 def test_a_row_has_its_texts_and_a_key_for_each(tokenizer):
     task = Similarity(pair="pair", negatives=("bad",), text_prompt="the old ")
+    assert (task.least_rows, Similarity(pair="pair").least_rows) == (1, 2)
     made = task.encode(table(**PAIRS), tokenizer, 16, "train")
     assert list(made.examples.sides) == ["pair", "negative1"]
     ids = made.examples.tokens[made.examples.starts[0] : made.examples.starts[1]]

@@ -21,7 +21,7 @@ from jaxssl.optim.build import make_optimizer
 from jaxssl.optim.schedules import Constant
 from jaxssl.optim.sgd import Sgd
 from jaxssl.program.program import Stream
-from jaxssl.run.build import build
+from jaxssl.run.build import build, grouped_by_reach
 from jaxssl.run.open import evaluate_run, open_run
 from jaxssl.run.recipes import load_config
 from jaxssl.run.train import train_run
@@ -322,3 +322,13 @@ def test_the_step_of_several_streams_is_the_sum_of_their_steps_each_by_its_weigh
     for path, step in both.items():
         np.testing.assert_allclose(step, one[path] + 0.25 * other[path], atol=1e-9)
     assert any(np.abs(step).max() > 1e-4 for step in other.values())
+
+
+def test_what_no_stream_reaches_is_a_group_of_its_own():
+    """As a pooler that nothing reads: steps by turns have no gradient of it."""
+    body = frozenset({"encoder/w"})
+    reach = {"text": body, "facts": body}
+    assert grouped_by_reach(None, reach, body) is None
+    group = grouped_by_reach(None, reach, body | {"pooler/w"})
+    assert group is not None
+    assert (group("encoder/w"), group("pooler/w")) == ("text+facts", "none")

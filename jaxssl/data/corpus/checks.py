@@ -41,7 +41,8 @@ def check_result(
             where="source",
             expected="text in UTF-8",
             got="\n".join(["no document", *described(aside, 0)]),
-            fix=f"look at {config.out}/{SKIPPED}; check text_key and the files' encoding",
+            fix=f"look at {config.out}/{SKIPPED}; check the keys of text and spans, and the files' "
+            "encoding",
         )
     if "train" not in counts:
         raise UserError(
@@ -56,6 +57,31 @@ def check_result(
         rate = sum(c[unknown] for c in counts.values()) / sum(c.sum() for c in counts.values())
         if rate > config.max_unknown_rate:
             raise _too_unknown(config, tokenizer, float(rate), "in the corpus")
+
+
+def check_marks(config: PrepareConfig, splits: dict[str, dict[str, Any]]) -> None:
+    """Refuses a store whose marks were asked for and that has none, or none of the gazetteer."""
+    if not config.marks:
+        return
+    found = sum(split["found"] for split in splits.values())
+    if config.gazetteer is not None and not found:
+        raise UserError(
+            "the gazetteer matches nothing",
+            where=config.gazetteer.path,
+            expected="phrases that stand in the text, as whole words"
+            + ("" if config.gazetteer.ignore_case else " and in the same case"),
+            got="no phrase found in the whole text",
+            fix=f"correct the phrases or set gazetteer.ignore_case=true; then delete {config.out}, "
+            "which was begun with this gazetteer, or choose another `out`",
+        )
+    if not any(split["spans"] for split in splits.values()):
+        raise UserError(
+            "no span of the text is marked",
+            where="source.spans_key",
+            expected="offsets of spans",
+            got="an empty list for every document",
+            fix="name the right key, or give a gazetteer (gazetteer.path=FILE)",
+        )
 
 
 def _too_unknown(config: PrepareConfig, tokenizer: Tokenizer, rate: float, place: str) -> UserError:

@@ -5,7 +5,8 @@ from typing import Literal
 
 from jaxssl.core.bounds import check_local
 from jaxssl.core.errors import UserError
-from jaxssl.data.corpus.sources import SourceConfig
+from jaxssl.data.corpus.gazetteer import GazetteerConfig
+from jaxssl.data.corpus.sources import SourceConfig, gives_spans
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,10 @@ class PrepareConfig:
     sentences: Literal["rule", "line", "none"] = "rule"
     """Where sentences end, for objectives on sentence pairs: by punctuation, at each line, or
     nowhere (one sentence a document)."""
+    gazetteer: GazetteerConfig | None = None
+    """Phrases to mark in the text, which objectives may mask as a whole (units.name=marked). Spans
+    that a source marks itself (`source.spans_key`) come first: phrases that overlap them are left
+    out."""
     max_unknown_rate: float = 0.01
     """Largest share of tokens that may be unknown to the tokenizer, when the store is made."""
     max_set_aside: float = 0.01
@@ -63,6 +68,11 @@ class PrepareConfig:
     @property
     def sources(self) -> tuple[SourceConfig, ...]:
         return (self.source, *self.more_sources)
+
+    @property
+    def marks(self) -> bool:
+        """Whether spans of the text are marked."""
+        return self.gazetteer is not None or any(map(gives_spans, self.sources))
 
     @property
     def fractions(self) -> dict[str, float]:

@@ -8,11 +8,13 @@ from jaxssl.core.errors import UserError, did_you_mean
 
 
 class Keys(NamedTuple):
-    """Which of a row's keys hold a document's text, its own id and its group; None for no key."""
+    """Which of a row's keys hold a document's text, its own id, its group and its marked spans;
+    None for no key."""
 
     text: str = "text"
     id: str | None = None
     group: str | None = None
+    spans: str | None = None
 
 
 class HubRows(NamedTuple):
@@ -48,7 +50,7 @@ class HubRows(NamedTuple):
             ) from error
         if row is None:
             raise UserError("the corpus is empty", where=where, expected="rows", got="none")
-        for field, column in (("text", keys.text), ("id", keys.id), ("group", keys.group)):
+        for field, column in keys._asdict().items():
             if column is not None and column not in row:
                 raise UserError(
                     "the data set has no such column",

@@ -6,6 +6,7 @@ The manifest is written last: a store with a manifest is complete.
 """
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import json
@@ -24,9 +25,10 @@ from jaxssl.core.files import atomic_write
 from jaxssl.core.json_files import read_json
 from jaxssl.core.seal import SEAL
 from jaxssl.data.corpus import skipped
-from jaxssl.data.corpus.checks import check_result, check_sample
+from jaxssl.data.corpus.checks import check_marks, check_result, check_sample
 from jaxssl.data.corpus.config import PrepareConfig
 from jaxssl.data.corpus.contents import CONTENTS, check_unchanged, read_contents, write_contents
+from jaxssl.data.corpus.gazetteer import GazetteerConfig, read_gazetteer
 from jaxssl.data.corpus.record import (
     COMMITS,
     RECORD,
@@ -37,7 +39,7 @@ from jaxssl.data.corpus.record import (
     pinned,
     record,
 )
-from jaxssl.data.corpus.sources import Docstrings, Jsonl, SourceConfig, TextFiles
+from jaxssl.data.corpus.sources import Docstrings, Jsonl, SourceConfig, TextFiles, Triples
 from jaxssl.data.store import packing
 from jaxssl.data.store.manifest import (
     MANIFEST,
@@ -64,6 +66,8 @@ def prepare(config: PrepareConfig) -> TokenStore:
     out = Path(config.out)
     tokenizer = load_tokenizer(config.tokenizer)
     _ = tokenizer.document_end  # a tokenizer without one is refused here
+    if config.gazetteer is not None:
+        read_gazetteer(config.gazetteer)  # what is wrong with it is told here
     asked = record(config, tokenizer)
     was_complete = is_complete(out, asked)
     if was_complete:
@@ -124,12 +128,14 @@ def _make(config: PrepareConfig, tokenizer: Tokenizer, asked: dict, out: Path) -
     if not (out / RECORD).is_file():
         check_sample(config, tokenizer, sources[0])
         tokenizer.save(work.tokenizer)
+        if config.gazetteer is not None:
+            shutil.copyfile(config.gazetteer.path, work.gazetteer)
         write_contents(out / CONTENTS, read_contents(config.sources))
         with atomic_write(out / RECORD) as file:
             json.dump({**asked, COMMITS: chosen}, file, indent=1)
             file.write("\n")
     _run(config, sources, work, out)
-    _finish(config, tokenizer, work, out)
+    _finish(config, tokenizer, asked, work, out)
 
 
 def _run(config: PrepareConfig, sources: list[SourceConfig], work: Any, out: Path) -> None:
@@ -138,7 +144,15 @@ def _run(config: PrepareConfig, sources: list[SourceConfig], work: Any, out: Pat
     from jaxssl.data.corpus.writer import StoreWriter
 
     readers = [s.reader(work.skipped / f"source{i}") for i, s in enumerate(sources)]
-    writer = StoreWriter(out.absolute(), work, config.seed, config.fractions, config.sentences)
+    writer = StoreWriter(
+        out.absolute(),
+        work,
+        config.seed,
+        config.fractions,
+        config.sentences,
+        config.marks,
+        _saved(config.gazetteer, work.gazetteer),
+    )
     executor = QuietExecutor(
         pipeline=[*readers, writer],
         tasks=config.tasks,
@@ -158,7 +172,7 @@ def _run(config: PrepareConfig, sources: list[SourceConfig], work: Any, out: Pat
         executor.run()
 
 
-def _finish(config: PrepareConfig, tokenizer: Tokenizer, work: Any, out: Path) -> None:
+def _finish(config: PrepareConfig, tokenizer: Tokenizer, asked: dict, work: Any, out: Path) -> None:
     """Merges the tasks' records, checks the whole, writes all that is not shards."""
     shards: dict[str, list[dict]] = {}
     counts: dict[str, np.ndarray] = {}
@@ -172,6 +186,7 @@ def _finish(config: PrepareConfig, tokenizer: Tokenizer, work: Any, out: Path) -
     splits = {name: split_record(shards[name], counts[name]) for name in sorted(shards)}
     aside = skipped.merge(_skipped_files(work), out / skipped.SKIPPED)
     check_result(config, tokenizer, counts, aside)
+    check_marks(config, splits)
     good = sum(split["documents"] for split in splits.values())
     skipped.check_share(aside, good, config.max_set_aside, out)
     check_unchanged(out / CONTENTS, config.sources, "token store")
@@ -189,8 +204,20 @@ def _finish(config: PrepareConfig, tokenizer: Tokenizer, work: Any, out: Path) -
             "split_fractions": config.fractions,
             "splits": splits,
             "set_aside": aside,
+            **({"marks": _marks(config, asked)} if config.marks else {}),
         },
     )
+
+
+def _marks(config: PrepareConfig, asked: dict) -> dict[str, Any]:
+    """How spans were marked: the gazetteer, if there is one, and the sources' own keys."""
+    keys = [getattr(source, "spans_key", None) for source in config.sources]
+    return {"gazetteer": asked["gazetteer"], "spans_keys": keys}
+
+
+def _saved(config: GazetteerConfig | None, copy: Path) -> GazetteerConfig | None:
+    """The gazetteer to read from: the copy that was made when the store was begun."""
+    return None if config is None else dataclasses.replace(config, path=str(copy))
 
 
 def _missing_plans(config: PrepareConfig, out: Path) -> list[tuple[Split, int]]:
@@ -213,7 +240,7 @@ def _collected(source: SourceConfig, index: int, work: Path) -> SourceConfig:
 
 def _size(sources: list[SourceConfig]) -> int | None:
     """About how many bytes of text there are, or None if that cannot be seen."""
-    if not all(isinstance(source, TextFiles | Jsonl) for source in sources):
+    if not all(isinstance(source, TextFiles | Jsonl | Triples) for source in sources):
         return None
     files = [file for source in sources for file in source.inputs()]
     return None if any(file.compressed for file in files) else sum(file.size for file in files)

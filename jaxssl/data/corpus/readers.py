@@ -21,6 +21,7 @@ from jaxssl.data.corpus.docstrings import collect
 from jaxssl.data.corpus.files import FIRST_BLOCK, SourceFile, open_file
 from jaxssl.data.corpus.hub import HubRows, Keys
 from jaxssl.data.corpus.lines import MAX_LINE_BYTES, Line, Lines, share
+from jaxssl.data.corpus.marks import checked_spans
 from jaxssl.data.corpus.sentences import last_whitespace
 from jaxssl.data.corpus.skipped import EMPTY, SkippedDocuments
 
@@ -89,7 +90,8 @@ class FilesReader(Reader):
 
 
 class JsonlReader(FilesReader):
-    """One document a line. `metadata["group"]` is the value of the group's key, if it has one."""
+    """One document a line. `metadata["group"]` is the value of the group's key, if it has one, and
+    `metadata["spans"]` that of the spans' key."""
 
     name = "jsonl"
 
@@ -120,7 +122,7 @@ class JsonlReader(FilesReader):
         key, group = self.keys.id, self.keys.group
         name = f"{file.id}:{line.offset}" if key is None else str(_value(row, key))
         metadata = {} if group is None else {"group": str(_value(row, group))}
-        return Document(text, name, metadata=metadata)
+        return Document(text, name, metadata=metadata | _spans(row, self.keys, text))
 
 
 class ParagraphReader(FilesReader):
@@ -225,7 +227,7 @@ class _Stream(HuggingFaceDatasetReader):
             name = name if key is None else str(_value(data, key))
             # Not the place by default: it depends on how many tasks read the data set.
             group = text if group_key is None else str(_value(data, group_key))
-            return Document(text, name, metadata={"group": group})
+            return Document(text, name, metadata={"group": group} | _spans(data, self.keys, text))
         except ValueError as error:
             self.skipped.add(name, None, str(error))
             return None
@@ -321,6 +323,11 @@ def _with_more(parts: Iterator[str], name: str) -> Iterator[Document]:
         previous = part
     if previous is not None:
         yield Document(previous, name)
+
+
+def _spans(row: dict, keys: Keys, text: str) -> dict[str, Any]:
+    """The marked spans that a row has, in order."""
+    return {} if keys.spans is None else {"spans": checked_spans(_value(row, keys.spans), text)}
 
 
 def _value(row: dict, key: str) -> Any:

@@ -11,6 +11,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.json_files import read_json
 from jaxssl.data.corpus.config import PrepareConfig
 from jaxssl.data.corpus.contents import CONTENTS
+from jaxssl.data.corpus.gazetteer import fingerprint
 from jaxssl.data.corpus.sources import Hub
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 
@@ -37,13 +38,20 @@ def record(config: PrepareConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     Nor does where the corpus lies: what it holds is noted in `inputs.jsonl`.
     """
     kept = {key: value for key, value in to_dict(config).items() if key not in LEFT_OUT}
+    if config.gazetteer is not None:
+        ignore_case = config.gazetteer.ignore_case
+        kept["gazetteer"] = {"sha256": fingerprint(config.gazetteer), "ignore_case": ignore_case}
     return {**_without_places(kept), "tokenizer": tokenizer.fingerprint}
 
 
 def _without_places(record: dict[str, Any]) -> dict[str, Any]:
-    """`record` without the paths of its sources, which older stores have in theirs."""
+    """`record` without the paths of its sources, which older stores have in theirs, and without a
+    key of spans that is not given, which they lack."""
     first, more = record.get("source", {}), record.get("more_sources", ())
-    sources = [{k: v for k, v in s.items() if k != "paths"} for s in (first, *more)]
+    sources = [
+        {k: v for k, v in s.items() if k != "paths" and (k, v) != ("spans_key", None)}
+        for s in (first, *more)
+    ]
     return {**record, "source": sources[0], "more_sources": sources[1:]}
 
 

@@ -17,6 +17,7 @@ from jaxssl.data.corpus.files import SourceFile, check_files
 from jaxssl.data.corpus.hub import HubRows, Keys
 from jaxssl.data.corpus.listing import Listing, list_files
 from jaxssl.data.corpus.skipped import SkippedDocuments
+from jaxssl.data.corpus.template import parsed
 
 # The readers are imported where they are made: they load datatrove.
 if TYPE_CHECKING:
@@ -77,6 +78,9 @@ class Jsonl:
     group_key: str | None = None
     """Key of the group (an author, a site) that must not be divided between training and held-out
     text; null means that each document is its own."""
+    spans_key: str | None = None
+    """Key of a list of [start, end): the spans of the text, in characters, that are marked for
+    `units: {name: marked}`. They do not overlap; null in a row is none."""
 
     def listing(self) -> Listing:
         return list_files(self.paths, _is_jsonl)
@@ -86,7 +90,7 @@ class Jsonl:
 
     @property
     def keys(self) -> Keys:
-        return Keys(self.text_key, self.id_key, self.group_key)
+        return Keys(self.text_key, self.id_key, self.group_key, self.spans_key)
 
     def check(self) -> None:
         _checked(self.listing())
@@ -118,6 +122,9 @@ class Hub:
     group_key: str | None = None
     """Column of the group (an author, a site) that must not be divided between training and
     held-out text; null means that documents with the same text are one."""
+    spans_key: str | None = None
+    """Column of a list of [start, end): the spans of the text, in characters, that are marked for
+    `units: {name: marked}`. They do not overlap; null in a row is none."""
 
     @property
     def rows(self) -> HubRows:
@@ -125,7 +132,7 @@ class Hub:
 
     @property
     def keys(self) -> Keys:
-        return Keys(self.text_key, self.id_key, self.group_key)
+        return Keys(self.text_key, self.id_key, self.group_key, self.spans_key)
 
     def inputs(self) -> list[SourceFile]:
         """The files of a local folder; none of a data set of the hub, which has a commit."""
@@ -198,7 +205,51 @@ class Docstrings:
         return DocstringReader(self.packages, self.max_bytes, skipped_to)
 
 
-SourceConfig = TextFiles | Jsonl | Hub | Docstrings
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Triples:
+    """Knowledge as text: a sentence of each triple, a document of those of one subject that follow
+    each other. A relation's underscores become blanks."""
+
+    name: Literal["triples"] = "triples"
+    paths: tuple[str, ...]
+    """Files, folders (the .tsv, .csv and .txt files below them, also compressed), patterns or
+    fsspec URLs: a subject, a relation and an object a line, in UTF-8. Comma-separated in .csv,
+    where quotes may hold a comma; else tab-separated, without quotes."""
+    template: str = "{subject} {relation} {object}."
+    """The sentence of a triple; on the command line in quotes of its own,
+    'source.template="{subject} {relation} {object}."'."""
+    header: bool = False
+    """Whether the first line of each file names the columns; they may then be in any order, and
+    beside others."""
+    marked: bool = False
+    """Whether subjects and objects are marked spans, for `units: {name: marked}`."""
+
+    def __post_init__(self):
+        parsed(self.template)
+
+    def listing(self) -> Listing:
+        return list_files(self.paths, _is_triples)
+
+    def inputs(self) -> list[SourceFile]:
+        return self.listing().files
+
+    def check(self) -> None:
+        _checked(self.listing())
+
+    def reader(self, skipped_to: str | Path | None = None) -> "Reader":
+        from jaxssl.data.corpus.triples import TripleReader
+
+        return TripleReader(self.inputs(), self.template, self.header, self.marked, skipped_to)
+
+
+SourceConfig = TextFiles | Jsonl | Hub | Docstrings | Triples
+
+
+def gives_spans(source: SourceConfig) -> bool:
+    """Whether a source's documents come with marked spans."""
+    if isinstance(source, Triples):
+        return source.marked
+    return isinstance(source, Jsonl | Hub) and source.spans_key is not None
 
 
 def _checked(listing: Listing) -> list[SourceFile]:
@@ -210,7 +261,15 @@ def _checked(listing: Listing) -> list[SourceFile]:
 
 
 def _is_jsonl(name: str) -> bool:
-    endings = (".jsonl", ".ndjson", ".json")
+    return _ends(name, (".jsonl", ".ndjson", ".json"))
+
+
+def _is_triples(name: str) -> bool:
+    return _ends(name, (".tsv", ".csv", ".txt"))
+
+
+def _ends(name: str, endings: tuple[str, ...]) -> bool:
+    """Whether a file has one of these endings, compressed or not."""
     return name.endswith(
         tuple(end + pack for end in endings for pack in ("", ".gz", ".zst", ".bz2", ".xz"))
     )

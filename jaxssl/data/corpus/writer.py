@@ -14,10 +14,12 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from jaxssl.core.files import atomic_write, fsync_directory
+from jaxssl.data.corpus.gazetteer import Gazetteer, GazetteerConfig, read_gazetteer
+from jaxssl.data.corpus.marks import beside, token_marks
 from jaxssl.data.corpus.readers import skipped_file
 from jaxssl.data.corpus.sentences import split_lines, split_sentences
 from jaxssl.data.corpus.skipped import SkippedDocuments
-from jaxssl.data.store.manifest import FILE_KINDS, token_dtype
+from jaxssl.data.store.manifest import token_dtype
 from jaxssl.data.store.store import ShardWriter
 from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
@@ -60,6 +62,10 @@ class Work(NamedTuple):
         return self.path / "tokenizer"
 
     @property
+    def gazetteer(self) -> Path:
+        return self.path / "gazetteer.txt"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 
@@ -86,6 +92,22 @@ def _tokenizer(path: Path, files: tuple[tuple[str, int], ...]) -> Tokenizer:
     return load_tokenizer(path)
 
 
+@functools.lru_cache(maxsize=1)
+def _gazetteer(config: GazetteerConfig, time: int) -> Gazetteer:
+    """The phrases of all tasks of a process; `time` is the file's, as with the tokenizer."""
+    del time
+    return read_gazetteer(config)
+
+
+class _Part(NamedTuple):
+    """A document, or a part of it, encoded; `found` of its spans are the gazetteer's."""
+
+    tokens: np.ndarray
+    sentence_ends: np.ndarray
+    marks: np.ndarray | None = None
+    found: int = 0
+
+
 class StoreWriter(PipelineStep):
     """Encodes documents and writes shard `rank` of each split of a token store.
 
@@ -98,6 +120,8 @@ class StoreWriter(PipelineStep):
       seed: of the choice of splits.
       fractions: share of "validation" and "test".
       sentences: how text is cut into sentences, a key of `SENTENCES`.
+      marks: whether the store has marked spans.
+      gazetteer: phrases that are marked.
     """
 
     type = "💽 - WRITER"
@@ -110,8 +134,11 @@ class StoreWriter(PipelineStep):
         seed: int,
         fractions: dict[str, float],
         sentences: Literal["rule", "line", "none"],
+        marks: bool = False,
+        gazetteer: GazetteerConfig | None = None,
     ):
         super().__init__()
+        self.marks, self.gazetteer = marks, gazetteer
         self.out, self.work, self.seed = Path(out), work, seed
         self.fractions, self.sentences = fractions, sentences
 
@@ -140,29 +167,49 @@ class StoreWriter(PipelineStep):
         )
         dtype, end = token_dtype(self._tokenizer.vocab_size), self._tokenizer.document_end
         self._writers = {
-            name: ShardWriter(self._folder / name, f"{rank:05d}", dtype, end) for name in SPLITS
+            name: ShardWriter(self._folder / name, f"{rank:05d}", dtype, end, self.marks)
+            for name in SPLITS
         }
+        self._phrases = None
+        if self.gazetteer is not None:
+            time = Path(self.gazetteer.path).stat().st_mtime_ns
+            self._phrases = _gazetteer(self.gazetteer, time)
         self._skipped = SkippedDocuments(skipped_file(self.work.skipped / "encoding", rank))
-        self._parts: list[tuple[np.ndarray, np.ndarray]] = []
+        self._parts: list[_Part] = []
         self._size = self._done = 0
 
     def _write(self, batch: list[Document]) -> None:
         """Encodes documents and appends them; the parts of one document are joined."""
-        cut = SENTENCES[self.sentences]
-        encoded = self._tokenizer.encode_documents([cut(document.text) for document in batch])
-        for document, part in zip(batch, encoded):
+        for document, part in zip(batch, self._encoded(batch)):
             self._parts.append(part)
             self._size += len(document.text.encode())
             if not document.metadata.get("more"):
                 self._append(document)
 
+    def _encoded(self, batch: list[Document]) -> Iterator[_Part]:
+        """Each document's tokens and sentences, and marks if the store has them."""
+        cut = SENTENCES[self.sentences]
+        texts = [cut(document.text) for document in batch]
+        if not self.marks:
+            yield from (_Part(*found) for found in self._tokenizer.encode_documents(texts))
+            return
+        encoded = self._tokenizer.encode_documents_with_offsets(texts)
+        for document, (tokens, ends, offsets) in zip(batch, encoded):
+            spans = document.metadata.get("spans", [])
+            found = self._phrases.find(document.text) if self._phrases is not None else []
+            found = beside(spans, found) if spans else found
+            marks = token_marks(offsets, sorted([*spans, *found]))
+            yield _Part(tokens, ends, marks, len(found))
+
     def _append(self, document: Document) -> None:
         """Appends the document whose last part was encoded."""
-        tokens, ends = self._parts[0] if len(self._parts) == 1 else _join(self._parts)
-        if len(tokens):
+        whole = self._parts[0] if len(self._parts) == 1 else _join(self._parts)
+        if len(whole.tokens):
             group = str(document.metadata.get("group", document.id))
             split = choose_split(self.seed, group, self.fractions)
-            self._writers[split].append(tokens, ends, self._size)
+            self._writers[split].append(
+                whole.tokens, whole.sentence_ends, self._size, whole.marks, whole.found
+            )
             self.stat_update("documents", split)
         else:
             self._skipped.add(document.id, None, "the tokenizer makes no token of the text")
@@ -182,7 +229,7 @@ class StoreWriter(PipelineStep):
                 continue
             folder = self.out / split
             folder.mkdir(exist_ok=True)
-            for kind in FILE_KINDS:
+            for kind in writer.kinds:
                 name = f"{writer.name}.{kind}"
                 os.replace(self._folder / split / name, folder / name)
             fsync_directory(folder)
@@ -193,11 +240,16 @@ class StoreWriter(PipelineStep):
             json.dump(records, file)
 
 
-def _join(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and sentence ends of a document that was encoded in parts."""
-    starts = np.cumsum([0, *(len(tokens) for tokens, _ in parts)])
-    ends = [ends + start for (_, ends), start in zip(parts, starts)]
-    return np.concatenate([tokens for tokens, _ in parts]), np.concatenate(ends)
+def _join(parts: list[_Part]) -> _Part:
+    """A document that was encoded in parts; phrases across their ends are not found."""
+    starts = np.cumsum([0, *(len(part.tokens) for part in parts)])
+    marks = [part.marks for part in parts if part.marks is not None]
+    return _Part(
+        np.concatenate([part.tokens for part in parts]),
+        np.concatenate([part.sentence_ends + start for part, start in zip(parts, starts)]),
+        np.concatenate(marks) if marks else None,
+        sum(part.found for part in parts),
+    )
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from jaxssl.core.errors import UserError
-from jaxssl.data.ragged import ragged_arange
-from jaxssl.data.store.rows import Batch, identity, pad_id
+from jaxssl.data.store.manifest import Manifest
+from jaxssl.data.store.rows import Batch, identity, laid_out, pad_id
 from jaxssl.data.store.split import Split
 
 _AT_ONCE = 1 << 20
@@ -32,6 +33,26 @@ class Documents:
     ) -> "DocumentRows":
         """Opens the split's rows of `sequence_length` tokens; the seed is not used."""
         return DocumentRows(self, split, sequence_length, special_ids or {})
+
+
+def check_sentences(manifest: Manifest, path: Path) -> None:
+    """Refuses a store that knows of no sentence: its documents would be taken for sentences.
+
+    Raises:
+      UserError: no document of any split has two.
+    """
+    splits = manifest.splits.values()
+    if any(split.sentences > split.documents for split in splits):
+        return
+    documents = sum(split.documents for split in splits)
+    raise UserError(
+        "no document has two sentences, so rows of sentences are rows of documents",
+        where=path,
+        expected="sentence ends inside of documents, for rows.unit=sentence",
+        got=f"{documents:,} documents of one sentence",
+        fix="set rows.unit=document, or prepare the text in another `out` with sentences=rule or "
+        "sentences=line",
+    )
 
 
 class DocumentRows:
@@ -66,16 +87,16 @@ class DocumentRows:
         starts, sizes = self._texts(indices)
         sizes = np.minimum(sizes, self._room)
         before = len(self._frame) // 2
-        tokens = np.full((len(indices), length), self.pad_id, np.int32)
         places = np.arange(len(indices)) * length + before
-        tokens.reshape(-1)[ragged_arange(places, sizes)] = self.split.ranges(starts, sizes)
+        made = laid_out(self.split, (len(indices), length), places, starts, sizes, self.pad_id)
+        tokens = made["tokens"]
         if self._frame:
             tokens[:, 0] = self._frame[0]
             tokens[np.arange(len(indices)), sizes + 1] = self._frame[1]
         column = np.arange(length, dtype=np.int32)
         real = column < (sizes + len(self._frame))[:, None]
         return {
-            "tokens": tokens,
+            **made,
             "segment_ids": real.astype(np.int32),
             "positions": column * real,
             **identity(indices, epoch),

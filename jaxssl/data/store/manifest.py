@@ -16,17 +16,22 @@ from jaxssl.core.json_files import STRICT, parse_json, read_regular
 from jaxssl.core.paths import looked_up, suggestion
 from jaxssl.core.seal import seal
 
-FORMAT = 1
+FORMAT = 2
+"""2 is a store with marked spans; one without them is written as 1."""
 MANIFEST = "manifest.json"
 DAMAGED = "this token store's manifest is damaged"
 FIX = "restore the file from a copy, or prepare the store again"
 FILE_KINDS = ("tokens", "documents", "sentences")
+MARKS = "marks"
+"""The file of a shard that says which tokens lie in marked spans; most stores have none."""
+MARKED = ("spans", "found", "marked")
+"""The counts of a shard with marks."""
 ROLES = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """One trio of files: counts of what each holds and the SHA-256 of each."""
+    """The files of one shard: counts of what each holds and the SHA-256 of each."""
 
     __pydantic_config__: ClassVar = STRICT
     name: str
@@ -38,6 +43,12 @@ class ShardRecord:
     sha256: Mapping[str, str]
     sample: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """`core.files.sample_sha256` of each; empty in stores of version 0.1."""
+    spans: int = 0
+    """Marked spans."""
+    found: int = 0
+    """Those of them that a gazetteer found."""
+    marked: int = 0
+    """Tokens in marked spans."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +66,9 @@ class SplitRecord:
     largest_id: int
     unigram_entropy: float
     shards: tuple[ShardRecord, ...]
+    spans: int = 0
+    found: int = 0
+    marked: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +86,23 @@ class Manifest:
     seed: int = 0
     split_fractions: Mapping[str, float] = dataclasses.field(default_factory=dict)
     set_aside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    format: int = FORMAT
+    marks: Mapping[str, Any] | None = None
+    """How spans were marked; None in a store without marks."""
+    format: int = 1
+
+    def about_marks(self) -> list[str]:
+        """How much of each split is marked, in lines; none of a store without marks."""
+        return [
+            f"marked in {name}: {split.spans:,} spans ({split.found:,} found by the gazetteer), "
+            f"{split.marked / max(split.tokens, 1):.1%} of the tokens"
+            for name, split in self.splits.items()
+            if self.marks is not None
+        ]
+
+    @property
+    def file_kinds(self) -> tuple[str, ...]:
+        """The files that each shard has."""
+        return FILE_KINDS if self.marks is None else (*FILE_KINDS, MARKS)
 
     @property
     def largest_id(self) -> int:
@@ -112,6 +142,7 @@ def split_record(shards: Iterable[Mapping[str, Any]], counts: np.ndarray) -> dic
         key: sum(shard[key] for shard in shards)
         for key in ("tokens", "documents", "sentences", "bytes")
     }
+    totals |= {key: sum(shard[key] for shard in shards) for key in MARKED if key in shards[0]}
     return {
         **totals,
         "largest_id": max(shard["largest_id"] for shard in shards),
@@ -122,7 +153,8 @@ def split_record(shards: Iterable[Mapping[str, Any]], counts: np.ndarray) -> dic
 
 def write_manifest(path: str | Path, content: Mapping[str, Any]) -> None:
     """Checks `content` (the manifest as plain values) and writes it whole to `path`."""
-    text = json.dumps({"format": FORMAT, **content}, indent=1, ensure_ascii=False)
+    form = 1 if content.get("marks") is None else FORMAT
+    text = json.dumps({"format": form, **content}, indent=1, ensure_ascii=False)
     parse_manifest(text, path)
     with atomic_write(path) as file:
         file.write(text + "\n")
@@ -169,7 +201,7 @@ def _check(manifest: Manifest, path: str | Path) -> None:
         for part in (name, *(shard.name for shard in split.shards)):
             if not re.fullmatch(r"[\w-]+", part):
                 raise _damaged(path, f"a split or shard called {part!r}")
-        for kind in FILE_KINDS + ("bytes",):
+        for kind in (*FILE_KINDS, "bytes", *MARKED):
             counts = [getattr(shard, kind) for shard in split.shards]
             if min(counts, default=0) < 0 or sum(counts) != getattr(split, kind):
                 raise _damaged(path, f"split {name!r}: {kind} do not add up over its shards")
@@ -177,7 +209,7 @@ def _check(manifest: Manifest, path: str | Path) -> None:
             raise _damaged(path, f"split {name!r}: largest_id is not that of its shards")
         for shard in split.shards:
             for sums in (shard.sha256, shard.sample or shard.sha256):
-                if sums.keys() != set(FILE_KINDS):
+                if sums.keys() != set(manifest.file_kinds):
                     raise _damaged(path, f"shard {shard.name!r}: checksums of {sorted(sums)}")
 
 

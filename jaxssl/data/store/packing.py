@@ -21,7 +21,7 @@ from jaxssl.core.files import atomic_write, sample_sha256, sha256
 from jaxssl.core.json_files import STRICT, read_json
 from jaxssl.core.progress import bar
 from jaxssl.data.ragged import ragged_arange
-from jaxssl.data.store.rows import Batch, identity, pad_id, segments
+from jaxssl.data.store.rows import Batch, identity, laid_out, pad_id, segments
 from jaxssl.data.store.split import Split
 
 PLAN_FORMAT = 1
@@ -252,17 +252,16 @@ class PackedRows:
         indices, length = np.asarray(indices, np.int64), self.sequence_length
         row, starts, sizes = self._pieces(indices)
         column, used = _columns(row, sizes, len(indices))
-        tokens = np.full(len(indices) * length, self.pad_id, np.int32)
-        tokens[ragged_arange(row * length + column, sizes)] = self.split.ranges(starts, sizes)
+        shape, places = (len(indices), length), row * length + column
         padded = np.flatnonzero(used < length)
         ids, positions = segments(
-            (len(indices), length),
+            shape,
             np.concatenate([row, padded]),
             np.concatenate([column, used[padded]]),
         )
         real = np.arange(length) < used[:, None]
         return {
-            "tokens": tokens.reshape(len(indices), length),
+            **laid_out(self.split, shape, places, starts, sizes, self.pad_id),
             "segment_ids": ids * real,
             "positions": positions * real,
             **identity(indices, epoch),

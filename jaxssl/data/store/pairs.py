@@ -39,7 +39,7 @@ import numpy as np
 from jaxssl.core.errors import UserError
 from jaxssl.data import counter
 from jaxssl.data.ragged import ragged_arange
-from jaxssl.data.store.rows import Batch, identity, pad_id
+from jaxssl.data.store.rows import Batch, identity, laid_out, pad_id
 from jaxssl.data.store.split import Split
 
 _PURPOSE = 0x7061697273
@@ -175,15 +175,14 @@ class PairRows:
         sizes = np.stack([size_a, size_b], 1).ravel()
         row = np.arange(rows)
         places = np.stack([row * length + 1, row * length + size_a + 2], 1).ravel()
-        tokens = np.full(rows * length, self.pad_id, np.int32)
-        tokens[ragged_arange(places, sizes)] = self.split.ranges(starts, sizes)
-        tokens = tokens.reshape(rows, length)
+        made = laid_out(self.split, (rows, length), places, starts, sizes, self.pad_id)
+        tokens = made["tokens"]
         tokens[:, 0] = self._cls
         tokens[row, size_a + 1] = tokens[row, size_a + size_b + 2] = self._sep
         column = np.arange(length, dtype=np.int32)
         real = column < (size_a + size_b + _SPECIALS)[:, None]
         return {
-            "tokens": tokens,
+            **made,
             "segment_ids": real.astype(np.int32),
             "positions": column * real,
             "token_types": (real & (column >= (size_a + 2)[:, None])).astype(np.int32),
@@ -285,6 +284,15 @@ def _check(split: Split, sequence_length: int) -> None:
             expected="at least 2 documents",
             got=f"{split.num_documents}",
             fix="prepare more text for this split, or set rows.name=windows",
+        )
+    if split.num_sentences == split.num_documents:
+        raise UserError(
+            "no document has two sentences: there is no pair of texts that belong together",
+            where=split.directory,
+            expected="sentence ends inside of documents",
+            got=f"{split.num_documents:,} documents of one sentence",
+            fix="prepare the text in another `out` with sentences=rule or sentences=line, and with "
+            "longer documents (source.documents=file), or set rows.name=windows",
         )
     if sequence_length < _SPECIALS + 2:
         raise UserError(

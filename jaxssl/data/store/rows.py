@@ -7,6 +7,8 @@ from typing import Literal, Protocol
 import numpy as np
 
 from jaxssl.core.errors import UserError
+from jaxssl.data.ragged import ragged_arange
+from jaxssl.data.store.manifest import MARKS
 from jaxssl.data.store.split import Split
 
 Batch = dict[str, np.ndarray]
@@ -28,7 +30,8 @@ class RowSource(Protocol):
           int32 `tokens`, `segment_ids` (0 is padding, documents count from 1 in each row) and
           `positions` (restart with each document), all [B, T]; uint32 `example_id` [B, 2] (high
           and low word of the index); int32 `epoch` [B]. Sentence pairs add int32 `token_types`
-          [B, T] and a label [B].
+          [B, T] and a label [B]. A split that gives marks adds uint8 `marks` [B, T]: 1 begins a
+          marked span, 2 goes on with it (one that the row cuts may begin so), 0 lies in none.
         """
         ...
 
@@ -46,6 +49,32 @@ def pad_id(special_ids: Mapping[str, int | None]) -> int:
     """The id of padding; 0 for a tokenizer without one (segment_ids tell padding, not the id)."""
     found = special_ids.get("pad")
     return 0 if found is None else found
+
+
+def laid_out(
+    split: Split,
+    shape: tuple[int, int],
+    places: np.ndarray,
+    starts: np.ndarray,
+    sizes: np.ndarray,
+    pad_id: int,
+) -> Batch:
+    """Pieces of a split in rows: int32 `tokens` [B, T], and uint8 `marks` if the split gives them.
+
+    Args:
+      shape: of the rows, [B, T].
+      places: where each piece begins, counted through all rows.
+      starts: where it begins in the split.
+      sizes: of the pieces, in tokens.
+      pad_id: what stands where no piece does; in the marks it is 0.
+    """
+    where, size = ragged_arange(places, sizes), shape[0] * shape[1]
+    made: Batch = {"tokens": np.full(size, pad_id, np.int32)}
+    if split.gives_marks:
+        made[MARKS] = np.zeros(size, np.uint8)
+    for kind, values in made.items():
+        values[where] = split.ranges(starts, sizes, kind)
+    return {kind: values.reshape(shape) for kind, values in made.items()}
 
 
 def segments(
@@ -110,8 +139,9 @@ class WindowRows:
         starts = indices * length
         row, end = self.split.ends_within("documents", starts, starts + length)
         ids, positions = segments((len(indices), length), row, end - starts[row])
+        kinds = ("tokens", MARKS) if self.split.gives_marks else ("tokens",)
         return {
-            "tokens": self.split.windows(starts, length),
+            **{kind: self.split.windows(starts, length, kind) for kind in kinds},
             "segment_ids": ids,
             "positions": positions,
             **identity(indices, epoch),

@@ -11,27 +11,44 @@ import numpy as np
 
 from jaxssl.core.errors import UserError
 from jaxssl.data.ragged import ragged_arange
-from jaxssl.data.store.manifest import FILE_KINDS, SplitRecord
+from jaxssl.data.store.manifest import FILE_KINDS, MARKS, ShardRecord, SplitRecord
 
 Selection = slice | np.ndarray
+RESULTS = {"tokens": np.int32, MARKS: np.uint8}
+"""What tokens and their marks are read as."""
 
 
 def file_dtype(kind: str, token_dtype: str) -> np.dtype:
-    """The little-endian type of one entry of a `.tokens`, `.documents` or `.sentences` file."""
+    """The little-endian type of one entry of a `.tokens`, `.marks`, `.documents` or `.sentences`
+    file."""
+    if kind == MARKS:
+        return np.dtype("uint8")
     return np.dtype(token_dtype if kind == "tokens" else "int64").newbyteorder("<")
+
+
+def entries(shard: ShardRecord, kind: str) -> int:
+    """How many entries one file of a shard has: of marks, one for each token."""
+    return shard.tokens if kind == MARKS else getattr(shard, kind)
 
 
 class Split:
     """One split of an open store (`TokenStore.split`)."""
 
-    def __init__(self, directory: Path, record: SplitRecord, dtype: str, vocab_size: int):
-        self.directory, self.record = directory, record
+    def __init__(
+        self,
+        directory: Path,
+        record: SplitRecord,
+        dtype: str,
+        vocab_size: int,
+        gives_marks: bool = False,
+    ):
+        self.directory, self.record, self.gives_marks = directory, record, gives_marks
         self.compares_whole = False
         """Whether what lies beside the shards is compared whole when it is read."""
         self._dtype, self._vocab_size = dtype, vocab_size
         self._bases = {
-            kind: np.cumsum([0] + [getattr(shard, kind) for shard in record.shards], dtype=np.int64)
-            for kind in FILE_KINDS
+            kind: np.cumsum([0] + [entries(shard, kind) for shard in record.shards], dtype=np.int64)
+            for kind in (*FILE_KINDS, MARKS)
         }
         self._maps: dict[tuple[str, int], np.ndarray] = {}
 
@@ -48,50 +65,57 @@ class Split:
     def num_sentences(self) -> int:
         return self.record.sentences
 
-    def tokens(self, positions: np.ndarray) -> np.ndarray:
-        """The tokens at `positions` (any shape), as int32 of the same shape."""
+    def tokens(self, positions: np.ndarray, kind: str = "tokens") -> np.ndarray:
+        """The tokens at `positions` (any shape), as int32 of the same shape; or their marks."""
         positions = np.asarray(positions, np.int64)
         flat = positions.ravel()
         self._check_range("tokens", flat, flat)
-        result = np.empty(flat.size, np.int32)
+        result = np.empty(flat.size, RESULTS[kind])
         for shard, chosen in self._by_shard("tokens", flat):
             local = flat[chosen] - self._bases["tokens"][shard]
-            result[chosen] = self._array("tokens", shard)[local]
-        return self._checked(result).reshape(positions.shape)
+            result[chosen] = self._array(kind, shard)[local]
+        return self._checked(result, kind).reshape(positions.shape)
 
-    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """Tokens [start, start + length) for each start, [B, length] int32. May cross shards."""
+    def windows(self, starts: np.ndarray, length: int, kind: str = "tokens") -> np.ndarray:
+        """Tokens [start, start + length) for each start, [B, length] int32. May cross shards.
+
+        Args:
+          kind: "tokens", or "marks" for theirs, uint8.
+        """
         starts = np.asarray(starts, np.int64)
         self._check_range("tokens", starts, starts + (length - 1))
-        result = np.empty((starts.size, length), np.int32)
+        result = np.empty((starts.size, length), RESULTS[kind])
         base = self._bases["tokens"]
         for shard, chosen in self._by_shard("tokens", starts):
             local = starts[chosen] - base[shard]
             if local.max() + length <= base[shard + 1] - base[shard]:
-                result[chosen] = self._sliding(shard, length)[local]
+                result[chosen] = self._sliding(shard, length, kind)[local]
             else:
-                result[chosen] = self.tokens(starts[chosen, None] + np.arange(length))
-        return self._checked(result)
+                result[chosen] = self.tokens(starts[chosen, None] + np.arange(length), kind)
+        return self._checked(result, kind)
 
-    def ranges(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    def ranges(self, starts: np.ndarray, lengths: np.ndarray, kind: str = "tokens") -> np.ndarray:
         """Tokens of [start, start + length) one after another, [sum of lengths] int32.
 
         Each range lies within one document (so within one shard); lengths may be 0.
+
+        Args:
+          kind: "tokens", or "marks" for theirs, uint8.
         """
         starts, lengths = np.asarray(starts, np.int64), np.asarray(lengths, np.int64)
         starts = np.where(lengths > 0, starts, 0)
         self._check_range("tokens", starts, starts + np.maximum(lengths - 1, 0))
         if len(self.record.shards) == 1:
-            tokens = self._array("tokens", 0)[ragged_arange(starts, lengths)]
-            return self._checked(tokens.astype(np.int32))
+            found = self._array(kind, 0)[ragged_arange(starts, lengths)]
+            return self._checked(found.astype(RESULTS[kind]), kind)
         ends = np.cumsum(lengths)
-        result = np.empty(int(ends[-1]) if ends.size else 0, np.int32)
+        result = np.empty(int(ends[-1]) if ends.size else 0, RESULTS[kind])
         for shard, chosen in self._by_shard("tokens", starts):
             size = lengths[chosen]
             source = ragged_arange(starts[chosen] - self._bases["tokens"][shard], size)
             target = ragged_arange(ends[chosen] - size, size)
-            result[target] = self._array("tokens", shard)[source]
-        return self._checked(result)
+            result[target] = self._array(kind, shard)[source]
+        return self._checked(result, kind)
 
     def document_ends(self, indices: np.ndarray) -> np.ndarray:
         """Exclusive ends of documents, their document-end token included."""
@@ -143,8 +167,11 @@ class Split:
         ends = np.concatenate([[0], self._array("documents", shard)])
         return ends.astype(np.int64) + self._bases["tokens"][shard]
 
-    def _checked(self, tokens: np.ndarray) -> np.ndarray:
-        """Int32 tokens as they are, all in the vocabulary: nothing after this would notice."""
+    def _checked(self, tokens: np.ndarray, kind: str) -> np.ndarray:
+        """Int32 tokens as they are, all in the vocabulary: nothing after this would notice. Marks
+        of any value do no harm."""
+        if kind == MARKS:
+            return tokens
         largest = int(tokens.view(np.uint32).max(initial=0))  # what is negative is huge
         if largest >= self._vocab_size:
             store = self.directory.parent
@@ -164,18 +191,17 @@ class Split:
         if found is None:
             path = self.directory / f"{self.record.shards[shard].name}.{kind}"
             dtype = file_dtype(kind, self._dtype)
-            empty = not getattr(self.record.shards[shard], kind)
+            empty = not entries(self.record.shards[shard], kind)
             found = np.zeros(0, dtype) if empty else np.asarray(np.memmap(path, dtype, "r"))
             self._maps[kind, shard] = found
         return found
 
-    def _sliding(self, shard: int, length: int) -> np.ndarray:
+    def _sliding(self, shard: int, length: int, kind: str) -> np.ndarray:
         """Every window of a shard as a row of a view, [tokens - length + 1, length]."""
-        found = self._maps.get(("sliding", shard))
+        found = self._maps.get((f"sliding {kind}", shard))
         if found is None or found.shape[1] != length:
-            tokens = self._array("tokens", shard)
-            found = np.lib.stride_tricks.sliding_window_view(tokens, length)
-            self._maps["sliding", shard] = found
+            found = np.lib.stride_tricks.sliding_window_view(self._array(kind, shard), length)
+            self._maps[f"sliding {kind}", shard] = found
         return found
 
     def _by_shard(self, kind: str, values: np.ndarray) -> Iterator[tuple[int, Selection]]:

@@ -3,7 +3,9 @@
 A store is a directory: `manifest.json`, `tokenizer/`, and a folder for each split with shards of
 three flat little-endian files. `.tokens` (uint16 or uint32) holds each document's content followed
 by one document-end token; `.documents` and `.sentences` (int64) hold exclusive end offsets into
-it. A document's end counts its document-end token, its last sentence's end does not.
+it. A document's end counts its document-end token, its last sentence's end does not. A store whose
+manifest has `marks` has a fourth, `.marks` (uint8), with one entry for each token: 1 begins a
+marked span, 2 goes on with it, 0 lies in none.
 """
 
 import hashlib
@@ -18,8 +20,15 @@ from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.files import fsync_directory, sample_sha256, sha256
 from jaxssl.core.progress import bar
 from jaxssl.core.seal import check_seal
-from jaxssl.data.store.manifest import FILE_KINDS, MANIFEST, Manifest, read_manifest
-from jaxssl.data.store.split import Split, file_dtype
+from jaxssl.data.store.manifest import (
+    FILE_KINDS,
+    MANIFEST,
+    MARKED,
+    MARKS,
+    Manifest,
+    read_manifest,
+)
+from jaxssl.data.store.split import Split, entries, file_dtype
 
 FLUSH_TOKENS = 1 << 20
 SMALL_BYTES = 1 << 30
@@ -38,21 +47,33 @@ class ShardWriter:
       name: the shard's name, "00000".
       dtype: of a token, "uint16" or "uint32".
       document_end: the id that is written after each document.
+      marks: whether documents come with marked spans.
     """
 
-    def __init__(self, directory: str | Path, name: str, dtype: str, document_end: int):
+    def __init__(
+        self, directory: str | Path, name: str, dtype: str, document_end: int, marks: bool = False
+    ):
         self.directory, self.name, self.document_end = Path(directory), name, document_end
         self.counts = np.zeros(0, np.int64)
         """How often each id was written as content, [largest id + 1]."""
-        self._dtypes = {kind: file_dtype(kind, dtype) for kind in FILE_KINDS}
+        self.kinds = (*FILE_KINDS, MARKS) if marks else FILE_KINDS
+        self._dtypes = {kind: file_dtype(kind, dtype) for kind in self.kinds}
         self._limit = int(np.iinfo(self._dtypes["tokens"]).max)
         self._files: dict[str, Any] = {}
-        self._hashes = {kind: hashlib.sha256() for kind in FILE_KINDS}
-        self._buffers: dict[str, list[np.ndarray]] = {kind: [] for kind in FILE_KINDS}
+        self._hashes = {kind: hashlib.sha256() for kind in self.kinds}
+        self._buffers: dict[str, list[np.ndarray]] = {kind: [] for kind in self.kinds}
         self._totals = {"tokens": 0, "documents": 0, "sentences": 0, "bytes": 0}
+        self._totals |= dict.fromkeys(MARKED, 0) if marks else {}
         self._buffered = 0
 
-    def append(self, tokens: np.ndarray, sentence_ends: np.ndarray, text_bytes: int) -> None:
+    def append(
+        self,
+        tokens: np.ndarray,
+        sentence_ends: np.ndarray,
+        text_bytes: int,
+        marks: np.ndarray | None = None,
+        found: int = 0,
+    ) -> None:
         """Adds one document.
 
         Args:
@@ -60,6 +81,8 @@ class ShardWriter:
           sentence_ends: exclusive ends of its sentences in `tokens`, strictly increasing, the
             last one equal to n.
           text_bytes: size of its text in UTF-8.
+          marks: of a shard with marks, uint8 [n]: 1 begins a marked span, 2 goes on with it.
+          found: how many of these spans a gazetteer found.
         """
         tokens, ends = np.asarray(tokens), np.asarray(sentence_ends, np.int64)
         _check_document(tokens, ends, self._limit)
@@ -73,12 +96,17 @@ class ShardWriter:
         self._totals["documents"] += 1
         self._totals["sentences"] += ends.size
         self._totals["bytes"] += int(text_bytes)
+        if marks is not None:
+            self._buffers[MARKS].append(np.append(marks, np.uint8(0)))
+            self._totals["spans"] += int((marks == 1).sum())
+            self._totals["found"] += found
+            self._totals["marked"] += int((marks > 0).sum())
         self._buffered += stored.size
         if self._buffered >= FLUSH_TOKENS:
             self._flush()
 
     def finish(self) -> dict[str, Any] | None:
-        """Makes the three files durable under their names and returns the shard's record.
+        """Makes the files durable under their names and returns the shard's record.
 
         The record is a `ShardRecord` as plain values. A writer that was given no document writes
         nothing and returns None.
@@ -99,7 +127,7 @@ class ShardWriter:
             "largest_id": max(self.counts.size - 1, self.document_end),
             "sha256": {kind: digest.hexdigest() for kind, digest in self._hashes.items()},
             "sample": {
-                kind: sample_sha256(self.directory / f"{self.name}.{kind}") for kind in FILE_KINDS
+                kind: sample_sha256(self.directory / f"{self.name}.{kind}") for kind in self.kinds
             },
         }
 
@@ -124,7 +152,7 @@ class ShardWriter:
             return
         if not self._files:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._files = {kind: open(self._temporary(kind), "wb") for kind in FILE_KINDS}
+            self._files = {kind: open(self._temporary(kind), "wb") for kind in self.kinds}
         self._count()
         for kind, buffer in self._buffers.items():
             data = np.concatenate(buffer).astype(self._dtypes[kind], copy=False).tobytes()
@@ -194,8 +222,12 @@ class TokenStore:
     def special_ids(self) -> dict[str, int | None]:
         return dict(self.manifest.special_ids)
 
-    def split(self, name: str) -> Split:
-        """The split called `name`; a `UserError` lists those there are."""
+    def split(self, name: str, marks: bool = False) -> Split:
+        """The split called `name`; a `UserError` lists those there are.
+
+        Args:
+          marks: its rows hand on which tokens lie in marked spans; a store without is refused.
+        """
         if name not in self.manifest.splits:
             raise UserError(
                 f"the token store has no split {name!r}",
@@ -206,7 +238,17 @@ class TokenStore:
                 or f"prepare the text in another `out` with a larger {name}_fraction",
             )
         m = self.manifest
-        split = Split(self.path / name, m.splits[name], m.dtype, m.vocab_size)
+        if marks and m.marks is None:
+            raise UserError(
+                "the token store has no marked spans",
+                where=self.path,
+                expected="a store with marks, which the objective's units prefer",
+                got="a store without",
+                fix="prepare the text in another `out` with `jaxssl prepare ... "
+                "gazetteer.path=FILE` (a phrase a line) or `source.spans_key=KEY` (offsets of "
+                "your own), or choose other units",
+            )
+        split = Split(self.path / name, m.splits[name], m.dtype, m.vocab_size, marks)
         split.compares_whole = self.compares_whole
         return split
 
@@ -214,13 +256,13 @@ class TokenStore:
         return [
             _ShardFile(
                 self.path / name / f"{shard.name}.{kind}",
-                getattr(shard, kind) * file_dtype(kind, self.manifest.dtype).itemsize,
+                entries(shard, kind) * file_dtype(kind, self.manifest.dtype).itemsize,
                 shard.sha256[kind],
                 shard.sample.get(kind),
             )
             for name, split in self.manifest.splits.items()
             for shard in split.shards
-            for kind in FILE_KINDS
+            for kind in self.manifest.file_kinds
         ]
 
     def _check_sizes(self) -> None:

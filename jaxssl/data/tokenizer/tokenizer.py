@@ -148,8 +148,42 @@ class Tokenizer(ABC):
           ends of its sentences, int64 [s], strictly increasing, the last one n. Sentences without a
           token are left out, so a document may come out empty.
         """
+        pieces, counts = self._pieces(documents)
+        rows, position, result = self.encode_batch(pieces), 0, []
+        for sentences, count in zip(documents, counts):
+            if count is None:
+                result.append(self._encode_whole(sentences)[:2])
+                continue
+            chosen = rows[position : position + sum(count)]
+            position += len(chosen)
+            result.append(_join(chosen, count))
+        return result
+
+    def encode_documents_with_offsets(
+        self, documents: Sequence[Sequence[str]]
+    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The same, and the characters of the whole document that each token spans, int32 [n, 2],
+        as `encode_with_offsets` has them."""
+        pieces, counts = self._pieces(documents)
+        rows, position, result = self.encode_with_offsets(pieces), 0, []
+        for sentences, count in zip(documents, counts):
+            if count is None:
+                ids, ends, spans = self._encode_whole(sentences)
+                result.append((ids, ends, trim_spaces("".join(sentences), spans)))
+                continue
+            chosen = slice(position, position + sum(count))
+            position = chosen.stop
+            ids, ends = _join([ids for ids, _ in rows[chosen]], count)
+            result.append((ids, ends, _shifted(pieces[chosen], [s for _, s in rows[chosen]])))
+        return result
+
+    def _pieces(
+        self, documents: Sequence[Sequence[str]]
+    ) -> tuple[list[str], list[list[int] | None]]:
+        """What a library is given of documents that may be cut, and of each document how many
+        pieces each sentence has; None of one that must be encoded whole."""
         pieces: list[str] = []
-        counts: list[list[int] | None] = []  # pieces of each sentence; None: encoded whole
+        counts: list[list[int] | None] = []
         for sentences in documents:
             if self._can_cut(sentences):
                 if max(map(len, sentences), default=0) <= MAX_PIECE:
@@ -161,15 +195,7 @@ class Tokenizer(ABC):
                 pieces += [piece for sentence in cut for piece in sentence]
             else:
                 counts.append(None)
-        rows, position, result = self.encode_batch(pieces), 0, []
-        for sentences, count in zip(documents, counts):
-            if count is None:
-                result.append(self._encode_whole(sentences))
-                continue
-            chosen = rows[position : position + sum(count)]
-            position += len(chosen)
-            result.append(_join(chosen, count))
-        return result
+        return pieces, counts
 
     def save(self, directory: str | Path) -> None:
         """Writes the tokenizer's directory, which `loading.load_tokenizer` reads."""
@@ -238,9 +264,7 @@ class Tokenizer(ABC):
         rows = self._encode_spans(pieces)
         ids = np.concatenate([ids for ids, _ in rows])
         self._check_ordinary(ids, text)
-        shifts = np.cumsum([0, *map(len, pieces)])
-        spans = [spans + shift for (_, spans), shift in zip(rows, shifts)]
-        return ids, np.concatenate(spans).astype(np.int32)
+        return ids, _shifted(pieces, [spans for _, spans in rows])
 
     def _cut_around(self, text: str) -> list[str]:
         """The text, cut after the first letter of each special token's string in it."""
@@ -261,20 +285,26 @@ class Tokenizer(ABC):
             fix="use another tokenizer, or take this string out of the text",
         )
 
-    def _encode_whole(self, sentences: Sequence[str]) -> Encoding:
-        """Encodes a document whole (up to `MAX_PIECE`) and finds its sentences by characters."""
-        rows, ends, total = [], [], 0
+    def _encode_whole(self, sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Encodes a document whole (up to `MAX_PIECE`) and finds its sentences by characters; also
+        the characters that each token spans, int32 [n, 2], spaces may be in."""
+        rows, ends, spans_of, texts, total = [], [], [], [], 0
         for group in _groups(sentences, MAX_PIECE):
-            ids, spans = self._encode_spans(["".join(group)])[0]
+            text = "".join(group)
+            ids, spans = self._encode_spans([text])[0]
             if self._forbidden[ids].any():
-                parts = self.encode_batch(group)
-                ids, ends_here = np.concatenate(parts), np.cumsum([len(p) for p in parts])
+                parts = self.encode_with_offsets(group)
+                ids = np.concatenate([ids for ids, _ in parts])
+                spans = _shifted(group, [spans for _, spans in parts])
+                ends_here = np.cumsum([len(ids) for ids, _ in parts])
             else:
                 ends_here = np.searchsorted(spans[:, 0], np.cumsum([len(s) for s in group]))
             rows.append(ids)
             ends.append(ends_here + total)
+            spans_of.append(spans)
+            texts.append(text)
             total += len(ids)
-        return np.concatenate(rows), _ends(np.concatenate(ends))
+        return np.concatenate(rows), _ends(np.concatenate(ends)), _shifted(texts, spans_of)
 
 
 def check_roles(tokenizer: Tokenizer, roles: Iterable[str], why: str) -> None:
@@ -310,6 +340,15 @@ def _ends(ends: np.ndarray) -> np.ndarray:
     """Sentence ends without those of sentences that have no token."""
     ends = np.asarray(ends, np.int64)
     return ends[np.diff(ends, prepend=0) > 0]
+
+
+def _shifted(pieces: Sequence[str], spans: Sequence[np.ndarray]) -> np.ndarray:
+    """Spans of characters in each piece as spans in the pieces joined, int32 [n, 2]."""
+    if len(pieces) == 1:
+        return spans[0]
+    shifts = np.cumsum([0, *map(len, pieces)])
+    moved = [each + shift for each, shift in zip(spans, shifts)]
+    return np.concatenate([np.zeros((0, 2), np.int64), *moved]).astype(np.int32)
 
 
 def _groups(sentences: Sequence[str], limit: int) -> Iterable[list[str]]:

@@ -85,6 +85,11 @@ class Contrasting(Objective):
         """Rows are told from all others."""
         return True
 
+    @property
+    def least_rows(self) -> int:
+        """Two, where a row is told from others."""
+        return 2 if self.loss.reads_other_rows else 1
+
     def keeps_pooler(self, model: ModelConfig) -> bool:
         """Vectors do not go through it."""
         return False

@@ -20,12 +20,15 @@ class Row(NamedTuple):
       candidates: bool [T], the tokens that may be chosen.
       word_starts: bool [T], True where a token begins a word.
       quota: int32 [T + 1], how many tokens to choose of each document, by its number.
+      marks: uint8 [T], 1 where a marked span begins, 2 where it goes on (a span that the row cuts
+        may begin so), 0 elsewhere; None but for units that read them.
     """
 
     segment_ids: jax.Array
     candidates: jax.Array
     word_starts: jax.Array
     quota: jax.Array
+    marks: jax.Array | None = None
 
 
 class Chosen(NamedTuple):
@@ -46,6 +49,11 @@ class Units(ABC):
 
     name: str
     """What is chosen as a whole."""
+
+    @property
+    def reads_marks(self) -> bool:
+        """Whether rows must say which tokens lie in marked spans."""
+        return False
 
     @abstractmethod
     def choose(self, key: jax.Array, row: Row) -> Chosen:

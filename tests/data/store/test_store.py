@@ -211,7 +211,7 @@ def test_damaged_manifests_are_refused(tmp_path, documents):
         ("{", "damaged"),
         ("[]", "damaged"),
         ("{}", "damaged"),
-        (altered(lambda c: c.update(format=2)), "newer version"),
+        (altered(lambda c: c.update(format=3)), "newer version"),
         (altered(lambda c: c.pop("vocab_size")), "vocab_size"),
         (altered(lambda c: c.update(dtype="int8")), "int8"),
         (altered(lambda c: c["splits"]["train"].update(tokens=1)), "add up"),
