@@ -165,9 +165,10 @@ def without_tested(out: Path, source: "Jsonl", scale: Scale) -> "Jsonl":
 WAYS = {
     "head": ("freezing.preset=head", "optimizer.learning_rate=1e-2"),
     "full": (),
-    "scratch": ("init.scratch=true",),
+    "scratch": ("init.scratch=true", "optimizer.learning_rate=1e-3"),
 }
-"""Ways of training the classifier, by what differs from the recipe."""
+"""Ways of training the classifier, by what differs from the recipe; each at a learning rate that
+suits it."""
 BAG = "bag of words"
 
 
