@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from jaxssl.core.types import Vocabulary, batch_shape
 from jaxssl.data.config import StoreConfig
 from jaxssl.data.mixture import Draws, steps_until
 from jaxssl.data.store.store import TokenStore
+from jaxssl.data.tokenizer.extension import pieces_before
 from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.models.layers import unbox
@@ -37,6 +38,7 @@ from jaxssl.train.samples import check_samples
 from jaxssl.train.settings import Epochs
 from jaxssl.train.validation import check_best_by
 from jaxssl.transfer import freezing
+from jaxssl.transfer.growth import NewPieces
 from jaxssl.transfer.start import Start, open_starts, uncut
 
 
@@ -81,7 +83,7 @@ def build(config: RunConfig) -> Built:
     for objective in config.objectives:
         objective.check(config.model, vocabulary)
     check_samples(config.samples, config.model, config.heads, tokenizer, vocabulary)
-    program, epochs = make_program(config, vocabulary, opened)
+    program, epochs = make_program(config, vocabulary, opened, new_pieces(config, tokenizer))
     train, evaluation = epochs.resolve(config.train, config.evaluation)
     settings = dataclasses.replace(config, train=train, evaluation=evaluation)
     feeds = make_feeds(config, tokenizer, opened)
@@ -94,9 +96,15 @@ def build(config: RunConfig) -> Built:
 
 
 def make_program(
-    config: RunConfig, vocabulary: Vocabulary, opened: Mapping[str, Opened]
+    config: RunConfig,
+    vocabulary: Vocabulary,
+    opened: Mapping[str, Opened],
+    pieces: Mapping[str, NewPieces],
 ) -> tuple[Program, Epochs]:
     """What is computed, and what an epoch is in steps.
+
+    Args:
+      pieces: those that the tokenizer has besides those of what a network starts from.
 
     Raises:
       UserError: parts that do not fit together.
@@ -107,7 +115,7 @@ def make_program(
     draws, epochs = _plan_draws(config, opened)
     model = make_model(config)
     _check_vocabularies(model)
-    start = open_starts(inits(config), model, config.checkpoint, config.out)
+    start = open_starts(inits(config), model, config.checkpoint, config.out, pieces)
     check_untrained(config, start.entries)
     model, stages, group_of = plan_stages(config, model, start, epochs)
     check_no_decay(config.optimizer.no_decay, model.abstract())
@@ -120,7 +128,7 @@ def make_program(
         steps,
         _places(config, opened),
         {stack.name: stack.depth for stack in model.stacks},
-        grouped_by_reach(group_of, reach),
+        grouped_by_reach(group_of, reach, flatten(model.abstract())),
     )
     program = Program(
         model=model,
@@ -199,10 +207,12 @@ def make_feed(stream: Any, opened: Opened) -> Feed:
 
 def find_tokenizer(config: RunConfig) -> str:
     """The directory, file or name of a run's tokenizer: the one that is given, that of its token
-    stores, or that of the run it goes on from.
+    stores, or that of the run it goes on from. Of several it is the one that all others are the
+    beginning of.
 
     Raises:
-      UserError: none of these, or two that differ.
+      UserError: none of these, or two that differ in more than further pieces of the one; further
+        pieces without `init.new_pieces`.
     """
     given = {
         f"the token store of {name or 'data'}": f"{stream.data.store}/tokenizer"
@@ -213,8 +223,7 @@ def find_tokenizer(config: RunConfig) -> str:
         given["tokenizer"] = config.tokenizer
     for name, init in inits(config).items():
         if init is not None:
-            what = "the run to start from" if not name else f"what {name} starts from"
-            given[what] = str(open_origin(init.run_dir).tokenizer)
+            given[_started(name)] = str(open_origin(init.run_dir).tokenizer)
     if not given:
         raise UserError(
             "without a run to start from, a tokenizer must be given",
@@ -223,24 +232,58 @@ def find_tokenizer(config: RunConfig) -> str:
             got="null",
             fix="set tokenizer=..., or init.from=RUN",
         )
-    (what, path), *others = given.items()
-    first = load_tokenizer(path) if others else None
-    for other, place in others:
-        _check_same_tokenizer((what, first), (other, load_tokenizer(place)), place)
-    return path
+    if len(given) == 1:
+        return next(iter(given.values()))
+    loaded = {what: load_tokenizer(path) for what, path in given.items()}
+    largest = max(loaded, key=lambda what: loaded[what].vocab_size)
+    grows = {
+        _started(name)
+        for name, init in inits(config).items()
+        if init and init.new_pieces != "fresh"
+    }
+    starts = {_started(name) for name in inits(config)}
+    for what in loaded:
+        may_grow = what not in starts or what in grows
+        place = given[what if what in (*starts, "tokenizer") else largest]
+        _check_same_tokenizer((what, loaded[what]), (largest, loaded[largest]), place, may_grow)
+    return given[largest]
 
 
-def _check_same_tokenizer(one: Any, other: Any, place: str) -> None:
+def _started(network: str) -> str:
+    """What a network starts from, in words."""
+    return f"what {network} starts from" if network else "the run to start from"
+
+
+def _check_same_tokenizer(one: Any, other: Any, place: str, may_grow: bool) -> None:
     """Refuses to go on with embeddings of another tokenizer's tokens."""
-    if one[1].fingerprint == other[1].fingerprint:
+    (what, own), (largest, theirs) = one, other
+    if own.fingerprint == theirs.fingerprint:
+        return
+    is_beginning = own.is_beginning_of(theirs)
+    if is_beginning and may_grow:
         return
     raise UserError(
-        f"{one[0]} was made with another tokenizer than {other[0]}",
+        f"{largest} was made with another tokenizer than {what}",
         where="data.store, init.from, tokenizer",
-        expected=f"{other[1].name} ({other[1].fingerprint[:12]})",
-        got=f"{one[1].name} ({one[1].fingerprint[:12]})",
-        fix=f"prepare the text with tokenizer={place}",
+        expected=f"{own.name} ({own.fingerprint[:12]})",
+        got=f"{theirs.name} ({theirs.fingerprint[:12]})",
+        fix="its further pieces begin as means of the old ones with init.new_pieces=mean"
+        if is_beginning
+        else f"prepare the text with tokenizer={place}",
     )
+
+
+def new_pieces(config: RunConfig, tokenizer: Tokenizer) -> dict[str, NewPieces]:
+    """The pieces that the tokenizer has besides those of what a network starts from, where their
+    rows are made of others' (`init.new_pieces`)."""
+    found = {}
+    for name, init in inits(config).items():
+        if init is None or init.scratch or init.new_pieces == "fresh":
+            continue
+        old = load_tokenizer(open_origin(init.run_dir).tokenizer)
+        before = pieces_before(old, tokenizer)
+        found[name] = NewPieces(old.vocab_size, tuple(map(tuple, before)))
+    return found
 
 
 def make_vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
@@ -321,11 +364,15 @@ def plan_stages(
 
 
 def grouped_by_reach(
-    group_of: GroupOf | None, reach: Mapping[str, frozenset[str]] | None
+    group_of: GroupOf | None, reach: Mapping[str, frozenset[str]] | None, paths: Iterable[str]
 ) -> GroupOf | None:
     """Groups of parameters that are updated together: of one stage, and reached by the same
-    streams. None where there is one group."""
-    if reach is None or len(set(reach.values())) == 1:
+    streams. None where there is one group.
+
+    Args:
+      paths: of all parameters: what no stream reaches is a group, too.
+    """
+    if reach is None or frozenset(paths).issubset(frozenset.intersection(*reach.values())):
         return group_of
 
     def group(path: str) -> str:
