@@ -73,9 +73,13 @@ def planned_of(request: Request) -> Planned:
     check_model(request, base)
     measures.check_out(request.out, request.run)
     old, notes = _old_domain(request, base)
+    own = load_tokenizer(request.run / "tokenizer").vocab_size
+    planned = str(request.beside / "store")  # mistakes come before a corpus is read
+    plan.configured(request, base, planned, old, own + (request.pieces or 0))
     new = corpus.prepared(request)
     old = _checked_old(request, new.store, old, notes)
-    config = plan.configured(request, base, new.store, old)
+    pieces = TokenStore.open(new.store).vocab_size
+    config = plan.configured(request, base, new.store, old, pieces)
     domains = {plan.NEW: (new.old_store, new.old_split, new.store, new.split)}
     if old is not None:
         domains[plan.OLD] = (old, "validation", old, "validation")

@@ -6,8 +6,6 @@ from typing import Any
 
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
-from jaxssl.data.config import StoreConfig
-from jaxssl.data.store.store import TokenStore
 from jaxssl.run.adapting.request import Request, old_stream, rotary_field
 from jaxssl.run.config import RunConfig, StreamConfig
 from jaxssl.run.networks import untrained
@@ -22,12 +20,15 @@ OFTEN = 0.1
 """Epochs of the new domain between validations."""
 
 
-def configured(request: Request, base: RunConfig, store: str, old: str | None) -> RunConfig:
+def configured(
+    request: Request, base: RunConfig, store: str, old: str | None, pieces: int
+) -> RunConfig:
     """The configuration of the run to make.
 
     Args:
       base: that of the run to go on from.
-      store: the new domain's token store.
+      store: the new domain's token store; it need not be there.
+      pieces: how many its tokenizer has.
       old: the old domain's, to validate on and to replay by its share; None reads none of it.
 
     Raises:
@@ -45,7 +46,7 @@ def configured(request: Request, base: RunConfig, store: str, old: str | None) -
     layer = {
         "out": str(request.out),
         "init": {"from": str(request.run), **_growth(request)},
-        "model": _model(request, base, store),
+        "model": _model(request, base, pieces),
         "networks": _networks(request, base),
         **_streams(request, base, store, old),
     }
@@ -66,13 +67,14 @@ def _plain(part: Any) -> dict[str, Any]:
 
 
 def _growth(request: Request) -> dict[str, str]:
-    """How what is new begins; the fields are read where there is something new."""
-    return {"new_pieces": "mean", "new_positions": request.positions}
+    """How what is new begins."""
+    pieces = {} if request.pieces is None else {"new_pieces": "mean"}
+    positions = {} if request.length is None else {"new_positions": request.positions}
+    return {**pieces, **positions}
 
 
-def _model(request: Request, base: RunConfig, store: str) -> dict[str, Any]:
+def _model(request: Request, base: RunConfig, pieces: int) -> dict[str, Any]:
     """What the model has otherwise."""
-    pieces = TokenStore.open(store).vocab_size
     changed: dict[str, Any] = {"vocab_size": max(base.model.vocab_size, pieces)}
     if request.length is not None:
         changed["max_positions"] = max(base.model.max_positions, request.length)
@@ -140,10 +142,3 @@ def replayed(config: RunConfig) -> float:
         return 0.0
     weights = {name: float(stream.weight) for name, stream in streams.items()}  # type: ignore
     return weights[OLD] / sum(weights.values())
-
-
-def store_of(config: RunConfig, domain: str) -> str:
-    """The token store of a domain of the run."""
-    data = config.streams[domain].data if config.streams else config.data
-    assert isinstance(data, StoreConfig)
-    return data.store
