@@ -34,12 +34,15 @@ class Planned:
     """An adaptation whose data are there.
 
     Attributes:
+      request: what was asked for, of a run of ours.
       config: of the run to make.
+      base: of the run to go on from.
       before: the held-out documents of each domain, as the old model reads them.
       after: as the new one does.
       notes: what is said of it: what is not measured, and why.
     """
 
+    request: Request
     config: RunConfig
     base: RunConfig
     before: Mapping[str, HeldOut]
@@ -54,8 +57,7 @@ def adapt(request: Request, say: Say = print) -> int:
       UserError: a mistake in the arguments, the corpus, the run or its old data.
     """
     try:
-        planned = planned_of(request)
-        return _run(request, planned, say)
+        return _run(planned_of(request), say)
     except NotFinite as error:
         print(f"stopped: {error}", file=sys.stderr)
         return EXIT_NOT_FINITE
@@ -91,6 +93,7 @@ def planned_of(request: Request) -> Planned:
                 "rotary positions is the same (--rotary-base)"
             )
     return Planned(
+        request=request,
         config=config,
         base=base,
         before={name: HeldOut(store=x[0], split=x[1]) for name, x in domains.items()},
@@ -161,7 +164,7 @@ def _checked_old(request: Request, store: str, old: str | None, notes: list[str]
     try:
         corpus.check_store(opened, load_tokenizer(place), place, where)
     except UserError as error:
-        if request.share:
+        if request.share or request.replay is not None:
             raise
         notes.append(_not_measured(f"{old}: {error.what}"))
         return None
@@ -182,17 +185,17 @@ def _checked_old(request: Request, store: str, old: str | None, notes: list[str]
 # --- Running ------------------------------------------------------------------------------------
 
 
-def _run(request: Request, planned: Planned, say: Say) -> int:
-    config, out = planned.config, request.out
+def _run(planned: Planned, say: Say) -> int:
+    config, out = planned.config, planned.request.out
     hosts.connect(config.distributed)
     tell = say if hosts.is_first() else _say_nothing
     for note in planned.notes:
         tell(note)
-    record = _before(request, planned, tell)
+    record = _before(planned, tell)
     outcome = train.train_run(config, say)
     if outcome.stopped_by:
         return EXIT_STOPPED
-    record = _after(request, planned, record, outcome.step, tell)
+    record = _after(planned, record, outcome.step, tell)
     if hosts.is_first():
         from jaxssl.report import write_report
 
@@ -205,21 +208,23 @@ def _say_nothing(text: str) -> None:
     del text
 
 
-def _longest(request: Request, planned: Planned) -> int | None:
+def _longest(planned: Planned) -> int | None:
     """Up to where the loss is told by position: the rows of the new run, where they are longer or
     turn otherwise."""
+    request = planned.request
     if request.length is None and request.rotary_base is None:
         return None
     return next(iter(planned.config.all_streams.values())).data.longest[0]
 
 
-def _before(request: Request, planned: Planned, tell: Say) -> dict[str, Any]:
+def _before(planned: Planned, tell: Say) -> dict[str, Any]:
     """The record with the numbers of the run that is adapted; measured unless they are there."""
-    facts = measures.base_facts(planned.config)
+    request = planned.request
+    facts = measures.base_facts(planned.config, request.out)
     stores = {name: dataclasses.asdict(x) for name, x in planned.before.items()}
     noted = measures.read_record(request.out)
     asked = {"from": facts, "held_out": stores, "batches": request.batches}
-    asked["longest"] = _longest(request, planned)
+    asked["longest"] = _longest(planned)
     if noted and all(noted.get(key) == value for key, value in asked.items()):
         return noted
     tell(f"measuring {request.run} on the held-out documents, before it is adapted")
@@ -248,10 +253,9 @@ def _before(request: Request, planned: Planned, tell: Say) -> dict[str, Any]:
     return record
 
 
-def _after(
-    request: Request, planned: Planned, record: dict[str, Any], step: int, tell: Say
-) -> dict[str, Any]:
+def _after(planned: Planned, record: dict[str, Any], step: int, tell: Say) -> dict[str, Any]:
     """The record with the numbers of the run's last checkpoint."""
+    request = planned.request
     domains = record["domains"]
     if all(numbers.get("after", {}).get("step") == step for numbers in domains.values()):
         return record

@@ -91,6 +91,9 @@ def words(record: Mapping[str, Any]) -> list[str]:
             f"Rows have {record['length']['after']:,} tokens after, and had "
             f"{record['length']['before']:,} before: each model is measured on its own."
         )
+    measured = [x for numbers in record["domains"].values() for x in numbers["before"]]
+    if record.get("longest") is not None and "positions" not in measured:
+        found.append("The loss by position is that of causal and masked models alone.")
     return found
 
 

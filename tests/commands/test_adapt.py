@@ -295,6 +295,7 @@ def test_a_store_of_other_pieces_is_refused_with_the_way_to_prepare_it(
         (("--corpus", "CORPUS", "--extend-vocabulary", "0"), "--extend-vocabulary"),
         (("--corpus", "CORPUS", "--length", "8"), "may be longer than those of the run"),
         (("--corpus", "CORPUS", "--rotary-base", "1e5"), "no rotary positions"),
+        (("--corpus", "CORPUS", "--positions", "stretch"), "no --length"),
         (("--corpus", "CORPUS", "--replay-share", "1"), "--replay-share"),
         (("--corpus", "missing.txt"), "missing.txt"),
         (("--corpus", "EMPTY"), "no readable document"),
@@ -348,6 +349,21 @@ def test_without_the_old_text_it_is_said_that_forgetting_is_not_measured(
     out = capsys.readouterr().out
     assert "warning: forgetting is not measured" in out and "Forgetting was not measured" in out
     assert not read_config(tmp_path / "b").streams
+
+
+def test_a_hugging_face_directory_is_adapted_with_a_store_to_replay(
+    masked, words, whole, tmp_path, capsys
+):
+    """The store to replay was prepared with the beginning of its tokenizer."""
+    assert cli.main(["export", str(whole), str(tmp_path / "hf"), "--step", "last"]) == 0
+    store = whole.with_name(f"{whole.name}-data") / "store"
+    given = ("--store", store, "--replay", words, *QUICK, "train.steps=2", "data.batch_size=8")
+    record = adapted(tmp_path / "hf", tmp_path / "out", *given, "data.sequence_length=16")
+    assert record["from"]["run"] == str(tmp_path / "out-data" / "base")
+    assert record["replay"] == pytest.approx(0.2)
+    assert record["pieces"] == {"before": 150, "after": 150}
+    said = capsys.readouterr().out
+    assert f"{words} was prepared with 130 of the tokenizer's 150 pieces" in said
 
 
 def test_the_configuration_is_printed_and_nothing_trained(llama, corpus, tmp_path, capsys):

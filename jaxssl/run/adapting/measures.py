@@ -52,9 +52,12 @@ class HeldOut:
     split: str
 
 
-def base_facts(config: RunConfig) -> dict[str, Any]:
-    """The checkpoint that a run goes on from: where it is, its step and its checksum."""
+def base_facts(config: RunConfig, out: Path) -> dict[str, Any]:
+    """The checkpoint that a run goes on from: where it is, its step and its checksum. One that has
+    saved something went on from what it noted, whichever step is the best now."""
     assert config.init is not None
+    if CheckpointManager(out / "checkpoints").steps():
+        return read_record(out)["from"]
     source, _ = open_origin(config.init.run_dir).open(config.init, config.checkpoint, None)
     return {
         "run": str(source.run.absolute()),

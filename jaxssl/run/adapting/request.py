@@ -61,7 +61,8 @@ class Request:
     @property
     def beside(self) -> Path:
         """The folder of what is made for the run: its token store, its tokenizer."""
-        return self.out.with_name(f"{self.out.name}-data")
+        out = self.out if self.out.name not in ("", "..") else self.out.resolve()
+        return out.with_name(f"{out.name}-data")
 
     def check(self) -> None:
         """Refuses options that do not go together.
@@ -141,6 +142,16 @@ def check_model(request: Request, config: RunConfig) -> None:
             expected=f"at least {data.longest[0]}, the run's {data.longest[1]}",
             got=request.length,
             fix="leave out --length; shorter rows are set by data.sequence_length=...",
+        )
+    has_table = config.model.body().position_rows > 0
+    if request.positions != "tile" and (request.length is None or not has_table):
+        raise UserError(
+            "there is no table of positions to make longer",
+            where="--positions",
+            expected="--length, and a model with learned positions" if has_table else "tile",
+            got=f"{request.positions}, with {config.model.name}"
+            + (" and no --length" if request.length is None else ""),
+            fix="give --length" if has_table else "leave out --positions",
         )
     if request.rotary_base is not None and rotary_field(config) is None:
         raise UserError(
