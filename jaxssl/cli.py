@@ -14,13 +14,13 @@ from jaxssl.core.interrupts import EXIT_STOPPED
 from jaxssl.core.terminal import allow_open_files, check_arguments
 
 WITH_MODEL = (
-    *("pretrain", "finetune", "evaluate", "predict", "embed", "mine", "generate", "fill-mask"),
-    *("compare", "verify", "demo"),
+    *("pretrain", "adapt", "finetune", "evaluate", "predict", "embed", "mine", "generate"),
+    *("fill-mask", "compare", "verify", "demo"),
 )
 """The verbs that run a model."""
 
 
-TRAINING = ("pretrain", "finetune", "demo")
+TRAINING = ("pretrain", "adapt", "finetune", "demo")
 """The verbs that go on where they were when they are given again."""
 
 
@@ -98,6 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
             "tokenizer": _tokenizer,
             "prepare": _prepare,
             "pretrain": _pretrain,
+            "adapt": _adapt,
             "finetune": _finetune,
             "baseline": _baseline,
             "config": _config,
@@ -182,6 +183,31 @@ def _pretrain(options: argparse.Namespace) -> int:
     from jaxssl.commands.training import train_and_print
 
     return train_and_print(config)
+
+
+def _adapt(options: argparse.Namespace) -> int:
+    set_up_jax()
+    from jaxssl.commands import adapt
+    from jaxssl.commands.arguments import without_changes
+    from jaxssl.core.config import to_yaml
+    from jaxssl.run.adapting.request import Request
+
+    chosen = _chosen(options, "store", "replay", "replay_share", "length", "positions")
+    corpus, changes = without_changes(options.corpus)
+    request = Request(
+        run=Path(options.run_dir),
+        out=Path(options.out or f"{options.run_dir.rstrip('/')}-adapted"),
+        corpus=tuple(corpus),
+        prepare=tuple(options.options),
+        pieces=options.extend_vocabulary,
+        changes=(*options.layers, *changes),
+        **chosen,
+        **_chosen(options, "rotary_base", "batches"),
+    )
+    if options.print_config:
+        print(to_yaml(adapt.planned_of(request).config), end="")
+        return 0
+    return adapt.adapt(request)
 
 
 def _finetune(options: argparse.Namespace) -> int:

@@ -37,6 +37,7 @@ pytest_plugins = ["toy", "tuned"]
 # for the end.
 SLOW = (
     "test_networks",
+    "test_adapt",
     "test_streams",
     "test_unfreezing",
     "test_gradients",

@@ -105,6 +105,8 @@ UNREAD = [
             "drop": ("a",),
             "fresh": ("a",),
             "resize": ("a",),
+            "new_pieces": "mean",
+            "new_positions": "tile",
             "fresh_top": 1,
             "cast": True,
             "optimizer": "restore",

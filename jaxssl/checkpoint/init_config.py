@@ -9,7 +9,7 @@ from jaxssl.core.bounds import check_at_least, check_unused
 from jaxssl.core.errors import UserError
 
 ABOUT_RESTORED = (
-    *("step", "rename", "drop", "fresh", "resize", "layers"),
+    *("step", "rename", "drop", "fresh", "resize", "new_pieces", "new_positions", "layers"),
     *("fresh_top", "cast", "optimizer"),
 )
 """Fields of `InitConfig` that say what is done with stored parameters."""
@@ -40,6 +40,15 @@ class InitConfig:
     """Patterns of parameters over the vocabulary or positions (embeddings, `masked_lm/bias`, an
     untied `causal_lm/output/kernel`) that may have another size: what there is in both is kept,
     and what is new starts fresh."""
+    new_pieces: Literal["fresh", "mean"] = "fresh"
+    """`mean`: the tokenizer may have further pieces behind those of what is started from, and the
+    row of each (of embeddings, of an untied output and of its bias) begins as the mean of the rows
+    of the pieces that its text was cut into before. No `resize` is needed for these."""
+    new_positions: Literal["fresh", "tile", "stretch"] = "fresh"
+    """How a longer table of learned positions begins: `tile` repeats the rows there are
+    (Longformer, Beltagy et al., 2020), so that rows as long as before see what they saw; `stretch`
+    draws them apart, with straight lines between them (as ViT, Dosovitskiy et al., 2021, does with
+    its patches'). No `resize` is needed for these."""
     layers: tuple[int, ...] = ()
     """Which of the stored layers this model's are, in its order: a model of 6 layers from one of 12
     with [0, 2, 4, 7, 9, 11], as DistilBERT. Empty takes all, of a model as deep."""

@@ -63,6 +63,7 @@ def make_ledger(
     *,
     target_heads: Sequence[str] = (),
     source_heads: Sequence[str] = (),
+    new_pieces: range = range(0),
 ) -> list[Entry]:
     """Decides for every parameter, of the model and stored.
 
@@ -71,6 +72,7 @@ def make_ledger(
       source: the stored ones.
       target_heads: top-level names of the model's heads: fresh if they are not stored.
       source_heads: those of the stored model: dropped if this one has none of the name.
+      new_pieces: the ids whose rows are made of others' (`init.new_pieces`).
 
     Raises:
       UserError: every parameter that is not covered, at once; rules that match nothing.
@@ -89,7 +91,7 @@ def make_ledger(
             entries.append(Entry("fresh", name, None, leaf.shape))
             continue
         try:
-            entries.append(_restored(config, name, leaf, origin, source[origin]))
+            entries.append(_restored(config, name, leaf, origin, source[origin], new_pieces))
         except UserError as error:
             errors.append(error)
             refused.add(origin)
@@ -178,7 +180,9 @@ def _rewrite(old: str, new: str, name: str) -> str:
         ) from None
 
 
-def _restored(config: InitConfig, name: str, leaf: Leaf, origin: str, stored: Leaf) -> Entry:
+def _restored(
+    config: InitConfig, name: str, leaf: Leaf, origin: str, stored: Leaf, new_pieces: range
+) -> Entry:
     if stored.dtype != leaf.dtype and not config.cast:
         raise UserError(
             "a stored parameter has another dtype",
@@ -190,6 +194,9 @@ def _restored(config: InitConfig, name: str, leaf: Leaf, origin: str, stored: Le
     action: Action = "restored" if origin == name else "renamed"
     if config.layers and is_stacked(name):
         return _chosen_layers(config, name, leaf, origin, stored)
+    detail = _grown(config, name, leaf, stored, new_pieces)
+    if detail:
+        return Entry("resized", name, origin, leaf.shape, detail, stored.dtype != leaf.dtype)
     if stored.shape == leaf.shape:
         depth, top = leaf.shape[0] if is_stacked(name) else 0, config.fresh_top
         detail = f"layers {depth - top} to {depth - 1} fresh" if depth and top else ""
@@ -231,9 +238,43 @@ def _chosen_layers(config: InitConfig, name: str, leaf: Leaf, origin: str, store
     return Entry("resized", name, origin, leaf.shape, detail, stored.dtype != leaf.dtype, layers)
 
 
+def _grown(
+    config: InitConfig, name: str, leaf: Leaf, stored: Leaf, new_pieces: range
+) -> str | None:
+    """What becomes of a parameter over pieces or positions that gets rows made of others; None
+    where it gets none."""
+    axis = resized_axis(name, stored.shape, leaf.shape)
+    if axis is None:
+        return None
+    old, new = stored.shape[axis], leaf.shape[axis]
+    if is_over_pieces(name) and new_pieces:
+        more = new - max(old, new_pieces.stop)
+        rows = "columns" if axis else "rows"
+        return f"{rows} 0 to {new_pieces.start - 1} kept, {len(new_pieces)} means of others" + (
+            f", {more} fresh" if more > 0 else ""
+        )
+    if is_over_positions(name) and config.new_positions != "fresh" and new > old:
+        if config.new_positions == "tile":
+            return f"{old} rows repeated, up to {new}"
+        return f"{old} rows stretched to {new}"
+    return None
+
+
 VOCABULARY = {"causal_lm/output/kernel": 1, "masked_lm/bias": 0}
 """Parameters that are no tables and have an axis over the vocabulary: which it is. In the tree of
 all networks, the ends of their names."""
+TOKENS, POSITIONS = "embeddings/tokens/embedding", "embeddings/positions/embedding"
+"""The tables that a vocabulary and learned positions have."""
+
+
+def is_over_pieces(name: str) -> bool:
+    """Whether a parameter has a row for each piece of the vocabulary."""
+    return any(f"/{name}".endswith(f"/{known}") for known in (TOKENS, *VOCABULARY))
+
+
+def is_over_positions(name: str) -> bool:
+    """Whether a parameter has a row for each position."""
+    return f"/{name}".endswith(f"/{POSITIONS}")
 
 
 def resized_axis(name: str, stored: tuple[int, ...], wanted: tuple[int, ...]) -> int | None:

@@ -2,6 +2,7 @@
 embed and mine."""
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -57,6 +58,32 @@ example:
   jaxssl mine runs/minilm --input pairs.jsonl --output triplets.jsonl --skip 5 --margin 0.05
   jaxssl finetune init.from=runs/minilm objective.name=similarity objective.pair=pair \\
     'objective.negatives=[negative]' data.tables.train.path=triplets.jsonl out=runs/better
+"""
+
+
+ADAPT = """
+Trains RUN further on text of a new domain or language, and says what that gained there and what it
+cost on the old one. A token store is made of the corpus beside the new run (OUT-data/store), some
+of its documents held out; then an ordinary run (OUT) starts from RUN: its objective, its rows, its
+optimizer afresh, whose learning rate rises to RUN's peak once more and falls to a tenth of it, one
+epoch of the new text. Killed or stopped, the same command goes on where it was.
+
+The held-out documents of both domains are measured before and after, as by `jaxssl evaluate`; the
+table is printed, kept in OUT/adaptation.json, and part of the report. The old domain's are those
+of RUN's own token store, or of --replay.
+
+--extend-vocabulary learns further pieces, which follow the old ones (WordPiece and byte-level BPE);
+the rows of each begin as the mean of those of the pieces it was cut into before. Then nats per byte
+of text are compared, on the same documents. A store to replay may have the old pieces alone.
+
+--length makes rows longer. A table of learned positions is tiled, so that rows as long as before
+see what they saw (--positions stretch draws it apart); rotary positions may get another base.
+
+examples:
+  jaxssl adapt runs/books --corpus 'law/*.txt' --out runs/law --replay-share 0.2
+  jaxssl adapt runs/books --corpus law.jsonl --extend-vocabulary 1000 train.steps=5000
+  jaxssl adapt runs/llama --corpus long/ --length 2048 --rotary-base 500000 data.batch_size=8
+  jaxssl adapt runs/books --corpus law/ --print-config
 """
 
 
@@ -129,6 +156,81 @@ def _stray(words: list[str], options: Iterable[str]) -> Exception:
         got=" ".join(words),
         fix=fix,
     )
+
+
+def add_adapt(parser: argparse.ArgumentParser) -> None:
+    """Adds what `jaxssl adapt` takes besides a run."""
+    parser.epilog = ADAPT
+    parser.add_argument(
+        "layers",
+        nargs="*",
+        metavar="recipe.yaml | a.b=c",
+        help="changes of the new run; data. and objective. are those of both domains",
+    )
+    parser.add_argument(
+        "--corpus",
+        nargs="+",
+        default=[],
+        metavar="SOURCE",
+        help="text of the new domain: files, folders or patterns (.jsonl has an object a line), or "
+        "with --set source.name=hub a data set's name",
+    )
+    parser.add_argument(
+        "--set",
+        dest="options",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="how the corpus is prepared, a field of jaxssl prepare (source.documents=blank_lines, "
+        "validation_fraction=0.1); repeatable",
+    )
+    parser.add_argument("--store", help="a token store of the new domain, instead of a corpus")
+    parser.add_argument("--out", help="the new run (RUN-adapted)")
+    parser.add_argument(
+        "--replay",
+        metavar="STORE",
+        help="a token store of the old domain, to train on too and to measure forgetting",
+    )
+    parser.add_argument(
+        "--replay-share",
+        type=float,
+        metavar="SHARE",
+        help="of the steps, for the old domain (0.2 with --replay, else 0); without --replay RUN's "
+        "own token store is replayed",
+    )
+    parser.add_argument(
+        "--extend-vocabulary", type=int, metavar="N", help="learn N further pieces on the corpus"
+    )
+    parser.add_argument("--length", type=int, metavar="L", help="tokens of a row (as RUN's)")
+    parser.add_argument(
+        "--positions",
+        choices=("tile", "stretch"),
+        default="tile",
+        help="how a longer table of learned positions begins (%(default)s)",
+    )
+    parser.add_argument(
+        "--rotary-base", type=float, metavar="X", help="base of the rotary positions (as RUN's)"
+    )
+    parser.add_argument(
+        "--batches", type=int, help="measure at most so many of each held-out split (all)"
+    )
+    parser.add_argument(
+        "--print-config",
+        action="store_true",
+        help="prepare the text, print the new run's configuration, and train nothing",
+    )
+
+
+def without_changes(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The words of an option that takes any number of paths, and the `a.b=c` changes that came
+    right after them: those that are no files."""
+    given = [*words]
+    changes = [
+        word
+        for word in given
+        if re.match(r"[a-z_]+(\.[\w-]+)*=", word) and not os.path.lexists(word)
+    ]
+    return [word for word in given if word not in changes], changes
 
 
 def add_predict(parser: argparse.ArgumentParser) -> None:

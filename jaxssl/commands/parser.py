@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from jaxssl.commands.arguments import Parser, add_embed, add_mine, add_predict
+from jaxssl.commands.arguments import Parser, add_adapt, add_embed, add_mine, add_predict
 
 EPILOG = """
 A recipe is a YAML file, or the name of one that comes with jaxssl (`jaxssl config
@@ -37,6 +37,7 @@ def make_parser(run: Mapping[str, Callable]) -> argparse.ArgumentParser:
     parser.set_defaults(plugins=[])
     verbs = Verbs(parser.add_subparsers(dest="verb", metavar="VERB"), run)
     _add_recipe_verbs(verbs)
+    _add_adapt(verbs)
     _add_run_verbs(verbs)
     _add_text_verbs(verbs)
     _add_compare(verbs)
@@ -102,6 +103,13 @@ def _add_recipe_verbs(verbs: Verbs) -> None:
             metavar="TOPIC",
             help="this page, or all about one of its topics",
         )
+
+
+def _add_adapt(verbs: Verbs) -> None:
+    verb = verbs.add("adapt", "go on with pretraining a run, for a domain or a language")
+    verb.add_argument("run_dir", metavar="RUN", help="a run directory, or Hugging Face's")
+    add_adapt(verb)
+    _add_plugin(verb)
 
 
 def _add_run_verbs(verbs: Verbs) -> None:

@@ -75,6 +75,36 @@ class Base(Open):
     step: int | None
 
 
+class Positions(Open):
+    edges: list[int]
+    nats: list[float | None]
+
+
+class Measured(Open):
+    """A model's numbers on the held-out documents of a domain."""
+
+    step: int
+    loss: float
+    nats_per_token: float | None
+    nats_per_byte: float | None
+    unknown: float
+    positions: NotRequired[Positions]
+
+
+class Domain(Open):
+    before: Measured
+    after: NotRequired[Measured]
+
+
+class Adaptation(Open):
+    """`adaptation.json`."""
+
+    pieces: dict[str, int]
+    length: dict[str, int]
+    replay: float
+    domains: dict[str, Domain]
+
+
 Ledger = TypedDict("Ledger", {"from": dict[str, Any], "parameters": list[Entry]})
 """`ledger.json`; `from` has `Base`s, see `checkpoint.bases.by_network`."""
 

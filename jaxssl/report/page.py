@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxssl import __version__
 from jaxssl.core.files import atomic_write
-from jaxssl.report import examples, labelled, parts
+from jaxssl.report import adaptation, examples, labelled, parts
 from jaxssl.report.chart import Chart, render
 from jaxssl.report.figures import comparison_charts, run_charts, token_loss
 from jaxssl.report.markup import exact, missing, section
@@ -62,6 +62,7 @@ def _report(run: Run) -> str:
     if not sections:
         body.append(missing("No metrics were recorded."))
     others = {
+        "Adaptation": adaptation.section(run.adaptation),
         **labelled.sections(run),
         "Fill-mask examples": examples.fill_masks(run) if run.of_kind("fill_mask") else "",
         "Samples over time": examples.samples(run) if run.of_kind("sample") else "",

@@ -8,7 +8,8 @@ Every file is optional, as long as there is one of them:
 - `summary.json`: what only the trainer knows: `{"name", "model", "objective": text,
   "parameters": count, "unigram_entropy": nats per token, "steps", "tokens", "losses": {key:
   {"shown", "per_token", "sees_both_sides"}}}`, each optional;
-- `scores.json`, `receipt.json`, `ledger.json` of a fine-tuned run.
+- `scores.json`, `receipt.json`, `ledger.json` of a fine-tuned run;
+- `adaptation.json` of one that adapts another.
 """
 
 import os
@@ -80,6 +81,7 @@ class Run:
     scores: dict[str, Any] | None = None
     receipt: dict[str, Any] | None = None
     ledger: dict[str, Any] | None = None
+    adaptation: dict[str, Any] | None = None
     problems: tuple[str, ...] = field(default=())  # files that are there and cannot be read
 
     @cached_property
@@ -224,6 +226,7 @@ def read_run(run_dir: str | Path) -> Run:
         scores=_read(directory / "scores.json", files.Scores, problems, files.check_scores),
         receipt=_read(directory / "receipt.json", files.Receipt, problems),
         ledger=_read(directory / "ledger.json", files.Ledger, problems, files.check_ledger),
+        adaptation=_read(directory / "adaptation.json", files.Adaptation, problems),
         problems=tuple(problems),
     )
 

@@ -16,6 +16,7 @@ from jaxssl.core.types import Vocabulary, batch_shape
 from jaxssl.data.config import StoreConfig
 from jaxssl.data.mixture import Draws, steps_until
 from jaxssl.data.store.store import TokenStore
+from jaxssl.data.tokenizer.extension import pieces_before
 from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.models.layers import unbox
@@ -37,6 +38,7 @@ from jaxssl.train.samples import check_samples
 from jaxssl.train.settings import Epochs
 from jaxssl.train.validation import check_best_by
 from jaxssl.transfer import freezing
+from jaxssl.transfer.growth import NewPieces
 from jaxssl.transfer.start import Start, open_starts, uncut
 
 
@@ -81,7 +83,7 @@ def build(config: RunConfig) -> Built:
     for objective in config.objectives:
         objective.check(config.model, vocabulary)
     check_samples(config.samples, config.model, config.heads, tokenizer, vocabulary)
-    program, epochs = make_program(config, vocabulary, opened)
+    program, epochs = make_program(config, vocabulary, opened, new_pieces(config, tokenizer))
     train, evaluation = epochs.resolve(config.train, config.evaluation)
     settings = dataclasses.replace(config, train=train, evaluation=evaluation)
     feeds = make_feeds(config, tokenizer, opened)
@@ -94,9 +96,15 @@ def build(config: RunConfig) -> Built:
 
 
 def make_program(
-    config: RunConfig, vocabulary: Vocabulary, opened: Mapping[str, Opened]
+    config: RunConfig,
+    vocabulary: Vocabulary,
+    opened: Mapping[str, Opened],
+    pieces: Mapping[str, NewPieces],
 ) -> tuple[Program, Epochs]:
     """What is computed, and what an epoch is in steps.
+
+    Args:
+      pieces: those that the tokenizer has besides those of what a network starts from.
 
     Raises:
       UserError: parts that do not fit together.
@@ -108,7 +116,7 @@ def make_program(
     draws, epochs = _plan_draws(config, opened)
     model = make_model(config)
     _check_vocabularies(model)
-    start = open_starts(inits(config), model, config.checkpoint, config.out)
+    start = open_starts(inits(config), model, config.checkpoint, config.out, pieces)
     check_untrained(config, start.entries)
     model, stages, group_of = plan_stages(config, model, start, epochs)
     check_no_decay(config.optimizer.no_decay, model.abstract())
@@ -214,10 +222,12 @@ def make_feed(stream: Any, opened: Opened) -> Feed:
 
 def find_tokenizer(config: RunConfig) -> str:
     """The directory, file or name of a run's tokenizer: the one that is given, that of its token
-    stores, or that of the run it goes on from.
+    stores, or that of the run it goes on from. Of several it is the one that all others are the
+    beginning of.
 
     Raises:
-      UserError: none of these, or two that differ.
+      UserError: none of these, or two that differ in more than further pieces of the one; further
+        pieces without `init.new_pieces`.
     """
     given: list[_Given] = []
     for name, stream in config.all_streams.items():
@@ -229,10 +239,11 @@ def find_tokenizer(config: RunConfig) -> str:
         given.append(_Given("tokenizer", "tokenizer", config.tokenizer))
     for name, init in inits(config).items():
         if init is not None:
-            what, key = "the run to start from", "init.from"
+            what, key = _started(name), "init.from"
             if name:
-                what, key = f"what {name} starts from", f"networks.{name}.init.from"
-            given.append(_Given(what, key, str(open_origin(init.run_dir).tokenizer)))
+                key = f"networks.{name}.init.from"
+            path = str(open_origin(init.run_dir).tokenizer)
+            given.append(_Given(what, key, path, may_grow=init.new_pieces != "fresh"))
     if not given:
         raise UserError(
             "without a run to start from, a tokenizer must be given",
@@ -241,35 +252,71 @@ def find_tokenizer(config: RunConfig) -> str:
             got="null",
             fix="set tokenizer=..., or init.from=RUN",
         )
-    first, *others = given
-    for other in others:
-        _check_same_tokenizer(first, other)
-    return first.path
+    if len(given) == 1:
+        return given[0].path
+    loaded = [load_tokenizer(one.path) for one in given]
+    largest = max(range(len(given)), key=lambda i: loaded[i].vocab_size)
+    for one, own in zip(given, loaded):
+        _check_same_tokenizer(one, own, given[largest], loaded[largest])
+    return given[largest].path
 
 
 class _Given(NamedTuple):
-    """A tokenizer that a run is told of: what has it, the key that names that, where it lies."""
+    """A tokenizer that a run is told of.
+
+    Attributes:
+      what: what has it.
+      key: the key that names that.
+      path: where it lies.
+      may_grow: whether the run's may have further pieces behind its own.
+    """
 
     what: str
     key: str
     path: str
+    may_grow: bool = True
 
 
-def _check_same_tokenizer(one: _Given, other: _Given) -> None:
+def _started(network: str) -> str:
+    """What a network starts from, in words."""
+    return f"what {network} starts from" if network else "the run to start from"
+
+
+def _check_same_tokenizer(one: _Given, own: Tokenizer, other: _Given, largest: Tokenizer) -> None:
     """Refuses to go on with embeddings of another tokenizer's tokens."""
-    ours, theirs = load_tokenizer(one.path), load_tokenizer(other.path)
-    if ours.fingerprint == theirs.fingerprint:
+    if own.fingerprint == largest.fingerprint:
         return
-    is_store = other.key.endswith("data.store")
-    raise UserError(
-        f"{one.what} was made with another tokenizer than {other.what}",
-        where=f"{one.key}, {other.key}",
-        expected=f"the tokenizer of {other.what}: {theirs.name}, {theirs.vocab_size:,} pieces "
-        f"({theirs.fingerprint[:12]})",
-        got=f"{ours.name}, {ours.vocab_size:,} pieces ({ours.fingerprint[:12]})",
-        fix=f"prepare the text of {one.key} in another `out` with tokenizer={other.path}, or "
-        + ("the other way round" if is_store else f"give {other.key} one with the same tokenizer"),
+    is_beginning = own.is_beginning_of(largest)
+    if is_beginning and one.may_grow:
+        return
+    is_store = one.key.endswith("data.store")
+    fix = (
+        "its further pieces begin as means of the old ones with init.new_pieces=mean"
+        if is_beginning
+        else f"prepare the text of {one.key} in another `out` with tokenizer={other.path}, or "
+        + ("the other way round" if is_store else f"give {other.key} one with the same tokenizer")
     )
+    raise UserError(
+        f"{other.what} was made with another tokenizer than {one.what}",
+        where=f"{one.key}, {other.key}",
+        expected=f"the tokenizer of {one.what}: {own.name}, {own.vocab_size:,} pieces "
+        f"({own.fingerprint[:12]})",
+        got=f"{largest.name}, {largest.vocab_size:,} pieces ({largest.fingerprint[:12]})",
+        fix=fix,
+    )
+
+
+def new_pieces(config: RunConfig, tokenizer: Tokenizer) -> dict[str, NewPieces]:
+    """The pieces that the tokenizer has besides those of what a network starts from, where their
+    rows are made of others' (`init.new_pieces`)."""
+    found = {}
+    for name, init in inits(config).items():
+        if init is None or init.scratch or init.new_pieces == "fresh":
+            continue
+        old = load_tokenizer(open_origin(init.run_dir).tokenizer)
+        before = pieces_before(old, tokenizer)
+        found[name] = NewPieces(old.vocab_size, tuple(map(tuple, before)))
+    return found
 
 
 def make_vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:

@@ -32,6 +32,8 @@ from jaxssl.run.recipes import upgraded_run
 from jaxssl.run.sealing import break_seal
 
 LOCK = ".lock"
+ADAPTATION = "adaptation.json"
+"""What `jaxssl adapt` notes before the run begins, and when it has ended."""
 MAY_CHANGE = (
     "{out,distributed,evaluation,checkpoint,logging,samples,watchdog,profile,mesh}/**",
     "train/{steps,epochs,accumulation,not_finite,not_finite_limit}",
@@ -217,11 +219,12 @@ def _unwritable(run_dir: Path, error: OSError) -> UserError:
 
 
 def _foreign_files(run_dir: Path) -> list[str]:
-    """What is in a directory but the temporary files of a start that was killed."""
+    """What is in a directory but the temporary files of a start that was killed, and what was noted
+    before the start."""
     names = [path.name for path in run_dir.iterdir()] if run_dir.is_dir() else []
 
     def is_ours(name):
-        return name == LOCK or (name.startswith(".") and name.endswith(".tmp"))
+        return name in (LOCK, ADAPTATION) or (name.startswith(".") and name.endswith(".tmp"))
 
     return sorted(name for name in names if not is_ours(name))
 

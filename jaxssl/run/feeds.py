@@ -80,7 +80,7 @@ def _open_store(
         )
     store, wanted = _complete_store(data, config.validation), {"train"}
     wanted |= {config.validation} if config.validation is not None else set()
-    check_tokenizer(store, tokenizer.fingerprint)
+    check_tokenizer(store, tokenizer)
     check_vocabulary(store, model.vocab_size)
     splits = {}
     for name in sorted(wanted, key=lambda name: name != "train"):
@@ -100,6 +100,17 @@ def _open_store(
         unigram_entropy={name: manifest.splits[name].unigram_entropy for name in splits},
         summary=f"{train.num_rows:,} rows of {data.sequence_length} tokens, {per_epoch:,} steps an "
         f"epoch ({left_over} rows{tokens} left over)",
+        warnings=_of_fewer_pieces(store, tokenizer),
+    )
+
+
+def _of_fewer_pieces(store: TokenStore, tokenizer: Tokenizer) -> tuple[str, ...]:
+    """A note of a store whose text was cut into the first pieces of the tokenizer alone."""
+    if store.manifest.tokenizer.get("fingerprint") == tokenizer.fingerprint:
+        return ()
+    return (
+        f"note: {store.path} was prepared with {store.vocab_size:,} of the tokenizer's "
+        f"{tokenizer.vocab_size:,} pieces, which are its first ones",
     )
 
 
@@ -158,7 +169,7 @@ def _store_split(
     assert split is not None, "these data have splits"
     config = _as_read(stream)
     store = TokenStore.open(config.store, verify=config.verify)
-    check_tokenizer(store, tokenizer.fingerprint)
+    check_tokenizer(store, tokenizer)
     check_vocabulary(store, model.vocab_size)
     rows = open_rows(config, split, store, stream.objective.reads_marks)
     return StoreData(rows), tokens_per_byte(store, split)

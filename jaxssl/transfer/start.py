@@ -45,6 +45,10 @@ from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.types import Params
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
+from jaxssl.transfer.growth import NO_PIECES, NewPieces, with_new_pieces, with_new_positions
+
+Growth = Callable[[jax.Array, jax.Array], jax.Array]
+"""From a stored parameter and a fresh one of the shape that is wanted to what it starts as."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +61,7 @@ class Start:
       base: what the run notes of the checkpoints it starts from: `base_record` of the main
         network's, and under `networks` those of others.
       moments: the checkpoint whose optimizer state is taken too.
+      grown: how parameters are made whose new rows come from the stored ones, by target.
     """
 
     entries: Sequence[Entry] = ()
@@ -64,6 +69,7 @@ class Start:
     stored: ParameterIndex = ParameterIndex()
     base: Mapping[str, Any] = field(default_factory=dict)
     moments: Path | None = None
+    grown: Mapping[str, Growth] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """What is told of it: the ledger, and where it comes from."""
@@ -101,7 +107,11 @@ class Start:
 
 
 def open_starts(
-    inits: Mapping[str, InitConfig | None], model: Model, checkpoint: CheckpointConfig, out: str
+    inits: Mapping[str, InitConfig | None],
+    model: Model,
+    checkpoint: CheckpointConfig,
+    out: str,
+    new_pieces: Mapping[str, NewPieces] = {},
 ) -> Start:
     """Finds what the networks of a run start from and decides for every parameter; nothing is read
     yet.
@@ -111,6 +121,8 @@ def open_starts(
     Args:
       inits: by the network's name; the main one's is empty.
       out: the directory of the run that starts.
+      new_pieces: those that the run's tokenizer has besides those of what a network starts from,
+        by the network's name.
 
     Raises:
       UserError: no such checkpoint, a parameter that is not covered, or an optimizer's state that
@@ -119,7 +131,11 @@ def open_starts(
     noted, networks = _noted(Path(out)), model.networks
     starts = {
         name: _open_start(
-            init, dataclasses.replace(networks[name], root=""), checkpoint, noted.get(name)
+            init,
+            dataclasses.replace(networks[name], root=""),
+            checkpoint,
+            noted.get(name),
+            new_pieces.get(name, NO_PIECES),
         )
         for name, init in inits.items()
         if init is not None and not init.scratch
@@ -137,7 +153,11 @@ def open_starts(
 
 
 def _open_start(
-    init: InitConfig, model: Model, checkpoint: CheckpointConfig, noted: Mapping[str, Any] | None
+    init: InitConfig,
+    model: Model,
+    checkpoint: CheckpointConfig,
+    noted: Mapping[str, Any] | None,
+    new_pieces: NewPieces,
 ) -> Start:
     """Where one network starts, by its own names."""
     origin = open_origin(init.run_dir)
@@ -147,7 +167,7 @@ def _open_start(
         stored = within(init.network, stored)
         dropped = sorted({name.split("/")[0] for name in stored.pieces} - {*model.body_parts})
     borrowed = [tie.own for tie in model.ties]
-    start = plan_start(init, model, stored, (*dropped, *borrowed))
+    start = plan_start(init, model, stored, (*dropped, *borrowed), new_pieces=new_pieces)
     lead = f"{init.network}/" if init.network else ""
     base = base_record(source, start.entries, lead)
     start = dataclasses.replace(start, base=base)
@@ -165,17 +185,18 @@ def _united(starts: Mapping[str, Start], model: Model) -> Start:
     others = [name for name in model.networks if name not in starts]
     fresh = {name: x for name, x in shapes.items() if model.network_of(name) in others}
     entries = [Entry("fresh", name, None, tuple(x.shape)) for name, x in fresh.items()]
-    fresh_from, pieces, notes = {}, {}, []
+    fresh_from, pieces, notes, grown = {}, {}, [], {}
     for network, start in starts.items():
         lead = f"{network}/" if network else ""
         entries += [_under(lead, entry) for entry in start.entries]
         fresh_from |= {lead + stack: layer for stack, layer in start.fresh_from.items()}
         pieces |= under(network, start.stored).pieces
         notes += start.stored.notes
+        grown |= {lead + target: growth for target, growth in start.grown.items()}
     bases = {network: start.base for network, start in starts.items()}
     beside = {network: base for network, base in bases.items() if network}
     base = {**bases.get("", {}), **({NETWORKS: beside} if beside else {})}
-    return Start(entries, fresh_from, ParameterIndex(pieces, tuple(notes)), base)
+    return Start(entries, fresh_from, ParameterIndex(pieces, tuple(notes)), base, grown=grown)
 
 
 def _under(lead: str, entry: Entry) -> Entry:
@@ -278,6 +299,7 @@ def plan_start(
     *,
     is_whole: bool = False,
     wanted: Callable[[str], bool] = lambda path: True,
+    new_pieces: NewPieces = NO_PIECES,
 ) -> Start:
     """Decides for every parameter; nothing is read yet.
 
@@ -285,6 +307,7 @@ def plan_start(
       stored_heads: the top-level names of the stored model's heads.
       is_whole: heads must be stored too: a run's own parameters, not those of its base.
       wanted: the parameters that it is about, by path.
+      new_pieces: those whose rows are made of others' (`init.new_pieces`).
 
     Raises:
       UserError: a parameter that is not covered; see `make_ledger`.
@@ -295,12 +318,45 @@ def plan_start(
     }
     stored = ParameterIndex({n: x for n, x in stored.pieces.items() if wanted(n)}, stored.notes)
     heads = [] if is_whole else [head.name for head in model.heads]
+    leaves = stored.leaves()
     entries = make_ledger(
-        config, target, stored.leaves(), target_heads=heads, source_heads=stored_heads
+        config,
+        target,
+        leaves,
+        target_heads=heads,
+        source_heads=stored_heads,
+        new_pieces=new_pieces.ids,
     )
     top = config.fresh_top
     fresh_from = {stack.name: stack.depth - top for stack in model.stacks} if top else {}
-    return Start(entries, fresh_from, stored)
+    return Start(
+        entries, fresh_from, stored, grown=_growths(config, model, entries, leaves, new_pieces)
+    )
+
+
+def _growths(
+    config: InitConfig,
+    model: Model,
+    entries: Sequence[Entry],
+    stored: Mapping[str, Leaf],
+    new_pieces: NewPieces,
+) -> dict[str, Growth]:
+    """How parameters over pieces and positions are made that get rows made of others."""
+    offset, found = model.config.body().position_offset, {}
+    for entry in entries:
+        if entry.action != "resized" or entry.layers or entry.target is None:
+            continue
+        assert entry.source is not None
+        old = stored[entry.source].shape
+        axis = ledger.resized_axis(entry.target, old, entry.shape)
+        if ledger.is_over_pieces(entry.target) and new_pieces.before:
+            found[entry.target] = functools.partial(
+                with_new_pieces, pieces=new_pieces, axis=axis or 0
+            )
+        way = config.new_positions
+        if ledger.is_over_positions(entry.target) and way != "fresh" and entry.shape[0] > old[0]:
+            found[entry.target] = functools.partial(with_new_positions, offset=offset, way=way)
+    return found
 
 
 def first_params(
@@ -376,6 +432,8 @@ def _value(
     value = assemble(start.stored, raw, entry.source).astype(fresh.dtype)
     if entry.layers:
         value = value[np.array(entry.layers)]
+    elif entry.target in start.grown:
+        return start.grown[entry.target](value, fresh)
     elif entry.action == "resized":
         axis = ledger.resized_axis(entry.target, value.shape, fresh.shape)
         assert axis is not None

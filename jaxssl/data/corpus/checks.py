@@ -13,6 +13,10 @@ from jaxssl.data.tokenizer.tokenizer import Tokenizer
 PROBE_CHARACTERS = 200_000
 
 
+class UnknownText(UserError):
+    """The tokenizer does not know too much of the text."""
+
+
 def check_sample(config: PrepareConfig, tokenizer: Tokenizer, source: SourceConfig) -> None:
     """Refuses at once a tokenizer that knows hardly anything of the corpus's beginning."""
     unknown = tokenizer.special_ids["unk"]
@@ -85,7 +89,7 @@ def check_marks(config: PrepareConfig, splits: dict[str, dict[str, Any]]) -> Non
 
 
 def _too_unknown(config: PrepareConfig, tokenizer: Tokenizer, rate: float, place: str) -> UserError:
-    return UserError(
+    return UnknownText(
         f"the tokenizer does not know too much of the text {place}",
         where=f"tokenizer {tokenizer.name}",
         expected=f"at most {config.max_unknown_rate:.2%} unknown tokens (max_unknown_rate)",

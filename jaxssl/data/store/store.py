@@ -29,6 +29,8 @@ from jaxssl.data.store.manifest import (
     read_manifest,
 )
 from jaxssl.data.store.split import Split, entries, file_dtype
+from jaxssl.data.tokenizer.loading import load_tokenizer
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 
 FLUSH_TOKENS = 1 << 20
 SMALL_BYTES = 1 << 30
@@ -326,14 +328,19 @@ def check_vocabulary(store: TokenStore, vocab_size: int, where: str = "model.voc
         )
 
 
-def check_tokenizer(store: TokenStore, fingerprint: str) -> None:
-    """Refuses a store that was built with another tokenizer than the one with `fingerprint`."""
+def check_tokenizer(store: TokenStore, tokenizer: Tokenizer) -> None:
+    """Refuses a store that was built with another tokenizer than this one or its beginning: then
+    its ids are other pieces."""
     built_with = store.manifest.tokenizer.get("fingerprint")
-    if built_with != fingerprint:
-        raise UserError(
-            "the token store was built with another tokenizer",
-            where=store.path,
-            expected=f"tokenizer {fingerprint}",
-            got=f"tokenizer {built_with} ({store.manifest.tokenizer.get('name')})",
-            fix="prepare the text again with this tokenizer, or use the store's own tokenizer/",
-        )
+    if built_with == tokenizer.fingerprint:
+        return
+    own = store.path / "tokenizer"
+    if own.is_dir() and load_tokenizer(own).is_beginning_of(tokenizer):
+        return
+    raise UserError(
+        "the token store was built with another tokenizer",
+        where=store.path,
+        expected=f"tokenizer {tokenizer.fingerprint}, or one that has its first pieces",
+        got=f"tokenizer {built_with} ({store.manifest.tokenizer.get('name')})",
+        fix="prepare the text again with this tokenizer, or use the store's own tokenizer/",
+    )

@@ -202,6 +202,12 @@ class JsonTokenizer(Tokenizer):
         left_out = ("version", "padding", "truncation", "post_processor", "decoder")
         return {key: value for key, value in self._json.items() if key not in left_out}
 
+    def _has_rules_of(self, other: Tokenizer) -> bool:
+        if not isinstance(other, JsonTokenizer):
+            return False
+        (own, merges), (rules, more) = _rules(self._content()), _rules(other._content())
+        return own == rules and more[: len(merges)] == merges
+
     def _starts_word(self, token: str) -> bool:
         model = self._json["model"]
         if model.get("type") == "WordPiece" or model.get("continuing_subword_prefix"):
@@ -285,6 +291,15 @@ class SentencePieceTokenizer(Tokenizer):
     def _find(self, token: str) -> int | None:
         id_ = self._processor.piece_to_id(token)
         return id_ if self._processor.id_to_piece(id_) == token else None
+
+
+def _rules(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, ...]]]:
+    """What `tokenizer.json` says besides its pieces, and the merges that make them, in order."""
+    model = {key: x for key, x in content["model"].items() if key not in ("vocab", "merges")}
+    merges = content["model"].get("merges") or []
+    pairs = [tuple(x.split(" ")) if isinstance(x, str) else tuple(x) for x in merges]
+    rest = {key: x for key, x in content.items() if key not in ("model", "added_tokens")}
+    return {**rest, "model": model}, pairs
 
 
 def _completed(text: str, found: Mapping[str, Any]) -> np.ndarray:

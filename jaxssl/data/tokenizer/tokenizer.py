@@ -84,6 +84,22 @@ class Tokenizer(ABC):
         content = json.dumps([self._content(), self.special_ids], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
+    def is_beginning_of(self, other: "Tokenizer") -> bool:
+        """Whether `other` has all pieces of this one under the same ids, the same special tokens,
+        and reads text by the same rules: then rows of this one's ids mean the same to a model of
+        the other's. A tokenizer is the beginning of itself."""
+        if self.fingerprint == other.fingerprint:
+            return True
+        same = (self.special_ids, self.special_tokens) == (other.special_ids, other.special_tokens)
+        if not same or self.vocab_size > other.vocab_size or not self._has_rules_of(other):
+            return False
+        return all(self.token(id_) == other.token(id_) for id_ in range(self.vocab_size))
+
+    def _has_rules_of(self, other: "Tokenizer") -> bool:
+        """Whether `other` reads text as this one does, but for pieces that it has besides."""
+        del other
+        return False
+
     def frame(self, pair: bool) -> Frame:
         """Special tokens (before, between, after) the texts of a row, as the tokenizer's own
         template has them.
