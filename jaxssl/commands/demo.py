@@ -202,17 +202,15 @@ def fine_tune(out: Path, scale: Scale) -> list[str] | None:
 def _of_library(out: Path, run_dir: Path, labels: int | None, seed: int) -> list[str]:
     tables = out / "libraries"
     found = [f"out={run_dir}", f"init.from={out / 'bert'}"]
-    found += [f"train.seed={seed}", f"data.seed={seed}"]
+    found += [f"data.seed={seed}", "logging.compare_full=false"]
     for split in ("train", "validation", "test"):
         found.append(f"data.tables.{split}.path={tables / split}.jsonl")
     return [*found, f"data.tables.per_label={labels}"] if labels else found
 
 
 STEPS = (
-    "train.steps=200",
-    "train.epochs=null",
-    "evaluation.every=0",
-    "evaluation.every_epochs=null",
+    *("train.steps=80", "train.epochs=null", "data.batch_size=16", "data.row_lengths=1"),
+    *("evaluation.every=0", "evaluation.every_epochs=null"),
 )
 """Of a few labels, whatever their number."""
 

@@ -254,11 +254,11 @@ def find_tokenizer(config: RunConfig) -> str:
         )
     if len(given) == 1:
         return given[0].path
-    loaded = [load_tokenizer(one.path) for one in given]
-    largest = max(range(len(given)), key=lambda i: loaded[i].vocab_size)
-    for one, own in zip(given, loaded):
-        _check_same_tokenizer(one, own, given[largest], loaded[largest])
-    return given[largest].path
+    loaded = [_Loaded(one, load_tokenizer(one.path)) for one in given]
+    largest = max(loaded, key=lambda one: one.tokenizer.vocab_size)
+    for one in loaded:
+        _check_same_tokenizer(one, largest, loaded)
+    return largest.given.path
 
 
 class _Given(NamedTuple):
@@ -277,32 +277,43 @@ class _Given(NamedTuple):
     may_grow: bool = True
 
 
+class _Loaded(NamedTuple):
+    """The same with the tokenizer."""
+
+    given: _Given
+    tokenizer: Tokenizer
+
+
 def _started(network: str) -> str:
     """What a network starts from, in words."""
     return f"what {network} starts from" if network else "the run to start from"
 
 
-def _check_same_tokenizer(one: _Given, own: Tokenizer, other: _Given, largest: Tokenizer) -> None:
+def _check_same_tokenizer(one: _Loaded, largest: _Loaded, order: Sequence[_Loaded]) -> None:
     """Refuses to go on with embeddings of another tokenizer's tokens."""
-    if own.fingerprint == largest.fingerprint:
+    if one.tokenizer.fingerprint == largest.tokenizer.fingerprint:
         return
-    is_beginning = own.is_beginning_of(largest)
-    if is_beginning and one.may_grow:
+    is_beginning = one.tokenizer.is_beginning_of(largest.tokenizer)
+    if is_beginning and one.given.may_grow:
         return
-    is_store = one.key.endswith("data.store")
-    fix = (
-        "its further pieces begin as means of the old ones with init.new_pieces=mean"
-        if is_beginning
-        else f"prepare the text of {one.key} in another `out` with tokenizer={other.path}, or "
-        + ("the other way round" if is_store else f"give {other.key} one with the same tokenizer")
-    )
+    first, other = sorted((one, largest), key=order.index)  # stores come first
+    is_store = other.given.key.endswith("data.store")
+    ours, theirs = first.tokenizer, other.tokenizer
     raise UserError(
-        f"{other.what} was made with another tokenizer than {one.what}",
-        where=f"{one.key}, {other.key}",
-        expected=f"the tokenizer of {one.what}: {own.name}, {own.vocab_size:,} pieces "
-        f"({own.fingerprint[:12]})",
-        got=f"{largest.name}, {largest.vocab_size:,} pieces ({largest.fingerprint[:12]})",
-        fix=fix,
+        f"{first.given.what} was made with another tokenizer than {other.given.what}",
+        where=f"{first.given.key}, {other.given.key}",
+        expected=f"the tokenizer of {other.given.what}: {theirs.name}, "
+        f"{theirs.vocab_size:,} pieces ({theirs.fingerprint[:12]})",
+        got=f"{ours.name}, {ours.vocab_size:,} pieces ({ours.fingerprint[:12]})",
+        fix="its further pieces begin as means of the old ones with init.new_pieces=mean"
+        if is_beginning
+        else f"prepare the text of {first.given.key} in another `out` with "
+        f"tokenizer={other.given.path}, or "
+        + (
+            "the other way round"
+            if is_store
+            else f"give {other.given.key} one with the same tokenizer"
+        ),
     )
 
 

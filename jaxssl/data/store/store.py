@@ -334,9 +334,11 @@ def check_tokenizer(store: TokenStore, tokenizer: Tokenizer) -> None:
     built_with = store.manifest.tokenizer.get("fingerprint")
     if built_with == tokenizer.fingerprint:
         return
-    own = store.path / "tokenizer"
-    if own.is_dir() and load_tokenizer(own).is_beginning_of(tokenizer):
-        return
+    place = store.path / "tokenizer"
+    if place.is_dir():
+        own = load_tokenizer(place)
+        if own.fingerprint == built_with and own.is_beginning_of(tokenizer):
+            return
     raise UserError(
         "the token store was built with another tokenizer",
         where=store.path,
