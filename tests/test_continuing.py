@@ -99,7 +99,7 @@ def test_a_checkpoint_is_named_by_its_path(base, words, tmp_path):
 
 def test_another_tokenizer_is_refused(base, byte_store, tmp_path):
     config = configured(byte_store, base, tmp_path / "run", "objective={name: masked_lm, slots: 8}")
-    with pytest.raises(UserError, match=r"(?s)another tokenizer.*prepare the text with"):
+    with pytest.raises(UserError, match=r"(?s)another tokenizer.*prepare the text of data.store"):
         build(config)
 
 

@@ -40,7 +40,7 @@ class Scale:
     library: tuple[str, ...] = ()
 
 
-FULL = Scale(corpus_bytes=10_000_000, vocab_size=4096, examples=500, labels=(16, 64, None), seeds=3)
+FULL = Scale(corpus_bytes=10_000_000, vocab_size=4096, examples=500, labels=(16, 32, None), seeds=3)
 SHORT = Scale(
     corpus_bytes=1_000_000,
     vocab_size=1024,
@@ -186,7 +186,7 @@ def fine_tune(out: Path, scale: Scale) -> list[str] | None:
         for seed, (way, changes) in itertools.product(range(seeds), WAYS.items()):
             run_dir = out / "library" / f"{way}-{labels or 'all'}-{seed}"
             overrides = _of_library(out, run_dir, labels, seed)
-            overrides += [*(STEPS if labels else ()), *changes, *scale.library]
+            overrides += [*(FEW if labels else ()), *changes, *scale.library]
             config = load_config(["finetune/library"], overrides, FINETUNE)
             if train_run(config, _unsaid).stopped_by:
                 return None
@@ -208,11 +208,12 @@ def _of_library(out: Path, run_dir: Path, labels: int | None, seed: int) -> list
     return [*found, f"data.tables.per_label={labels}"] if labels else found
 
 
-STEPS = (
-    *("train.steps=80", "train.epochs=null", "data.batch_size=16", "data.row_lengths=1"),
+FEW = (
+    *("train.epochs=10", "data.batch_size=16", "data.row_lengths=1"),
     *("evaluation.every=0", "evaluation.every_epochs=null"),
 )
-"""Of a few labels, whatever their number."""
+"""With few labels: one shape, so that all draws share what is compiled, and no validation before
+the end."""
 
 
 def _unsaid(text: str) -> None:

@@ -40,7 +40,7 @@ def test_the_prompts_of_every_recipe_fit(name):
     """With single bytes, the longest that a prompt can become."""
     config = load_config([name])
     kind = "wordpiece" if config.model.name == "bert" else "byte_bpe"
-    check(config.samples, config.model, config.objective.heads, kind)
+    check(config.samples, config.model, config.heads, kind)
 
 
 @pytest.mark.parametrize("positions", [10, 11])
