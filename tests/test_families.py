@@ -31,8 +31,9 @@ from jaxssl.models.modernbert import ModernBertConfig  # noqa: E402
 from jaxssl.objectives.causal_lm import CausalLm  # noqa: E402
 from jaxssl.objectives.masked_lm import MaskedLm  # noqa: E402
 from jaxssl.program.gradients import make_loss  # noqa: E402
-from jaxssl.run.build import fitted, make_vocabulary  # noqa: E402
+from jaxssl.run.build import fitted  # noqa: E402
 from jaxssl.run.recipes import load_config  # noqa: E402
+from jaxssl.run.tokenizers import make_vocabulary  # noqa: E402
 from jaxssl.run.train import train_run  # noqa: E402
 from jaxssl.tasks.answer.task import Answer  # noqa: E402
 from jaxssl.tasks.classify import Classify  # noqa: E402

@@ -40,11 +40,11 @@ from jaxssl.models.model import Model, ModelConfig
 from jaxssl.parallel.mesh import make_mesh
 from jaxssl.parallel.rules import make_rules, use_layout
 from jaxssl.program.state import everything, laid_out
-from jaxssl.run.build import make_vocabulary
 from jaxssl.run.config import Imported, RunConfig
 from jaxssl.run.directory import open_run_directory
 from jaxssl.run.recipes import imported_objective, upgraded
 from jaxssl.run.sealing import seal_run
+from jaxssl.run.tokenizers import make_vocabulary
 from jaxssl.transfer.start import Start, first_params, plan_start
 
 HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")

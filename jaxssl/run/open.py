@@ -42,12 +42,12 @@ from jaxssl.parallel.rules import make_rules, use_layout
 from jaxssl.program.state import everything, laid_out
 from jaxssl.program.step import make_eval_step
 from jaxssl.run.alike import check_alike
-from jaxssl.run.build import make_vocabulary
 from jaxssl.run.config import RunConfig, StreamConfig
 from jaxssl.run.feeds import open_split
 from jaxssl.run.networks import inits, make_model
 from jaxssl.run.places import data_from_here
 from jaxssl.run.recipes import read_config
+from jaxssl.run.tokenizers import make_vocabulary
 from jaxssl.train.evaluation import DataPass, Evaluation, evaluate
 from jaxssl.train.samples import LanguageModel, continue_texts, fill_text, mask_text
 from jaxssl.transfer.start import Start, first_params, plan_start

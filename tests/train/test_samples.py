@@ -12,8 +12,8 @@ from jaxssl.core.errors import UserError
 from jaxssl.generate.decode import Sampling, generate
 from jaxssl.models.heads import CAUSAL_LM, MASKED_LM, NEXT_SENTENCE
 from jaxssl.models.model import Model
-from jaxssl.run.build import make_vocabulary
 from jaxssl.run.recipes import load_config
+from jaxssl.run.tokenizers import make_vocabulary
 from jaxssl.train.samples import LanguageModel, SamplesConfig, check_samples, samples
 
 ROOT = Path(jaxssl.__file__).parents[1]
