@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxssl.core.errors import UserError
 from jaxssl.models.config import AttentionConfig, BlockConfig
-from jaxssl.models.layer_context import Context, LayerNumbers
+from jaxssl.models.layer_context import Context, LayerNumbers, Memory
 from jaxssl.models.layers import Projection, dropout_rng, make_norm
 from jaxssl.ops.attention.kernels import attention
 from jaxssl.ops.attention.operands import Operands, WeightDropout
@@ -31,7 +31,7 @@ def project(block: BlockConfig, c: AttentionConfig, name: str, x: jax.Array) -> 
     layer = Projection(
         (heads, c.head_dim),
         ("embed", axis, "head_dim"),
-        block.initializer,
+        (c.query_initializer if name == "query" else None) or block.initializer,
         block.precision,
         use_bias=c.qkv_bias,
         name=name,
@@ -77,7 +77,7 @@ class SelfAttention(nn.Module):
             queries, keys = Tokens(positions=context.positions), Tokens()
         num_keys = k.shape[1]
         k, v = self.keys_values(k, v)
-        operands = Operands(q, k, v, queries, keys, context.bias)
+        operands = Operands(q, k, v, queries, keys, context.bias, c.scale)
         out = self._attend(numbers.pattern, context, operands, always=k.shape[1] - num_keys)
         return project_out(block, c, out)
 
@@ -143,11 +143,41 @@ class CrossAttention(nn.Module):
                 got="none",
             )
         q = project(block, c, "query", x)
-        k, v = (project(block, c, name, memory.hidden) for name in ("key", "value"))
+        k, v = self._keys_values(memory)
         queries, keys = Tokens(context.segment_ids), Tokens(memory.segment_ids)
         drop = WeightDropout(c.dropout, dropout_rng(self), context.rows)
-        operands = Operands(q, k, v, queries, keys)
+        operands = Operands(q, k, v, queries, keys, scale=c.scale)
         out = attention(c.kernel, operands, Pattern(), block.precision, drop)
         # The softmax of a token that sees no key would be over all of them.
         sees = context.segment_ids[:, :, None] == memory.segment_ids[:, None, :]
         return project_out(block, c, jnp.where(sees.any(-1)[..., None, None], out, 0))
+
+    def _keys_values(self, memory: Memory) -> tuple[jax.Array, jax.Array]:
+        """Those of the memory, [B, S, K, D]: made of it, and kept where there is a cache, or what
+        the cache has kept of a memory that is given no more."""
+        block, c = self.config, self.config.cross_attention
+        assert c is not None
+        made = []
+        for name in ("key", "value"):
+            if memory.hidden is None:
+                kept: nn.Variable = self.variable("cache", f"memory_{name}", _absent)
+                made.append(kept.value)
+                continue
+            new = project(block, c, name, memory.hidden)
+            if self.is_mutable_collection("cache"):
+                empty = nn.with_logical_partitioning(nn.initializers.zeros, CACHE)
+                slots: nn.Variable = self.variable(
+                    "cache", f"memory_{name}", empty, None, new.shape, new.dtype
+                )
+                slots.value = new
+            made.append(new)
+        return made[0], made[1]
+
+
+def _absent() -> jax.Array:
+    raise UserError(
+        "a decoder is given no memory, and its cache has none",
+        where="memory.hidden",
+        expected="the encoder's hidden states in the first call with a cache",
+        got="none",
+    )

@@ -24,7 +24,7 @@ class FeedForward(nn.Module):
     config: BlockConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, rows: jax.Array | None) -> jax.Array:
         block, c = self.config, self.config.feed_forward
 
         def wide(name: str) -> jax.Array:
@@ -41,6 +41,7 @@ class FeedForward(nn.Module):
         activate = ACTIVATIONS[c.activation]
         h = activate(wide("gate")) * wide("up") if c.gated else activate(wide("up"))
         h = checkpoint_name(h, "feed_forward_hidden")
+        h = dropout(h, c.dropout, dropout_rng(self), rows)
         return Projection(
             (block.hidden_size,),
             ("mlp", "embed"),
@@ -66,7 +67,7 @@ class Block(nn.Module):
         x = self._add(x, rows, SelfAttention(c, name="attention"), context, numbers, skip=skipped)
         if c.cross_attention is not None:
             x = self._add(x, rows, CrossAttention(c, name="cross_attention"), context)
-        x = self._add(x, rows, FeedForward(c, name="feed_forward"))
+        x = self._add(x, rows, FeedForward(c, name="feed_forward"), rows)
         return constrain(x, HIDDEN), None
 
     def _add(

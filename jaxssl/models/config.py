@@ -66,6 +66,35 @@ class LayerType:
     rotary: Rotary | None = None
 
 
+@dataclass(frozen=True)
+class RelativePositions:
+    """A number added to the scores for each distance between query and key, by buckets: near ones
+    by themselves, far ones together (T5).
+
+    Attributes:
+      buckets: how many distances are told apart.
+      max_distance: from here on, in tokens, all are one.
+      both_ways: whether half of the buckets are for keys behind the query; else all keys come
+        before it.
+      deviation: of the normal that the numbers start from.
+    """
+
+    buckets: int
+    max_distance: int
+    both_ways: bool
+    deviation: float
+
+    def __post_init__(self):
+        exact = self.buckets // (4 if self.both_ways else 2)
+        if exact < 1 or self.max_distance <= exact:
+            raise UserError(
+                "the buckets of distances do not go together",
+                where="relative_buckets, relative_max_distance",
+                expected=f"a distance above {max(exact, 1)}, and 2 buckets or more (encoder: 4)",
+                got=f"{self.buckets} buckets, up to {self.max_distance} tokens",
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
     """Self-attention of a stack's layers, or cross-attention."""
@@ -84,6 +113,12 @@ class AttentionConfig:
     output_bias: bool = True
     qk_norm: bool = False
     """Queries and keys are normalised, each head by itself."""
+    scale: float | None = None
+    """What scores are multiplied by; None is 1 / sqrt(head_dim)."""
+    query_initializer: nn.initializers.Initializer | None = None
+    """Of the projection to queries; None is the block's."""
+    relative: RelativePositions | None = None
+    """What the stack adds to the scores of all its layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +130,8 @@ class FeedForwardConfig:
     gated: bool = False
     """The activation of one projection gates another."""
     bias: bool = True
+    dropout: float = 0.0
+    """Of what the activation puts out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,11 +179,17 @@ class BodyConfig:
     """Rows of that table before the one of the first position."""
     type_rows: int = 0
     """Rows of a table of token types; 0 has none."""
+    embedding_scale: float = 1.0
+    """What token embeddings are multiplied by."""
     embedding_norm: bool = False
     """A norm of the embeddings."""
     final_norm: bool = False
     """A norm after the last block."""
+    final_dropout: bool = False
+    """Dropout after that norm."""
     pooler: bool = False
     """A dense tanh layer over the first token."""
     tied: bool = True
     """The token embedding is the language model head's projection, too."""
+    head_scale: float = 1.0
+    """What the hidden states are multiplied by before that projection."""

@@ -99,8 +99,10 @@ class CausalLmHead(nn.Module):
         self, hidden: jax.Array, embeddings: Embedding, rows: jax.Array | None = None
     ) -> jax.Array:
         del rows
-        c = self.config
-        if c.body().tied:
+        c, body = self.config, self.config.body()
+        if body.head_scale != 1:
+            hidden = hidden * jnp.asarray(body.head_scale, hidden.dtype)
+        if body.tied:
             return embeddings.attend(hidden)
         return Projection(
             (c.vocab_size,),

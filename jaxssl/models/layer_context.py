@@ -24,8 +24,8 @@ class Memory:
     """What the layers of a decoder attend to besides its own tokens: what an encoder made of
     another side, of S tokens."""
 
-    hidden: jax.Array
-    """[B, S, H]."""
+    hidden: jax.Array | None
+    """[B, S, H]; None where a cache has kept the keys and values that were made of it."""
     segment_ids: jax.Array
     """int32 [B, S]; a token sees those of its own segment."""
 
@@ -48,6 +48,8 @@ class Context:
     length of the cache where there is one."""
     memory: Memory | None = None
     """What layers with cross-attention attend to."""
+    slots: int | None = field(default=None, metadata={"static": True})
+    """Of the cache, where there is one: as many keys as a row has."""
     patterns: tuple[Pattern, ...] = field(default=(), metadata={"static": True})
     """The different patterns of the layers."""
     rotations: tuple[jax.Array, jax.Array] | None = None

@@ -18,7 +18,9 @@ from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch, Params
 from jaxssl.models.adapters import Adapter, adapted
 from jaxssl.models.config import Stack
+from jaxssl.models.encoder_decoder import EncoderDecoder
 from jaxssl.models.heads import Head, Use
+from jaxssl.models.layer_context import Memory
 from jaxssl.models.layers import is_boxed, unbox
 from jaxssl.models.network import Tie
 from jaxssl.models.transformer import ModelConfig, Transformer
@@ -83,7 +85,8 @@ class Model:
     @property
     def module(self) -> nn.Module:
         """The Linen module."""
-        return Transformer(self.config, self.heads, self.precision)
+        kind = EncoderDecoder if self.config.encoder_decoder else Transformer
+        return kind(self.config, self.heads, self.precision)
 
     def head_named(self, name: str) -> Head:
         """One of its heads."""
@@ -101,7 +104,8 @@ class Model:
     def body_parts(self) -> tuple[str, ...]:
         """Top-level names of parameters that are no head's. The pooler counts as one: what another
         model's pooler learnt may be left behind as its heads are."""
-        return ("embeddings", "encoder", "decoder", "norm", ADAPTERS)
+        own = ("embeddings", "encoder", "decoder", "norm", "decoder_embeddings", "decoder_norm")
+        return (*own, ADAPTERS)
 
     @property
     def optional_parts(self) -> tuple[str, ...]:
@@ -148,8 +152,11 @@ class Model:
 
         def touch_everything(module):
             ids = jnp.zeros((1, 2), jnp.int32)
-            hidden = module.encode({"tokens": ids, "segment_ids": ids + 1, "positions": ids})
+            batch = {"tokens": ids, "segment_ids": ids + 1, "positions": ids}
+            hidden = module.encode(batch)
             pooled = module.pool(hidden) if self.config.body().pooler else hidden[:, 0]
+            if self.config.encoder_decoder:
+                hidden = module.decode(batch, Memory(hidden, batch["segment_ids"]))
             for head in self.heads:
                 x = pooled if head.input == "row" else hidden
                 module.head(head.name, head.example(x))
@@ -249,12 +256,38 @@ class Model:
             return jnp.asarray(batch["features"])
         return self.apply(params, "encode", batch, pattern, key=dropout_key, batch=batch)
 
-    def decode(self, params: Params, batch: Batch, cache: Any) -> tuple[jax.Array, Any]:
+    def write(
+        self,
+        params: Params,
+        batch: Batch,
+        memory: Memory,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Hidden states [B, U, H] of an encoder-decoder's decoder, all tokens at once.
+
+        Args:
+          batch: of the decoder's side: `tokens` [B, U], each the one before what is guessed at its
+            place, `segment_ids`, `positions` and `row`.
+          memory: what `encode` made of the other side.
+        """
+        return self.apply(params, "decode", batch, memory, key=dropout_key, batch=batch)
+
+    def decode(
+        self, params: Params, batch: Batch, cache: Any, memory: Memory | None = None
+    ) -> tuple[jax.Array, Any]:
         """Hidden states of new tokens and the cache with their keys and values written.
 
         The batch's `positions` are slots of the cache; each row fills its own without gaps.
+
+        Args:
+          memory: of an encoder-decoder: with hidden states in the first call, whose keys and values
+            the cache keeps, and without in those that follow.
         """
-        return self.apply(params, "encode", batch, cache=cache, batch=batch)
+        kept = [x for path, x in flatten(cache).items() if path.endswith("cached_key")]
+        slots = kept[0].shape[-3] if kept else batch["tokens"].shape[1]
+        if memory is None:
+            return self.apply(params, "encode", batch, None, slots, cache=cache, batch=batch)
+        return self.apply(params, "decode", batch, memory, slots, cache=cache, batch=batch)
 
     def head(
         self,
@@ -286,18 +319,25 @@ class Model:
         wanted += [tie.of for tie in self.ties if any(_is_within(tie.own, p) for p in parts)]
         return split(params, lambda path: any(_is_within(path, part) for part in wanted))[0]
 
-    def empty_cache(self, batch_size: int, length: int) -> Params:
-        """Zeroed keys and values for `length` positions of each row, in the compute dtype.
+    def empty_cache(self, batch_size: int, length: int, memory_length: int | None = None) -> Params:
+        """Zeroed keys and values for `length` positions of each row, and for a memory of
+        `memory_length` tokens, in the compute dtype.
 
         What the layers keep, and how it is laid out, they say themselves: it is what they would
         write in a pass over rows of that length.
         """
         alone = dataclasses.replace(self, root="", ties=(), others=())
 
+        memory = None
+        if memory_length is not None:
+            shape = (batch_size, memory_length)
+            hidden = jnp.zeros((*shape, self.config.hidden_size), self.precision.compute)
+            memory = Memory(hidden, jnp.zeros(shape, jnp.int32))
+
         def written(params):
             ids = jnp.zeros((batch_size, length), jnp.int32)
             batch = {"tokens": ids, "segment_ids": ids, "positions": ids}
-            return alone.decode(params, batch, {})[1]
+            return alone.decode(params, batch, {}, memory)[1]
 
         boxed = jax.eval_shape(written, unbox(alone.abstract()))
 

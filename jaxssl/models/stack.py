@@ -5,6 +5,7 @@ Split in segments, (k, n - k) say, it becomes `layers[0:k]/...` and `layers[k:n]
 each leaf is wholly frozen or wholly trained.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from jaxssl.core.layer_names import ADAPTERS
 from jaxssl.models.blocks import Block
 from jaxssl.models.config import BlockConfig, Stack
 from jaxssl.models.layer_context import Context, layer_numbers, with_layers
+from jaxssl.models.relative import RelativeBias
 from jaxssl.ops.attention.pattern import Pattern
 
 Remat = Literal["none", "full", "dots", "attention", "attention+feed_forward"]
@@ -37,7 +39,10 @@ class LayerStack(nn.Module):
         Args:
           patterns: of attention, one a layer.
         """
-        block = remat_block(self.remat)
+        block, relative = remat_block(self.remat), self.config.attention.relative
+        if relative is not None:
+            bias = RelativeBias(relative, self.config, name="relative")(x.shape[1], context)
+            context = dataclasses.replace(context, bias=bias)
         context = with_layers(context, self.config.attention, patterns)
         for name, start, end in self.stack.parts:
             layers = nn.scan(

@@ -45,6 +45,9 @@ class ModelConfig(ABC):
 
     causal: ClassVar[bool] = False
     """Whether a token sees those before it alone."""
+    encoder_decoder: ClassVar[bool] = False
+    """Whether a second stack writes what answers the row that the first one reads
+    (`models.encoder_decoder`)."""
 
     name: str
     """The family."""
@@ -133,6 +136,11 @@ class ModelConfig(ABC):
         return nn.initializers.normal(self.initializer_range)
 
     @property
+    def embedding_initializer(self) -> nn.initializers.Initializer:
+        """Of the tables of embeddings."""
+        return self.initializer
+
+    @property
     def output_initializer(self) -> nn.initializers.Initializer:
         """Of the projections that write to the residual stream."""
         return self.initializer
@@ -156,8 +164,9 @@ class ModelConfig(ABC):
         """The configuration of norms: here before each sublayer."""
         return NormConfig(epsilon=self.norm_epsilon)
 
-    def block(self, precision: Precision) -> BlockConfig:
-        """The configuration of one block."""
+    def block(self, precision: Precision, stack: str = "") -> BlockConfig:
+        """The configuration of one block of the stack of this name, where there are several."""
+        del stack
         return BlockConfig(
             hidden_size=self.hidden_size,
             attention=self.self_attention(),
@@ -200,14 +209,17 @@ class Embeddings(nn.Module):
 
     config: ModelConfig
     precision: Precision
+    has_tokens: bool = True
+    """Whether the table of tokens is its own; else it is given one."""
 
     def setup(self):
         c, p, body = self.config, self.precision, self.config.body()
 
         def table(size, axis):
-            return Embedding(size, c.embedding_width, (axis, "embed"), c.initializer, p)
+            return Embedding(size, c.embedding_width, (axis, "embed"), c.embedding_initializer, p)
 
-        self.tokens = table(c.vocab_size, "vocab")
+        if self.has_tokens:
+            self.tokens = table(c.vocab_size, "vocab")
         if body.position_rows:
             self.positions = table(body.position_rows, "positions")
         if body.type_rows:
@@ -217,11 +229,17 @@ class Embeddings(nn.Module):
         if c.embedding_width != c.hidden_size:
             self.projection = Projection((c.hidden_size,), ("embed", None), c.initializer, p)
 
-    def __call__(self, batch: Batch) -> jax.Array:
+    def __call__(self, batch: Batch, table: Embedding | None = None) -> jax.Array:
         """Hidden states [B, T, H] of `tokens`, `positions`, optional `token_types`, and
-        `first_embedding` [B, E], which stands in the place of each row's first token's."""
+        `first_embedding` [B, E], which stands in the place of each row's first token's.
+
+        Args:
+          table: of tokens, where it has none of its own.
+        """
         c, body, tokens = self.config, self.config.body(), batch["tokens"]
-        x = self.tokens(tokens)
+        x = (self.tokens if table is None else table)(tokens)
+        if body.embedding_scale != 1:
+            x = x * jnp.asarray(body.embedding_scale, x.dtype)
         if "first_embedding" in batch:
             x = x.at[:, 0].set(batch["first_embedding"].astype(x.dtype))
         if body.position_rows:
@@ -246,7 +264,8 @@ class Transformer(nn.Module):
         c, p, body = self.config, self.precision, self.config.body()
         self.embeddings = Embeddings(c, p)
         for stack in c.stacks:
-            setattr(self, stack.name, LayerStack(stack, c.block(p), c.remat, c.unroll))
+            block = c.block(p, stack.name)
+            setattr(self, stack.name, LayerStack(stack, block, c.remat, c.unroll))
         if body.final_norm:
             self.norm = make_norm(c.norm(), p)
         if body.pooler:
@@ -254,23 +273,39 @@ class Transformer(nn.Module):
         for head in self.heads:
             setattr(self, head.name, head.make(c, p))
 
-    def encode(self, batch: Batch, pattern: Pattern | None = None) -> jax.Array:
+    def encode(
+        self, batch: Batch, pattern: Pattern | None = None, slots: int | None = None
+    ) -> jax.Array:
         """Hidden states [B, T, H] of `tokens`, `segment_ids`, `positions`, optional `token_types`,
         `first_embedding` [B, E], in the place of each row's first token's, `row`, the rows' places
         in the global batch, and `prefix`, for a pattern that has one.
 
         Args:
           pattern: of attention, in place of the configuration's; layers keep their windows.
+          slots: of the cache, where there is one.
         """
-        context = Context(batch["segment_ids"], batch["positions"], rows=batch.get("row"))
+        context = Context(
+            batch["segment_ids"], batch["positions"], rows=batch.get("row"), slots=slots
+        )
         if pattern is not None and pattern.prefix:
             context = dataclasses.replace(context, prefix=batch["prefix"] > 0)
-        has_cache = self.is_mutable_collection("cache")  # its length is none of the batch's
-        length = None if has_cache else batch["tokens"].shape[1]
-        patterns = layer_patterns(self.config.self_attention(), pattern, length)
-        (stack,) = self.config.stacks
-        x = getattr(self, stack.name)(self.embeddings(batch), context, patterns)
-        return self.norm(x) if self.config.body().final_norm else x
+        stack = getattr(self, self.config.stacks[0].name)
+        return self._ended(self._run(stack, self.embeddings(batch), context, pattern), context)
+
+    def _run(
+        self, stack: LayerStack, x: jax.Array, context: Context, pattern: Pattern | None
+    ) -> jax.Array:
+        # The length of a cache is none of the batch's.
+        length = x.shape[1] if context.slots is None else None
+        patterns = layer_patterns(stack.config.attention, pattern, length)
+        return stack(x, context, patterns)
+
+    def _ended(self, x: jax.Array, context: Context, norm: str = "norm") -> jax.Array:
+        """What comes after the last block of a stack."""
+        body = self.config.body()
+        x = getattr(self, norm)(x) if body.final_norm else x
+        rate = self.config.dropout if body.final_dropout else 0.0
+        return dropout(x, rate, dropout_rng(self), context.rows) if rate else x
 
     def pool(self, hidden: jax.Array) -> jax.Array:
         """The sentence vector [B, H]: a dense tanh layer over the first token."""

@@ -13,8 +13,7 @@ from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.models.heads import CAUSAL_LM, Head
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Loss, Objective, Outputs, Sums
-from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
-from jaxssl.parallel.axes import over_batch_shards
+from jaxssl.objectives.next_token import check_chunk, next_token_sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +53,7 @@ class CausalLm(Objective):
 
     def check_rows(self, rows: Batch) -> None:
         """The chunk must divide the sequence."""
-        length = rows["tokens"].shape[1]
-        if length > self.chunk and length % self.chunk:
-            raise UserError(
-                "the chunk does not divide the sequence",
-                where="objective.chunk",
-                expected=f"a divisor of data.sequence_length={length}",
-                got=self.chunk,
-            )
+        check_chunk(rows["tokens"].shape[1], self.chunk)
 
     def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
         """Adds `next_tokens` int32 [B, T] and `next_weights` float32 [B, T]."""
@@ -89,23 +81,13 @@ class CausalLm(Objective):
         key: jax.Array | None = None,
     ) -> Sums:
         """Cross entropy in chunks of the sequence: [B, T, V] logits never exist."""
-        hidden = outputs["hidden"]
-        count = max(1, hidden.shape[1] // self.chunk)
-        constants = (batch["next_tokens"], batch["next_weights"])
-
-        def one(params, hidden, constants):
-            targets, weights = constants
-            logits = model.head(params, "causal_lm", hidden)
-            return cross_entropy(logits, targets, weights, self.z_loss)
-
-        def chunks(tree):
-            return jax.tree.map(lambda x: sequence_chunks(x, count), tree)
-
-        head = model.head_params(params, "causal_lm")
-        loss, sums = chunked_sum(one, head, chunks(hidden), chunks(constants), over_batch_shards)
-        weight = jnp.sum(batch["next_weights"])
-        metrics = {
-            "nll/causal_lm": (sums["nll"], weight),
-            "accuracy/causal_lm": (sums["correct"], weight),
-        }
-        return Sums({"causal_lm": loss}, metrics)
+        return next_token_sums(
+            model,
+            params,
+            outputs["hidden"],
+            batch["next_tokens"],
+            batch["next_weights"],
+            name="causal_lm",
+            chunk=self.chunk,
+            z_loss=self.z_loss,
+        )

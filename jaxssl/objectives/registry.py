@@ -19,7 +19,9 @@ from jaxssl.objectives.replaced_tokens import ReplacedTokens
 from jaxssl.objectives.sentence_order import SentenceDistance, SentenceOrder
 from jaxssl.objectives.simcse import SimCse
 from jaxssl.objectives.span_boundary import SpanBoundary
+from jaxssl.objectives.span_corruption import SpanCorruption
 
 register(Objective, MaskedLm, SpanBoundary, ReplacedTokens, MaskedDiffusion, Distil)
 register(Objective, NextSentence, SentenceOrder, SentenceDistance, SimCse, Passages, AutoEncode)
 register(Objective, CausalLm, PrefixLm, FillInMiddle, MaskedNextToken, Combine)
+register(Objective, SpanCorruption)

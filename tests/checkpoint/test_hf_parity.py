@@ -141,7 +141,7 @@ def their_gradients(reference, found, params):
         inner = shapes[name][1:] if is_stacked(name) else shapes[name]
         parts = {
             layer: pair.take(by_name[there].numpy(), inner)
-            for layer, there in layers_of(pair, found.config.num_layers)
+            for layer, there in layers_of(pair, found.config)
         }
         if None in parts:
             result[name] = parts[None]

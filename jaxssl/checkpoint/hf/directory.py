@@ -61,7 +61,7 @@ class HfDirectory:
     def pieces(self, name: str) -> list[tuple[int | None, Tensor]]:
         """(layer, tensor) for each tensor of a parameter."""
         pair = self.pairs[name]
-        there = layers_of(pair, self.config.num_layers)
+        there = layers_of(pair, self.config)
         return [(layer, self.tensors[theirs]) for layer, theirs in there]
 
     def dtype(self, name: str) -> np.dtype:
@@ -218,10 +218,11 @@ def _open_model(path: Path, state: State) -> HfDirectory:
         raise _lacks(path, ["pooler.dense.weight"], ())
     _check_layers(path, config, pairs, tensors)
     _check_there(path, config, pairs, tensors)
-    used = {there for pair in pairs.values() for _, there in layers_of(pair, config.num_layers)}
+    used = {there for pair in pairs.values() for _, there in layers_of(pair, config)}
     left = [name for name in tensors if name not in used]
     left = [name for name in left if not any(matches(buffer, name) for buffer in family.buffers)]
     left = [name for name in left if not _repeats(path, family, name, tensors)]
+    left = [name for name in left if not _is_zero(path, family, name, tensors)]
     return HfDirectory(path, family, given, config, tuple(heads), tensors, pairs, tuple(left))
 
 
@@ -334,24 +335,29 @@ def _check_layers(
     path: Path, config: ModelConfig, pairs: Mapping[str, Pair], tensors: Mapping[str, Tensor]
 ) -> None:
     """Counts the layers in the files: a tensor too many or too few of each would not tell why."""
-    stacked = (pair.theirs.split("{layer}") for pair in pairs.values() if "{layer}" in pair.theirs)
-    numbered = {re.escape(before) + r"(\d+)" + re.escape(after) for before, after in stacked}
-    found = [re.fullmatch("|".join(numbered), name) for name in tensors]
-    layers = {int(next(filter(None, match.groups()))) for match in found if match}
-    count = max(layers, default=-1) + 1
-    if count and count != config.num_layers:
-        raise UserError(
-            "the files have another number of layers than config.json says",
-            where=path,
-            expected=f"{config.num_layers}, as in {CONFIG}",
-            got=f"{count} in the files",
-        )
+    stacked: dict[str, set[str]] = {}
+    for pair in pairs.values():
+        if "{layer}" in pair.theirs:
+            before, after = map(re.escape, pair.theirs.split("{layer}"))
+            stacked.setdefault(pair.ours.split("/")[0], set()).add(rf"{before}(\d+){after}")
+    for stack in config.stacks:
+        found = [re.fullmatch("|".join(stacked[stack.name]), name) for name in tensors]
+        layers = {int(next(filter(None, match.groups()))) for match in found if match}
+        count = max(layers, default=-1) + 1
+        if count and count != stack.depth:
+            several = f" of the {stack.name}" * (len(config.stacks) > 1)
+            raise UserError(
+                f"the files have another number of layers{several} than config.json says",
+                where=path,
+                expected=f"{stack.depth}, as in {CONFIG}",
+                got=f"{count} in the files",
+            )
 
 
 def _check_there(
     path: Path, config: ModelConfig, pairs: Mapping[str, Pair], tensors: Mapping[str, Tensor]
 ) -> None:
-    names = [there for p in pairs.values() for _, there in layers_of(p, config.num_layers)]
+    names = [there for p in pairs.values() for _, there in layers_of(p, config)]
     missing = [there for there in names if there not in tensors]
     if missing:
         raise _lacks(path, missing, tensors.keys() - set(names))
@@ -384,6 +390,20 @@ def _repeats(path: Path, family: Family, name: str, tensors: Mapping[str, Tensor
             where=f"{path}, {name}",
             expected=f"the values of {family.repeated[name]}, to which config.json ties it",
             got="others",
+        )
+    return True
+
+
+def _is_zero(path: Path, family: Family, name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor is one that must be zero; refuses it where it is not."""
+    if name not in family.zeros:
+        return False
+    if Reader().view(tensors[name]).any():
+        raise UserError(
+            "this model has something that is not built here",
+            where=f"{path}, {name}",
+            expected="zeros",
+            got="other numbers",
         )
     return True
 

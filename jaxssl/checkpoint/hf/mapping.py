@@ -132,6 +132,7 @@ class Family:
       architectures: the classes of `transformers`, the first that fits is exported.
       repeated: tensors that repeat a tied one, by name, with the name of what they repeat.
       buffers: patterns of tensors that hold no parameters.
+      zeros: tensors without a counterpart here, which must be zero.
       read_as: fields of `config.json` that have no counterpart of their own here, with the field
         that stands for them.
       replaces_tokenizers: `transformers` makes the family's own tokenizer of any vocabulary.
@@ -147,6 +148,7 @@ class Family:
     architectures: Mapping[str, Architecture]
     repeated: Mapping[str, str] = field(default_factory=dict)
     buffers: tuple[str, ...] = ()
+    zeros: tuple[str, ...] = ()
     read_as: Mapping[str, str] = field(default_factory=dict)
     replaces_tokenizers: bool = False
     pooled: tuple[str, ...] = ()
@@ -157,10 +159,16 @@ class Family:
         return self.model_type
 
 
-def layers_of(pair: Pair, num_layers: int) -> Iterator[tuple[int | None, str]]:
+def depth_of(pair: Pair, config: ModelConfig) -> int:
+    """The number of layers of the stack that a pair is in."""
+    stack = pair.ours.split("/")[0]
+    return next(each.depth for each in config.stacks if each.name == stack)
+
+
+def layers_of(pair: Pair, config: ModelConfig) -> Iterator[tuple[int | None, str]]:
     """(layer, the tensor's name) for each tensor of a pair; the layer is None outside a stack."""
     if "{layer}" not in pair.theirs:
         yield None, pair.theirs
         return
-    for layer in range(pair.first_layer, num_layers):
+    for layer in range(pair.first_layer, depth_of(pair, config)):
         yield layer, pair.theirs.format(layer=layer)

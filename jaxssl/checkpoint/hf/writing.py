@@ -73,7 +73,7 @@ def write_directory(
         **more,
     }
     pairs = _pairs(family, config, heads, architecture)
-    tensors = _Tensors(pairs, config.num_layers, parameters, np.dtype(dtype))
+    tensors = _Tensors(pairs, config, parameters, np.dtype(dtype))
     _write_weights(out, tensors, shard_bytes)
     (out / CONFIG).write_text(json.dumps(given, indent=2) + "\n", encoding="utf-8")
     return architecture
@@ -101,7 +101,7 @@ class _Tensors:
     def __init__(
         self,
         pairs: Mapping[str, list[tuple[str, Pair]]],
-        num_layers: int,
+        config: Any,
         parameters: Parameters,
         dtype: np.dtype,
     ):
@@ -110,7 +110,7 @@ class _Tensors:
         self._parts: dict[str, tuple[int | None, list[tuple[str, Pair]]]] = {}
         for theirs, group in pairs.items():
             pair = group[0][1]
-            places = layers_of(pair, num_layers) if "{layer}" in theirs else [(None, theirs)]
+            places = layers_of(pair, config) if "{layer}" in theirs else [(None, theirs)]
             for layer, _ in places:
                 self._parts[theirs.format(layer=layer)] = (layer, group)
 

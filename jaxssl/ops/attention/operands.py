@@ -3,7 +3,7 @@
 Shapes: B rows, T queries, S keys, N heads, K heads of keys and values, D width of a head.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ class Operands:
       k, v: [B, S, K, D]. Head n of the queries reads head n * K // N of them.
       queries, keys: of a row each.
       bias: added to the scores, broadcastable to [B, N, T, S].
+      scale: what scores are multiplied by before that; None is 1 / sqrt(D).
     """
 
     q: jax.Array
@@ -30,6 +31,7 @@ class Operands:
     queries: Tokens = Tokens()
     keys: Tokens = Tokens()
     bias: jax.Array | None = None
+    scale: float | None = field(default=None, metadata={"static": True})
 
 
 class WeightDropout(NamedTuple):

@@ -30,7 +30,8 @@ def attend(
     """
     # Heads before tokens once, here: left to the products, XLA's CPU backend copies for each.
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (operands.q, operands.k, operands.v))
-    q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+    scale = q.shape[-1] ** -0.5 if operands.scale is None else operands.scale
+    q = q if scale == 1 else q * jnp.asarray(scale, q.dtype)
     num_heads, num_kv_heads = q.shape[1], k.shape[1]
     if num_kv_heads < num_heads:
         k, v = (jnp.repeat(x, num_heads // num_kv_heads, axis=1) for x in (k, v))

@@ -1,0 +1,67 @@
+"""The loss of tokens that a causal stack guesses, in chunks of the sequence."""
+
+import jax
+
+from jaxssl.core.errors import UserError
+from jaxssl.core.types import Params
+from jaxssl.models.heads import CAUSAL_LM
+from jaxssl.models.model import Model
+from jaxssl.objectives.base import Sums
+from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
+from jaxssl.parallel.axes import over_batch_shards
+
+
+def next_token_sums(
+    model: Model,
+    params: Params,
+    hidden: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    *,
+    name: str,
+    chunk: int,
+    z_loss: float = 0.0,
+) -> Sums:
+    """Cross entropy of the causal head at every place; [B, T, V] logits never exist.
+
+    Args:
+      hidden: [B, T, H].
+      targets: int32 [B, T], the token that is guessed at each place.
+      weights: float32 [B, T]; 0 leaves a place out.
+      name: of the loss.
+      chunk: places of each row whose logits are held at once; divides T, or is no smaller.
+    """
+    count = max(1, hidden.shape[1] // chunk)
+
+    def one(params, hidden, constants):
+        targets, weights = constants
+        logits = model.head(params, CAUSAL_LM.name, hidden)
+        return cross_entropy(logits, targets, weights, z_loss)
+
+    def chunks(tree):
+        return jax.tree.map(lambda x: sequence_chunks(x, count), tree)
+
+    head = model.head_params(params, CAUSAL_LM.name)
+    constants = chunks((targets, weights))
+    loss, sums = chunked_sum(one, head, chunks(hidden), constants, over_batch_shards)
+    weight = weights.sum()
+    metrics = {
+        f"nll/{name}": (sums["nll"], weight),
+        f"accuracy/{name}": (sums["correct"], weight),
+    }
+    return Sums({name: loss}, metrics)
+
+
+def check_chunk(length: int, chunk: int, of: str = "data.sequence_length") -> None:
+    """Refuses a chunk that does not divide the length.
+
+    Raises:
+      UserError: says both.
+    """
+    if length > chunk and length % chunk:
+        raise UserError(
+            "the chunk does not divide the sequence",
+            where="objective.chunk",
+            expected=f"a divisor of {of}={length}",
+            got=chunk,
+        )
