@@ -45,7 +45,7 @@ class TwoSided(Objective):
     @property
     def losses(self) -> Mapping[str, Loss]:
         """Nats for each token that is written."""
-        return {self.name: Loss(per_token=True, shown=self.name.replace("_", " "))}
+        return {self.name: Loss(per_token=True, sees_both_sides=True)}
 
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
         """The model must read and write."""

@@ -1,5 +1,5 @@
-"""T5, mT5, BART and mBART against `transformers` on torch: their files, read here, give their numbers,
-and what is written is read there."""
+"""T5, mT5, BART and mBART against `transformers` on torch: their files, read here, give their
+numbers, and what is written is read there."""
 
 import functools
 
@@ -188,9 +188,7 @@ def test_what_is_written_back_has_the_same_bits_and_gives_the_same_numbers(case,
     name = write_directory(out, model.config, heads, parameters, dtype="float32", more={})
     assert name == type(reference).__name__
     assert open_model(out).config == found.config
-    ours, theirs = (
-        open_file(place / "model.safetensors") for place in (out, root / case)
-    )
+    ours, theirs = (open_file(place / "model.safetensors") for place in (out, root / case))
     allowed = found.family.repeated.keys() | {*found.family.zeros}
     assert ours.keys() | allowed >= theirs.keys() >= ours.keys()
     reader = Reader()

@@ -146,9 +146,8 @@ def test_each_text_has_as_many_noisy_tokens_and_spans_as_the_formula_says(
     documents = np.zeros(R, np.int32)
     documents[: sum(lengths)] = np.repeat(np.arange(len(lengths)) + 1, lengths)
     n = np.arange(R + 1)
-    found = random_spans(
-        jax.random.key(seed), jnp.array(documents), *map(jnp.array, (counts.noise(n), counts.spans(n)))
-    )
+    tables = map(jnp.array, (counts.noise(n), counts.spans(n)))
+    found = random_spans(jax.random.key(seed), jnp.array(documents), *tables)
     noisy, at = np.asarray(found.noisy), 0
     assert not noisy[sum(lengths) :].any()
     for length in lengths:
