@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxssl.commands.predict import predict as predict
     from jaxssl.core.errors import UserError as UserError
     from jaxssl.core.registry import register as register
-    from jaxssl.generate.decode import Sampling as Sampling
+    from jaxssl.generate.settings import Sampling as Sampling
     from jaxssl.models.heads import Head as Head
     from jaxssl.models.heads import LabelHead as LabelHead
     from jaxssl.models.transformer import ModelConfig as ModelConfig
@@ -51,7 +51,7 @@ PUBLIC = {
     "evaluate_run": "run.open",
     "generate_texts": "run.open",
     "fill_masks": "run.open",
-    "Sampling": "generate.decode",
+    "Sampling": "generate.settings",
     "predict": "commands.predict",
     "embed_file": "commands.embed",
     "export": "commands.export",

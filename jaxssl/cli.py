@@ -308,8 +308,8 @@ def _print_rows(output: str, rows: int) -> None:
 
 def _generate(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl.generate.decode import Sampling
     from jaxssl.generate.formatting import format_sample
+    from jaxssl.generate.settings import Sampling
     from jaxssl.parallel import hosts
     from jaxssl.run.open import generate_texts
 

@@ -1,88 +1,48 @@
-"""Sampling continuations from a causal model, with cached keys and values."""
+"""Texts that a model writes after prompts: what users and tasks call."""
 
 import dataclasses
-import functools
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxssl.core.bounds import check_seed
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import seed_key
 from jaxssl.core.types import Params
+from jaxssl.generate.beam import search
+from jaxssl.generate.engine import Limits, Plan, Prompts, Written, begin, go_on
+from jaxssl.generate.outputs import Outputs
+from jaxssl.generate.settings import Beams, Sampling
+from jaxssl.models.encoder_decoder import EncoderDecoderConfig
 from jaxssl.models.model import Model
-from jaxssl.ops.sampling import sample
 from jaxssl.parallel.axes import constrain
 
-MOST_BY_DEFAULT = 64
+TOGETHER = 32
+"""Tokens that one call adds, where nobody asks for fewer; also what a cache's length is rounded up
+to, so that there are few lengths to compile for."""
+SHORTEST_BUCKET = 16
+"""Prompts are filled up to this length, or to twice, four times it, and so on: a program is
+compiled for each length."""
+
+Watch = Callable[[int, np.ndarray], bool]
+"""Of a text's number and its new tokens so far: whether it is to end here."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How the next token is chosen."""
+@dataclass(frozen=True)
+class Continuation:
+    """A text that was written.
 
-    max_new_tokens: int | None = None
-    """Most tokens to add to a prompt; null is what is left of the length that the model was trained
-    at, at most 64."""
-    temperature: float = 0.8
-    """0 always takes the most likely token."""
-    top_k: int | None = 50
-    """Choose among the k most likely; null among all."""
-    top_p: float | None = None
-    """Choose among the fewest tokens that reach this probability; null among all."""
-    seed: int = 0
-    """Of the random choices; 0 to 2**32 - 1."""
-
-    def __post_init__(self):
-        check_seed(self)
-        checks = (
-            ("max_new_tokens", self.max_new_tokens, lambda x: x >= 1, "1 or more"),
-            ("temperature", self.temperature, lambda x: 0 <= x < math.inf, "0 or more"),
-            ("top_k", self.top_k, lambda x: x >= 1, "1 or more"),
-            ("top_p", self.top_p, lambda x: 0 < x <= 1, "above 0, at most 1"),
-        )
-        for name, value, is_good, expected in checks:
-            if value is not None and not is_good(value):
-                what = "a sampling setting is out of range"
-                raise UserError(what, where=name, expected=expected, got=value)
-
-    def fitted(self, longest: int, max_positions: int, trained: int | None = None) -> "Sampling":
-        """This with the number of new tokens settled, for prompts of at most `longest` tokens.
-
-        Args:
-          trained: the length of rows in training; what the model says behind it is noise, since its
-            positions there never moved. None knows no such length.
-
-        Raises:
-          UserError: prompt and continuation exceed the model's positions.
-        """
-        room = max_positions - longest
-        new = self.max_new_tokens
-        if new is None:
-            learnt = room if trained is None else max(1, trained - longest)
-            new = min(MOST_BY_DEFAULT, room, learnt)
-        if not 1 <= new <= room:
-            fewer = f"ask for at most {room} new tokens (--tokens {room}), or " if room > 0 else ""
-            raise UserError(
-                "the prompt and its continuation are longer than the model's positions",
-                where="max_new_tokens (--tokens)",
-                expected=f"at most {max_positions} tokens in all",
-                got=f"{longest} + {max(new, 1)}",
-                fix=f"{fewer}shorten the prompt",
-            )
-        return dataclasses.replace(self, max_new_tokens=new)
-
-
-class PaddedPrompts(NamedTuple):
-    """Prompts of a batch, padded to the longest: their tokens [B, T] and lengths [B]."""
+    Attributes:
+      tokens: int32, without the token that ended it.
+      log_probability: of the tokens, and of the end where there is one, as the model has them.
+      ended: whether a token ended it; else there was no more room.
+    """
 
     tokens: np.ndarray
-    lengths: np.ndarray
+    log_probability: float
+    ended: bool
 
 
 def generate(
@@ -93,68 +53,149 @@ def generate(
     stop_ids: Sequence[int],
     num_tokens: int | None = None,
     trained_length: int | None = None,
-) -> list[np.ndarray]:
-    """The continuation of each prompt (ids), up to and without the first of `stop_ids`.
+    *,
+    outputs: Outputs | None = None,
+    watch: Watch | None = None,
+    together: int = TOGETHER,
+) -> list[Continuation]:
+    """What the model writes after each prompt, up to the first of `stop_ids`: `sampling.samples`
+    texts of the first prompt, then of the second, and so on.
 
     Args:
-      prompts: int arrays, each of at least one token.
+      prompts: int arrays, each of at least one token; of an encoder-decoder what its encoder reads.
       num_tokens: ids from this one on are never chosen: rows of the embedding that the tokenizer
         has no piece for.
       trained_length: of rows in training, which bounds how many tokens are added by default.
+      outputs: the only texts that may be written.
+      watch: called for each text after every `together` tokens.
+      together: tokens that are written at once; what comes out does not depend on it.
 
     Raises:
       UserError: an empty prompt, or prompt and continuation exceed the model's positions.
     """
-    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-    if not len(lengths) or lengths.min() < 1:
-        raise UserError("a prompt is empty", expected="at least one token", where="prompt")
-    sampling = sampling.fitted(int(lengths.max()), model.config.max_positions, trained_length)
-    tokens = np.zeros((len(prompts), int(lengths.max())), np.int32)
-    for row, prompt in zip(tokens, prompts):
-        row[: len(prompt)] = prompt
-    key = seed_key(sampling.seed)
-    stop = np.array(stop_ids or [-1], np.int32)
-    known = num_tokens or model.config.vocab_size
-    padded = PaddedPrompts(tokens, lengths)
-    out = np.asarray(_decode(model, sampling, known, params, padded, key, stop))
-    ends = [np.flatnonzero(np.isin(row, stop)) for row in out]
-    return [row[: end[0]] if len(end) else row for row, end in zip(out, ends)]
+    plan, begun = _planned(model, prompts, sampling, sampling.samples, num_tokens, trained_length)
+    limits = _limits(plan, stop_ids, outputs)
+    keys = _row_keys(sampling.seed, len(begun.tokens))
+    written = begin(plan, params, begun)
+    while not _whole(written.done).all():
+        written = go_on(plan, params, written, keys, limits, np.int32(together))
+        if watch is not None:
+            stopped = [watch(i, each.tokens) for i, each in enumerate(_made(written, limits))]
+            written = dataclasses.replace(written, done=written.done | np.array(stopped))
+    return _made(written, limits)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _decode(model, sampling, num_tokens, params, prompts, key, stop):
-    """New tokens [B, max_new_tokens]; once one of `stop` [K] was drawn, its first is repeated."""
-    tokens, lengths = prompts
-    B, T = tokens.shape
-    positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
-    cache = model.empty_cache(B, T + sampling.max_new_tokens)
-    batch = {"tokens": tokens, "segment_ids": jnp.ones_like(tokens), "positions": positions}
-    hidden, cache = model.decode(params, batch, cache)
-    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+def beam_search(
+    model: Model,
+    params: Params,
+    prompts: Sequence[np.ndarray],
+    sampling: Sampling,
+    beams: Beams,
+    stop_ids: Sequence[int],
+    num_tokens: int | None = None,
+    trained_length: int | None = None,
+    *,
+    outputs: Outputs | None = None,
+) -> list[Continuation]:
+    """The best `sampling.samples` texts of each prompt; else as `generate`. What of `sampling`
+    draws (temperature, top_k, top_p, min_p, seed) is not used.
 
-    def choose(key, last):
-        logits = model.head(params, model.head_for("continue"), last)
-        return sample(
-            key,
-            logits[..., :num_tokens],
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
+    Raises:
+      UserError: also where more texts are asked for than there are beams.
+    """
+    if sampling.samples > beams.count:
+        raise UserError(
+            "there are fewer beams than texts that are asked for",
+            where="samples, beams",
+            expected=f"at most {beams.count} texts",
+            got=sampling.samples,
         )
+    plan, begun = _planned(model, prompts, sampling, 1, num_tokens, trained_length)
+    limits = _limits(plan, stop_ids, outputs)
+    ended = search(plan, beams, params, begin(plan, params, begun), limits)
+    parts = (ended.tokens, ended.lengths, ended.sums)
+    made = []
+    for start, *texts in zip(begun.lengths, *map(_whole, parts)):
+        for tokens, length, total in list(zip(*texts))[: sampling.samples]:
+            added = tokens[start : start + length]
+            has_end = bool(np.isin(added[-1:], limits.ends).any())
+            made.append(Continuation(added[: len(added) - has_end], float(total), has_end))
+    return made
 
-    def body(carry, index):
-        cache, last, done = carry
-        token = jnp.where(done, stop[0], choose(jax.random.fold_in(key, index), last))
-        done = done | jnp.isin(token, stop)
-        one = jnp.maximum(token, 0)[:, None]
-        batch = {
-            "tokens": one,
-            "segment_ids": jnp.ones_like(one),
-            "positions": (lengths + index)[:, None],
-        }
-        hidden, cache = model.decode(params, batch, cache)
-        return (cache, hidden[:, 0], done), token
 
-    start = (cache, last, jnp.zeros(B, bool))
-    _, out = jax.lax.scan(body, start, jnp.arange(sampling.max_new_tokens))
-    return constrain(out.T, (None, None))  # whole everywhere: every process reads it
+def _planned(
+    model: Model,
+    prompts: Sequence[np.ndarray],
+    sampling: Sampling,
+    samples: int,
+    num_tokens: int | None,
+    trained_length: int | None,
+) -> tuple[Plan, Prompts]:
+    """What is compiled, and what rows begin with."""
+    if not prompts or min(map(len, prompts)) < 1:
+        raise UserError("a prompt is empty", expected="at least one token", where="prompt")
+    begun, longest = _prompts(model, prompts, samples)
+    sampling = sampling.fitted(longest, model.config.max_positions, trained_length)
+    assert sampling.max_new_tokens is not None
+    slots = begun.tokens.shape[1] + -(-sampling.max_new_tokens // TOGETHER) * TOGETHER
+    return Plan(model, slots, num_tokens or model.config.vocab_size, sampling), begun
+
+
+def _limits(plan: Plan, stop_ids: Sequence[int], outputs: Outputs | None) -> Limits:
+    most = plan.sampling.max_new_tokens
+    assert most is not None
+    return Limits(np.array(stop_ids or [-1], np.int32), np.int32(most), outputs)
+
+
+def _prompts(model: Model, prompts: Sequence[np.ndarray], samples: int) -> tuple[Prompts, int]:
+    """The prompts of all texts, and how many tokens of positions they take at most."""
+    c = model.config
+    rows = [row for row in prompts for _ in range(samples)]
+    tokens, lengths = _padded(rows, c.max_positions)
+    if not isinstance(c, EncoderDecoderConfig):
+        return Prompts(tokens, lengths), int(lengths.max())
+    longest = int(lengths.max())
+    if longest > c.max_positions:
+        raise UserError(
+            "a text is longer than the model's positions",
+            where="prompt",
+            expected=f"at most {c.max_positions} tokens",
+            got=longest,
+            fix="shorten it",
+        )
+    start = np.full((len(rows), 1), c.decoder_start_token_id, np.int32)
+    return Prompts(start, np.ones(len(rows), np.int32), tokens, lengths), 1
+
+
+def _padded(rows: Sequence[np.ndarray], most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [B, P] filled up to a bucket, and their lengths [B]."""
+    lengths = np.array([len(row) for row in rows], np.int32)
+    width = SHORTEST_BUCKET
+    while width < lengths.max():
+        width *= 2
+    width = max(int(lengths.max()), min(width, most))
+    tokens = np.zeros((len(rows), width), np.int32)
+    for row, given in zip(tokens, rows):
+        row[: len(given)] = given
+    return tokens, lengths
+
+
+def _row_keys(seed: int, count: int) -> jax.Array:
+    """A key for each text, by its number: what it becomes does not depend on the others."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(seed_key(seed), jnp.arange(count))
+
+
+def _whole(x: jax.Array) -> np.ndarray:
+    """An array that every process reads, whole on each of them."""
+    return np.asarray(jax.jit(lambda x: constrain(x, (None,) * x.ndim))(x))
+
+
+def _made(written: Written, limits: Limits) -> list[Continuation]:
+    """What was added to each text."""
+    parts = (written.tokens, written.starts, written.lengths, written.scores)
+    made = []
+    for tokens, start, length, score in zip(*map(_whole, parts)):
+        added = tokens[start:length]
+        ended = len(added) > 0 and bool(np.isin(added[-1], limits.ends))
+        made.append(Continuation(added[: len(added) - ended], float(score), ended))
+    return made

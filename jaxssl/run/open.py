@@ -31,7 +31,7 @@ from jaxssl.data.loader import Data
 from jaxssl.data.tables.config import TableSplits
 from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
-from jaxssl.generate.decode import Sampling
+from jaxssl.generate.settings import Sampling
 from jaxssl.models.heads import Use
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, check_length

@@ -10,8 +10,9 @@ from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Params, Vocabulary
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
-from jaxssl.generate.decode import Sampling, generate
+from jaxssl.generate.decode import generate
 from jaxssl.generate.fill_mask import fill_mask
+from jaxssl.generate.settings import Sampling
 from jaxssl.models.heads import Head
 from jaxssl.models.model import Model, ModelConfig
 
@@ -159,7 +160,7 @@ def continue_texts(
     new = generate(model, params, ids, sampling, ends, size, trained_length)
     # Decoded with its prompt, so that spaces come out as they would in the whole text.
     texts = []
-    for before, after in zip(ids, new):
+    for before, after in zip(ids, (each.tokens for each in new)):
         whole = tokenizer.decode([*before, *after])
         known = tokenizer.decode(before)
         texts.append(whole[len(known) :] if whole.startswith(known) else tokenizer.decode(after))

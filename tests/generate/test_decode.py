@@ -11,11 +11,18 @@ import toy
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
 from jaxssl.core.types import Vocabulary
-from jaxssl.generate.decode import Sampling, generate
+from jaxssl.generate.decode import generate as continuations
+from jaxssl.generate.settings import Sampling
 from jaxssl.models.heads import CAUSAL_LM
 from jaxssl.models.llama import Qwen2Config
 from jaxssl.models.model import Model
 from jaxssl.train.samples import LanguageModel, continue_texts
+
+
+def generate(*args, **options):
+    """The tokens of each continuation."""
+    return [each.tokens for each in continuations(*args, **options)]
+
 
 MODEL = Model(tiny.gpt2(), (CAUSAL_LM,))
 PARAMS = tiny.random_params(MODEL, seed=1, scale=1.0)

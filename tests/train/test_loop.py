@@ -17,7 +17,7 @@ from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.core.config import to_dict
 from jaxssl.core.errors import UserError
 from jaxssl.data.loader import StoreData, open_rows
-from jaxssl.generate.decode import Sampling
+from jaxssl.generate.settings import Sampling
 from jaxssl.optim.adamw import AdamW
 from jaxssl.program.phase import Phases
 from jaxssl.program.step import make_eval_step

@@ -9,7 +9,7 @@ import toy
 
 import jaxssl
 from jaxssl.core.errors import UserError
-from jaxssl.generate.decode import Sampling, generate
+from jaxssl.generate.settings import Sampling, generate
 from jaxssl.models.heads import CAUSAL_LM, MASKED_LM, NEXT_SENTENCE
 from jaxssl.models.model import Model
 from jaxssl.run.recipes import load_config

@@ -1,4 +1,4 @@
-"""Sampling against brute-force candidate sets and probabilities."""
+"""Choosing the next token against brute-force candidate sets and probabilities."""
 
 import functools
 
@@ -7,23 +7,26 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from jaxssl.ops.sampling import sample
+from jaxssl.generate.engine import chosen
+from jaxssl.generate.settings import Sampling
 
 V, DRAWS = 12, 20_000
 LOGITS = (2 * np.random.default_rng(0).standard_normal(V)).astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("temperature", "top_k", "top_p"))
-def jitted(rows, **how):
-    return sample(jax.random.key(0), rows, **how)
+@functools.partial(jax.jit, static_argnums=0)
+def jitted(sampling, rows):
+    keys = jax.random.split(jax.random.key(0), len(rows))
+    return chosen(sampling, rows, keys, np.zeros(len(rows), np.int32))
 
 
 def draw(logits=None, **how):
     rows = np.broadcast_to(LOGITS, (DRAWS, V)) if logits is None else logits
-    return np.asarray(jitted(rows, **how))
+    how = {"temperature": 1.0, "top_k": None, **how}
+    return np.asarray(jitted(Sampling(**how), rows))
 
 
-def brute_force(temperature=1.0, top_k=None, top_p=None):
+def brute_force(temperature=1.0, top_k=None, top_p=None, min_p=None):
     p = np.exp(LOGITS.astype(float) / temperature)
     p /= p.sum()
     order = sorted(range(V), key=lambda i: -p[i])
@@ -37,6 +40,8 @@ def brute_force(temperature=1.0, top_k=None, top_p=None):
             if total >= top_p:
                 break
         order = kept
+    if min_p is not None:
+        order = [i for i in order if p[i] >= min_p * p.max()]
     out = np.zeros(V)
     out[order] = p[order]
     return out / out.sum()
@@ -52,6 +57,7 @@ def brute_force(temperature=1.0, top_k=None, top_p=None):
         {"top_k": 5, "top_p": 0.8, "temperature": 1.5},
         {"top_k": 100},
         {"top_p": 1.0},
+        {"min_p": 0.2},
     ],
     ids=str,
 )

@@ -1,0 +1,238 @@
+"""Writing tokens with cached keys and values: one program reads the prompts, another one adds n
+tokens a call. What is written does not depend on n, nor on what else is in the batch.
+
+Shapes: B rows, P tokens of the prompts, S slots of the cache, V ids.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxssl.core.types import Params
+from jaxssl.generate.outputs import Outputs, allowed, followed
+from jaxssl.generate.settings import Sampling
+from jaxssl.models.layer_context import Memory
+from jaxssl.models.model import Model
+from jaxssl.ops import logits as change
+
+
+class Prompts(NamedTuple):
+    """What rows begin with.
+
+    Attributes:
+      tokens: int32 [B, P], padded at the end; of an encoder-decoder those that its decoder reads.
+      lengths: int32 [B], at least 1.
+      source: int32 [B, T], what an encoder-decoder's encoder reads; None of other models.
+      source_lengths: int32 [B].
+    """
+
+    tokens: jax.Array | np.ndarray
+    lengths: jax.Array | np.ndarray
+    source: jax.Array | np.ndarray | None = None
+    source_lengths: jax.Array | np.ndarray | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Written:
+    """Texts on their way.
+
+    Attributes:
+      cache: keys and values so far.
+      segments: int32 [B, T] of what the encoder read; None without one.
+      last: [B, H], the state that the next token is guessed from.
+      tokens: int32 [B, S], prompts and what was added.
+      starts, lengths: int32 [B], tokens of the prompt, and of all.
+      scores: float32 [B], the sum of the log-probabilities of what was added, as the model has
+        them, before anything is changed.
+      done: bool [B], whether the text has ended.
+      node: int32 [B], where in the list of outputs it is.
+    """
+
+    cache: Any
+    segments: jax.Array | None
+    last: jax.Array
+    tokens: jax.Array
+    starts: jax.Array
+    lengths: jax.Array
+    scores: jax.Array
+    done: jax.Array
+    node: jax.Array
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the programs are compiled for. Hashable.
+
+    Attributes:
+      slots: of the cache.
+      num_tokens: ids from this one on are never chosen.
+      sampling: how the next one is chosen.
+    """
+
+    model: Model
+    slots: int
+    num_tokens: int
+    sampling: Sampling
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def begin(plan: Plan, params: Params, prompts: Prompts) -> Written:
+    """Reads the prompts."""
+    model, (tokens, lengths, source, source_lengths) = plan.model, prompts
+    B, P = tokens.shape
+    memory, segments = None, None
+    if source is not None:
+        read = row_batch(source, source_lengths)
+        segments = read["segment_ids"]
+        memory = Memory(model.encode(params, read), segments)
+    cache = model.empty_cache(B, plan.slots, None if source is None else source.shape[1])
+    batch = row_batch(tokens, None)
+    hidden, cache = model.decode(params, batch, cache, memory)
+    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    return Written(
+        cache=cache,
+        segments=segments,
+        last=last,
+        tokens=jnp.zeros((B, plan.slots), jnp.int32).at[:, :P].set(tokens),
+        starts=jnp.asarray(lengths),
+        lengths=jnp.asarray(lengths),
+        scores=jnp.zeros(B, jnp.float32),
+        done=jnp.zeros(B, bool),
+        node=jnp.zeros(B, jnp.int32),
+    )
+
+
+def row_batch(tokens: Any, lengths: Any) -> dict[str, jax.Array]:
+    """A batch of one text a row; without lengths all is seen, which a causal stack's tokens before
+    it do not."""
+    tokens = jnp.asarray(tokens, jnp.int32)
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+    real = positions < lengths[:, None] if lengths is not None else jnp.ones(tokens.shape, bool)
+    return {"tokens": tokens, "segment_ids": real.astype(jnp.int32), "positions": positions}
+
+
+class Limits(NamedTuple):
+    """Where texts end.
+
+    Attributes:
+      ends: int32 [K], the ids that end one; -1 is none.
+      most: int32 [], new tokens.
+      outputs: the only texts that may be written; None is any.
+    """
+
+    ends: jax.Array | np.ndarray
+    most: jax.Array | np.ndarray
+    outputs: Outputs | None = None
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def go_on(
+    plan: Plan,
+    params: Params,
+    written: Written,
+    keys: jax.Array,
+    limits: Limits,
+    count: jax.Array,
+) -> Written:
+    """At most `count` tokens more of each text; one that has ended stays as it is.
+
+    Args:
+      keys: typed keys [B], of the rows' random choices.
+    """
+
+    def goes_on(carry):
+        number, written = carry
+        return (number < count) & ~jnp.all(written.done)
+
+    def step(carry):
+        number, written = carry
+        raw = logits_of(plan, params, written.last)
+        changed = processed(plan.sampling, raw, written, limits)
+        token = chosen(plan.sampling, changed, keys, written.lengths - written.starts)
+        return number + 1, extended(plan, params, written, token, raw, limits)
+
+    return jax.lax.while_loop(goes_on, step, (jnp.zeros([], jnp.int32), written))[1]
+
+
+def logits_of(plan: Plan, params: Params, last: jax.Array) -> jax.Array:
+    """Logits [B, V] of the next token, in float32 at least."""
+    model = plan.model
+    logits = model.head(params, model.head_for("continue"), last)[..., : plan.num_tokens]
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def processed(
+    sampling: Sampling,
+    logits: jax.Array,
+    written: Written,
+    limits: Limits,
+) -> jax.Array:
+    """The logits after all that does not depend on chance, in the order of `transformers`."""
+    s, history = sampling, (written.tokens, written.lengths)
+    if s.repetition_penalty != 1:
+        logits = change.penalised(logits, *history, s.repetition_penalty)
+    if s.no_repeat_ngram is not None:
+        logits = change.without_repeats(logits, *history, s.no_repeat_ngram)
+    if s.min_new_tokens:
+        new = written.lengths - written.starts
+        logits = change.no_end_before(logits, new, limits.ends, s.min_new_tokens)
+    if limits.outputs is not None:
+        may = allowed(limits.outputs, written.node, logits.shape[-1])
+        logits = jnp.where(may, logits, -jnp.inf)
+    return logits
+
+
+def chosen(sampling: Sampling, logits: jax.Array, keys: jax.Array, number: jax.Array) -> jax.Array:
+    """One id of each row [B]; `number` int32 [B] says which new token it is."""
+    s = sampling
+    if s.temperature == 0:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits = logits / s.temperature
+    if s.top_k is not None:
+        logits = change.largest(logits, s.top_k)
+    if s.top_p is not None:
+        logits = change.nucleus(logits, s.top_p)
+    if s.min_p is not None:
+        logits = change.likely_enough(logits, s.min_p)
+    keys = jax.vmap(jax.random.fold_in)(keys, number)
+    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+
+
+def extended(
+    plan: Plan,
+    params: Params,
+    written: Written,
+    token: jax.Array,
+    raw: jax.Array,
+    limits: Limits,
+) -> Written:
+    """The texts with one token [B] more, but for those that have ended."""
+    w, rows = written, jnp.arange(token.shape[0])
+    log_probability = jax.nn.log_softmax(raw, axis=-1)[rows, token].astype(jnp.float32)
+    slot = jnp.where(w.done, plan.slots, w.lengths)  # outside: nothing is written
+    memory = None if w.segments is None else Memory(None, w.segments)
+    one = {
+        "tokens": token[:, None],
+        "segment_ids": jnp.ones_like(token)[:, None],
+        # A row that has ended writes to its last slot again, which nobody reads.
+        "positions": jnp.minimum(w.lengths, plan.slots - 1)[:, None],
+    }
+    hidden, cache = plan.model.decode(params, one, w.cache, memory)
+    node = w.node if limits.outputs is None else followed(limits.outputs, w.node, token)
+    is_last = w.lengths + 1 - w.starts >= limits.most
+    return Written(
+        cache=cache,
+        segments=w.segments,
+        last=hidden[:, 0],
+        tokens=w.tokens.at[rows, slot].set(token, mode="drop"),
+        starts=w.starts,
+        lengths=w.lengths + ~w.done,
+        scores=w.scores + jnp.where(w.done, 0, log_probability),
+        done=w.done | is_last | jnp.isin(token, limits.ends),
+        node=jnp.where(w.done, w.node, node),
+    )
