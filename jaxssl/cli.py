@@ -308,18 +308,31 @@ def _print_rows(output: str, rows: int) -> None:
 
 def _generate(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl.generate.formatting import format_sample
-    from jaxssl.generate.settings import Sampling
-    from jaxssl.parallel import hosts
-    from jaxssl.run.open import generate_texts
+    from jaxssl.commands.generate import generate
+    from jaxssl.generate.settings import Beams, Sampling
 
-    chosen = _chosen(options, "temperature", "top_k", "top_p", "seed")
-    sampling = Sampling(max_new_tokens=options.tokens, **chosen)
-    prompts = options.prompts or [""]
-    texts = generate_texts(options.run_dir, prompts, sampling, options.step, options.layers)
-    if hosts.is_first():
-        print("\n\n".join(format_sample(*both) for both in zip(prompts, texts)))
-    return 0
+    chosen = _chosen(options, "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    sampling = Sampling(
+        max_new_tokens=options.tokens,
+        min_new_tokens=options.min_tokens,
+        no_repeat_ngram=options.no_repeat,
+        stop=tuple(options.stop),
+        **chosen,
+        **_chosen(options, "samples", "seed"),
+    )
+    beams = None
+    if options.beams is not None:
+        searched = _chosen(options, "length_penalty", "alpha", "early_stopping")
+        beams = Beams(count=options.beams, **searched)
+    return generate(
+        options.run_dir,
+        options.prompts or [""],
+        sampling,
+        beams=beams,
+        choices=tuple(options.choice),
+        shows_likelihood=options.log_probabilities,
+        **_chosen(options, "step", "layers"),
+    )
 
 
 def _fill_mask(options: argparse.Namespace) -> int:

@@ -133,18 +133,58 @@ def _add_run_verbs(verbs: Verbs) -> None:
 
 def _add_text_verbs(verbs: Verbs) -> None:
     """Those that ask a language model for text."""
-    verb = verbs.add("generate", "continue prompts with a causal model")
-    _add_run(verb)
-    verb.add_argument("prompts", nargs="*", default=[""], help="texts to continue (an empty one)")
-    verb.add_argument("--tokens", type=int, help="most new tokens (what fits, at most 64)")
-    verb.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (%(default)s)")
-    verb.add_argument("--top-k", type=int, default=50, help="among the k likeliest (%(default)s)")
-    verb.add_argument("--top-p", type=float, help="among the likeliest that reach p (all)")
-    verb.add_argument("--seed", type=int, default=0, help="of the choices (%(default)s)")
+    _add_generate(verbs)
     verb = verbs.add("fill-mask", "what a masked model would put at each mask")
     _add_run(verb)
     verb.add_argument("texts", nargs="+", help="texts with the mask token, [MASK] say")
     verb.add_argument("--top", type=int, default=5, help="candidates a mask (%(default)s)")
+
+
+def _add_generate(verbs: Verbs) -> None:
+    verb = verbs.add(
+        "generate", "continue prompts with a causal model, or answer with a T5 or BART"
+    )
+    _add_run(verb)
+    verb.add_argument("prompts", nargs="*", default=[""], help="texts to continue (an empty one)")
+    verb.add_argument("--tokens", type=int, help="most new tokens (what fits, at most 64)")
+    verb.add_argument("--min-tokens", type=int, default=0, help="fewest new tokens (%(default)s)")
+    verb.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (%(default)s)")
+    verb.add_argument("--top-k", type=int, default=50, help="among the k likeliest (%(default)s)")
+    verb.add_argument("--top-p", type=float, help="among the likeliest that reach p (all)")
+    verb.add_argument("--min-p", type=float, help="at least this share of the largest (all)")
+    verb.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        help="above 1, tokens that were there are less likely (%(default)s)",
+    )
+    verb.add_argument("--no-repeat", metavar="N", type=int, help="N tokens in a row come once")
+    verb.add_argument(
+        "--stop", metavar="TEXT", action="append", default=[], help="ends a text (repeatable)"
+    )
+    verb.add_argument("--samples", type=int, default=1, help="texts a prompt (%(default)s)")
+    verb.add_argument("--seed", type=int, default=0, help="of the choices (%(default)s)")
+    verb.add_argument("--beams", type=int, help="search the likeliest texts with so many beams")
+    verb.add_argument(
+        "--length-penalty",
+        choices=("mean", "power", "gnmt", "none"),
+        default="mean",
+        help="of beams: log-probability over n, n^alpha, ((5+n)/6)^alpha, or itself (%(default)s)",
+    )
+    verb.add_argument("--alpha", type=float, default=1.0, help="of power and gnmt (%(default)s)")
+    verb.add_argument(
+        "--early-stopping",
+        choices=("first", "likely", "never"),
+        default="likely",
+        help="of beams: with as many texts as beams, when none gets better soon, or ever "
+        "(%(default)s)",
+    )
+    verb.add_argument(
+        "--choice", metavar="TEXT", action="append", default=[], help="write this or another choice"
+    )
+    verb.add_argument(
+        "--log-probabilities", action="store_true", help="say how likely each text is"
+    )
 
 
 def _add_compare(verbs: Verbs) -> None:

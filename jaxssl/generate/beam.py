@@ -50,7 +50,7 @@ class Ended:
     there: jax.Array
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def search(plan: Plan, beams: Beams, params: Params, begun: Written, limits: Limits) -> Ended:
     """The best `beams.count` texts of each prompt; of a row whose length is used up the ones that
     are on their way.

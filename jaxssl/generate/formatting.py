@@ -7,8 +7,13 @@ from typing import Any
 
 def format_sample(prompt: str, text: str) -> str:
     """A prompt, quoted, above what the model wrote after it."""
+    return f"{prompt_line(prompt)}\n{text}"
+
+
+def prompt_line(prompt: str) -> str:
+    """A prompt, quoted, as a heading."""
     head = f"prompt {quoted(prompt)}" if prompt else "no prompt: the start of a document"
-    return f"== {head}\n{text}"
+    return f"== {head}"
 
 
 def format_candidates(predictions: Sequence[Mapping[str, Any]]) -> str:

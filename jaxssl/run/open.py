@@ -32,6 +32,7 @@ from jaxssl.data.tables.config import TableSplits
 from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.generate.settings import Sampling
+from jaxssl.generate.texts import LanguageModel, OnPiece, Text, Writing, write_texts
 from jaxssl.models.heads import Use
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, check_length
@@ -49,10 +50,10 @@ from jaxssl.run.places import data_from_here
 from jaxssl.run.recipes import read_config
 from jaxssl.run.tokenizers import make_vocabulary
 from jaxssl.train.evaluation import DataPass, Evaluation, evaluate
-from jaxssl.train.samples import LanguageModel, continue_texts, fill_text, mask_text
+from jaxssl.train.samples import fill_text, mask_text
 from jaxssl.transfer.start import Start, first_params, plan_start
 
-SAMPLING = Sampling()
+SAMPLING, WRITING = Sampling(), Writing()
 VERBS: dict[Use, str] = {"continue": "generate", "fill": "fill-mask"}
 """The verb that asks a head for it."""
 
@@ -328,21 +329,27 @@ def generate_texts(
     sampling: Sampling = SAMPLING,
     step: int | str = "best",
     layers: Sequence[str] = (),
-) -> list[str]:
-    """What a causal run writes after each prompt; an empty prompt starts a document."""
+    writing: Writing = WRITING,
+    on_piece: OnPiece | None = None,
+) -> list[Text]:
+    """What a run writes after each prompt, or for each; see `generate.texts.write_texts`.
+
+    Args:
+      writing: beams and choices; what begins and ends texts is the run's.
+    """
     trained = open_run(run_dir, step, layers, alone=True)
     _check_head(trained, "continue")
     _tell_special(trained.tokenizer.special_in(prompts))
     data = trained.config.data
+    length = data.trained_length if data is not None else None
+    writing = dataclasses.replace(
+        writing,
+        start=tuple(_document_start(trained)),
+        stop_ids=tuple(stop_ids(Path(run_dir), trained.vocabulary.size)),
+        trained_length=None if trained.model.config.encoder_decoder else length,
+    )
     with trained.in_use():
-        return continue_texts(
-            trained.language_model,
-            tuple(prompts),
-            sampling,
-            data.trained_length if data is not None else None,
-            _document_start(trained),
-            stop_ids(Path(run_dir), trained.vocabulary.size),
-        )
+        return write_texts(trained.language_model, tuple(prompts), sampling, writing, on_piece)
 
 
 def _document_start(trained: TrainedModel) -> list[int]:

@@ -21,6 +21,7 @@ from jaxssl.core.progress import bar
 from jaxssl.core.types import batch_shape
 from jaxssl.data.loader import TrainLoader
 from jaxssl.data.mixture import check_seen
+from jaxssl.generate.texts import LanguageModel
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_sharding
 from jaxssl.program.phase import Phases
@@ -31,7 +32,7 @@ from jaxssl.train.frozen_check import FrozenCheck
 from jaxssl.train.learner import Learner
 from jaxssl.train.metrics_file import read_metrics
 from jaxssl.train.profile import Profiler
-from jaxssl.train.samples import LanguageModel, samples
+from jaxssl.train.samples import samples
 from jaxssl.train.settings import Settings
 from jaxssl.train.sinks import Sinks
 from jaxssl.train.step_log import StepLog, progress_texts

@@ -2,19 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
-from jaxssl.core.types import Params, Vocabulary
+from jaxssl.core.types import Vocabulary
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
-from jaxssl.generate.decode import generate
 from jaxssl.generate.fill_mask import fill_mask
 from jaxssl.generate.settings import Sampling
+from jaxssl.generate.texts import LanguageModel, write_texts
 from jaxssl.models.heads import Head
-from jaxssl.models.model import Model, ModelConfig
+from jaxssl.models.model import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +112,6 @@ def _check_filled(
             )
 
 
-class LanguageModel(NamedTuple):
-    """A model with its parameters, and the tokenizer that turns texts into its tokens."""
-
-    model: Model
-    params: Params
-    tokenizer: Tokenizer
-    vocabulary: Vocabulary
-
-
 def samples(
     language_model: LanguageModel, config: SamplesConfig
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -128,43 +119,14 @@ def samples(
     if not config.prompts:
         return
     if language_model.model.can("continue"):
-        texts = continue_texts(language_model, config.prompts, config.sampling)
-        for prompt, text in zip(config.prompts, texts):
-            yield "sample", {"prompt": prompt, "text": text}
+        texts = write_texts(language_model, config.prompts, config.sampling)
+        prompts = [prompt for prompt in config.prompts for _ in range(config.sampling.samples)]
+        for prompt, text in zip(prompts, texts):
+            yield "sample", {"prompt": prompt, "text": text.text}
     elif language_model.model.can("fill"):
         for prompt in config.prompts:
             for predictions in fill_text(language_model, prompt, config.top):
                 yield "fill_mask", {"text": prompt, "predictions": predictions}
-
-
-def continue_texts(
-    language_model: LanguageModel,
-    prompts: tuple[str, ...],
-    sampling: Sampling,
-    trained_length: int | None = None,
-    start: Sequence[int] = (),
-    stop_ids: Sequence[int] = (),
-) -> list[str]:
-    """The text that follows each prompt; an empty prompt starts a document.
-
-    Args:
-      start: tokens that each prompt begins with.
-      trained_length: see `generate`.
-      stop_ids: the tokens that end a text, where it is not the one that ends a document.
-    """
-    model, params, tokenizer, vocabulary = language_model
-    lead, end_only = np.array(start, np.int32), np.array([vocabulary.document_end], np.int32)
-    ids = [np.concatenate([lead, ids]) for ids in tokenizer.encode_batch(list(prompts))]
-    ids = [row if len(row) else end_only for row in ids]
-    ends, size = stop_ids or [vocabulary.document_end], vocabulary.size
-    new = generate(model, params, ids, sampling, ends, size, trained_length)
-    # Decoded with its prompt, so that spaces come out as they would in the whole text.
-    texts = []
-    for before, after in zip(ids, (each.tokens for each in new)):
-        whole = tokenizer.decode([*before, *after])
-        known = tokenizer.decode(before)
-        texts.append(whole[len(known) :] if whole.startswith(known) else tokenizer.decode(after))
-    return texts
 
 
 def mask_text(tokenizer: Tokenizer, vocabulary: Vocabulary) -> str:

@@ -13,10 +13,10 @@ from jaxssl.core.names import flatten
 from jaxssl.core.types import Vocabulary
 from jaxssl.generate.decode import generate as continuations
 from jaxssl.generate.settings import Sampling
+from jaxssl.generate.texts import LanguageModel, write_texts
 from jaxssl.models.heads import CAUSAL_LM
 from jaxssl.models.llama import Qwen2Config
 from jaxssl.models.model import Model
-from jaxssl.train.samples import LanguageModel, continue_texts
 
 
 def generate(*args, **options):
@@ -185,12 +185,12 @@ def test_prompt_and_continuation_together_are_the_text_of_all_their_tokens(kind)
     prompts = ("the cat sees", "a dog", "the old man likes")
     sampling = Sampling(max_new_tokens=8, temperature=0, top_k=None)
     language_model = LanguageModel(model, params, tokenizer, vocabulary)
-    texts = continue_texts(language_model, prompts, sampling)
+    texts = write_texts(language_model, prompts, sampling)
     ids = tokenizer.encode_batch(list(prompts))
     new = generate(model, params, ids, sampling, [tokenizer.document_end])
     for prompt, text, before, after in zip(prompts, texts, ids, new, strict=True):
         assert len(after)
-        assert prompt + text == tokenizer.decode([*before, *after])
+        assert prompt + text.text == tokenizer.decode([*before, *after])
 
 
 def test_an_empty_prompt_starts_a_document():
@@ -203,6 +203,6 @@ def test_an_empty_prompt_starts_a_document():
     )
     sampling = Sampling(max_new_tokens=8, temperature=0)
     language_model = LanguageModel(model, params, tokenizer, vocabulary)
-    (text,) = continue_texts(language_model, ("",), sampling)
+    (text,) = write_texts(language_model, ("",), sampling)
     (after,) = generate(model, params, [np.array([end], np.int32)], sampling, end)
-    assert text == tokenizer.decode(after)
+    assert text.text == tokenizer.decode(after)

@@ -9,9 +9,10 @@ import toy
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Vocabulary
 from jaxssl.generate.fill_mask import fill_mask
+from jaxssl.generate.texts import LanguageModel
 from jaxssl.models.heads import MASKED_LM
 from jaxssl.models.model import Model
-from jaxssl.train.samples import LanguageModel, fill_text, mask_row
+from jaxssl.train.samples import fill_text, mask_row
 
 MASK = tiny.SPECIALS["mask"]
 MODEL = Model(tiny.bert(), (MASKED_LM,))

@@ -1,5 +1,5 @@
-"""Greedy decoding and beam search against `transformers.generate` on torch, token for token, in float64:
-decoders and encoder-decoders, with penalties, and prompts of unequal lengths."""
+"""Greedy decoding and beam search against `transformers.generate` on torch, token for token, in
+float64: decoders and encoder-decoders, with penalties, and prompts of unequal lengths."""
 
 import dataclasses
 import functools

@@ -10,11 +10,12 @@ import toy
 import jaxssl
 from jaxssl.core.errors import UserError
 from jaxssl.generate.settings import Sampling, generate
+from jaxssl.generate.texts import LanguageModel
 from jaxssl.models.heads import CAUSAL_LM, MASKED_LM, NEXT_SENTENCE
 from jaxssl.models.model import Model
 from jaxssl.run.recipes import load_config
 from jaxssl.run.tokenizers import make_vocabulary
-from jaxssl.train.samples import LanguageModel, SamplesConfig, check_samples, samples
+from jaxssl.train.samples import SamplesConfig, check_samples, samples
 
 ROOT = Path(jaxssl.__file__).parents[1]
 RECIPES = sorted(

@@ -1,0 +1,56 @@
+"""What a model writes after prompts, in the terminal."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from jaxssl.generate.formatting import prompt_line
+from jaxssl.generate.settings import Beams, Sampling
+from jaxssl.generate.texts import OnPiece, Text, Writing
+from jaxssl.parallel import hosts
+from jaxssl.run.open import generate_texts
+
+
+def generate(
+    run_dir: str | Path,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    *,
+    beams: Beams | None = None,
+    choices: tuple[str, ...] = (),
+    shows_likelihood: bool = False,
+    step: int | str = "best",
+    layers: Sequence[str] = (),
+) -> int:
+    """Writes texts to the standard output; a single one token by token where that is a terminal."""
+    writing = Writing(beams=beams, choices=choices)
+    streams = jax.process_count() == 1 and beams is None and sys.stdout.isatty()
+    on_piece = None
+    if streams and len(prompts) * sampling.samples == 1:
+        print(prompt_line(prompts[0]))
+        on_piece: OnPiece | None = _show
+    texts = generate_texts(run_dir, prompts, sampling, step, layers, writing, on_piece)
+    if not hosts.is_first():
+        return 0
+    if on_piece is not None:
+        print("\n" + _likelihood(texts[0]) if shows_likelihood else "")
+        return 0
+    blocks = []
+    for number, text in enumerate(texts):
+        prompt = prompts[number // sampling.samples]
+        lines = [prompt_line(prompt), text.text]
+        blocks.append("\n".join(lines + [_likelihood(text)] * shows_likelihood))
+    print("\n\n".join(blocks))
+    return 0
+
+
+def _show(number: int, piece: str) -> None:
+    del number
+    print(piece, end="", flush=True)
+
+
+def _likelihood(text: Text) -> str:
+    ends = {"end": "ended", "stop": "stopped", "length": "cut at the most tokens"}[text.ended_by]
+    return f"-- log-probability {text.log_probability:.3f} nats, {text.num_tokens} tokens, {ends}"
