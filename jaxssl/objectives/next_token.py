@@ -21,6 +21,7 @@ def next_token_sums(
     name: str,
     chunk: int,
     z_loss: float = 0.0,
+    smoothing: float = 0.0,
 ) -> Sums:
     """Cross entropy of the causal head at every place; [B, T, V] logits never exist.
 
@@ -29,6 +30,7 @@ def next_token_sums(
       targets: int32 [B, T], the token that is guessed at each place.
       weights: float32 [B, T]; 0 leaves a place out.
       name: of the loss.
+      z_loss, smoothing: see `cross_entropy`.
       chunk: places of each row whose logits are held at once; divides T, or is no smaller.
     """
     count = max(1, hidden.shape[1] // chunk)
@@ -36,7 +38,7 @@ def next_token_sums(
     def one(params, hidden, constants):
         targets, weights = constants
         logits = model.head(params, CAUSAL_LM.name, hidden)
-        return cross_entropy(logits, targets, weights, z_loss)
+        return cross_entropy(logits, targets, weights, z_loss, smoothing)
 
     def chunks(tree):
         return jax.tree.map(lambda x: sequence_chunks(x, count), tree)

@@ -38,6 +38,11 @@ class TwoSided(Objective):
         check_at_least(0, self, "z_loss")
 
     @property
+    def smoothing(self) -> float:
+        """Share of the loss that is the mean over all ids: none."""
+        return 0.0
+
+    @property
     def heads(self) -> tuple[Head, ...]:
         """The token embedding, or a projection."""
         return (CAUSAL_LM,)
@@ -92,7 +97,8 @@ class TwoSided(Objective):
         real = (batch[f"{SIDE}_segment_ids"] > 0).astype(jnp.float32)
         parts = (outputs["hidden"], batch[SIDE], real)
         options = dict(name=self.name, chunk=self.chunk, z_loss=self.z_loss)
-        return next_token_sums(model, params, *map(filled, parts), **options)
+        smoothing = self.smoothing if key is not None else 0.0
+        return next_token_sums(model, params, *map(filled, parts), smoothing=smoothing, **options)
 
 
 def written(batch: Batch, config: ModelConfig) -> dict[str, Any]:

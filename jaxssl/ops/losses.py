@@ -10,7 +10,11 @@ from jaxssl.core.upcast import upcast
 
 
 def cross_entropy(
-    logits: jax.Array, targets: jax.Array, weights: jax.Array, z_loss: float = 0.0
+    logits: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    z_loss: float = 0.0,
+    smoothing: float = 0.0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Weighted sums of the cross entropy, in nats, in float32 at least.
 
@@ -19,9 +23,10 @@ def cross_entropy(
       targets: int [...], ids below V.
       weights: float [...]; 0 leaves a position out.
       z_loss: adds `z_loss * log(Z)**2` to each position (PaLM; keeps logits from drifting).
+      smoothing: share of the loss that is the mean over all ids (Szegedy et al., 2016).
 
     Returns:
-      The summed loss with z-loss, and the sums {"nll": without z-loss, "correct": positions whose
+      The summed loss with both, and the sums {"nll": without them, "correct": positions whose
       target has the largest logit}.
     """
     logits = upcast(logits)
@@ -30,6 +35,8 @@ def cross_entropy(
     at_target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     nll = log_z - at_target
     loss = nll + z_loss * jnp.square(log_z) if z_loss else nll
+    if smoothing:
+        loss = loss + smoothing * (at_target - jnp.mean(logits, axis=-1))
     correct = (at_target >= largest).astype(logits.dtype)
     sums = {"nll": jnp.sum(nll * weights), "correct": jnp.sum(correct * weights)}
     return jnp.sum(loss * weights), jax.lax.stop_gradient(sums)

@@ -101,6 +101,8 @@ class StepLog:
         peak = metrics.peak_flops()
         if peak is None or self._learner.num_trained < num_parameters(self._learner.params):
             return {}  # the convention counts a whole backward pass
+        if self._program.model.config.encoder_decoder:
+            return {}  # and rows with one side
         labels = [_labels(self._streams[name], logged) for name, logged in latest.items()]
         share = len(self._program.draws.at(0)) / max(1, len(labels))  # of the streams in a step
         size = (round(rows), round(length), round(sum(labels) * share))
