@@ -47,9 +47,9 @@ EXAMPLES = {
         "    'source.paths=[books/*.txt]' source.documents=blank_lines validation_fraction=0.1",
     ),
     "pretrain": (
-        "jaxssl pretrain demo/bert data.store=stores/books out=runs/books",
+        "jaxssl pretrain objectives/bert-docstrings data.store=stores/books out=runs/books",
         "jaxssl pretrain pretrain/bert-base hardware/eight-devices data.store=stores/books",
-        "jaxssl pretrain demo/bert --help optimizer     (with the recipe's values as defaults)",
+        "jaxssl pretrain pretrain/bert-base --help optimizer     (with the recipe's values as defaults)",
     ),
     "finetune": (
         "jaxssl finetune finetune/sst2 init.from=runs/books out=runs/sst2",
