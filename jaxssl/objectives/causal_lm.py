@@ -13,7 +13,7 @@ from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.models.heads import CAUSAL_LM, Head
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Loss, Objective, Outputs, Sums
-from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
+from jaxssl.ops.losses import chunked_sum, cross_entropy, filled_chunks
 from jaxssl.parallel.axes import over_batch_shards
 
 
@@ -26,7 +26,7 @@ class CausalLm(Objective):
     z_loss: float = 0.0
     """Factor of log(Z)**2, which keeps the logits' scale in check; PaLM used 1e-4."""
     chunk: int = 128
-    """Positions of each row whose logits are held at once; must divide the sequence length."""
+    """Positions of each row whose logits are held at once."""
 
     def __post_init__(self):
         check_at_least(1, self, "chunk")
@@ -50,17 +50,6 @@ class CausalLm(Objective):
                 where="objective.name",
                 expected="masked_lm, or a causal model such as gpt2",
                 got="causal_lm",
-            )
-
-    def check_rows(self, rows: Batch) -> None:
-        """The chunk must divide the sequence."""
-        length = rows["tokens"].shape[1]
-        if length > self.chunk and length % self.chunk:
-            raise UserError(
-                "the chunk does not divide the sequence",
-                where="objective.chunk",
-                expected=f"a divisor of data.sequence_length={length}",
-                got=self.chunk,
             )
 
     def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -90,7 +79,6 @@ class CausalLm(Objective):
     ) -> Sums:
         """Cross entropy in chunks of the sequence: [B, T, V] logits never exist."""
         hidden = outputs["hidden"]
-        count = max(1, hidden.shape[1] // self.chunk)
         constants = (batch["next_tokens"], batch["next_weights"])
 
         def one(params, hidden, constants):
@@ -99,7 +87,7 @@ class CausalLm(Objective):
             return cross_entropy(logits, targets, weights, self.z_loss)
 
         def chunks(tree):
-            return jax.tree.map(lambda x: sequence_chunks(x, count), tree)
+            return jax.tree.map(lambda x: filled_chunks(x, self.chunk), tree)
 
         head = model.head_params(params, "causal_lm")
         loss, sums = chunked_sum(one, head, chunks(hidden), chunks(constants), over_batch_shards)

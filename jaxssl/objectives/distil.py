@@ -23,7 +23,7 @@ from jaxssl.models.model import Model, ModelConfig
 from jaxssl.models.network import Network
 from jaxssl.objectives.base import Loss, Outputs, Sums
 from jaxssl.objectives.masked_lm import MaskedLm
-from jaxssl.ops.losses import chunked_sum, sequence_chunks
+from jaxssl.ops.losses import chunked_sum, filled_chunks
 from jaxssl.parallel.axes import over_batch_shards
 
 TEACHER = "teacher"
@@ -117,13 +117,9 @@ class Distil(MaskedLm):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """T^2 KL(teacher || student) of each token, summed; whole logits never exist."""
         teacher = model.network(TEACHER)
-        count = -(-real.shape[1] // self.chunk)
-        short = -real.shape[1] % count
 
         def chunks(x):
-            return sequence_chunks(
-                jnp.pad(x, [(0, 0), (0, short), *[(0, 0)] * (x.ndim - 2)]), count
-            )
+            return filled_chunks(x, self.chunk)
 
         def one(heads, hidden, constants):
             theirs, weights = constants
