@@ -21,6 +21,7 @@ from jaxssl.objectives.base import Objective
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.simcse import SimCse
 from jaxssl.run.build import build
+from jaxssl.run.networks import with_networks
 from jaxssl.run.open import evaluate_run, fill_masks, open_run
 from jaxssl.run.recipes import load_config
 from jaxssl.run.train import train_run
@@ -261,6 +262,25 @@ def test_a_teacher_must_be_restored_whole(words, base, electra, tmp_path):
     with pytest.raises(UserError, match="not trained would be random") as refused:
         build(load_config([given]))
     assert "masked_lm" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "named"),
+    [
+        ({"hidden_size": 24}, "different widths", "objective.teacher_size"),
+        ({"vocab_size": 144}, "different numbers of ids", "model.vocab_size"),
+        ({"max_positions": 8}, "fewer positions", "networks.teacher.model.max_positions=8"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_told_before_it_is_read(
+    changes, said, named, words, tmp_path
+):
+    given = recipe(words, tmp_path / "run", {"name": "distil", "slots": 8})
+    given["networks"] = {"teacher": {"model": {**given["model"], **changes}}}
+    config = load_config([given])
+    with pytest.raises(UserError, match=said) as refused:
+        with_networks(config)
+    assert named in str(refused.value)
 
 
 @pytest.mark.slow
