@@ -4,11 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 import torch
 from sentence_transformers.sentence_transformer import losses as theirs
 from sentence_transformers.sentence_transformer.losses.triplet import TripletDistanceMetric
 
 from jaxssl.core.errors import UserError
+from jaxssl.core.names import flatten, unflatten
+from jaxssl.models.model import Model
+from jaxssl.models.vector_heads import LARGEST, ScaleHead
 from jaxssl.objectives.contrast.base import Texts
 from jaxssl.objectives.contrast.cosent import CoSent
 from jaxssl.objectives.contrast.cosine import Cosine
@@ -207,6 +211,32 @@ def test_a_collapse_is_told():
     assert "collapsed" in text and "1.20 directions" in text
 
 
+# --- The temperature ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("wanted", "reached"), [(50.0, 50.0), (300.0, 100.0)])
+def test_a_scale_above_its_bound_comes_back_and_does_not_go_further(wanted, reached):
+    """By gradient descent on (log(scale) - log(wanted))^2."""
+    model = Model(tiny.bert(), (ScaleHead(name="similarity_scale", start=20.0),))
+    params = flatten(tiny.random_params(model))
+    params["similarity_scale/scale"] = jnp.log(jnp.float32(110.0))
+
+    def scale(log_scale):
+        given = unflatten({**params, "similarity_scale/scale": log_scale})
+        return model.head(given, "similarity_scale", jnp.zeros((1, 16)))
+
+    def error(log_scale):
+        return jnp.square(jnp.log(scale(log_scale)) - np.log(wanted))
+
+    log_scale, step = params["similarity_scale/scale"], jax.jit(jax.grad(error))
+    assert float(scale(log_scale)) == pytest.approx(100.0)
+    for _ in range(60):
+        log_scale = log_scale - 0.1 * step(log_scale)
+    assert float(scale(log_scale)) == pytest.approx(reached, rel=1e-3)
+    assert float(log_scale) < np.log(111.0)
+    assert Ranking(temperature=0.01, learn_temperature=True).scale == LARGEST
+
+
 # --- Settings -----------------------------------------------------------------------------------
 
 
@@ -214,6 +244,7 @@ def test_a_collapse_is_told():
     ("make", "where"),
     [
         (lambda: Ranking(temperature=0), "temperature"),
+        (lambda: CoSent(temperature=0.009, learn_temperature=True), "temperature"),
         (lambda: Triplet(margin=-1), "margin"),
         (lambda: SimCse(widths=(4, 4)), "widths"),
         (lambda: SimCse(loss=CoSent()), "loss.name"),
