@@ -182,6 +182,17 @@ def test_rows_that_do_not_count_are_still_told_from():
     assert gradient[5:, 1].any() and not gradient[5:, 0].any()
 
 
+def test_products_of_vectors_are_exact_on_every_device():
+    """Accelerators round the operands of products that do not ask for more."""
+    for function in (
+        lambda vectors: Ranking(symmetric=True).sums(texts(3)._replace(vectors=vectors)).loss,
+        lambda vectors: uniformity_terms(unit(vectors[:, 0]), jnp.ones(B))[0],
+    ):
+        made = str(jax.make_jaxpr(jax.grad(function))(texts(3).vectors))
+        exact = made.count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
+        assert made.count("dot_general[") == exact >= 3
+
+
 # --- Health -------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxssl.core.bounds import check_at_least
 from jaxssl.objectives.contrast.base import Compared, Scaled, Texts
-from jaxssl.ops.contrast import no_negatives, unit
+from jaxssl.ops.contrast import no_negatives, products, unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Ranking(Scaled):
         and lacks."""
         vectors, count = unit(texts.vectors), len(texts.vectors)
         candidates = jnp.swapaxes(vectors[:, 1:], 0, 1).reshape(-1, vectors.shape[-1])
-        scores = vectors[:, 0] @ candidates.T * texts.scale
+        scores = products(vectors[:, 0], candidates) * texts.scale
         scores = scores + self.hard_negative_weight * _own_negatives(texts, scores.dtype)
         left_out = no_negatives(texts.keys)
         there = jnp.tile(texts.real, texts.vectors.shape[1] - 1)[None] > 0
