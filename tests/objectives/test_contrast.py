@@ -217,9 +217,23 @@ def test_the_effective_rank_is_of_singular_values_that_are_not_squared():
 
 def test_a_collapse_is_told():
     objective = SimCse()
-    assert not objective.alarms({"effective_rank/simcse": 8.0})
-    (text,) = objective.alarms({"effective_rank/simcse": 1.2})
-    assert "collapsed" in text and "1.20 directions" in text
+    assert not objective.alarms({"uniformity/simcse": -0.3, "effective_rank/simcse": 1.2})
+    assert not objective.alarms({"uniformity/simcse": float("nan")}) and not objective.alarms({})
+    (text,) = objective.alarms({"uniformity/simcse": -0.012})
+    assert "collapsed" in text and "-0.012" in text
+
+
+@pytest.mark.parametrize("count", [32, 256])
+@pytest.mark.parametrize(("cosine", "told"), [(0.9999, True), (0.98, True), (0.9, False)])
+def test_a_collapse_is_told_whatever_the_size_of_the_batch(count, cosine, told):
+    """Of vectors with the same part in one direction, and else spread evenly."""
+    rng = np.random.default_rng(count)
+    spread = unit(jnp.asarray(rng.normal(size=(count, 768)), jnp.float32))
+    same = jnp.zeros(768).at[0].set(1.0)
+    vectors = unit(np.sqrt(cosine) * same + np.sqrt(1 - cosine) * spread)
+    sums = uniformity_terms(vectors, jnp.ones(count))
+    values = SimCse().finish("uniformity/simcse", *sums)
+    assert bool(SimCse().alarms(values)) == told
 
 
 # --- The temperature ----------------------------------------------------------------------------
