@@ -26,7 +26,7 @@ from jaxssl.models.network import Network, Tie
 from jaxssl.objectives.base import Loss, Outputs, Sums
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.objectives.slots import gathered
-from jaxssl.ops.losses import sequence_chunks
+from jaxssl.ops.losses import filled_chunks
 from jaxssl.ops.ranking import area, separation
 
 NAME, GENERATOR = "replaced_tokens", "generator"
@@ -161,25 +161,27 @@ class ReplacedTokens(MaskedLm):
         self, generator: Model, params: Params, hidden: jax.Array, batch: Batch
     ) -> jax.Array:
         """The original tokens, with a draw of the generator's where one was chosen: [B, T]. No
-        gradient flows through it; logits of `chunk` slots exist at once."""
+        gradient flows through it; logits of `chunk` slots exist at once, and each slot has a key of
+        its own, whatever the chunk."""
         positions = batch["mask_positions"]
         slots, T = positions.shape[1], hidden.shape[1]
-        count = -(-slots // self.chunk)
-        at = jnp.pad(gathered(hidden, positions), [(0, 0), (0, -slots % count), (0, 0)])
+        chunks = filled_chunks(jax.lax.stop_gradient(gathered(hidden, positions)), self.chunk)
+        count, size = chunks.shape[0], chunks.shape[2]
+        numbers = jnp.arange(count * size).reshape(count, size)
         head = jax.lax.stop_gradient(generator.head_params(params, "masked_lm"))
 
         def draw(given):
-            number, hidden = given
+            numbers, hidden = given
             logits = generator.head(head, "masked_lm", hidden) / self.temperature
 
             def one(data, row):
-                key = jax.random.fold_in(jax.random.wrap_key_data(data), number)
-                return jax.random.categorical(key, row)
+                key = jax.random.wrap_key_data(data)
+                keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+                return jax.vmap(jax.random.categorical)(keys, row)
 
             return jax.vmap(one)(batch["sample_keys"], logits)
 
-        chunks = sequence_chunks(jax.lax.stop_gradient(at), count)
-        drawn = jax.lax.map(draw, (jnp.arange(count), chunks))  # [C, B, P / C]
+        drawn = jax.lax.map(draw, (numbers, chunks))  # [C, B, P / C]
         drawn = jnp.moveaxis(drawn, 0, 1).reshape(len(positions), -1)[:, :slots]
         where = jnp.where(batch["mask_weights"] > 0, positions, T)
         rows = jnp.arange(len(positions))[:, None]
