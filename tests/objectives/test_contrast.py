@@ -121,8 +121,9 @@ def test_equal_vectors_cost_the_logarithm_of_the_candidates():
     assert mean_and_gradient(CoSent(), three)[0] == pytest.approx(np.log(14), rel=1e-6)
 
 
-def test_the_weight_of_hard_negatives_is_added_to_a_rows_own():
-    given, weight = texts(3), 1.5
+@pytest.mark.parametrize("weight", [1.5, np.log(0.5)])
+def test_the_weight_of_hard_negatives_is_added_to_a_rows_own(weight):
+    given = texts(3)
     scores = unit(given.vectors[:, 0]) @ unit(given.vectors[:, 1:]).reshape(-1, H).T * 20
     scores = np.array(scores).reshape(B, B, 2)
     scores[np.arange(B), np.arange(B), 1] += weight
