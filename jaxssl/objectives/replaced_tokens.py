@@ -53,16 +53,30 @@ class Generator:
         check_at_least(1, self, "num_heads")
 
     def of(self, model: ModelConfig) -> ModelConfig:
-        """Its configuration beside a discriminator."""
+        """Its configuration beside a discriminator.
+
+        Raises:
+          UserError: a width that the family cannot have.
+        """
         hidden = round(model.hidden_size * self.width)
-        return dataclasses.replace(
-            model,
-            num_layers=max(1, round(model.num_layers * self.layers)),
-            hidden_size=hidden,
-            intermediate_size=max(1, round(model.intermediate_size * self.width)),
-            num_heads=self.num_heads or max(1, hidden // 64),
-            segments=(),
-        )
+        heads = self.num_heads or max(1, hidden // 64)
+        try:
+            return dataclasses.replace(
+                model,
+                num_layers=max(1, round(model.num_layers * self.layers)),
+                hidden_size=hidden,
+                intermediate_size=max(1, round(model.intermediate_size * self.width)),
+                num_heads=heads,
+                segments=(),
+            )
+        except UserError as error:  # of names that a recipe has for the discriminator alone
+            raise UserError(
+                f"there is no generator of hidden_size={hidden} with {heads} heads: {error.what}",
+                where="objective.generator.width, num_heads",
+                expected="a share of the width that the generator's heads divide",
+                got=f"{self.width:g} of hidden_size={model.hidden_size}, heads: {self.num_heads}",
+                fix="give objective.generator.num_heads, or another width",
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

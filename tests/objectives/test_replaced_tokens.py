@@ -178,6 +178,16 @@ def test_a_generator_is_a_share_of_the_discriminator():
     assert Generator().of(base).num_layers == 12
 
 
+@pytest.mark.parametrize(
+    "generator", [Generator(width=0.5, num_heads=3), Generator(width=0.01), Generator(width=8.2)]
+)
+def test_a_width_that_no_generator_has_is_told_by_its_own_name(generator):
+    with pytest.raises(UserError, match="no generator of hidden_size") as refused:
+        generator.of(CONFIG)
+    assert refused.value.where == "objective.generator.width, num_heads"
+    assert "hidden_size=16" in refused.value.got
+
+
 def test_embeddings_of_two_widths_are_not_shared():
     for embeddings in ("shared", "disentangled"):
         chosen = ReplacedTokens(embeddings=embeddings)
