@@ -25,7 +25,8 @@ from jaxssl.run.networks import with_networks
 from jaxssl.run.open import evaluate_run, fill_masks, open_run
 from jaxssl.run.recipes import load_config
 from jaxssl.run.train import train_run
-from jaxssl.train.evaluation import DataPass, evaluate
+from jaxssl.tasks.similarity import Similarity
+from jaxssl.train.evaluation import DataPass, check_rows_enough, evaluate
 
 TABLE = "embeddings/tokens/embedding"
 
@@ -353,6 +354,7 @@ def test_a_row_is_not_told_from_nothing(size, count):
     rows = DataPass(data=SimpleNamespace(num_rows=count), mesh=None, batch_size=size)
     with pytest.raises(UserError, match="there is one row"):
         evaluate(None, SimCse(), {}, rows)
+    check_rows_enough(rows, Similarity(pair="pair", negatives=("other",)))  # its own are enough
 
 
 def test_an_objective_reads_as_many_tokens_as_it_shortens_rows_by(byte_store, tmp_path):
