@@ -17,6 +17,7 @@ from jaxssl.data.corpus.sources import Docstrings
 from jaxssl.data.tables.config import TableFile, TableSplits
 from jaxssl.data.tokenizer.training import TokenizerTrainConfig
 from jaxssl.objectives.combine import Term
+from jaxssl.objectives.contrast.ranking import Ranking
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.ops.rotary import Yarn
 from jaxssl.optim.sgd import Sgd
@@ -70,7 +71,7 @@ REQUIRED = {
     UnfreezingStage: {"epoch": 1.0},
     Yarn: {"factor": 2.0, "original_positions": 128},
 }
-ANY_NUMBER = ("Answer.null_threshold",)
+ANY_NUMBER = ("Answer.null_threshold", "Ranking.hard_negative_weight")
 """What may be below 0."""
 CHECKED_LATER = {
     "MeshConfig": "with the number of devices, by `make_mesh`",
@@ -166,6 +167,13 @@ def test_no_number_takes_minus_seven(cls, name):
     """Not one field of the configuration means anything by it."""
     with pytest.raises(UserError):
         cls(**{**REQUIRED.get(cls, {}), name: -7})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_the_weight_of_hard_negatives_is_any_finite_number(value):
+    assert Ranking(hard_negative_weight=-7).hard_negative_weight == -7
+    with pytest.raises(UserError, match="not finite"):
+        Ranking(hard_negative_weight=value)
 
 
 FLOATS = [p for p in NUMBERS if typing.get_type_hints(p.values[0])[p.values[1]] not in INTEGERS]

@@ -103,7 +103,7 @@ def mine_file(
     rows = join(tables, ", ".join(inputs))
     queries, answers = read_texts(rows, text, "--text"), read_texts(rows, pair, "--pair")
     others = [each for file in more for each in read_texts(read_table(file, note), pair, "--pair")]
-    candidates = list(dict.fromkeys([*answers, *others]))
+    candidates = _once([*answers, *others])
     embedder = open_embedder(run_dir, step=step, layers=layers, batch_size=batch_size)
     asked = _vectors(embedder, queries, "query")
     known = _vectors(embedder, candidates, "passage")
@@ -111,6 +111,14 @@ def mine_file(
     if not hosts.is_first():
         return len(found)
     return _write(rows, found, candidates, output, choice, note)
+
+
+def _once(texts: Sequence[str]) -> list[str]:
+    """Those that differ in more than the whitespace around them, as they come first."""
+    found: dict[str, str] = {}
+    for text in texts:
+        found.setdefault(text.strip(), text)
+    return list(found.values())
 
 
 def _vectors(embedder: Embedder, texts: Sequence[str], prompt: str) -> np.ndarray:
@@ -135,10 +143,11 @@ def hardest(
     Args:
       queries, candidates: vectors of length 1, [N, H] and [C, H].
       texts, answers: of each row.
-      names: the candidates' texts, each once.
+      names: the candidates' texts, each once; the whitespace around a text is no part of it.
     """
-    place = {name: number for number, name in enumerate(names)}
-    own = np.array([place[answer] for answer in answers])
+    place = {name.strip(): number for number, name in enumerate(names)}
+    own = np.array([place[answer.strip()] for answer in answers])
+    texts = [text.strip() for text in texts]
     belonging: dict[str, set[int]] = {}
     for text, number in zip(texts, own.tolist()):
         belonging.setdefault(text, {place[text]} if text in place else set()).add(number)

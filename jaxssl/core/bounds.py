@@ -51,6 +51,18 @@ def check_above_zero(config: Any, *names: str) -> None:
             raise UserError("a number is out of range", where=name, expected="above 0", got=value)
 
 
+def check_finite(config: Any, *names: str) -> None:
+    """Refuses fields of `config` that are infinite or no numbers; any other will do.
+
+    Raises:
+      UserError: names the first such field.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not math.isfinite(value):
+            raise UserError("a number is not finite", where=name, expected="any other", got=value)
+
+
 def check_share(config: Any, *names: str) -> None:
     """Refuses fields of `config` that are not shares: from 0 to below 1; None, where allowed,
     passes.

@@ -1,5 +1,6 @@
 """Heads of vectors of texts: projections, and what their similarities are multiplied with."""
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,7 +19,8 @@ LARGEST = 100.0
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleHead(Head):
-    """The scale in float32 [], whatever it is given: exp of its parameter, at most 100.
+    """The scale in float32 [], whatever it is given: exp of its parameter, at most 100. What would
+    make the parameter smaller reaches it also above that; what would make it larger does not.
 
     Attributes:
       start: its value before training.
@@ -40,7 +42,26 @@ class _Scale(nn.Module):
         del x, embeddings, rows
         start = nn.initializers.constant(math.log(self.start))
         log_scale = parameter(self, "scale", start, (), (), self.precision)
-        return jnp.minimum(jnp.exp(log_scale.astype(jnp.float32)), LARGEST)
+        return jnp.exp(_at_most(log_scale.astype(jnp.float32), math.log(LARGEST)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _at_most(x: jax.Array, bound: float) -> jax.Array:
+    """`x`, or the bound. Above it a gradient leads back: CLIP cuts the parameter after each update,
+    so that it, too, is never stuck there."""
+    return jnp.minimum(x, bound)
+
+
+def _forward(x: jax.Array, bound: float) -> tuple[jax.Array, jax.Array]:
+    return _at_most(x, bound), x
+
+
+def _backward(bound: float, x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    leads_away = (x > bound) & (gradient < 0)
+    return (jnp.where(leads_away, 0.0, gradient),)
+
+
+_at_most.defvjp(_forward, _backward)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,8 +70,8 @@ class Loss:
 class Objective(ABC):
     """A frozen dataclass whose fields are its configuration, with these pure functions.
 
-    `jax.jit` may trace all but `check` and `check_rows`. Only `name`, `heads`, `weights` and `sums`
-    must be given; the rest has the meaning that most objectives need.
+    `jax.jit` may trace all but `check`, `check_networks` and `check_rows`. Only `name`, `heads`,
+    `weights` and `sums` must be given; the rest has the meaning that most objectives need.
     """
 
     name: str
@@ -126,6 +126,12 @@ class Objective(ABC):
 
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:  # noqa: B027
         """Refuses a model or tokenizer that it cannot train. Raises UserError."""
+
+    def check_networks(  # noqa: B027
+        self, model: ModelConfig, networks: Mapping[str, ModelConfig]
+    ) -> None:
+        """Refuses shapes of the networks beside the main one, by name, that it cannot be trained
+        with. Raises UserError."""
 
     def check_rows(self, rows: Batch) -> None:  # noqa: B027
         """Refuses numpy rows that would not fit its static shapes. Raises UserError."""

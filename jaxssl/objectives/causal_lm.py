@@ -13,7 +13,7 @@ from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.models.heads import CAUSAL_LM, Head
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Loss, Objective, Outputs, Sums
-from jaxssl.objectives.next_token import check_chunk, next_token_sums
+from jaxssl.objectives.next_token import next_token_sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class CausalLm(Objective):
     z_loss: float = 0.0
     """Factor of log(Z)**2, which keeps the logits' scale in check; PaLM used 1e-4."""
     chunk: int = 128
-    """Positions of each row whose logits are held at once; must divide the sequence length."""
+    """Positions of each row whose logits are held at once."""
 
     def __post_init__(self):
         check_at_least(1, self, "chunk")
@@ -50,10 +50,6 @@ class CausalLm(Objective):
                 expected="masked_lm, or a causal model such as gpt2",
                 got="causal_lm",
             )
-
-    def check_rows(self, rows: Batch) -> None:
-        """The chunk must divide the sequence."""
-        check_chunk(rows["tokens"].shape[1], self.chunk)
 
     def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
         """Adds `next_tokens` int32 [B, T] and `next_weights` float32 [B, T]."""

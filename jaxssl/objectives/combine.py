@@ -152,6 +152,11 @@ class Combine(Objective):
         for term in self.terms:
             term.objective.check(model, vocabulary)
 
+    def check_networks(self, model: ModelConfig, networks: Mapping[str, ModelConfig]) -> None:
+        """What each term refuses."""
+        for term in self.terms:
+            term.objective.check_networks(model, networks)
+
     def check_rows(self, rows: Batch) -> None:
         """What each term refuses."""
         for name, term in self.by_name.items():

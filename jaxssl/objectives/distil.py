@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.core.bounds import check_above_zero, check_at_least
+from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params
 from jaxssl.core.upcast import upcast
 from jaxssl.models.heads import MASKED_LM, Head, LabelHead
@@ -23,7 +24,7 @@ from jaxssl.models.model import Model, ModelConfig
 from jaxssl.models.network import Network
 from jaxssl.objectives.base import Loss, Outputs, Sums
 from jaxssl.objectives.masked_lm import MaskedLm
-from jaxssl.ops.losses import chunked_sum, sequence_chunks
+from jaxssl.ops.losses import chunked_sum, filled_chunks
 from jaxssl.parallel.axes import over_batch_shards
 
 TEACHER = "teacher"
@@ -73,6 +74,30 @@ class Distil(MaskedLm):
         """The teacher, of the shape of the run that it starts from."""
         return {TEACHER: Network(heads=(MASKED_LM,), trained=False)}
 
+    def check_networks(self, model: ModelConfig, networks: Mapping[str, ModelConfig]) -> None:
+        """Both must guess among the same ids, and their hidden states have one width, or the
+        student's be projected to the teacher's."""
+        teacher = networks[TEACHER]
+        if teacher.vocab_size != model.vocab_size:
+            raise UserError(
+                "teacher and student guess among different numbers of ids",
+                where="model.vocab_size",
+                expected=f"the teacher's, {teacher.vocab_size}",
+                got=model.vocab_size,
+                fix=f"set model.vocab_size={teacher.vocab_size}, which may be more than the "
+                "tokenizer has",
+            )
+        width = model.hidden_size if self.teacher_size is None else self.teacher_size
+        if self.hidden_weight and width != teacher.hidden_size:
+            raise UserError(
+                "teacher and student have hidden states of different widths",
+                where="objective.teacher_size",
+                expected=f"the teacher's hidden_size, {teacher.hidden_size}",
+                got=self.teacher_size or f"none, for a student of hidden_size={width}",
+                fix=f"set objective.teacher_size={teacher.hidden_size}, or "
+                "objective.hidden_weight=0",
+            )
+
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         """The number of chosen tokens, and of all tokens."""
         real = jnp.sum(batch["segment_ids"] > 0).astype(jnp.float32)
@@ -117,13 +142,9 @@ class Distil(MaskedLm):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """T^2 KL(teacher || student) of each token, summed; whole logits never exist."""
         teacher = model.network(TEACHER)
-        count = -(-real.shape[1] // self.chunk)
-        short = -real.shape[1] % count
 
         def chunks(x):
-            return sequence_chunks(
-                jnp.pad(x, [(0, 0), (0, short), *[(0, 0)] * (x.ndim - 2)]), count
-            )
+            return filled_chunks(x, self.chunk)
 
         def one(heads, hidden, constants):
             theirs, weights = constants

@@ -4,8 +4,9 @@ In each row every token is masked with a probability of its own, and a masked to
 divided by it. The mean over all tokens is a bound on the negative log-likelihood, which the
 validation reports. Sources: kuleshov-group/mdlm, diffusion.py; ML-GSAI/SMDM and LLaDA.
 
-The probabilities of consecutive examples go by the golden ratio, so that a batch has small and
-large ones (there: strata of each batch), and yet each depends on its example alone.
+The probabilities of consecutive examples go by the golden ratio: they are spread evenly over the
+examples of a split, and each depends on its example alone. Training reads these in random order, so
+that those of a batch are like independent ones (there: strata of each batch).
 """
 
 import math
@@ -113,7 +114,7 @@ class MaskedDiffusion(Objective):
         batch: Batch,
         key: jax.Array | None = None,
     ) -> Sums:
-        """Weighted cross entropy of the masked tokens; their share that is right, each alike."""
+        """Weighted cross entropy of the masked tokens."""
         weights, labels = batch["diffusion_weights"], batch["diffusion_labels"]
         hidden = outputs["hidden"]
         loss, sums = slot_sums(model, params, "masked_lm", hidden, labels, weights, self.chunk)

@@ -2,12 +2,11 @@
 
 import jax
 
-from jaxssl.core.errors import UserError
 from jaxssl.core.types import Params
 from jaxssl.models.heads import CAUSAL_LM
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import Sums
-from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
+from jaxssl.ops.losses import chunked_sum, cross_entropy, filled_chunks
 from jaxssl.parallel.axes import over_batch_shards
 
 
@@ -31,9 +30,8 @@ def next_token_sums(
       weights: float32 [B, T]; 0 leaves a place out.
       name: of the loss.
       z_loss, smoothing: see `cross_entropy`.
-      chunk: places of each row whose logits are held at once; divides T, or is no smaller.
+      chunk: places of each row whose logits are held at once; the last ones are filled up.
     """
-    count = max(1, hidden.shape[1] // chunk)
 
     def one(params, hidden, constants):
         targets, weights = constants
@@ -41,7 +39,7 @@ def next_token_sums(
         return cross_entropy(logits, targets, weights, z_loss, smoothing)
 
     def chunks(tree):
-        return jax.tree.map(lambda x: sequence_chunks(x, count), tree)
+        return jax.tree.map(lambda x: filled_chunks(x, chunk), tree)
 
     head = model.head_params(params, CAUSAL_LM.name)
     constants = chunks((targets, weights))
@@ -52,18 +50,3 @@ def next_token_sums(
         f"accuracy/{name}": (sums["correct"], weight),
     }
     return Sums({name: loss}, metrics)
-
-
-def check_chunk(length: int, chunk: int, of: str = "data.sequence_length") -> None:
-    """Refuses a chunk that does not divide the length.
-
-    Raises:
-      UserError: says both.
-    """
-    if length > chunk and length % chunk:
-        raise UserError(
-            "the chunk does not divide the sequence",
-            where="objective.chunk",
-            expected=f"a divisor of {of}={length}",
-            got=chunk,
-        )

@@ -26,7 +26,7 @@ from jaxssl.models.network import Network, Tie
 from jaxssl.objectives.base import Loss, Outputs, Sums
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.objectives.slots import gathered
-from jaxssl.ops.losses import sequence_chunks
+from jaxssl.ops.losses import filled_chunks
 from jaxssl.ops.ranking import area, separation
 
 NAME, GENERATOR = "replaced_tokens", "generator"
@@ -53,16 +53,30 @@ class Generator:
         check_at_least(1, self, "num_heads")
 
     def of(self, model: ModelConfig) -> ModelConfig:
-        """Its configuration beside a discriminator."""
+        """Its configuration beside a discriminator.
+
+        Raises:
+          UserError: a width that the family cannot have.
+        """
         hidden = round(model.hidden_size * self.width)
-        return dataclasses.replace(
-            model,
-            num_layers=max(1, round(model.num_layers * self.layers)),
-            hidden_size=hidden,
-            intermediate_size=max(1, round(model.intermediate_size * self.width)),
-            num_heads=self.num_heads or max(1, hidden // 64),
-            segments=(),
-        )
+        heads = self.num_heads or max(1, hidden // 64)
+        try:
+            return dataclasses.replace(
+                model,
+                num_layers=max(1, round(model.num_layers * self.layers)),
+                hidden_size=hidden,
+                intermediate_size=max(1, round(model.intermediate_size * self.width)),
+                num_heads=heads,
+                segments=(),
+            )
+        except UserError as error:  # of names that a recipe has for the discriminator alone
+            raise UserError(
+                f"there is no generator of hidden_size={hidden} with {heads} heads: {error.what}",
+                where="objective.generator.width, num_heads",
+                expected="a share of the width that the generator's heads divide",
+                got=f"{self.width:g} of hidden_size={model.hidden_size}, heads: {self.num_heads}",
+                fix="give objective.generator.num_heads, or another width",
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,25 +175,27 @@ class ReplacedTokens(MaskedLm):
         self, generator: Model, params: Params, hidden: jax.Array, batch: Batch
     ) -> jax.Array:
         """The original tokens, with a draw of the generator's where one was chosen: [B, T]. No
-        gradient flows through it; logits of `chunk` slots exist at once."""
+        gradient flows through it; logits of `chunk` slots exist at once, and each slot has a key of
+        its own, whatever the chunk."""
         positions = batch["mask_positions"]
         slots, T = positions.shape[1], hidden.shape[1]
-        count = -(-slots // self.chunk)
-        at = jnp.pad(gathered(hidden, positions), [(0, 0), (0, -slots % count), (0, 0)])
+        chunks = filled_chunks(jax.lax.stop_gradient(gathered(hidden, positions)), self.chunk)
+        count, size = chunks.shape[0], chunks.shape[2]
+        numbers = jnp.arange(count * size).reshape(count, size)
         head = jax.lax.stop_gradient(generator.head_params(params, "masked_lm"))
 
         def draw(given):
-            number, hidden = given
+            numbers, hidden = given
             logits = generator.head(head, "masked_lm", hidden) / self.temperature
 
             def one(data, row):
-                key = jax.random.fold_in(jax.random.wrap_key_data(data), number)
-                return jax.random.categorical(key, row)
+                key = jax.random.wrap_key_data(data)
+                keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+                return jax.vmap(jax.random.categorical)(keys, row)
 
             return jax.vmap(one)(batch["sample_keys"], logits)
 
-        chunks = sequence_chunks(jax.lax.stop_gradient(at), count)
-        drawn = jax.lax.map(draw, (jnp.arange(count), chunks))  # [C, B, P / C]
+        drawn = jax.lax.map(draw, (numbers, chunks))  # [C, B, P / C]
         drawn = jnp.moveaxis(drawn, 0, 1).reshape(len(positions), -1)[:, :slots]
         where = jnp.where(batch["mask_weights"] > 0, positions, T)
         rows = jnp.arange(len(positions))[:, None]

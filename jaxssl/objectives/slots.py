@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxssl.core.types import Params
 from jaxssl.models.model import Model
-from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
+from jaxssl.ops.losses import chunked_sum, cross_entropy, filled_chunks
 from jaxssl.parallel.axes import over_batch_shards
 
 
@@ -38,15 +38,9 @@ def slot_sums(
     Returns:
       The summed loss, and the sums {"nll", "correct"}.
     """
-    slots = labels.shape[1]
-    count = -(-slots // chunk)
-    short = -slots % count  # made up with slots without weight, so that chunks are equal
-
-    def filled(x):
-        return jnp.pad(x, [(0, 0), (0, short), *[(0, 0)] * (x.ndim - 2)]) if short else x
 
     def chunks(tree):
-        return jax.tree.map(lambda x: sequence_chunks(filled(x), count), tree)
+        return jax.tree.map(lambda x: filled_chunks(x, chunk), tree)
 
     def one(params, inputs, constants):
         labels, weights, more = constants

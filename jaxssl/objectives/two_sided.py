@@ -87,18 +87,19 @@ class TwoSided(Objective):
         batch: Batch,
         key: jax.Array | None = None,
     ) -> Sums:
-        """Cross entropy in chunks of what is written, filled up to whole chunks."""
-        U = batch[SIDE].shape[1]
-        fill = -U % self.chunk if U > self.chunk else 0
-
-        def filled(x):
-            return jnp.pad(x, ((0, 0), (0, fill)) + ((0, 0),) * (x.ndim - 2)) if fill else x
-
+        """Cross entropy in chunks of what is written."""
         real = (batch[f"{SIDE}_segment_ids"] > 0).astype(jnp.float32)
-        parts = (outputs["hidden"], batch[SIDE], real)
-        options = dict(name=self.name, chunk=self.chunk, z_loss=self.z_loss)
-        smoothing = self.smoothing if key is not None else 0.0
-        return next_token_sums(model, params, *map(filled, parts), smoothing=smoothing, **options)
+        return next_token_sums(
+            model,
+            params,
+            outputs["hidden"],
+            batch[SIDE],
+            real,
+            name=self.name,
+            chunk=self.chunk,
+            z_loss=self.z_loss,
+            smoothing=self.smoothing if key is not None else 0.0,
+        )
 
 
 def written(batch: Batch, config: ModelConfig) -> dict[str, Any]:

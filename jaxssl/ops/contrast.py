@@ -12,6 +12,12 @@ def unit(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
 
+def products(one: jax.Array, other: jax.Array) -> jax.Array:
+    """The dot products [N, M] of vectors [N, H] and [M, H]: as exactly as float32 has them,
+    whatever a run asks of its layers. They are small beside those, and the loss multiplies them."""
+    return jnp.matmul(one, other.T, precision=jax.lax.Precision.HIGHEST)
+
+
 def same(one: jax.Array, other: jax.Array) -> jax.Array:
     """bool [N, M]: which keys uint32 [N, 2] and [M, 2] are of equal texts."""
     return jnp.all(one[:, None] == other[None], axis=-1)
@@ -54,7 +60,7 @@ def uniformity_terms(vectors: jax.Array, counted: jax.Array) -> tuple[jax.Array,
       vectors: of length 1, [B, H].
       counted: float [B], 0 for rows that are not.
     """
-    distance = jnp.maximum(2 - 2 * vectors @ vectors.T, 0)
+    distance = jnp.maximum(2 - 2 * products(vectors, vectors), 0)
     pairs = counted[:, None] * counted[None] * jnp.triu(jnp.ones_like(distance), 1)
     return jnp.sum(jnp.exp(-2 * distance) * pairs), jnp.sum(pairs)
 

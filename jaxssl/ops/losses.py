@@ -122,6 +122,16 @@ def chunked_sum(
     return total(params, inputs, constants)
 
 
+def filled_chunks(x: jax.Array, chunk: int) -> jax.Array:
+    """[B, T, ...] as [C, B, P, ...]: the fewest chunks of the sequence of P <= `chunk` places each.
+    Where they do not divide it, the last one is filled up with zeros: weights, too, that are 0."""
+    count = -(-x.shape[1] // chunk)
+    short = -x.shape[1] % count
+    if short:
+        x = jnp.pad(x, [(0, 0), (0, short), *[(0, 0)] * (x.ndim - 2)])
+    return sequence_chunks(x, count)
+
+
 def sequence_chunks(x: jax.Array, count: int) -> jax.Array:
     """[B, T, ...] as [C, B, T / C, ...]: chunks of the sequence, with the batch axis whole."""
     B, T = x.shape[:2]

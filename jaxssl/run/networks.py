@@ -9,10 +9,10 @@ from jaxssl.checkpoint.ledger import Entry
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.names import flatten, matches
 from jaxssl.models.layers import unbox
-from jaxssl.models.model import Model
+from jaxssl.models.model import Model, ModelConfig
 from jaxssl.models.network import Network, Tie
 from jaxssl.objectives.union import unite_networks
-from jaxssl.run.config import NetworkConfig, RunConfig
+from jaxssl.run.config import NetworkConfig, RunConfig, StreamConfig
 
 RESERVED = ("adapters", "embeddings", "encoder", "decoder", "norm", "pooler")
 """Names at the root of the parameters that are no network's."""
@@ -27,7 +27,8 @@ def with_networks(config: RunConfig) -> RunConfig:
     """The configuration with the shape of each network in it, so that a run directory tells it.
 
     Raises:
-      UserError: a network that no objective has, one of no known shape, or of two.
+      UserError: a network that no objective has, one of no known shape, or of two, or of a shape
+        that an objective cannot be trained with.
     """
     wanted = {name: network for name, network in declared(config).items() if name}
     for name in config.networks:
@@ -56,7 +57,26 @@ def with_networks(config: RunConfig) -> RunConfig:
                 fix=f"set networks.{name}.init.from=RUN" if model is None else None,
             )
         filled[name] = dataclasses.replace(given, model=model)
-    return dataclasses.replace(config, networks=filled)
+    config = dataclasses.replace(config, networks=filled)
+    for stream in config.all_streams.values() if filled else ():
+        _check_shapes(config.model, stream, {name: each.model for name, each in filled.items()})
+    return config
+
+
+def _check_shapes(model: ModelConfig, stream: StreamConfig, shapes: Mapping[str, Any]) -> None:
+    """Refuses networks that cannot read a stream's rows, or that its objective has no use for."""
+    objective, length = stream.objective, stream.data.longest[0]
+    for name in objective.networks(model):
+        if name and length > shapes[name].max_positions:
+            raise UserError(
+                "a network has fewer positions than rows have tokens",
+                where=stream.data.longest[1],
+                expected=f"at most networks.{name}.model.max_positions="
+                f"{shapes[name].max_positions}",
+                got=length,
+                fix="shorten the rows, or take a network that has more positions",
+            )
+    objective.check_networks(model, shapes)
 
 
 def _alike(one: Any, other: Any) -> bool:

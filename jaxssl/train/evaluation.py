@@ -120,7 +120,7 @@ def evaluate(
       `bits_per_byte`, and the scores of a task.
     """
     if objective.whole_batch:
-        _check_pool(rows)
+        check_rows_enough(rows, objective)
         rows = dataclasses.replace(rows, fill=True)
     total, outputs = None, []
     for sums in over_batches(step, params, rows, check=objective.check_rows):
@@ -139,17 +139,18 @@ def evaluate(
     return Evaluation(values, chosen, predictions)
 
 
-def _check_pool(rows: DataPass) -> None:
+def check_rows_enough(rows: DataPass, objective: Objective) -> None:
     """Refuses to tell rows from each other where there is one of them.
 
     Raises:
       UserError: says so.
     """
-    if min(rows.batch_size, rows.data.num_rows) < 2:
+    least = objective.least_rows
+    if min(rows.batch_size, rows.data.num_rows) < least:
         raise UserError(
             "the rows of a batch are told from each other, and there is one row",
             where="data.batch_size, evaluation.split",
-            expected="at least 2 rows in a batch",
+            expected=f"at least {least} rows in a batch",
             got=f"batches of {rows.batch_size}, {rows.data.num_rows} rows in all",
         )
 

@@ -43,6 +43,17 @@ def test_negatives_are_those_of_brute_force(choice, monkeypatch):
     assert found and found == brute_force(*given)
 
 
+def test_texts_that_differ_in_whitespace_alone_are_one():
+    """Row 1 asks what row 0 does, and row 2's text is a candidate: none is a negative of these."""
+    texts, answers = ["a", " a", "b"], ["x", "y ", "z"]
+    names = mine._once([*answers, " x ", "b\n", "y", "c"])
+    assert names == ["x", "y ", "z", "b\n", "c"]
+    vectors = np.eye(5, dtype=np.float32)
+    queries = np.ones((3, 5), np.float32) / np.sqrt(5)
+    given = (queries, vectors, texts, [" x", "y", "z "], names, Choice(count=2, margin=-1))
+    assert hardest(*given) == {0: [2, 3], 1: [2, 3], 2: [0, 1]}
+
+
 @pytest.fixture
 def pairs(tmp_path):
     rows = [

@@ -4,11 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 import torch
 from sentence_transformers.sentence_transformer import losses as theirs
 from sentence_transformers.sentence_transformer.losses.triplet import TripletDistanceMetric
 
 from jaxssl.core.errors import UserError
+from jaxssl.core.names import flatten, unflatten
+from jaxssl.models.model import Model
+from jaxssl.models.vector_heads import LARGEST, ScaleHead
 from jaxssl.objectives.contrast.base import Texts
 from jaxssl.objectives.contrast.cosent import CoSent
 from jaxssl.objectives.contrast.cosine import Cosine
@@ -117,8 +121,9 @@ def test_equal_vectors_cost_the_logarithm_of_the_candidates():
     assert mean_and_gradient(CoSent(), three)[0] == pytest.approx(np.log(14), rel=1e-6)
 
 
-def test_the_weight_of_hard_negatives_is_added_to_a_rows_own():
-    given, weight = texts(3), 1.5
+@pytest.mark.parametrize("weight", [1.5, np.log(0.5)])
+def test_the_weight_of_hard_negatives_is_added_to_a_rows_own(weight):
+    given = texts(3)
     scores = unit(given.vectors[:, 0]) @ unit(given.vectors[:, 1:]).reshape(-1, H).T * 20
     scores = np.array(scores).reshape(B, B, 2)
     scores[np.arange(B), np.arange(B), 1] += weight
@@ -178,6 +183,17 @@ def test_rows_that_do_not_count_are_still_told_from():
     assert gradient[5:, 1].any() and not gradient[5:, 0].any()
 
 
+def test_products_of_vectors_are_exact_on_every_device():
+    """Accelerators round the operands of products that do not ask for more."""
+    for function in (
+        lambda vectors: Ranking(symmetric=True).sums(texts(3)._replace(vectors=vectors)).loss,
+        lambda vectors: uniformity_terms(unit(vectors[:, 0]), jnp.ones(B))[0],
+    ):
+        made = str(jax.make_jaxpr(jax.grad(function))(texts(3).vectors))
+        exact = made.count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
+        assert made.count("dot_general[") == exact >= 3
+
+
 # --- Health -------------------------------------------------------------------------------------
 
 
@@ -202,9 +218,49 @@ def test_the_effective_rank_is_of_singular_values_that_are_not_squared():
 
 def test_a_collapse_is_told():
     objective = SimCse()
-    assert not objective.alarms({"effective_rank/simcse": 8.0})
-    (text,) = objective.alarms({"effective_rank/simcse": 1.2})
-    assert "collapsed" in text and "1.20 directions" in text
+    assert not objective.alarms({"uniformity/simcse": -0.3, "effective_rank/simcse": 1.2})
+    assert not objective.alarms({"uniformity/simcse": float("nan")}) and not objective.alarms({})
+    (text,) = objective.alarms({"uniformity/simcse": -0.012})
+    assert "collapsed" in text and "-0.012" in text
+
+
+@pytest.mark.parametrize("count", [32, 256])
+@pytest.mark.parametrize(("cosine", "told"), [(0.9999, True), (0.98, True), (0.9, False)])
+def test_a_collapse_is_told_whatever_the_size_of_the_batch(count, cosine, told):
+    """Of vectors with the same part in one direction, and else spread evenly."""
+    rng = np.random.default_rng(count)
+    spread = unit(jnp.asarray(rng.normal(size=(count, 768)), jnp.float32))
+    same = jnp.zeros(768).at[0].set(1.0)
+    vectors = unit(np.sqrt(cosine) * same + np.sqrt(1 - cosine) * spread)
+    sums = uniformity_terms(vectors, jnp.ones(count))
+    values = SimCse().finish("uniformity/simcse", *sums)
+    assert bool(SimCse().alarms(values)) == told
+
+
+# --- The temperature ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("wanted", "reached"), [(50.0, 50.0), (300.0, 100.0)])
+def test_a_scale_above_its_bound_comes_back_and_does_not_go_further(wanted, reached):
+    """By gradient descent on (log(scale) - log(wanted))^2."""
+    model = Model(tiny.bert(), (ScaleHead(name="similarity_scale", start=20.0),))
+    params = flatten(tiny.random_params(model))
+    params["similarity_scale/scale"] = jnp.log(jnp.float32(110.0))
+
+    def scale(log_scale):
+        given = unflatten({**params, "similarity_scale/scale": log_scale})
+        return model.head(given, "similarity_scale", jnp.zeros((1, 16)))
+
+    def error(log_scale):
+        return jnp.square(jnp.log(scale(log_scale)) - np.log(wanted))
+
+    log_scale, step = params["similarity_scale/scale"], jax.jit(jax.grad(error))
+    assert float(scale(log_scale)) == pytest.approx(100.0)
+    for _ in range(60):
+        log_scale = log_scale - 0.1 * step(log_scale)
+    assert float(scale(log_scale)) == pytest.approx(reached, rel=1e-3)
+    assert float(log_scale) < np.log(111.0)
+    assert Ranking(temperature=0.01, learn_temperature=True).scale == LARGEST
 
 
 # --- Settings -----------------------------------------------------------------------------------
@@ -214,6 +270,7 @@ def test_a_collapse_is_told():
     ("make", "where"),
     [
         (lambda: Ranking(temperature=0), "temperature"),
+        (lambda: CoSent(temperature=0.009, learn_temperature=True), "temperature"),
         (lambda: Triplet(margin=-1), "margin"),
         (lambda: SimCse(widths=(4, 4)), "widths"),
         (lambda: SimCse(loss=CoSent()), "loss.name"),

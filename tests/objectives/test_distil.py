@@ -1,5 +1,7 @@
 """Distillation: the divergence of whole logits, nothing to learn from an equal teacher."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,9 @@ from jaxssl.core.names import flatten, unflatten
 from jaxssl.models.heads import MASKED_LM
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import total_loss
+from jaxssl.objectives.combine import Combine, Term
 from jaxssl.objectives.distil import Distil
+from jaxssl.objectives.simcse import SimCse
 
 T = 64
 STUDENT = tiny.bert(max_positions=T, pooler=False, num_layers=1)
@@ -77,6 +81,30 @@ def test_an_equal_teacher_has_nothing_to_teach(batch):
     assert abs(value) < 1e-5 and abs(made.losses["hidden"]) < 1e-3
     assert max(np.abs(g).max() for g in flatten(grads).values()) < 1e-5
     assert made.metrics["accuracy/teacher"][0] == made.metrics["accuracy/teacher"][1]
+
+
+@pytest.mark.parametrize(
+    ("size", "changes", "where", "cure"),
+    [
+        (None, {}, "objective.teacher_size", "objective.teacher_size=24"),
+        (20, {}, "objective.teacher_size", "objective.teacher_size=24"),
+        (24, {"vocab_size": 48}, "model.vocab_size", "model.vocab_size=48"),
+    ],
+)
+def test_a_teacher_of_another_shape_is_refused(size, changes, where, cure):
+    shapes = {"teacher": dataclasses.replace(TEACHER, **changes)}
+    with pytest.raises(UserError, match="teacher and student") as refused:
+        Distil(teacher_size=size).check_networks(STUDENT, shapes)
+    assert refused.value.where == where and cure in refused.value.fix
+
+
+def test_a_teacher_that_fits_is_taken():
+    Distil(teacher_size=24).check_networks(STUDENT, {"teacher": TEACHER})
+    Distil().check_networks(STUDENT, {"teacher": STUDENT})
+    Distil(hidden_weight=0).check_networks(STUDENT, {"teacher": TEACHER})
+    beside = Combine(terms=(Term(objective=Distil()), Term(objective=SimCse())))
+    with pytest.raises(UserError, match="different widths"):
+        beside.check_networks(STUDENT, {"teacher": TEACHER})
 
 
 @pytest.mark.parametrize("bad", [{"temperature": 0.0}, {"logits_weight": 0.0}, {"teacher_size": 0}])

@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -179,6 +178,16 @@ def test_a_generator_is_a_share_of_the_discriminator():
     assert Generator().of(base).num_layers == 12
 
 
+@pytest.mark.parametrize(
+    "generator", [Generator(width=0.5, num_heads=3), Generator(width=0.01), Generator(width=8.2)]
+)
+def test_a_width_that_no_generator_has_is_told_by_its_own_name(generator):
+    with pytest.raises(UserError, match="no generator of hidden_size") as refused:
+        generator.of(CONFIG)
+    assert refused.value.where == "objective.generator.width, num_heads"
+    assert "hidden_size=16" in refused.value.got
+
+
 def test_embeddings_of_two_widths_are_not_shared():
     for embeddings in ("shared", "disentangled"):
         chosen = ReplacedTokens(embeddings=embeddings)
@@ -189,10 +198,13 @@ def test_embeddings_of_two_widths_are_not_shared():
 
 
 def test_few_logits_exist_at_once(batch):
-    """Chunks draw for themselves: other draws, of the same probabilities."""
-    chosen = objective(chunk=5)
-    _, _, masked, outputs = passed(chosen, batch)
-    filled = np.asarray(outputs["filled"])
-    assert filled.shape == (8, T) and (filled != batch["tokens"]).any()
-    assert jnp.all((filled == batch["tokens"]) | (batch["segment_ids"] > 0))
-    assert masked["mask_positions"].shape[1] % 5
+    """And what is drawn does not depend on how many."""
+    _, _, masked, whole = passed(objective(chunk=24), batch)
+    assert masked["mask_positions"].shape == (8, 24)
+    _, _, _, parts = passed(objective(chunk=5), batch)
+    assert np.array_equal(parts["filled"], whole["filled"])
+    drawn = {}
+    for row in range(8):
+        real = masked["mask_weights"][row] > 0
+        drawn[row] = np.asarray(whole["filled"])[row, masked["mask_positions"][row][real]]
+    assert all(len(np.unique(tokens)) > 2 for tokens in drawn.values()), "each slot for itself"

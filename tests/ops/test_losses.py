@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxssl.ops.losses import chunked_sum, cross_entropy, sequence_chunks
+from jaxssl.ops.losses import chunked_sum, cross_entropy, filled_chunks, sequence_chunks
 
 B, T, H, V = 3, 12, 5, 11
 
@@ -134,3 +134,22 @@ def test_sequence_chunks_keep_every_row_in_order():
     chunks = np.asarray(sequence_chunks(jnp.asarray(x), 3))
     assert chunks.shape == (3, 2, 2, 3)
     assert np.array_equal(np.concatenate(list(chunks), axis=1), x)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "shape"),
+    [(3, (2, 2, 3)), (4, (2, 2, 3)), (5, (2, 2, 3)), (1, (6, 2, 1)), (9, (1, 2, 6))],
+)
+def test_chunks_that_divide_the_sequence_are_equal_and_as_few_as_can_be(chunk, shape):
+    x = np.arange(1, 2 * 6 + 1).reshape(2, 6)
+    chunks = np.asarray(filled_chunks(jnp.asarray(x), chunk))
+    assert chunks.shape == shape
+    assert np.array_equal(np.concatenate(list(chunks), axis=1), x)
+
+
+def test_the_last_chunk_is_filled_up_with_zeros():
+    x = np.arange(1, 2 * 7 * 3 + 1).reshape(2, 7, 3)
+    chunks = np.asarray(filled_chunks(jnp.asarray(x), 3))
+    assert chunks.shape == (3, 2, 3, 3)
+    joined = np.concatenate(list(chunks), axis=1)
+    assert np.array_equal(joined[:, :7], x) and not joined[:, 7:].any()

@@ -21,10 +21,12 @@ from jaxssl.objectives.base import Objective
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.simcse import SimCse
 from jaxssl.run.build import build
+from jaxssl.run.networks import with_networks
 from jaxssl.run.open import evaluate_run, fill_masks, open_run
 from jaxssl.run.recipes import load_config
 from jaxssl.run.train import train_run
-from jaxssl.train.evaluation import DataPass, evaluate
+from jaxssl.tasks.similarity import Similarity
+from jaxssl.train.evaluation import DataPass, check_rows_enough, evaluate
 
 TABLE = "embeddings/tokens/embedding"
 
@@ -263,6 +265,25 @@ def test_a_teacher_must_be_restored_whole(words, base, electra, tmp_path):
     assert "masked_lm" in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said", "named"),
+    [
+        ({"hidden_size": 24}, "different widths", "objective.teacher_size"),
+        ({"vocab_size": 144}, "different numbers of ids", "model.vocab_size"),
+        ({"max_positions": 8}, "fewer positions", "networks.teacher.model.max_positions=8"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_told_before_it_is_read(
+    changes, said, named, words, tmp_path
+):
+    given = recipe(words, tmp_path / "run", {"name": "distil", "slots": 8})
+    given["networks"] = {"teacher": {"model": {**given["model"], **changes}}}
+    config = load_config([given])
+    with pytest.raises(UserError, match=said) as refused:
+        with_networks(config)
+    assert named in str(refused.value)
+
+
 @pytest.mark.slow
 def test_a_student_like_its_teacher_has_nothing_to_learn(words, base, tmp_path):
     once = {**SHORT, "evaluation": {"every": 1}}
@@ -333,6 +354,7 @@ def test_a_row_is_not_told_from_nothing(size, count):
     rows = DataPass(data=SimpleNamespace(num_rows=count), mesh=None, batch_size=size)
     with pytest.raises(UserError, match="there is one row"):
         evaluate(None, SimCse(), {}, rows)
+    check_rows_enough(rows, Similarity(pair="pair", negatives=("other",)))  # its own are enough
 
 
 def test_an_objective_reads_as_many_tokens_as_it_shortens_rows_by(byte_store, tmp_path):

@@ -180,6 +180,19 @@ def counted(config):
     return parts
 
 
+def rows_for(stream):
+    """Two full rows as an objective reads them, each of one document, labelled if they are so."""
+    data = stream.data
+    shape = (2, stream.objective.raw_length(data.sequence_length))
+    rows = {name: np.ones(shape, np.int32) for name in ("tokens", "segment_ids", "marks")}
+    label = getattr(data.rows, "label", None)
+    return (
+        rows
+        if label is None
+        else {**rows, label: np.zeros(2, np.int32), "token_types": rows["tokens"]}
+    )
+
+
 def header_of(path):
     lines = path.read_text().splitlines()
     return "\n".join(line for line in lines if line.startswith("#"))
@@ -223,7 +236,7 @@ def test_its_parts_go_together(path, bases):
         stream.objective.check(config.model, vocabulary)
         data = stream.data
         check_length(config.model, *data.longest)
-        assert stream.objective.raw_length(data.sequence_length) > 0
+        stream.objective.check_rows(rows_for(stream))
         assert data.batch_size % config.train.accumulation == 0
     epochs, steps = config.train.epochs, config.train.steps
     if epochs is not None:

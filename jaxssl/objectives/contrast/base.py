@@ -12,7 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxssl.core.bounds import check_above_zero
+from jaxssl.core.bounds import check_above_zero, check_at_least
+
+LEAST = 0.01
+"""Of temperatures that are learnt: one over `ScaleHead`'s bound."""
 
 
 class Texts(NamedTuple):
@@ -99,6 +102,8 @@ class Scaled(Contrast):
 
     def __post_init__(self):
         check_above_zero(self, "temperature")
+        if self.learn_temperature:
+            check_at_least(LEAST, self, "temperature")
 
     @property
     def scale(self) -> float:

@@ -24,8 +24,9 @@ from jaxssl.ops.texts import fold_texts, unfold_texts
 
 PROJECTION = VectorHead(name="projection", tanh=True)
 """SimCSE's."""
-COLLAPSED = 1.5
-"""Vectors that use fewer directions than this are one point, or a line."""
+COLLAPSED = -0.1
+"""Vectors of a uniformity above this are one point, or near it: a mean cosine of 0.975 has it. It
+does not depend on the size of the batch, as the effective rank does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,12 +240,12 @@ class Contrasting(Objective):
 
     def alarms(self, values: Mapping[str, float]) -> tuple[str, ...]:
         """Vectors that are all the same."""
-        rank = values.get(f"effective_rank/{self.name}")
-        if rank is None or not rank < COLLAPSED:
+        uniformity = values.get(f"uniformity/{self.name}")
+        if uniformity is None or not uniformity > COLLAPSED:
             return ()
         return (
-            f"the vectors of texts have collapsed: they use {rank:.2f} directions (effective "
-            "rank), and 1 is a single point. A lower learning rate, a larger batch or a longer "
+            f"the vectors of texts have collapsed: their uniformity is {uniformity:.3f}, and 0 is "
+            "a single point (-4: spread evenly). A lower learning rate, a larger batch or a longer "
             "warm-up may help",
         )
 

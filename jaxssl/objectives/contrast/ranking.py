@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from jaxssl.core.bounds import check_at_least
+from jaxssl.core.bounds import check_finite
 from jaxssl.objectives.contrast.base import Compared, Scaled, Texts
-from jaxssl.ops.contrast import no_negatives, unit
+from jaxssl.ops.contrast import no_negatives, products, unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +28,19 @@ class Ranking(Scaled):
     symmetric: bool = False
     """Half of it is the cross entropy of the first text among the first texts, by its second."""
     hard_negative_weight: float = 0.0
-    """Added to the logits of a row's own negatives: SimCSE's."""
+    """Added to the logits of a row's own negatives: SimCSE's, the logarithm of how often each
+    counts. Below 0 they count less."""
 
     def __post_init__(self):
         super().__post_init__()
-        check_at_least(0, self, "hard_negative_weight")
+        check_finite(self, "hard_negative_weight")
 
     def sums(self, texts: Texts) -> Compared:
         """Summed cross entropy, how often the answer is first, and how many candidates a row has
         and lacks."""
         vectors, count = unit(texts.vectors), len(texts.vectors)
         candidates = jnp.swapaxes(vectors[:, 1:], 0, 1).reshape(-1, vectors.shape[-1])
-        scores = vectors[:, 0] @ candidates.T * texts.scale
+        scores = products(vectors[:, 0], candidates) * texts.scale
         scores = scores + self.hard_negative_weight * _own_negatives(texts, scores.dtype)
         left_out = no_negatives(texts.keys)
         there = jnp.tile(texts.real, texts.vectors.shape[1] - 1)[None] > 0

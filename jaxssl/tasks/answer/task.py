@@ -1,7 +1,6 @@
 """Extractive question answering: the span of a context that answers a question, or none."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxssl.core.bounds import check_at_least, check_share
+from jaxssl.core.bounds import check_at_least, check_finite, check_share
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params
 from jaxssl.data.tables.table import Table
@@ -69,10 +68,7 @@ class Answer(Task):
         check_at_least(1, self, "max_question", "max_answer_tokens", "n_best")
         check_at_least(0, self, "overlap")
         check_share(self, "dropout")
-        if not math.isfinite(self.null_threshold):
-            raise UserError(
-                "a threshold is not finite", where="null_threshold", got=self.null_threshold
-            )
+        check_finite(self, "null_threshold")
         if self.nullable is False and self.null_threshold:
             raise UserError(
                 "a threshold for no answer, where every question has one",
