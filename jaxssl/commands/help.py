@@ -49,7 +49,7 @@ EXAMPLES = {
     "pretrain": (
         "jaxssl pretrain objectives/bert-docstrings data.store=stores/books out=runs/books",
         "jaxssl pretrain pretrain/bert-base hardware/eight-devices data.store=stores/books",
-        "jaxssl pretrain pretrain/bert-base --help optimizer     (with the recipe's values as defaults)",
+        "jaxssl pretrain demo/bert --help optimizer     (with the recipe's values as defaults)",
     ),
     "finetune": (
         "jaxssl finetune finetune/sst2 init.from=runs/books out=runs/sst2",
