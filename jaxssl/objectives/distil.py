@@ -146,23 +146,19 @@ class Distil(MaskedLm):
         def chunks(x):
             return filled_chunks(x, self.chunk)
 
-        def one(heads, hidden, constants):
+        def one(own, hidden, constants, fixed):
             theirs, weights = constants
-            own, fixed = heads
             log_q = model.head(own, "masked_lm", hidden) / self.temperature
-            log_p = teacher.head(jax.lax.stop_gradient(fixed), "masked_lm", theirs)
+            log_p = teacher.head(fixed, "masked_lm", theirs)
             log_q = jax.nn.log_softmax(upcast(log_q))
             log_p = jax.nn.log_softmax(upcast(log_p) / self.temperature)
             each = jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1) * self.temperature**2
             agree = (jnp.argmax(log_p, -1) == jnp.argmax(log_q, -1)) * weights
             return jnp.sum(each * weights), {"agree": jnp.sum(agree)}
 
-        heads = (
-            model.head_params(params, "masked_lm"),
-            teacher.head_params(params, "masked_lm"),
-        )
-        constants = (chunks(outputs[TEACHER]), chunks(real))
-        return chunked_sum(one, heads, chunks(outputs["hidden"]), constants, over_batch_shards)
+        own, fixed = (each.head_params(params, "masked_lm") for each in (model, teacher))
+        hidden, constants = chunks(outputs["hidden"]), (chunks(outputs[TEACHER]), chunks(real))
+        return chunked_sum(one, own, hidden, constants, over_batch_shards, fixed)
 
     def _distance(
         self,

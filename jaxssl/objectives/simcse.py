@@ -4,6 +4,9 @@ pass over it, which differs in its dropout alone.
 Source: princeton-nlp/SimCSE, simcse/models.py. Its settings are `pooling: cls`, `projection: true`
 and dropout 0.1. Departures: texts that are there twice are no negatives of each other; gradients go
 through the vectors of all devices (there those of other devices have none).
+
+A validation has no dropout, so that both passes are one: the cosine of a text with itself is 1, and
+the loss says how evenly the vectors are spread, and no more. `evaluation.best_by=auto` goes by it.
 """
 
 from dataclasses import dataclass

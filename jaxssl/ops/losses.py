@@ -58,11 +58,12 @@ def in_one(
 
 
 def chunked_sum(
-    function: Callable[[Any, Any, Any], tuple[jax.Array, Any]],
+    function: Callable[..., tuple[jax.Array, Any]],
     params: Any,
     inputs: Any,
     constants: Any,
     spread: Spread = in_one,
+    fixed: Any = None,
 ) -> tuple[jax.Array, Any]:
     """Sums `function(params, inputs[c], constants[c])` over chunks c, one in memory at a time.
 
@@ -79,47 +80,54 @@ def chunked_sum(
       constants: pytree of arrays [C, B, ...] that they do not flow to.
       spread: has each device go through the chunks of its own rows, and adds up once after the
         last; left to itself, XLA adds up the gradient of `params` over the devices in every chunk.
+      fixed: pytree of arrays, the same for every chunk, that no gradient flows to and none is made
+        of: where given, the last argument of `function`.
     """
+    last = () if fixed is None else (fixed,)
 
     @jax.custom_vjp
-    def total(params, inputs, constants):
-        def scan(params, rows):
+    def total(params, inputs, constants, last):
+        def scan(whole, rows):
+            params, last = whole
+
             def body(sums, chunk):
-                return jax.tree.map(jnp.add, sums, function(params, *chunk)), None
+                return jax.tree.map(jnp.add, sums, function(params, *chunk, *last)), None
 
-            return jax.lax.scan(body, zeros(params, *rows), rows)
+            return jax.lax.scan(body, zeros(params, rows, last), rows)
 
-        return spread(scan, params, (inputs, constants))[0]
+        return spread(scan, (params, last), (inputs, constants))[0]
 
-    def zeros(params, inputs, constants):
+    def zeros(params, rows, last):
 
         def one(x):
             return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
 
-        shapes = jax.eval_shape(function, params, *jax.tree.map(one, (inputs, constants)))
+        shapes = jax.eval_shape(function, params, *jax.tree.map(one, rows), *last)
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-    def forward(params, inputs, constants):
+    def forward(params, inputs, constants, last):
         gradient = jax.value_and_grad(function, argnums=(0, 1), has_aux=True)
 
-        def scan(params, rows):
+        def scan(whole, rows):
+            params, last = whole
+
             def body(carry, chunk):
-                value, (dparams, dinputs) = gradient(params, *chunk)
+                value, (dparams, dinputs) = gradient(params, *chunk, *last)
                 return jax.tree.map(jnp.add, carry, (value, dparams)), dinputs
 
             wide = jax.tree.map(lambda x: upcast(jnp.zeros_like(x)), params)
-            return jax.lax.scan(body, (zeros(params, *rows), wide), rows)
+            return jax.lax.scan(body, (zeros(params, rows, last), wide), rows)
 
-        (sums, dparams), dinputs = spread(scan, params, (inputs, constants))
+        (sums, dparams), dinputs = spread(scan, (params, last), (inputs, constants))
         dparams = jax.tree.map(lambda g, x: g.astype(x.dtype), dparams, params)
         return sums, (dparams, dinputs)
 
     def backward(gradients, cotangents):
         scaled = jax.tree.map(lambda g: (g * cotangents[0]).astype(g.dtype), gradients)
-        return *scaled, None
+        return *scaled, None, None
 
     total.defvjp(forward, backward)
-    return total(params, inputs, constants)
+    return total(params, inputs, constants, last)
 
 
 def filled_chunks(x: jax.Array, chunk: int) -> jax.Array:

@@ -72,6 +72,26 @@ def test_the_losses_are_their_formulas_over_whole_logits(batch):
     assert moved["embeddings/tokens/embedding"] > 0 and moved["to_teacher/output/kernel"] > 0
 
 
+def test_no_gradient_is_made_of_the_teachers_table():
+    """The sums of the loop over chunks hold the student's (18 wide), not the teacher's (24)."""
+    objective = Distil(slots=24, chunk=20, teacher_size=24)
+    student = dataclasses.replace(STUDENT, hidden_size=18)
+    model = Model(student, objective.heads, others=(Model(TEACHER, (MASKED_LM,), root="teacher"),))
+    params, real = tiny.random_params(model), jnp.ones((6, T))
+
+    def loss(params, hidden):
+        outputs = {"hidden": hidden, "teacher": jnp.ones((6, T, 24))}
+        return objective._divergence(model, params, outputs, real)[0]
+
+    made = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(params, jnp.ones((6, T, 18)))
+    (scan,) = (e for e in made.eqns if e.primitive.name == "scan")
+    consts, carried = scan.params["num_consts"], scan.params["num_carry"]
+    summed = [x.aval.shape for x in scan.invars[consts : consts + carried]]
+    read = [x.aval.shape for x in scan.invars[:consts]]
+    assert (tiny.VOCAB, 18) in summed and (tiny.VOCAB, 24) not in summed
+    assert (tiny.VOCAB, 24) in read, "it is there, and read alone"
+
+
 def test_an_equal_teacher_has_nothing_to_teach(batch):
     objective = Distil(slots=24, masked_weight=0.0)
     model = model_of(objective, STUDENT)
