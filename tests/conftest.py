@@ -50,6 +50,7 @@ SLOW = (
     "test_compare",
     "test_entropy",
     "test_continuing",
+    "test_adafactor",
     "test_answer",
     "test_step",
     "test_cli",

@@ -20,6 +20,7 @@ from jaxssl.objectives.combine import Term
 from jaxssl.objectives.contrast.ranking import Ranking
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.ops.rotary import Yarn
+from jaxssl.optim.adafactor import Adafactor
 from jaxssl.optim.sgd import Sgd
 from jaxssl.run.config import RunConfig
 from jaxssl.tasks.classify import Classify
@@ -94,6 +95,7 @@ UNREAD = [
     (UnfreezingStage, {"preset": "full", "epoch": 1.0}, {"top": 1}),
     (TableSplits, {"train": TABLE, "validation": FILE}, {"validation_fraction": 0.2}),
     (Classify, {}, {"separator": ";"}),
+    (Adafactor, {"parameter_scale": False}, {"smallest_scale": 1e-2}),
     (TrainConfig, {"not_finite": "abort"}, {"not_finite_limit": 3}),
     (TokenizerTrainConfig, {**LEARNT, "kind": "byte_bpe"}, {"character_coverage": 0.9}),
     (TokenizerTrainConfig, {**LEARNT, "kind": "sentencepiece_bpe"}, {"min_frequency": 3}),

@@ -196,6 +196,42 @@ class WarmupStableDecay(Decay):
         return falling
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rsqrt(WarmUp):
+    """The peak up to `hold`, then down with the root of the step (Raffel et al., 2019: T5).
+
+    A peak of 0.01 and 10,000 steps make T5's 1 / sqrt(max(step, 10,000)), which has no warm-up. A
+    warm-up as long as `hold` makes the rate of Vaswani et al. (2017), equation 3.
+    """
+
+    name: Literal["rsqrt"] = "rsqrt"
+    """The peak, then peak * sqrt(hold / step)."""
+    hold: float = 10_000
+    """Up to where the rate is the peak, in `unit`, with the warm-up counted; a number below 1 is a
+    share of the run."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_above_zero(self, "hold")
+
+    def make(self, peak: float, total_steps: int, tokens_per_step: int | None) -> optax.Schedule:
+        warmup = self.warmup_steps(total_steps, tokens_per_step)
+        hold = max(1, self.in_steps(self.hold, total_steps, tokens_per_step))
+        if warmup > hold:
+            raise UserError(
+                "the warm-up goes on after the rate should fall",
+                where="optimizer.schedule.warmup",
+                expected=f"at most optimizer.schedule.hold, {hold} steps",
+                got=f"{warmup} steps",
+                fix="set optimizer.schedule.hold to the length of the warm-up, or longer",
+            )
+
+        def falling(step):
+            return peak * jnp.sqrt(hold / jnp.maximum(step + warmup, hold))
+
+        return warmed_up(falling, peak, warmup)
+
+
 # --- Once up and down ---------------------------------------------------------------------------
 
 
@@ -344,6 +380,7 @@ register(
     Cosine,
     WarmupStableDecay,
     Constant,
+    Rsqrt,
     SlantedTriangular,
     OneCycle,
     Triangular,

@@ -10,6 +10,7 @@ import optax
 import pytest
 from updates import START, STEPS
 
+from jaxssl.optim.adafactor import Adafactor
 from jaxssl.optim.adamw import AdamW
 from jaxssl.optim.build import make_optimizer
 from jaxssl.optim.schedules import Constant
@@ -30,9 +31,9 @@ def test_clipping_bounds_the_global_norm_and_leaves_small_gradients_alone():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updates, want)
 
 
-@pytest.mark.parametrize("config", [AdamW(**PLAIN, clip_norm=None), Sgd(**PLAIN, clip_norm=None)])
-def test_what_is_kept_of_bfloat16_gradients_is_float32(config):
-    optimizer, _ = make_optimizer(config, STEPS, 1)
+@pytest.mark.parametrize("kind", [AdamW, Sgd, Adafactor])
+def test_what_is_kept_of_bfloat16_gradients_is_float32(kind):
+    optimizer, _ = make_optimizer(kind(**PLAIN, clip_norm=None), STEPS, 1)
     params = {"kernel": jnp.ones(3, jnp.bfloat16)}
     _, state = jax.jit(optimizer.update)(params, optimizer.init(params), params)
     kept = [x for x in jax.tree.leaves(state) if x.ndim]

@@ -15,6 +15,7 @@ from jaxssl.core.config import build, document
 from jaxssl.optim.adamw import AdamW
 from jaxssl.optim.base import Optimizer
 from jaxssl.optim.build import make_optimizer
+from jaxssl.optim.schedules import Rsqrt
 
 STEPS = 200
 
@@ -73,6 +74,8 @@ def test_the_schedule_of_the_page_is_continuous_at_its_peak(shown):
     rates = shown["InverseSqrt"](warmup=4).make(0.5, STEPS, 1)
     got = [float(rates(step)) for step in (0, 3, 4, 12)]
     np.testing.assert_allclose(got, [0.125, 0.5, 0.5, 0.5 * (4 / 12) ** 0.5], rtol=1e-6)
+    own = Rsqrt(warmup=4, hold=4).make(0.5, STEPS, 1)
+    np.testing.assert_allclose([float(own(step)) for step in (0, 3, 4, 12)], got, rtol=1e-6)
 
 
 def test_recipes_can_name_both(shown):
