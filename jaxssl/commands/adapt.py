@@ -86,12 +86,13 @@ def planned_of(request: Request) -> Planned:
     if old is not None:
         domains[plan.OLD] = (old, "validation", old, "validation")
     if rotary_field(base) and request.length is not None and request.rotary_base is None:
-        had = old_stream(base)[1].data.longest[0]
+        had = old_stream(base, request.stream)[1].data.longest[0]
         if request.length > had:
             notes.append(
                 f"note: rows are longer than those of {request.run} ({had}), and the base of the "
                 "rotary positions is the same (--rotary-base)"
             )
+    notes += plan.notes(request, base, config)
     return Planned(
         request=request,
         config=config,
@@ -122,7 +123,7 @@ def _old_domain(request: Request, base: RunConfig) -> tuple[str | None, list[str
     """
     if request.replay is not None:
         return request.replay, []
-    _, stream = old_stream(base)
+    _, stream = old_stream(base, request.stream)
     if isinstance(stream.data, StoreConfig):
         try:
             store = stream_from_here(request.run, base, stream).data.source
@@ -232,6 +233,7 @@ def _before(planned: Planned, tell: Say) -> dict[str, Any]:
         planned.config.init.run_dir,  # type: ignore[union-attr]
         facts["step"],
         planned.before,
+        stream=old_stream(planned.base, request.stream)[0],
         longest=asked["longest"],
         batches=request.batches,
     )
@@ -242,7 +244,7 @@ def _before(planned: Planned, tell: Say) -> dict[str, Any]:
             "after": TokenStore.open(planned.after[plan.NEW].store).vocab_size,
         },
         "length": {
-            "before": old_stream(planned.base)[1].data.longest[0],
+            "before": old_stream(planned.base, request.stream)[1].data.longest[0],
             "after": next(iter(planned.config.all_streams.values())).data.longest[0],
         },
         "replay": plan.replayed(planned.config),

@@ -186,6 +186,7 @@ def add_adapt(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--store", help="a token store of the new domain, instead of a corpus")
     parser.add_argument("--out", help="the new run (RUN-adapted)")
+    parser.add_argument("--stream", help="which of RUN's streams goes on, where they differ")
     parser.add_argument(
         "--replay",
         metavar="STORE",

@@ -1,5 +1,6 @@
 """Continued pretraining: what it begins with, what it measures, and that it goes on exactly."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import toy
 import tuned
 
 from jaxssl import cli
+from jaxssl.commands import adapt
 from jaxssl.core.errors import UserError
 from jaxssl.data.store.store import TokenStore
 from jaxssl.data.tokenizer.extension import pieces_before
@@ -18,6 +20,7 @@ from jaxssl.report import write_report
 from jaxssl.report.adaptation import lines, words
 from jaxssl.run.adapting import measures
 from jaxssl.run.adapting.plan import NEW, OLD
+from jaxssl.run.adapting.request import Request, old_stream
 from jaxssl.run.open import evaluate_run, open_run
 from jaxssl.run.recipes import load_config, read_config
 from jaxssl.run.sealing import seal_run
@@ -351,6 +354,61 @@ def test_without_the_old_text_it_is_said_that_forgetting_is_not_measured(
     assert not read_config(tmp_path / "b").streams
 
 
+# --- What goes on -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def several(words, tmp_path_factory):
+    """A run with two streams of text, whose rate of masks moves; frozen in part, with averages."""
+
+    def make(out):
+        recipe = toy.recipe(words, out, "masked")
+        data = recipe.pop("data")
+        masked = {**recipe.pop("objective"), "rate": {"points": [[0, 0.3], [2, 0.2]]}}
+        objectives = {"first": {"name": "passages", "shortest": 2}, "second": masked}
+        recipe["model"]["pooler"] = False
+        recipe["streams"] = {n: {"objective": o, "data": data} for n, o in objectives.items()}
+        recipe |= {"train": {"steps": 1, "ema": 0.9}, "freezing": {"freeze": ["embeddings/**"]}}
+        train_run(load_config([recipe], ("optimizer.schedule.warmup=0",)), lambda text: None)
+
+    return toy.shared(tmp_path_factory, "adapt-several", make)
+
+
+def test_of_several_streams_that_differ_one_is_named(several, words, tmp_path, capsys):
+    given = (several, "--out", tmp_path / "out", "--store", words)
+    said = refused(capsys, *given)
+    assert "first (passages), second (masked_lm)" in said and "--stream first" in said
+    assert "one of first, second" in refused(capsys, *given, "--stream", "third")
+
+
+def test_what_the_old_run_had_and_the_new_one_has_not_is_told(several, words, tmp_path):
+    asked = {"run": several, "out": tmp_path / "out", "store": str(words)}
+    planned = adapt.planned_of(Request(**asked, stream="second"))
+    new = planned.config.streams[NEW].objective
+    assert (new.name, new.rate) == ("masked_lm", 0.2)  # type: ignore[attr-defined]
+    assert planned.notes == (
+        f"note: {several} goes on with its stream second alone, without first",
+        f"note: what moved over the steps of {several} stays where it ended: objective.rate=0.2",
+        f"note: {several} had freezing, train.ema; not taken over, give them again where they are "
+        "wanted",
+    )
+    changes = ("objective.rate=0.4", "train.ema=0.5", "freezing.freeze=[pooler/**]")
+    planned = adapt.planned_of(Request(**asked, stream="second", changes=changes))
+    assert planned.config.streams[NEW].objective.rate == 0.4  # type: ignore[attr-defined]
+    assert not any("had" in note for note in planned.notes)
+    assert adapt.planned_of(Request(**asked, stream="first")).notes[0].endswith("without second")
+
+
+def test_streams_that_differ_in_their_text_alone_are_one():
+    config = load_config([toy.recipe_of("masked", Path("a"), Path("out"), 40)])
+    stream = config.all_streams[""]
+    other = dataclasses.replace(stream, data=stream.data.of_store("b"), weight=0.5)
+    run = dataclasses.replace(
+        config, objective=None, data=None, streams={"one": stream, "two": other}
+    )
+    assert old_stream(run) == ("one", stream) and old_stream(run, "two") == ("two", other)
+
+
 def test_a_hugging_face_directory_is_adapted_with_a_store_to_replay(
     masked, words, whole, tmp_path, capsys
 ):
@@ -364,6 +422,7 @@ def test_a_hugging_face_directory_is_adapted_with_a_store_to_replay(
     assert record["pieces"] == {"before": 150, "after": 150}
     said = capsys.readouterr().out
     assert f"{words} was prepared with 130 of the tokenizer's 150 pieces" in said
+    assert "it rises to 0.0001 (optimizer.learning_rate)" in said
 
 
 def test_the_configuration_is_printed_and_nothing_trained(llama, corpus, tmp_path, capsys):

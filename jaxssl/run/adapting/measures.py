@@ -7,7 +7,7 @@ what is behind it again.
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import replicated
 from jaxssl.program.by_position import language_term, make_position_step
 from jaxssl.run.adapting.plan import of_store
-from jaxssl.run.adapting.request import old_stream
+from jaxssl.run.adapting.request import text_streams
 from jaxssl.run.config import RunConfig, StreamConfig
 from jaxssl.run.directory import ADAPTATION
 from jaxssl.run.feeds import open_split
@@ -134,7 +134,7 @@ def measured(
     step: int | str,
     domains: Mapping[str, HeldOut],
     *,
-    stream: Callable[[RunConfig], StreamConfig] = lambda config: old_stream(config)[1],
+    stream: str | None = None,
     longest: int | None = None,
     batches: int | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -147,13 +147,14 @@ def measured(
     run's seed and the row's number, so those of two models with the same seed are the same.
 
     Args:
-      stream: what of the run's configuration says objective and rows.
+      stream: of the run, whose objective and rows are measured; None is its first one of text.
       longest: measures the loss by position, too, in `BUCKETS` parts of so many, as far as the
         model has positions.
       batches: at most so many, spread evenly over each split.
     """
     trained, found = open_run(run, step), {}
-    chosen = stream(trained.config)
+    streams = text_streams(trained.config)
+    chosen = next(iter(streams.values())) if stream is None else streams[stream]
     for name, held_out in domains.items():
         found[name] = _of_domain(trained, chosen, held_out, batches)
         if longest is not None and language_term(chosen.objective) is not None:
