@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.checkpoint.origin import HfOrigin, find_origin
 from jaxssl.core.errors import UserError
 from jaxssl.data.config import StoreConfig
@@ -233,6 +234,7 @@ def _before(planned: Planned, tell: Say) -> dict[str, Any]:
         planned.config.init.run_dir,  # type: ignore[union-attr]
         facts["step"],
         planned.before,
+        seed=planned.base.train.seed,
         stream=old_stream(planned.base, request.stream)[0],
         longest=asked["longest"],
         batches=request.batches,
@@ -255,17 +257,23 @@ def _before(planned: Planned, tell: Say) -> dict[str, Any]:
     return record
 
 
-def _after(planned: Planned, record: dict[str, Any], step: int, tell: Say) -> dict[str, Any]:
-    """The record with the numbers of the run's last checkpoint."""
+def _after(planned: Planned, record: dict[str, Any], last: int, tell: Say) -> dict[str, Any]:
+    """The record with the numbers of the run's best checkpoint, which is what other commands take;
+    of one without validation it is the last."""
     request = planned.request
     domains = record["domains"]
-    if all(numbers.get("after", {}).get("step") == step for numbers in domains.values()):
+    manager = CheckpointManager(request.out / "checkpoints", planned.config.checkpoint)
+    step = hosts.first_decides(lambda: manager.choose("best"))
+    measured = [numbers.get("after", {}).get("step") for numbers in domains.values()]
+    if measured == [step] * len(domains) and record.get("last") == last:
         return record
-    tell(f"measuring {request.out} on the held-out documents")
+    record["last"] = last
+    tell(f"measuring step {step} of {request.out} on the held-out documents")
     found = measures.measured(
         request.out,
         step,
         planned.after,
+        seed=planned.base.train.seed,
         longest=record["longest"],
         batches=request.batches,
     )

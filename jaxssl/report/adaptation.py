@@ -94,7 +94,17 @@ def words(record: Mapping[str, Any]) -> list[str]:
     measured = [x for numbers in record["domains"].values() for x in numbers["before"]]
     if record.get("longest") is not None and "positions" not in measured:
         found.append("The loss by position is that of causal and masked models alone.")
-    return found
+    return found + _steps(record)
+
+
+def _steps(record: Mapping[str, Any]) -> list[str]:
+    """Which checkpoints were measured, in words."""
+    before, after = (record["domains"]["new"].get(x, {}).get("step") for x in ("before", "after"))
+    if after is None:
+        return []
+    best = after != record.get("last", after)
+    more = f", its best, which is what `export` takes: the last is {record['last']:,}" * best
+    return [f"Measured: step {before:,} of the old run and step {after:,} of the new one{more}."]
 
 
 def _balance(gain: float, loss: float, replay: float) -> str:

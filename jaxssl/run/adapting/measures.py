@@ -134,6 +134,7 @@ def measured(
     step: int | str,
     domains: Mapping[str, HeldOut],
     *,
+    seed: int,
     stream: str | None = None,
     longest: int | None = None,
     batches: int | None = None,
@@ -143,16 +144,17 @@ def measured(
     in nats per token, `unknown` (the share of tokens that are), and with `longest` the loss by
     `positions`.
 
-    They are those of `jaxssl evaluate RUN --store STORE --split SPLIT`. Masks are drawn by the
-    run's seed and the row's number, so those of two models with the same seed are the same.
+    They are those of `jaxssl evaluate RUN --store STORE --split SPLIT` for a run of this seed.
+    Masks are drawn by the seed and the row's number, so those of two models are the same.
 
     Args:
+      seed: of the masks.
       stream: of the run, whose objective and rows are measured; None is its first one of text.
       longest: measures the loss by position, too, in `BUCKETS` parts of so many, as far as the
         model has positions.
       batches: at most so many, spread evenly over each split.
     """
-    trained, found = open_run(run, step), {}
+    trained, found = _seeded(open_run(run, step), seed), {}
     streams = text_streams(trained.config)
     chosen = next(iter(streams.values())) if stream is None else streams[stream]
     for name, held_out in domains.items():
@@ -161,6 +163,13 @@ def measured(
             positions = by_position(trained, chosen, held_out, longest, batches)
             found[name]["positions"] = positions
     return found
+
+
+def _seeded(trained: TrainedModel, seed: int) -> TrainedModel:
+    """The same model, measured with the masks of another seed than its run's."""
+    train = dataclasses.replace(trained.config.train, seed=seed)
+    config = dataclasses.replace(trained.config, train=train)
+    return dataclasses.replace(trained, config=config)
 
 
 def _of_domain(
