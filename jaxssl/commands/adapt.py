@@ -249,6 +249,9 @@ def _before(planned: Planned, tell: Say) -> dict[str, Any]:
             "before": old_stream(planned.base, request.stream)[1].data.longest[0],
             "after": next(iter(planned.config.all_streams.values())).data.longest[0],
         },
+        "sees_both_sides": measures.sees_both_sides(
+            old_stream(planned.base, request.stream)[1].objective
+        ),
         "replay": plan.replayed(planned.config),
         "notes": list(planned.notes),
         "domains": {name: {"before": numbers} for name, numbers in found.items()},

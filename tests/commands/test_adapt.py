@@ -17,7 +17,7 @@ from jaxssl.data.store.store import TokenStore
 from jaxssl.data.tokenizer.extension import pieces_before
 from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.report import write_report
-from jaxssl.report.adaptation import lines, words
+from jaxssl.report.adaptation import lines, rows, words
 from jaxssl.run.adapting import measures
 from jaxssl.run.adapting.plan import NEW, OLD
 from jaxssl.run.adapting.request import Request, old_stream
@@ -207,19 +207,44 @@ def test_the_report_and_the_terminal_show_the_table(whole):
     shown = "\n".join(lines(record))
     for name in (NEW, OLD):
         for when in ("before", "after"):
-            number = f"{record['domains'][name][when]['nats_per_byte']:.4f}"
+            unit = "nats_per_token" if name == NEW else "nats_per_byte"
+            number = f"{record['domains'][name][when][unit]:.4f}"
             assert number in shown and number in page
-    assert "150 pieces" in shown and "unknown to the tokenizer" in shown
+    assert "150 pieces), so the new domain's numbers do not compare" in shown
+    assert "unknown to the tokenizer" in shown
+
+
+def domain(before, after):
+    keys = ("nats_per_byte", "nats_per_token", "loss")
+    return {
+        when: {**dict.fromkeys(keys, x), "unknown": 0.0}
+        for when, x in (("before", before), ("after", after))
+    }
+
+
+def test_numbers_of_a_masked_model_do_not_compare_across_vocabularies():
+    """The old domain's do, for its text is cut as before; and so do those of a causal model."""
+    record = {
+        "pieces": {"before": 9, "after": 12},
+        "length": {"before": 8, "after": 8},
+        "sees_both_sides": True,
+        "replay": 0.0,
+        "domains": {NEW: domain(2.0, 1.9), OLD: domain(1.0, 1.3)},
+    }
+    kept = [
+        ["old domain", "nats per token", "1.0000", "1.3000", "+0.3000"],
+        ["old domain", "nats per byte", "1.0000", "1.3000", "+0.3000"],
+    ]
+    assert rows(record) == [["new domain", "nats per token", "2.0000", "1.9000", "-"], *kept]
+    said = " ".join(words(record))
+    assert "old domain lost 0.3000" in said and "what was gained is not told" in said
+    assert "gained 0.1000" not in said and "replayed, in the old pieces" in said
+    record["sees_both_sides"] = False
+    assert rows(record) == [["new domain", "nats per byte", "2.0000", "1.9000", "-0.1000"], *kept]
+    assert "gained 0.1000" in words(record)[0]
 
 
 def test_more_forgotten_than_gained_is_said_in_words():
-    def domain(before, after):
-        keys = ("nats_per_byte", "nats_per_token", "loss")
-        return {
-            when: {**dict.fromkeys(keys, x), "unknown": 0.0}
-            for when, x in (("before", before), ("after", after))
-        }
-
     record = {
         "pieces": {"before": 9, "after": 9},
         "length": {"before": 8, "after": 8},

@@ -199,6 +199,12 @@ def _token_loss(objective: Objective, values: Mapping[str, float]) -> float | No
     return values.get(metrics.loss_key(names[0])) if names else None
 
 
+def sees_both_sides(objective: Objective) -> bool:
+    """Whether its first loss in nats per token guesses a token from both of its sides."""
+    names = metrics.token_losses(objective)
+    return bool(names) and objective.losses[names[0]].sees_both_sides
+
+
 def unknown_share(held_out: HeldOut, unknown: int | None) -> float:
     """The share of a split's tokens that are the unknown token."""
     if unknown is None:
