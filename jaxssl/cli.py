@@ -192,7 +192,7 @@ def _adapt(options: argparse.Namespace) -> int:
     from jaxssl.core.config import to_yaml
     from jaxssl.run.adapting.request import Request
 
-    chosen = _chosen(options, "store", "replay", "replay_share", "length", "positions")
+    chosen = _chosen(options, "store", "stream", "replay", "replay_share", "length", "positions")
     corpus, changes = without_changes(options.corpus)
     request = Request(
         run=Path(options.run_dir),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.checkpoint.origin import HfOrigin, find_origin
 from jaxssl.core.errors import UserError
 from jaxssl.data.config import StoreConfig
@@ -86,12 +87,13 @@ def planned_of(request: Request) -> Planned:
     if old is not None:
         domains[plan.OLD] = (old, "validation", old, "validation")
     if rotary_field(base) and request.length is not None and request.rotary_base is None:
-        had = old_stream(base)[1].data.longest[0]
+        had = old_stream(base, request.stream)[1].data.longest[0]
         if request.length > had:
             notes.append(
                 f"note: rows are longer than those of {request.run} ({had}), and the base of the "
                 "rotary positions is the same (--rotary-base)"
             )
+    notes += plan.notes(request, base, config)
     return Planned(
         request=request,
         config=config,
@@ -122,7 +124,7 @@ def _old_domain(request: Request, base: RunConfig) -> tuple[str | None, list[str
     """
     if request.replay is not None:
         return request.replay, []
-    _, stream = old_stream(base)
+    _, stream = old_stream(base, request.stream)
     if isinstance(stream.data, StoreConfig):
         try:
             store = stream_from_here(request.run, base, stream).data.source
@@ -232,6 +234,8 @@ def _before(planned: Planned, tell: Say) -> dict[str, Any]:
         planned.config.init.run_dir,  # type: ignore[union-attr]
         facts["step"],
         planned.before,
+        seed=planned.base.train.seed,
+        stream=old_stream(planned.base, request.stream)[0],
         longest=asked["longest"],
         batches=request.batches,
     )
@@ -242,9 +246,12 @@ def _before(planned: Planned, tell: Say) -> dict[str, Any]:
             "after": TokenStore.open(planned.after[plan.NEW].store).vocab_size,
         },
         "length": {
-            "before": old_stream(planned.base)[1].data.longest[0],
+            "before": old_stream(planned.base, request.stream)[1].data.longest[0],
             "after": next(iter(planned.config.all_streams.values())).data.longest[0],
         },
+        "sees_both_sides": measures.sees_both_sides(
+            old_stream(planned.base, request.stream)[1].objective
+        ),
         "replay": plan.replayed(planned.config),
         "notes": list(planned.notes),
         "domains": {name: {"before": numbers} for name, numbers in found.items()},
@@ -253,17 +260,23 @@ def _before(planned: Planned, tell: Say) -> dict[str, Any]:
     return record
 
 
-def _after(planned: Planned, record: dict[str, Any], step: int, tell: Say) -> dict[str, Any]:
-    """The record with the numbers of the run's last checkpoint."""
+def _after(planned: Planned, record: dict[str, Any], last: int, tell: Say) -> dict[str, Any]:
+    """The record with the numbers of the run's best checkpoint, which is what other commands take;
+    of one without validation it is the last."""
     request = planned.request
     domains = record["domains"]
-    if all(numbers.get("after", {}).get("step") == step for numbers in domains.values()):
+    manager = CheckpointManager(request.out / "checkpoints", planned.config.checkpoint)
+    step = hosts.first_decides(lambda: manager.choose("best"))
+    measured = [numbers.get("after", {}).get("step") for numbers in domains.values()]
+    if measured == [step] * len(domains) and record.get("last") == last:
         return record
-    tell(f"measuring {request.out} on the held-out documents")
+    record["last"] = last
+    tell(f"measuring step {step} of {request.out} on the held-out documents")
     found = measures.measured(
         request.out,
         step,
         planned.after,
+        seed=planned.base.train.seed,
         longest=record["longest"],
         batches=request.batches,
     )

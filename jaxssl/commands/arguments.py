@@ -74,7 +74,8 @@ of RUN's own token store, or of --replay.
 
 --extend-vocabulary learns further pieces, which follow the old ones (WordPiece and byte-level BPE);
 the rows of each begin as the mean of those of the pieces it was cut into before. Then nats per byte
-of text are compared, on the same documents. A store to replay may have the old pieces alone.
+of text are compared, on the same documents; of a masked model nothing is. A store to replay may
+have the old pieces alone.
 
 --length makes rows longer. A table of learned positions is tiled, so that rows as long as before
 see what they saw (--positions stretch draws it apart); rotary positions may get another base.
@@ -186,6 +187,7 @@ def add_adapt(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--store", help="a token store of the new domain, instead of a corpus")
     parser.add_argument("--out", help="the new run (RUN-adapted)")
+    parser.add_argument("--stream", help="which of RUN's streams goes on, where they differ")
     parser.add_argument(
         "--replay",
         metavar="STORE",

@@ -160,7 +160,8 @@ class Objective(ABC):
         """{loss name: what its sum over this corrupted batch is divided by}: of the batch alone."""
 
     def tokens(self, batch: Batch) -> jax.Array:
-        """How many tokens of the batch, as it was read, count as trained on."""
+        """How many tokens count as trained on: of the batch as it was read, with what `corrupt`
+        added to it."""
         return jnp.sum(batch["segment_ids"] > 0)
 
     def forward(

@@ -3,7 +3,9 @@ Contriever (Izacard et al., 2022, independent cropping) and DeCLUTR (Giorgi et a
 
 Source: facebookresearch/contriever, src/data.py. Departures: negatives are the batch's, of all
 devices (there a queue of a momentum encoder); no words are deleted; passages have bounds in tokens
-(there 5% to 50% of 256). Two rows of one document are different texts.
+(there 5% to 50% of 256). Two rows of one document are different texts. Of a row of several
+documents one is read in each epoch; it is drawn by its length, so that each token is as likely to
+be near as another.
 """
 
 from dataclasses import dataclass
@@ -16,7 +18,6 @@ from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import example_keys
 from jaxssl.core.types import Batch, Vocabulary
-from jaxssl.objectives.base import Objective
 from jaxssl.objectives.contrast.objective import Contrasting, check_text_alone
 from jaxssl.ops.texts import key_of_tokens
 
@@ -61,16 +62,19 @@ class Passages(Contrasting):
 
     def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
         """`passage_tokens`, `passage_segment_ids`, `passage_positions` int32 [B, 2, T], cut out of
-        the longest document of each row [B, reach x T]."""
+        one document of each row [B, reach x T]: of those that are long enough for two passages one
+        is drawn by its length; where none is, the longest."""
         special = vocabulary.special_ids
         frame = _Frame(special.get("cls"), special.get("sep"), special.get("pad", 0))
         reserved = jnp.array(vocabulary.reserved)
         longest = batch["tokens"].shape[1] // self.reach
 
         def row(key, tokens, segments):
-            begin, size = _longest_document(segments, ~jnp.isin(tokens, reserved))
+            which, *keys = jax.random.split(key, 3)
+            kept = ~jnp.isin(tokens, reserved)
+            begin, size = _document(which, segments, kept, 2 * self.shortest)
             sizes = (begin, size, self.shortest, longest)
-            return jax.vmap(lambda key: _passage(key, tokens, *sizes, frame))(jax.random.split(key))
+            return jax.vmap(lambda key: _passage(key, tokens, *sizes, frame))(jnp.stack(keys))
 
         made = jax.vmap(row)(example_keys(seed, batch), batch["tokens"], batch["segment_ids"])
         return {f"passage_{part}": each for part, each in zip(_PARTS, made)}
@@ -83,10 +87,6 @@ class Passages(Contrasting):
         """Of their tokens."""
         return jnp.stack([key_of_tokens(text) for text in self.texts_of(batch)], axis=1)
 
-    def tokens(self, batch: Batch) -> jax.Array:
-        """Those that passages are cut out of."""
-        return Objective.tokens(self, batch)
-
 
 class _Frame(NamedTuple):
     """What stands before and behind a passage, if the tokenizer has both; and behind that."""
@@ -96,12 +96,19 @@ class _Frame(NamedTuple):
     pad: int
 
 
-def _longest_document(segments: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Where the longest document of a row [R] begins, and its tokens, without special ones at its
-    ends."""
+def _document(
+    key: jax.Array, segments: jax.Array, kept: jax.Array, enough: int
+) -> tuple[jax.Array, jax.Array]:
+    """Where a document of a row [R] begins, and its tokens, without special ones at its ends.
+
+    It is that of a token drawn among those of all documents with `enough` tokens; without any, the
+    longest.
+    """
     R = len(segments)
     sizes = jnp.zeros(R + 1, jnp.int32).at[segments].add(kept).at[0].set(0)
-    inside = kept & (segments == jnp.argmax(sizes)) & (segments > 0)
+    able = jnp.cumsum(kept & (sizes[segments] >= enough))
+    drawn = segments[jnp.argmax(able > jax.random.randint(key, (), 0, jnp.maximum(able[-1], 1)))]
+    inside = kept & (segments == jnp.where(able[-1] > 0, drawn, jnp.argmax(sizes))) & (segments > 0)
     begin = jnp.argmax(inside)
     end = R - jnp.argmax(inside[::-1])
     return begin, jnp.where(inside.any(), end - begin, 0)

@@ -115,7 +115,7 @@ def stream_loss(
             "loss": value,
             "sums": sums,
             "weights": objective.weights(corrupted),
-            "tokens": objective.tokens(batch),
+            "tokens": objective.tokens({**corrupted, **batch}),
         }
         if stream.weight == 1.0:
             return value, grads, logged

@@ -22,18 +22,19 @@ def lines(record: Mapping[str, Any]) -> list[str]:
 
 def rows(record: Mapping[str, Any]) -> list[Row]:
     """A row for each domain and unit: nats per token where both models cut text alike, and nats
-    per byte of text."""
+    per byte of text; nats per token without a change where nothing compares."""
     found = []
-    same = record["pieces"]["before"] == record["pieces"]["after"]
     for name, numbers in record["domains"].items():
         before, after = numbers["before"], numbers.get("after")
-        units = [("nats_per_token", "nats per token")] if same or name == "old" else []
-        units += [("nats_per_byte", "nats per byte")]
+        compares = _compares(record, name)
+        units = [("nats_per_byte", "nats per byte")] if compares else []
+        if position_unit(record, name) == "nats per token":
+            units.insert(0, ("nats_per_token", "nats per token"))
         if before["nats_per_token"] is None:
             units = [("loss", "loss")]
         for key, unit in units:
             first, last = before[key], after[key] if after else None
-            change = None if first is None or last is None else last - first
+            change = None if None in (first, last) or not compares else last - first
             texts = [_number(first), _number(last), _number(change, sign=True)]
             found.append([_shown(name), unit, *texts])
     return found
@@ -59,8 +60,19 @@ def position_rows(record: Mapping[str, Any], domain: str) -> list[Row]:
 
 def position_unit(record: Mapping[str, Any], domain: str) -> str:
     """What the loss by position is in."""
-    same = record["pieces"]["before"] == record["pieces"]["after"] or domain == "old"
-    return "nats per token" if same else "nats per byte"
+    per_token = _cut_alike(record, domain) or not _compares(record, domain)
+    return "nats per token" if per_token else "nats per byte"
+
+
+def _cut_alike(record: Mapping[str, Any], domain: str) -> bool:
+    """Whether both models were given the same tokens."""
+    return record["pieces"]["before"] == record["pieces"]["after"] or domain == "old"
+
+
+def _compares(record: Mapping[str, Any], domain: str) -> bool:
+    """Whether a lower number is a better guess. Where a token is guessed from both sides, the seen
+    pieces of its word give it away: words in more pieces are easier, whatever the model."""
+    return _cut_alike(record, domain) or not record.get("sees_both_sides", False)
 
 
 def words(record: Mapping[str, Any]) -> list[str]:
@@ -72,13 +84,12 @@ def words(record: Mapping[str, Any]) -> list[str]:
             found.append("Forgetting was not measured: there is no text of the old domain.")
     elif gain is not None:
         found.append(_balance(-gain, loss, record["replay"]))
+    else:
+        moved = "lost" if loss > 0 else "gained"
+        found.append(f"The old domain {moved} {abs(loss):.4f} nats per byte.")
     new = record["domains"]["new"]
-    if record["pieces"]["before"] != record["pieces"]["after"] and new["before"]["nats_per_byte"]:
-        found.append(
-            f"The vocabularies differ ({record['pieces']['before']:,} and "
-            f"{record['pieces']['after']:,} pieces), so nats per token do not compare; nats per "
-            "byte of the same held-out documents do."
-        )
+    if not _cut_alike(record, "new") and new["before"]["nats_per_byte"]:
+        found += _of_pieces(record)
     for when in ("before", "after"):
         unknown = new.get(when, {}).get("unknown", 0.0)
         if unknown > 0.001:
@@ -94,7 +105,40 @@ def words(record: Mapping[str, Any]) -> list[str]:
     measured = [x for numbers in record["domains"].values() for x in numbers["before"]]
     if record.get("longest") is not None and "positions" not in measured:
         found.append("The loss by position is that of causal and masked models alone.")
+    return found + _steps(record)
+
+
+def _of_pieces(record: Mapping[str, Any]) -> list[str]:
+    """What two vocabularies mean for the numbers, in words."""
+    differ = (
+        f"The vocabularies differ ({record['pieces']['before']:,} and "
+        f"{record['pieces']['after']:,} pieces), so "
+    )
+    if _compares(record, "new"):
+        found = ["nats per token do not compare; nats per byte of the same held-out documents do."]
+    else:
+        found = [
+            "the new domain's numbers do not compare, and what was gained is not told: this model "
+            "guesses from both sides, and the seen pieces of a word give a masked one away, the "
+            "more so the more pieces a word has."
+        ]
+    found[0] = differ + found[0]
+    if "old" in record["domains"]:
+        found.append(
+            "The old domain is measured, and replayed, in the old pieces: what the new ones make "
+            "of its text is not in these numbers."
+        )
     return found
+
+
+def _steps(record: Mapping[str, Any]) -> list[str]:
+    """Which checkpoints were measured, in words."""
+    before, after = (record["domains"]["new"].get(x, {}).get("step") for x in ("before", "after"))
+    if after is None:
+        return []
+    best = after != record.get("last", after)
+    more = f", its best, which is what `export` takes: the last is {record['last']:,}" * best
+    return [f"Measured: step {before:,} of the old run and step {after:,} of the new one{more}."]
 
 
 def _balance(gain: float, loss: float, replay: float) -> str:
@@ -116,7 +160,9 @@ def _balance(gain: float, loss: float, replay: float) -> str:
 
 
 def _change(record: Mapping[str, Any], domain: str) -> float | None:
-    """In nats per byte."""
+    """In nats per byte; None where they do not compare."""
+    if not _compares(record, domain):
+        return None
     numbers = record["domains"].get(domain, {})
     first, last = (numbers.get(x, {}).get("nats_per_byte") for x in ("before", "after"))
     return None if first is None or last is None else last - first

@@ -1,5 +1,6 @@
 """Continued pretraining: what it begins with, what it measures, and that it goes on exactly."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,14 +11,16 @@ import toy
 import tuned
 
 from jaxssl import cli
+from jaxssl.commands import adapt
 from jaxssl.core.errors import UserError
 from jaxssl.data.store.store import TokenStore
 from jaxssl.data.tokenizer.extension import pieces_before
 from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.report import write_report
-from jaxssl.report.adaptation import lines, words
+from jaxssl.report.adaptation import lines, rows, words
 from jaxssl.run.adapting import measures
 from jaxssl.run.adapting.plan import NEW, OLD
+from jaxssl.run.adapting.request import Request, old_stream
 from jaxssl.run.open import evaluate_run, open_run
 from jaxssl.run.recipes import load_config, read_config
 from jaxssl.run.sealing import seal_run
@@ -140,17 +143,21 @@ def test_an_untied_output_gets_means_too_and_the_rotary_base_is_another(llama, c
 
 
 def test_a_run_that_learns_nothing_forgets_nothing(masked, corpus, tmp_path, capsys):
-    """The same masks before and after: nothing is left of a difference. Rows as long as before see
-    the positions that they saw."""
+    """The same masks before and after, whatever the seed: nothing is left of a difference. Rows as
+    long as before see the positions that they saw. Of two steps that are as good the first is the
+    best."""
     given = ("--corpus", corpus, *ONE_WORKER, "--set", "max_unknown_rate=0.9")
     longer = ("model.max_positions=24", "init.new_positions=tile")
-    record = adapted(masked, tmp_path / "out", *given, *QUICK, *STILL, *longer)
+    other = ("train.seed=5", "evaluation.every=1")
+    record = adapted(masked, tmp_path / "out", *given, *QUICK, *STILL, *longer, *other)
     assert record["domains"].keys() == {NEW, OLD} and record["replay"] == 0.0
     for numbers in record["domains"].values():
         before, after = numbers["before"], numbers["after"]
-        assert after == {**before, "step": 2}
+        assert before["step"] == 4 and after == {**before, "step": 1}
         assert before["nats_per_byte"] == before["nats_per_token"] * before["tokens_per_byte"]
-    assert "Nothing was forgotten" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Nothing was forgotten" in said
+    assert "step 4 of the old run and step 1 of the new one, its best" in said
 
 
 # --- Measures -----------------------------------------------------------------------------------
@@ -200,19 +207,44 @@ def test_the_report_and_the_terminal_show_the_table(whole):
     shown = "\n".join(lines(record))
     for name in (NEW, OLD):
         for when in ("before", "after"):
-            number = f"{record['domains'][name][when]['nats_per_byte']:.4f}"
+            unit = "nats_per_token" if name == NEW else "nats_per_byte"
+            number = f"{record['domains'][name][when][unit]:.4f}"
             assert number in shown and number in page
-    assert "150 pieces" in shown and "unknown to the tokenizer" in shown
+    assert "150 pieces), so the new domain's numbers do not compare" in shown
+    assert "unknown to the tokenizer" in shown
+
+
+def domain(before, after):
+    keys = ("nats_per_byte", "nats_per_token", "loss")
+    return {
+        when: {**dict.fromkeys(keys, x), "unknown": 0.0}
+        for when, x in (("before", before), ("after", after))
+    }
+
+
+def test_numbers_of_a_masked_model_do_not_compare_across_vocabularies():
+    """The old domain's do, for its text is cut as before; and so do those of a causal model."""
+    record = {
+        "pieces": {"before": 9, "after": 12},
+        "length": {"before": 8, "after": 8},
+        "sees_both_sides": True,
+        "replay": 0.0,
+        "domains": {NEW: domain(2.0, 1.9), OLD: domain(1.0, 1.3)},
+    }
+    kept = [
+        ["old domain", "nats per token", "1.0000", "1.3000", "+0.3000"],
+        ["old domain", "nats per byte", "1.0000", "1.3000", "+0.3000"],
+    ]
+    assert rows(record) == [["new domain", "nats per token", "2.0000", "1.9000", "-"], *kept]
+    said = " ".join(words(record))
+    assert "old domain lost 0.3000" in said and "what was gained is not told" in said
+    assert "gained 0.1000" not in said and "replayed, in the old pieces" in said
+    record["sees_both_sides"] = False
+    assert rows(record) == [["new domain", "nats per byte", "2.0000", "1.9000", "-0.1000"], *kept]
+    assert "gained 0.1000" in words(record)[0]
 
 
 def test_more_forgotten_than_gained_is_said_in_words():
-    def domain(before, after):
-        keys = ("nats_per_byte", "nats_per_token", "loss")
-        return {
-            when: {**dict.fromkeys(keys, x), "unknown": 0.0}
-            for when, x in (("before", before), ("after", after))
-        }
-
     record = {
         "pieces": {"before": 9, "after": 9},
         "length": {"before": 8, "after": 8},
@@ -351,6 +383,61 @@ def test_without_the_old_text_it_is_said_that_forgetting_is_not_measured(
     assert not read_config(tmp_path / "b").streams
 
 
+# --- What goes on -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def several(words, tmp_path_factory):
+    """A run with two streams of text, whose rate of masks moves; frozen in part, with averages."""
+
+    def make(out):
+        recipe = toy.recipe(words, out, "masked")
+        data = recipe.pop("data")
+        masked = {**recipe.pop("objective"), "rate": {"points": [[0, 0.3], [2, 0.2]]}}
+        objectives = {"first": {"name": "passages", "shortest": 2}, "second": masked}
+        recipe["model"]["pooler"] = False
+        recipe["streams"] = {n: {"objective": o, "data": data} for n, o in objectives.items()}
+        recipe |= {"train": {"steps": 1, "ema": 0.9}, "freezing": {"freeze": ["embeddings/**"]}}
+        train_run(load_config([recipe], ("optimizer.schedule.warmup=0",)), lambda text: None)
+
+    return toy.shared(tmp_path_factory, "adapt-several", make)
+
+
+def test_of_several_streams_that_differ_one_is_named(several, words, tmp_path, capsys):
+    given = (several, "--out", tmp_path / "out", "--store", words)
+    said = refused(capsys, *given)
+    assert "first (passages), second (masked_lm)" in said and "--stream first" in said
+    assert "one of first, second" in refused(capsys, *given, "--stream", "third")
+
+
+def test_what_the_old_run_had_and_the_new_one_has_not_is_told(several, words, tmp_path):
+    asked = {"run": several, "out": tmp_path / "out", "store": str(words)}
+    planned = adapt.planned_of(Request(**asked, stream="second"))
+    new = planned.config.streams[NEW].objective
+    assert (new.name, new.rate) == ("masked_lm", 0.2)  # type: ignore[attr-defined]
+    assert planned.notes == (
+        f"note: {several} goes on with its stream second alone, without first",
+        f"note: what moved over the steps of {several} stays where it ended: objective.rate=0.2",
+        f"note: {several} had freezing, train.ema; not taken over, give them again where they are "
+        "wanted",
+    )
+    changes = ("objective.rate=0.4", "train.ema=0.5", "freezing.freeze=[pooler/**]")
+    planned = adapt.planned_of(Request(**asked, stream="second", changes=changes))
+    assert planned.config.streams[NEW].objective.rate == 0.4  # type: ignore[attr-defined]
+    assert not any("had" in note for note in planned.notes)
+    assert adapt.planned_of(Request(**asked, stream="first")).notes[0].endswith("without second")
+
+
+def test_streams_that_differ_in_their_text_alone_are_one():
+    config = load_config([toy.recipe_of("masked", Path("a"), Path("out"), 40)])
+    stream = config.all_streams[""]
+    other = dataclasses.replace(stream, data=stream.data.of_store("b"), weight=0.5)
+    run = dataclasses.replace(
+        config, objective=None, data=None, streams={"one": stream, "two": other}
+    )
+    assert old_stream(run) == ("one", stream) and old_stream(run, "two") == ("two", other)
+
+
 def test_a_hugging_face_directory_is_adapted_with_a_store_to_replay(
     masked, words, whole, tmp_path, capsys
 ):
@@ -364,6 +451,7 @@ def test_a_hugging_face_directory_is_adapted_with_a_store_to_replay(
     assert record["pieces"] == {"before": 150, "after": 150}
     said = capsys.readouterr().out
     assert f"{words} was prepared with 130 of the tokenizer's 150 pieces" in said
+    assert "it rises to 0.0001 (optimizer.learning_rate)" in said
 
 
 def test_the_configuration_is_printed_and_nothing_trained(llama, corpus, tmp_path, capsys):

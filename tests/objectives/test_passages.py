@@ -60,7 +60,8 @@ def cut(objective, given, seed=0, vocabulary=PLAIN):
 ROWS = [[document(10, 50)], [document(100, 9), document(200, 40)], [document(300, 3)]]
 
 
-def test_passages_are_stretches_of_the_longest_document_between_special_tokens():
+def test_passages_are_stretches_of_one_document_between_special_tokens():
+    """Of the only one that is long enough for two, or of the longest where none is."""
     inside = [range(10, 60), range(200, 240), range(300, 303)]
     lengths = set()
     for seed in range(20):
@@ -91,6 +92,28 @@ def test_each_stretch_is_as_likely_as_another_of_its_length():
     np.testing.assert_allclose(share, 0.25, atol=0.03)  # 4 standard deviations
     same = np.mean(made["tokens"][:, 0, 1] == made["tokens"][:, 1, 1])
     assert same == pytest.approx(0.25, abs=0.04)  # the two are drawn apart
+
+
+def test_each_document_that_is_long_enough_is_drawn_by_its_length():
+    """Over many epochs; both passages are of the same one."""
+    sizes = {10: 12, 100: 3, 200: 20, 300: 8}
+    objective = Passages(shortest=4, reach=4)
+    row, drawn = [document(first, size) for first, size in sizes.items()], []
+    for epoch in range(40):
+        made = cut(objective, batch(*[row] * 100, epoch=epoch))
+        firsts = made["tokens"][:, :, 1] // 100 * 100
+        assert (firsts[:, 0] == firsts[:, 1]).all()
+        drawn += firsts[:, 0].tolist()
+        assert {0, 200, 300} == {*firsts[:, 0].tolist()}
+    share = np.array([drawn.count(first) for first in (0, 200, 300)]) / len(drawn)
+    np.testing.assert_allclose(share, np.array([12, 20, 8]) / 40, atol=0.03)  # 4 deviations
+
+
+def test_what_is_read_counts_and_nothing_else_of_a_row():
+    objective, given = Passages(shortest=5, reach=4), batch(*ROWS)
+    made = corrupted(objective, given, 0, PLAIN)
+    counted = int(objective.tokens({**made, **given}))
+    assert counted == np.sum(made["passage_segment_ids"]) < np.sum(given["segment_ids"] > 0)
 
 
 def test_without_special_tokens_a_passage_is_bare_tokens():

@@ -1,5 +1,9 @@
 """Objectives for blocks that see both ways: prefix LM, masked next token, masked diffusion."""
 
+import itertools
+import math
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -121,6 +125,43 @@ def test_its_loss_is_that_of_whole_logits_seen_from_both_sides(batch):
 
 
 # --- Masked diffusion ---------------------------------------------------------------------------
+
+
+def test_with_exact_guesses_the_bound_is_the_log_likelihood():
+    """Of a Markov chain over three tokens, by its exact posteriors: over all sets of masked tokens
+    of a text of L, those of size k weighted by 1 / (k C(L, k)), the cross entropies add up to
+    -log p(text). A rate that is uniform gives a set of k this weight."""
+    L, count, words = 4, 40_000, tiny.FIRST_WORD + np.arange(3)
+    first = np.array([0.5, 0.3, 0.2])
+    step = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.5, 0.1, 0.4]])
+    texts = np.array([*itertools.product(range(3), repeat=L)])
+    p = first[texts[:, 0]] * np.prod([step[texts[:, i], texts[:, i + 1]] for i in range(3)], axis=0)
+    x = np.array([0, 2, 1, 1])
+
+    def nats(masked):
+        """Of each token, given those that are not masked."""
+        fits = (texts == x)[:, ~masked].all(axis=1)
+        right = [p[fits & (texts[:, i] == x[i])].sum() for i in range(L)]
+        return -np.log(np.array(right) / p[fits].sum())
+
+    exact = -np.log(p[(texts == x).all(axis=1)].item())
+    sets = [np.array(m, bool) for m in itertools.product((0, 1), repeat=L) if any(m)]
+    weights = [1 / (m.sum() * math.comb(L, m.sum())) for m in sets]
+    assert sum(w * nats(m)[m].sum() for w, m in zip(weights, sets)) == pytest.approx(exact)
+
+    objective = MaskedDiffusion()
+    made = corrupted(tiny.rows([[words[x]]] * count), objective)
+    table = {tuple(m): nats(m) for m in sets}
+    masked = made["tokens"] == tiny.SPECIALS["mask"]
+    each = np.array([table.get(tuple(m), np.zeros(L)) for m in masked])
+    others = np.log(-np.expm1(-np.maximum(each, 1e-9)))
+    logits = np.full((count, L, tiny.VOCAB), -1e9, np.float32)
+    logits[:, np.arange(L), words[x]], logits[..., -1] = -each, others  # the last is no word of it
+    model = SimpleNamespace(head=lambda params, name, x: x, head_params=lambda params, name: params)
+    found = objective.sums(model, {}, {"hidden": logits}, made)  # type: ignore[arg-type]
+    bound = float(found.losses["masked_diffusion"]) / count
+    spread = np.std(np.sum(made["diffusion_weights"] * each, axis=1)) / np.sqrt(count)
+    assert spread < 0.05 and bound == pytest.approx(exact, abs=4 * spread)
 
 
 def test_rates_are_spread_evenly_over_any_stretch_of_examples():

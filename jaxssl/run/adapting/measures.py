@@ -7,7 +7,7 @@ what is behind it again.
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import replicated
 from jaxssl.program.by_position import language_term, make_position_step
 from jaxssl.run.adapting.plan import of_store
-from jaxssl.run.adapting.request import old_stream
+from jaxssl.run.adapting.request import text_streams
 from jaxssl.run.config import RunConfig, StreamConfig
 from jaxssl.run.directory import ADAPTATION
 from jaxssl.run.feeds import open_split
@@ -134,7 +134,8 @@ def measured(
     step: int | str,
     domains: Mapping[str, HeldOut],
     *,
-    stream: Callable[[RunConfig], StreamConfig] = lambda config: old_stream(config)[1],
+    seed: int,
+    stream: str | None = None,
     longest: int | None = None,
     batches: int | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -143,23 +144,32 @@ def measured(
     in nats per token, `unknown` (the share of tokens that are), and with `longest` the loss by
     `positions`.
 
-    They are those of `jaxssl evaluate RUN --store STORE --split SPLIT`. Masks are drawn by the
-    run's seed and the row's number, so those of two models with the same seed are the same.
+    They are those of `jaxssl evaluate RUN --store STORE --split SPLIT` for a run of this seed.
+    Masks are drawn by the seed and the row's number, so those of two models are the same.
 
     Args:
-      stream: what of the run's configuration says objective and rows.
+      seed: of the masks.
+      stream: of the run, whose objective and rows are measured; None is its first one of text.
       longest: measures the loss by position, too, in `BUCKETS` parts of so many, as far as the
         model has positions.
       batches: at most so many, spread evenly over each split.
     """
-    trained, found = open_run(run, step), {}
-    chosen = stream(trained.config)
+    trained, found = _seeded(open_run(run, step), seed), {}
+    streams = text_streams(trained.config)
+    chosen = next(iter(streams.values())) if stream is None else streams[stream]
     for name, held_out in domains.items():
         found[name] = _of_domain(trained, chosen, held_out, batches)
         if longest is not None and language_term(chosen.objective) is not None:
             positions = by_position(trained, chosen, held_out, longest, batches)
             found[name]["positions"] = positions
     return found
+
+
+def _seeded(trained: TrainedModel, seed: int) -> TrainedModel:
+    """The same model, measured with the masks of another seed than its run's."""
+    train = dataclasses.replace(trained.config.train, seed=seed)
+    config = dataclasses.replace(trained.config, train=train)
+    return dataclasses.replace(trained, config=config)
 
 
 def _of_domain(
@@ -187,6 +197,12 @@ def _token_loss(objective: Objective, values: Mapping[str, float]) -> float | No
     """The first loss in nats per token, if there is one."""
     names = metrics.token_losses(objective)
     return values.get(metrics.loss_key(names[0])) if names else None
+
+
+def sees_both_sides(objective: Objective) -> bool:
+    """Whether its first loss in nats per token guesses a token from both of its sides."""
+    names = metrics.token_losses(objective)
+    return bool(names) and objective.losses[names[0]].sees_both_sides
 
 
 def unknown_share(held_out: HeldOut, unknown: int | None) -> float:

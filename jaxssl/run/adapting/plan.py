@@ -6,10 +6,12 @@ from typing import Any
 
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
-from jaxssl.run.adapting.request import Request, old_stream, rotary_field
+from jaxssl.run.adapting.request import Request, is_alike, old_stream, rotary_field
 from jaxssl.run.config import RunConfig, StreamConfig
 from jaxssl.run.networks import untrained
 from jaxssl.run.recipes import load_config
+from jaxssl.transfer.freezing import Freezing
+from jaxssl.transfer.regularize import Regularization
 
 NEW, OLD = "new", "old"
 """The streams of a run that also reads the old domain."""
@@ -62,6 +64,56 @@ def of_store(stream: StreamConfig, store: str, length: int | None = None) -> Str
     return dataclasses.replace(stream, data=data, weight=1.0, validation="validation")
 
 
+def notes(request: Request, base: RunConfig, config: RunConfig) -> list[str]:
+    """What is told of a plan: what the run to go on from had, and the new one has not."""
+    chosen, stream = old_stream(base, request.stream)
+    found, run = [], request.run
+    others = [name for name, other in base.streams.items() if not is_alike(other, stream)]
+    if others:
+        found.append(f"{run} goes on with its stream {chosen} alone, without {', '.join(others)}")
+    moved: dict[str, float] = {}
+    _held(_plain(stream.objective), "objective", moved)
+    if moved:
+        held = ", ".join(f"{key}={value:g}" for key, value in moved.items())
+        found.append(f"what moved over the steps of {run} stays where it ended: {held}")
+    dropped = _dropped(base, config)
+    if dropped:
+        found.append(
+            f"{run} had {', '.join(dropped)}; not taken over, give them again where they are wanted"
+        )
+    given = any(change.startswith("optimizer.learning_rate=") for change in request.changes)
+    rate = config.optimizer.learning_rate
+    if base.imported is not None and not given and rate == base.optimizer.learning_rate:
+        found.append(
+            f"{run} was trained elsewhere, and no old peak of the learning rate is known: it rises "
+            f"to {rate:g} (optimizer.learning_rate)"
+        )
+    return [f"note: {text}" for text in found]
+
+
+def _dropped(base: RunConfig, config: RunConfig) -> list[str]:
+    """The keys of what the old run had, and is no part of an adaptation unless it is asked for."""
+    values = {
+        "freezing": (base.freezing, config.freezing, Freezing()),
+        "regularization": (base.regularization, config.regularization, Regularization()),
+        "train.ema": (base.train.ema, config.train.ema, None),
+    }
+    return [key for key, (had, has, usual) in values.items() if had != usual and has == usual]
+
+
+def _held(plain: Any, key: str, moved: dict[str, float]) -> Any:
+    """Plain values with a number in the place of each that moves over steps, the one it ends at;
+    these go into `moved`, by their keys. The steps are those of a run that is over."""
+    if isinstance(plain, Mapping):
+        if [*plain] == ["points"]:
+            moved[key] = plain["points"][-1][1]
+            return moved[key]
+        return {name: _held(value, f"{key}.{name}", moved) for name, value in plain.items()}
+    if isinstance(plain, list | tuple):
+        return [_held(value, f"{key}[{i}]", moved) for i, value in enumerate(plain)]
+    return plain
+
+
 def _plain(part: Any) -> dict[str, Any]:
     return configuration.to_dict(part)
 
@@ -88,7 +140,10 @@ def _networks(request: Request, base: RunConfig) -> dict[str, Any]:
     """The networks beside the main one: those that the run trained go on from it too, and others
     from where they started."""
     fixed, found = untrained(base), {}
+    wanted = old_stream(base, request.stream)[1].objective.networks(base.model)
     for name, network in base.networks.items():
+        if name not in wanted:
+            continue
         if name in fixed:
             found[name] = _plain(network)
         else:
@@ -98,9 +153,9 @@ def _networks(request: Request, base: RunConfig) -> dict[str, Any]:
 
 def _streams(request: Request, base: RunConfig, store: str, old: str | None) -> dict[str, Any]:
     """What it is trained on: one stream, or two by turns."""
-    stream = old_stream(base)[1]
+    stream = old_stream(base, request.stream)[1]
     new = of_store(stream, store, request.length)
-    objective = _plain(stream.objective)
+    objective = _held(_plain(stream.objective), "objective", {})
     if old is None:
         return {"objective": objective, "data": _plain(new.data)}
     both = {NEW: (store, 1 - request.share), OLD: (old, request.share)}

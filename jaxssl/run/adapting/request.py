@@ -25,6 +25,7 @@ class Request:
       run: the run to go on from.
       out: the run to make.
       corpus: files, folders or patterns of text, or what `source.name` takes in their place.
+      stream: which of the run's streams of text is gone on with, where they differ.
       prepare: `a.b=c` changes of how the corpus is prepared.
       store: a token store in the place of a corpus.
       replay: a token store of the old domain to train on, too; None is the run's own.
@@ -40,6 +41,7 @@ class Request:
     run: Path
     out: Path
     corpus: tuple[str, ...] = ()
+    stream: str | None = None
     prepare: tuple[str, ...] = ()
     store: str | None = None
     replay: str | None = None
@@ -105,18 +107,22 @@ class Request:
             )
 
 
-def old_stream(config: RunConfig) -> tuple[str, StreamConfig]:
-    """The first stream of a run that has text without labels, with its name; of a model that was
-    imported the objective of its head.
+def text_streams(config: RunConfig) -> dict[str, StreamConfig]:
+    """The streams of a run that have text without labels, by name; of a model that was imported the
+    objective of its head.
 
     Raises:
       UserError: it has none.
     """
     if config.imported is not None and config.objective is None:
         config.trained_objective  # says what it is  # noqa: B018
-    for name, stream in config.all_streams.items():
-        if not stream.objective.named_tasks and isinstance(stream.data, StoreConfig | ImportedData):
-            return name, stream
+    found = {
+        name: stream
+        for name, stream in config.all_streams.items()
+        if not stream.objective.named_tasks and isinstance(stream.data, StoreConfig | ImportedData)
+    }
+    if found:
+        return found
     raise UserError(
         "this run was not pretrained: it has labels alone",
         where=f"{config.out}, objective",
@@ -128,13 +134,47 @@ def old_stream(config: RunConfig) -> tuple[str, StreamConfig]:
     )
 
 
+def old_stream(config: RunConfig, name: str | None = None) -> tuple[str, StreamConfig]:
+    """The stream of text that is gone on with, and its name: the one that is named, or the first,
+    if they differ in their text alone (as those of an adaptation do).
+
+    Raises:
+      UserError: there is none, none of that name, or several that differ.
+    """
+    found = text_streams(config)
+    if name is not None and name not in found:
+        raise UserError(
+            "the run has no such stream of text",
+            where="--stream",
+            expected="one of " + ", ".join(found) if any(found) else "none: it has one alone",
+            got=name,
+        )
+    first = next(iter(found))
+    if name is None and not all(is_alike(each, found[first]) for each in found.values()):
+        raise UserError(
+            "the run has several streams of text, and one of them can be adapted",
+            where=f"{config.out}, streams",
+            expected="the name of one",
+            got=", ".join(f"{name} ({each.objective.name})" for name, each in found.items()),
+            fix=f"give --stream {first}; all of them go on with a recipe that has them, over the "
+            f"new text: jaxssl pretrain RECIPE init.from={config.out}",
+        )
+    chosen = first if name is None else name
+    return chosen, found[chosen]
+
+
+def is_alike(one: StreamConfig, other: StreamConfig) -> bool:
+    """Whether two streams of text are the same but for the text, and how much of it."""
+    return one.objective == other.objective and one.data.of_store("") == other.data.of_store("")
+
+
 def check_model(request: Request, config: RunConfig) -> None:
     """Refuses what the run's model does not allow.
 
     Raises:
       UserError: rows that are not longer, or a rotary base where nothing turns.
     """
-    data = old_stream(config)[1].data
+    data = old_stream(config, request.stream)[1].data
     if request.length is not None and request.length < data.longest[0]:
         raise UserError(
             "rows may be longer than those of the run, not shorter",
