@@ -100,6 +100,20 @@ UNREAD = [
     (TokenizerTrainConfig, {**LEARNT, "kind": "byte_bpe"}, {"character_coverage": 0.9}),
     (TokenizerTrainConfig, {**LEARNT, "kind": "sentencepiece_bpe"}, {"min_frequency": 3}),
     (
+        TokenizerTrainConfig,
+        {"extends": "there", "sentinels": 100, "special_tokens": ("<a>",), "out": "here"},
+        {
+            "source": Docstrings(),
+            "kind": "byte_bpe",
+            "vocab_size": 300,
+            "lowercase": True,
+            "min_frequency": 3,
+            "character_coverage": 0.9,
+            "extra_roles": ("pad",),
+            "max_bytes": 1000,
+        },
+    ),
+    (
         InitConfig,
         {"from_": "runs/base", "scratch": True},
         {

@@ -41,6 +41,7 @@ EXAMPLES = {
     "tokenizer": (
         "jaxssl tokenizer kind=byte_bpe vocab_size=8192 out=stores/pieces source.name=text \\\n"
         "    'source.paths=[books/*.txt]'",
+        "jaxssl tokenizer extends=stores/pieces sentinels=100 out=stores/sentinels",
     ),
     "prepare": (
         "jaxssl prepare tokenizer=stores/pieces out=stores/books source.name=text \\\n"

@@ -75,7 +75,7 @@ class Verbs(NamedTuple):
 def _add_recipe_verbs(verbs: Verbs) -> None:
     """Those that read a recipe, which documents itself."""
     for name, text in (
-        ("tokenizer", "train a tokenizer on a corpus"),
+        ("tokenizer", "train a tokenizer on a corpus, or add special tokens to one"),
         ("prepare", "turn a corpus into a token store"),
         ("pretrain", "pretrain a model, or resume its run"),
         ("finetune", "train a model on a labelled task, or resume its run"),

@@ -278,6 +278,8 @@ def pieces_before(old: Tokenizer, new: Tokenizer) -> list[list[int]]:
         return []
     assert old.is_beginning_of(new), "not the beginning of the other"
     further = [new.token(id_) for id_ in range(old.vocab_size, new.vocab_size)]
+    if not isinstance(old, JsonTokenizer):  # a SentencePiece model's are all special
+        return [ids.tolist() for ids in old.encode_batch([piece or "" for piece in further])]
     added = {token["content"] for token in _content(new).get("added_tokens") or []}
     is_wordpiece = _content(old)["model"].get("type") == "WordPiece"
     vocabulary, model = _content(old)["model"]["vocab"], _library(old).model

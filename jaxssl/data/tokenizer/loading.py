@@ -16,6 +16,7 @@ from jaxssl.core.paths import suggestion
 from jaxssl.core.seal import inside
 from jaxssl.data.store.manifest import ROLES
 from jaxssl.data.tokenizer import with_transformers
+from jaxssl.data.tokenizer.sentencepiece_model import differ_in_control_pieces
 from jaxssl.data.tokenizer.tokenizer import CONFIG_FILE, Encoding, Frame, Tokenizer, is_word_start
 from jaxssl.data.tokenizer.with_transformers import FIX, WHAT, is_hugging_face, is_plain, read_part
 
@@ -284,6 +285,10 @@ class SentencePieceTokenizer(Tokenizer):
         import hashlib
 
         return hashlib.sha256(self._model).hexdigest()
+
+    def _has_rules_of(self, other: Tokenizer) -> bool:
+        is_model = isinstance(other, SentencePieceTokenizer)
+        return is_model and differ_in_control_pieces(self._model, other._model)
 
     def _starts_word(self, token: str) -> bool:
         return is_word_start(token.replace(_WORD_MARK, " "))

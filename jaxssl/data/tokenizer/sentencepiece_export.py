@@ -6,6 +6,8 @@ Our own loader uses the `.model` file, which is exact and several times faster.
 import json
 from typing import Any
 
+from jaxssl.data.tokenizer.sentencepiece_model import read_model
+
 SAMPLES = (
     "Hello there, World! It's 3.14 times (as old).",
     "  leading and  double   spaces, trailing  ",
@@ -17,11 +19,8 @@ SAMPLES = (
 def tokenizer_json(model: bytes) -> bytes | None:
     """The model as a `tokenizer.json`, or None where that would encode our samples differently."""
     import sentencepiece
-    from sentencepiece import sentencepiece_model_pb2
 
-    proto = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
-    proto.ParseFromString(model)
-    library = _library(proto)
+    library = _library(read_model(model))
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     for sample in SAMPLES:
         if library.encode(sample, add_special_tokens=False).ids != processor.encode(sample):

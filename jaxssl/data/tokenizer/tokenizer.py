@@ -85,12 +85,14 @@ class Tokenizer(ABC):
         return hashlib.sha256(content.encode()).hexdigest()
 
     def is_beginning_of(self, other: "Tokenizer") -> bool:
-        """Whether `other` has all pieces of this one under the same ids, the same special tokens,
-        and reads text by the same rules: then rows of this one's ids mean the same to a model of
-        the other's. A tokenizer is the beginning of itself."""
+        """Whether `other` has all pieces of this one under the same ids, the same roles and special
+        tokens, further special ones only behind them, and reads text by the same rules: then rows
+        of this one's ids mean the same to a model of the other's. A tokenizer is the beginning of
+        itself."""
         if self.fingerprint == other.fingerprint:
             return True
-        same = (self.special_ids, self.special_tokens) == (other.special_ids, other.special_tokens)
+        own = {token: i for token, i in other.special_tokens.items() if i < self.vocab_size}
+        same = (self.special_ids, self.special_tokens) == (other.special_ids, own)
         if not same or self.vocab_size > other.vocab_size or not self._has_rules_of(other):
             return False
         return all(self.token(id_) == other.token(id_) for id_ in range(self.vocab_size))

@@ -1,9 +1,11 @@
-"""Training tokenizers: WordPiece, byte-level BPE, SentencePiece BPE and Unigram.
+"""Training tokenizers: WordPiece, byte-level BPE, SentencePiece BPE and Unigram; or taking one as
+it is, with further special tokens.
 
 The same text and options give the same files, byte for byte.
 """
 
 import dataclasses
+import hashlib
 import io
 import itertools
 import json
@@ -16,8 +18,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxssl.core.bounds import check_local, check_unused
-from jaxssl.core.config import to_dict
+from jaxssl.core.bounds import check_at_least, check_local, check_unused
+from jaxssl.core.config import MISSING, to_dict
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write, new_directory
 from jaxssl.core.json_files import read_json
@@ -26,6 +28,8 @@ from jaxssl.data.corpus.contents import CONTENTS, check_unchanged, read_contents
 from jaxssl.data.corpus.sentences import split_long
 from jaxssl.data.corpus.sources import Docstrings, SourceConfig
 from jaxssl.data.tokenizer.loading import load_tokenizer
+from jaxssl.data.tokenizer.sentencepiece_model import with_control_pieces
+from jaxssl.data.tokenizer.special import sentinels, with_special
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 
 Texts = Callable[[], Iterable[str]]
@@ -33,15 +37,20 @@ WORDPIECE_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 END_OF_TEXT = "<|endoftext|>"
 ALPHABET = 1000
 RECORD = "training.json"
+LATER_FIELDS = {"special_tokens": [], "sentinels": 0, "extends": None}
+"""What records of version 0.1 do not have."""
 _WORD_MARK = "\u2581"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerTrainConfig:
-    """Training a tokenizer on a corpus."""
+    """Training a tokenizer on a corpus, or adding special tokens to one that is there."""
 
-    source: SourceConfig
-    """The text to learn from."""
+    source: SourceConfig | None = None
+    """The text to learn from. Required without `extends`."""
+    extends: str | None = None
+    """Tokenizer directory, SentencePiece .model file or name on the hub, to be taken as it is:
+    `sentinels` and `special_tokens` that it lacks follow its ids. No text is read."""
     out: str
     """Directory to write; a Hugging Face tokenizer directory."""
     kind: Literal["wordpiece", "byte_bpe", "sentencepiece_bpe", "sentencepiece_unigram"] = (
@@ -64,12 +73,28 @@ class TokenizerTrainConfig:
     special_tokens: tuple[str, ...] = ()
     """Further special tokens, which no text is made of, for objectives that name them
     (<fim_prefix>, <fim_suffix>, <fim_middle>)."""
+    sentinels: int = 0
+    """Number of special tokens that stand for spans of a text, for objectives as T5's, which has
+    100. They are the last ids, as there, and <extra_id_0> is the very last."""
     max_bytes: int | None = None
     """Learn from this much of the text's beginning, in UTF-8 bytes; null means all of it."""
 
     def __post_init__(self):
         check_local(self, "out")
-        more = len(self.special_tokens)
+        check_at_least(0, self, "sentinels")
+        self._check_special()
+        if self.extends is not None:
+            self._check_extends()
+            return
+        if self.source is None:
+            raise UserError(
+                MISSING,
+                where="source",
+                expected="a text to learn from, or a tokenizer to extend",
+                fix="give source.name=text and 'source.paths=[...]', for example; or "
+                "extends=TOKENIZER",
+            )
+        more = len(self.special_tokens) + self.sentinels
         smallest = {"byte_bpe": 257 + len(self.extra_roles)}.get(self.kind, 100) + more
         for name, low, value in (
             ("vocab_size", smallest, self.vocab_size),
@@ -87,14 +112,6 @@ class TokenizerTrainConfig:
             )
         unused = {"byte_bpe": ["character_coverage"], "wordpiece": []}
         check_unused(self, unused.get(self.kind, ["min_frequency"]), where=f"with kind={self.kind}")
-        blank = [token for token in self.special_tokens if not token.strip()]
-        if blank or len({*self.special_tokens}) < more:
-            raise UserError(
-                "these are no special tokens",
-                where="special_tokens",
-                expected="different strings with something to see",
-                got=list(self.special_tokens),
-            )
         if self.extra_roles and self.kind != "byte_bpe":
             raise UserError(
                 "only byte-level BPE takes extra roles",
@@ -103,31 +120,105 @@ class TokenizerTrainConfig:
                 got=", ".join(self.extra_roles),
             )
 
+    def _check_special(self) -> None:
+        """Refuses special tokens that are none, or are named twice."""
+        tokens = self.special_tokens
+        blank = [token for token in tokens if not token.strip()]
+        if blank or len({*tokens, *sentinels(self.sentinels)}) < len(tokens) + self.sentinels:
+            raise UserError(
+                "these are no special tokens",
+                where="special_tokens",
+                expected="different strings with something to see"
+                + (", and no sentinels, which are made besides" if self.sentinels else ""),
+                got=list(tokens),
+            )
+
+    def _check_extends(self) -> None:
+        """Refuses what only training reads, and a tokenizer that is to get nothing."""
+        added = ("extends", "out", "sentinels", "special_tokens")
+        others = [x.name for x in dataclasses.fields(self) if x.name not in added]
+        why = "nothing is learnt: the tokenizer is taken as it is"
+        check_unused(self, others, where="with extends", fix=f"leave them out, {why}")
+        if not self.sentinels and not self.special_tokens:
+            raise UserError(
+                "there is nothing to extend the tokenizer with",
+                where="extends",
+                expected="special tokens to put behind its ids",
+                got="neither sentinels nor special_tokens",
+                fix="give sentinels=100, or 'special_tokens=[<name>]'",
+            )
+
+    @property
+    def room(self) -> int:
+        """Number of pieces, special tokens included, that come before the sentinels."""
+        return self.vocab_size - self.sentinels
+
 
 def train_tokenizer(config: TokenizerTrainConfig) -> Tokenizer:
-    """Trains a tokenizer on `config.source` and saves it to `config.out`.
+    """Trains a tokenizer on `config.source`, or takes that of `config.extends`, and saves it to
+    `config.out`.
 
-    Does nothing but load it when it was trained before with the same configuration on the same
-    corpus.
+    Does nothing but load it when it was made before with the same configuration of the same corpus
+    or tokenizer.
 
     Raises:
-      UserError: bad corpus, `out` holds something else, or the corpus has changed.
+      UserError: bad corpus or tokenizer, `out` holds something else, or what it was made of has
+        changed.
     """
     out = Path(config.out)
     wanted = {**to_dict(config), "out": None}
+    if config.extends is not None:
+        return _extended(config, out, wanted)
+    assert config.source is not None
     if _is_done(out, wanted):
         check_unchanged(out / CONTENTS, [config.source], "tokenizer")
-        print(f"{out}: already trained with this configuration", file=sys.stderr)
-        return load_tokenizer(out)
+        return _as_before(out)
     config.source.check()
     with new_directory(out) as directory, tempfile.TemporaryDirectory() as scratch:
         write_contents(directory / CONTENTS, read_contents([config.source]))
         tokenizer = train_on_texts(config, _texts(config, Path(scratch)))
         check_unchanged(directory / CONTENTS, [config.source], "tokenizer")
-        tokenizer.save(directory)
-        with atomic_write(directory / RECORD) as file:
-            json.dump(wanted, file, indent=1)
+        _save(tokenizer, directory, wanted)
     return tokenizer
+
+
+def _extended(config: TokenizerTrainConfig, out: Path, wanted: dict) -> Tokenizer:
+    """The tokenizer of `config.extends` with further special tokens, in `out`."""
+    old = load_tokenizer(str(config.extends))
+    files = [[name, hashlib.sha256(old.files[name]).hexdigest()] for name in sorted(old.files)]
+    wanted = {**wanted, "extended": hashlib.sha256(json.dumps(files).encode()).hexdigest()}
+    if _is_done(out, wanted):
+        return _as_before(out)
+    asked = (*config.special_tokens, *sentinels(config.sentinels))
+    larger = with_special(old, asked)
+    if larger is old:
+        raise UserError(
+            "the tokenizer has all of these tokens already",
+            where=config.extends,
+            expected="special tokens that it lacks",
+            got=", ".join(asked[:3]) + (f" and {len(asked) - 3} more" if asked[3:] else ""),
+            fix=f"use it as it is: tokenizer={config.extends}",
+        )
+    larger.name = out.name
+    with new_directory(out) as directory:
+        _save(larger, directory, wanted)
+    tell(
+        f"special tokens behind the {old.vocab_size:,} ids of {config.extends}: "
+        f"{larger.vocab_size - old.vocab_size:,}; for its model: "
+        f"model.vocab_size={larger.vocab_size}"
+    )
+    return larger
+
+
+def _as_before(out: Path) -> Tokenizer:
+    print(f"{out}: already trained with this configuration", file=sys.stderr)
+    return load_tokenizer(out)
+
+
+def _save(tokenizer: Tokenizer, directory: Path, wanted: dict) -> None:
+    tokenizer.save(directory)
+    with atomic_write(directory / RECORD) as file:
+        json.dump(wanted, file, indent=1)
 
 
 def train_on_texts(config: TokenizerTrainConfig, texts: Texts) -> Tokenizer:
@@ -145,14 +236,23 @@ def train_on_texts(config: TokenizerTrainConfig, texts: Texts) -> Tokenizer:
 
 
 def _is_done(out: Path, wanted: dict) -> bool:
-    """Whether this tokenizer is there already. Where its corpus lies is not compared."""
+    """Whether this tokenizer is there already. Where its corpus, or the tokenizer that it extends,
+    lies is not compared."""
     record = out / RECORD
     if record.is_file():
         what, fix = "the record of a tokenizer is damaged", "delete the directory to train it anew"
         found = read_json(record, what=what, fix=fix)
-        found = {"special_tokens": [], **found}  # of version 0.1
-        if _without_place(found) == _without_place(wanted):
+        found, asked = _without_place({**LATER_FIELDS, **found}), _without_place(wanted)
+        if found == asked:
             return True
+        if found | {"extended": None} == asked | {"extended": None}:
+            raise UserError(
+                "the tokenizer to extend has changed since this one was made of it",
+                where=f"extends={wanted['extends']}",
+                expected=f"the files that {out} was made of ({str(found['extended'])[:12]})",
+                got=f"other files ({asked['extended'][:12]})",
+                fix="choose another `out`, or delete this directory",
+            )
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(
             "there is something here already, and it is no tokenizer of this configuration",
@@ -167,12 +267,14 @@ def _is_done(out: Path, wanted: dict) -> bool:
 def _without_place(record: dict) -> dict:
     source = record.get("source")
     kept = source.items() if isinstance(source, dict) else ()
-    return {**record, "source": {key: value for key, value in kept if key != "paths"}}
+    source = {key: value for key, value in kept if key != "paths"}
+    return {**record, "source": source, "extends": record["extends"] is not None}
 
 
 def _texts(config: TokenizerTrainConfig, scratch: Path) -> Texts:
     """The source's texts, with a progress bar; collected only once if that is costly."""
     source = config.source
+    assert source is not None
     if isinstance(source, Docstrings):
         source = source.collected(scratch)
 
@@ -225,7 +327,7 @@ def _train_wordpiece(config: TokenizerTrainConfig, texts: Texts) -> Tokenizer:
         ]
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size + 2 * len(alphabet),
+        vocab_size=config.room + 2 * len(alphabet),
         min_frequency=config.min_frequency,
         initial_alphabet=[_WORD_MARK, *alphabet],
         limit_alphabet=len(alphabet) + 1,
@@ -234,7 +336,7 @@ def _train_wordpiece(config: TokenizerTrainConfig, texts: Texts) -> Tokenizer:
     learner.train_from_iterator(_pieces(texts()), trainer)
     specials = tuple(dict.fromkeys((*WORDPIECE_SPECIALS, *config.special_tokens)))
     vocabulary = _wordpiece_vocabulary(
-        [*specials, *starting, *(f"##{c}" for c in continuing)], _merged(learner), config.vocab_size
+        [*specials, *starting, *(f"##{c}" for c in continuing)], _merged(learner), config.room
     )
 
     library = Library(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))
@@ -265,7 +367,7 @@ def _train_byte_bpe(config: TokenizerTrainConfig, texts: Texts) -> Tokenizer:
     roles = {"bos": END_OF_TEXT, "eos": END_OF_TEXT}
     roles |= {role: f"<|{role}|>" for role in config.extra_roles}
     trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size,
+        vocab_size=config.room,
         min_frequency=config.min_frequency,
         special_tokens=list(dict.fromkeys((*roles.values(), *config.special_tokens))),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
@@ -282,12 +384,13 @@ def _train_sentencepiece(config: TokenizerTrainConfig, texts: Texts) -> Tokenize
     from jaxssl.data.tokenizer.sentencepiece_export import tokenizer_json
 
     try:
-        content = _sentencepiece_model(config, texts, config.vocab_size)
+        content = _sentencepiece_model(config, texts, config.room)
     except RuntimeError as error:
         most = re.search(r"value <= (\d+)", str(error))
         if most is None:
             raise _sentencepiece_error(config, str(error)) from error
         content = _sentencepiece_model(config, texts, int(most.group(1)))
+    content = with_control_pieces(content, sentinels(config.sentinels))
     exported = tokenizer_json(content)
     files = {JSON_FILE: exported} if exported else {}
     return SentencePieceTokenizer(Path(config.out).name, content, None, files)
@@ -330,7 +433,8 @@ def _from_library(config: TokenizerTrainConfig, library: Any, roles: dict[str, s
     from jaxssl.data.tokenizer.loading import JsonTokenizer
 
     named = {f"{role}_token": token for role, token in roles.items()}
-    return JsonTokenizer(Path(config.out).name, json.loads(library.to_str()), named)
+    learnt = JsonTokenizer(Path(config.out).name, json.loads(library.to_str()), named)
+    return with_special(learnt, sentinels(config.sentinels))
 
 
 def _alphabets(
@@ -356,7 +460,7 @@ def _most_frequent(config: TokenizerTrainConfig, counts: Counter[str]) -> list[s
     may_lose = (1 - config.character_coverage) * sum(counts[c] for c in known)
     while known and counts[known[-1]] < config.min_frequency and counts[known[-1]] <= may_lose:
         may_lose -= counts[known.pop()]
-    return sorted(known[: min(ALPHABET, config.vocab_size // 4)])
+    return sorted(known[: min(ALPHABET, config.room // 4)])
 
 
 class _SpacedOut(dict):
