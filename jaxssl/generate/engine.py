@@ -125,8 +125,8 @@ class Limits(NamedTuple):
       outputs: the only texts that may be written; None is any.
     """
 
-    ends: jax.Array | np.ndarray
-    most: jax.Array | np.ndarray
+    ends: Any
+    most: Any
     outputs: Outputs | None = None
 
 

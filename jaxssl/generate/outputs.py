@@ -4,7 +4,7 @@ Shapes: M nodes, C children of a node at most, B rows, V ids.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ class Outputs(NamedTuple):
     nodes: jax.Array | np.ndarray
 
 
-def make_outputs(texts: Sequence[Sequence[int]], end: int) -> Outputs:
+def make_outputs(texts: Sequence[Any], end: int) -> Outputs:
     """The tree of texts, each of which ends with the id `end`.
 
     Raises:

@@ -9,7 +9,8 @@ import toy
 
 import jaxssl
 from jaxssl.core.errors import UserError
-from jaxssl.generate.settings import Sampling, generate
+from jaxssl.generate.decode import generate
+from jaxssl.generate.settings import Sampling
 from jaxssl.generate.texts import LanguageModel
 from jaxssl.models.heads import CAUSAL_LM, MASKED_LM, NEXT_SENTENCE
 from jaxssl.models.model import Model
