@@ -20,8 +20,9 @@ from jaxssl.objectives.sentence_order import SentenceDistance, SentenceOrder
 from jaxssl.objectives.simcse import SimCse
 from jaxssl.objectives.span_boundary import SpanBoundary
 from jaxssl.objectives.span_corruption import SpanCorruption
+from jaxssl.objectives.ul2 import Ul2
 
 register(Objective, MaskedLm, SpanBoundary, ReplacedTokens, MaskedDiffusion, Distil)
 register(Objective, NextSentence, SentenceOrder, SentenceDistance, SimCse, Passages, AutoEncode)
 register(Objective, CausalLm, PrefixLm, FillInMiddle, MaskedNextToken, Combine)
-register(Objective, SpanCorruption)
+register(Objective, SpanCorruption, Ul2)

@@ -26,7 +26,7 @@ from jaxssl.core.types import Batch, Vocabulary
 from jaxssl.models.model import ModelConfig
 from jaxssl.objectives.sentinels import check_sentinels, sentinels_of
 from jaxssl.objectives.two_sided import TwoSided, fresh_side
-from jaxssl.ops.ragged import Places, Side
+from jaxssl.ops.ragged import Places, Side, lengths_of
 from jaxssl.ops.span_noise import SpanCounts, Spans, random_spans
 
 
@@ -108,9 +108,19 @@ class SpanCorruption(TwoSided):
 
         def row(key, tokens, segments):
             texts = jnp.minimum(segments, 1) if self.joined else segments
-            spans = random_spans(key, texts, jnp.asarray(noise_of), jnp.asarray(spans_of))
-            ids = dict(end=vocabulary.document_end, pad=vocabulary.special_ids.get("pad", 0))
-            return two_sides(tokens, texts, spans, sentinels, sizes, ends=self.joined, **ids)
+            lengths = lengths_of(texts)
+            counts = jnp.asarray(noise_of)[lengths], jnp.asarray(spans_of)[lengths]
+            spans = random_spans(key, texts, *counts)
+            return two_sides(
+                tokens,
+                texts,
+                spans,
+                sentinels,
+                sizes,
+                end=vocabulary.document_end,
+                pad=vocabulary.special_ids.get("pad", 0),
+                ends=self.joined,
+            )
 
         keys = example_keys(seed, batch)
         inputs, targets = jax.vmap(row)(keys, batch["tokens"], batch["segment_ids"])
@@ -127,6 +137,7 @@ def two_sides(
     end: int,
     pad: int,
     ends: bool,
+    modes: jax.Array | None = None,
 ) -> tuple[Side, Side]:
     """Inputs and targets of one row.
 
@@ -137,16 +148,24 @@ def two_sides(
       sizes: tokens of either side.
       end, pad: the ids that end a text, and that stand behind all.
       ends: whether inputs end so, too; targets always do.
+      modes: int32 [R + 1], of each text the token that the inputs of those with noise begin with;
+        below 0 is none.
     """
     noisy, is_text = spans.noisy, texts > 0
     goes_on = noisy[:-1] & (texts[1:] == texts[:-1])
     is_first = noisy & ~jnp.pad(goes_on, (1, 0))
     marks = sentinels[jnp.minimum(spans.number, len(sentinels) - 1)]
-    lengths = jnp.zeros(len(texts) + 1, jnp.int32).at[texts].add(1).at[0].set(0)
+    if modes is None:
+        modes = jnp.full(len(texts) + 1, -1, jnp.int32)
+    has_mode = (modes >= 0) & (spans.noise > 0)
+    opens = has_mode[texts] & (texts != jnp.pad(texts, (1, 0))[:-1])  # a first token is no noise
 
     kept = is_text & (~noisy | is_first)
-    inputs = Places.of(kept.astype(jnp.int32), texts, (lengths > 0) & ends)
-    read = [(inputs.last, kept, jnp.where(noisy, marks, tokens))]
+    inputs = Places.of(kept + opens.astype(jnp.int32), texts, (lengths_of(texts) > 0) & ends)
+    read = [
+        (inputs.last, kept, jnp.where(noisy, marks, tokens)),
+        (inputs.last - 1, opens, modes[texts]),
+    ]
     targets = Places.of(noisy + is_first.astype(jnp.int32), texts, spans.noise > 0)
     written = [(targets.last, noisy, tokens), (targets.last - 1, is_first, marks)]
     options = dict(end=end, pad=pad)

@@ -13,6 +13,26 @@ Side = tuple[jax.Array, jax.Array, jax.Array]
 """Tokens, numbers of texts and positions of a row, int32; see `Places.side`."""
 
 
+def lengths_of(texts: jax.Array) -> jax.Array:
+    """How many tokens [R] each text has, by its number: int32 [R + 1], 0 of padding."""
+    return jnp.zeros(len(texts) + 1, jnp.int32).at[texts].add(1).at[0].set(0)
+
+
+def random_ranks(key: jax.Array, groups: jax.Array, there: jax.Array) -> jax.Array:
+    """The place of each item among those of its group, in a random order, from 0 on: int32 [N].
+
+    Args:
+      groups: int32 [N], ascending.
+      there: bool [N], the items that are ordered; all others of a group come behind them.
+    """
+    here = jnp.arange(len(groups), dtype=jnp.int32)
+    drawn = jnp.where(there, jax.random.uniform(key, groups.shape), 2.0)
+    *_, order = jax.lax.sort((groups, drawn, here), num_keys=2)
+    is_first = jnp.pad(groups[1:] != groups[:-1], (1, 0), constant_values=True)
+    begins = jax.lax.cummax(jnp.where(is_first, here, 0))
+    return jnp.zeros_like(here).at[order].set(here) - begins
+
+
 class Places(NamedTuple):
     """Of one row, where things come to stand.
 

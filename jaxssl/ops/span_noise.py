@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxssl.ops.ragged import lengths_of
+
 
 @dataclass(frozen=True)
 class SpanCounts:
@@ -50,27 +52,24 @@ class Spans(NamedTuple):
     Attributes:
       noisy: bool [R], whether a token is noise.
       number: int32 [R], the span of a noisy token, from 0 on in its document.
-      noise, spans: int32 [R + 1], of each document, how many there are.
+      noise: int32 [R + 1], of each document, how many tokens are.
     """
 
     noisy: jax.Array
     number: jax.Array
     noise: jax.Array
-    spans: jax.Array
 
 
-def random_spans(
-    key: jax.Array, documents: jax.Array, noise_of: jax.Array, spans_of: jax.Array
-) -> Spans:
+def random_spans(key: jax.Array, documents: jax.Array, noise: jax.Array, spans: jax.Array) -> Spans:
     """Draws the spans of one row.
 
     Args:
       documents: int32 [R], ascending, padding (0) at the end.
-      noise_of, spans_of: int32 [R + 1], by the number of tokens of a document (`SpanCounts`).
+      noise, spans: int32 [R + 1], of each document, by its number, how many noisy tokens and spans
+        there are (`SpanCounts`).
     """
     R, s = documents.shape[0], documents
-    lengths = jnp.zeros(R + 1, jnp.int32).at[s].add(1).at[0].set(0)
-    noise, spans = noise_of[lengths], spans_of[lengths]
+    lengths = lengths_of(documents)
     begins = jnp.cumsum(lengths) - lengths
     # In each document, number the noise first and what is kept behind it: two groups, each cut at
     # spans - 1 of the places between its tokens.
@@ -101,4 +100,4 @@ def random_spans(
     where = jnp.where(s > 0, begins[s] + where, outside)
     noisy = jnp.zeros(R, bool).at[where].set(~is_kept & (s > 0), mode="drop")
     number = jnp.zeros(R, jnp.int32).at[where].set(part.astype(jnp.int32), mode="drop")
-    return Spans(noisy, number, noise, spans)
+    return Spans(noisy, number, noise)

@@ -6,61 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from masks import packed_batch
+from two_sides import END, IDS, WORDS, inverted, made_of, rows, texts
 
 from jaxssl.core.errors import UserError
 from jaxssl.objectives.span_corruption import SpanCorruption
 from jaxssl.ops.span_noise import SpanCounts, random_spans
-
-SENTINELS = {f"<extra_id_{i}>": 1000 - i for i in range(100)}  # the first is the last, as in T5
-WORDS = dataclasses.replace(tiny.vocabulary(), special_tokens=SENTINELS)
-END = WORDS.document_end
-IDS = {number: i for i, number in enumerate(SENTINELS.values())}
-
-
-def made_of(batch, objective, seed=7):
-    whole = jax.jit(lambda batch: {**batch, **objective.corrupt(batch, seed, WORDS)})
-    return jax.tree.map(np.asarray, whole(batch))
-
-
-def texts(tokens, segments):
-    """The tokens of each text of a row, by its number."""
-    return {n: tokens[segments == n].tolist() for n in range(1, segments.max() + 1)}
-
-
-def inverted(inputs, targets):
-    """The text that two sides are of: each sentinel of the inputs is what follows it in the
-    targets."""
-    spans, number = {}, None
-    for token in targets[:-1]:
-        if token in IDS:
-            number = IDS[token]
-            assert number == len(spans)
-            spans[number] = []
-        else:
-            spans[number].append(token)
-    assert targets[-1:] in ([END], []) and all(spans.values())
-    out = []
-    for token in inputs:
-        out += spans[IDS[token]] if token in IDS else [token]
-    return out
-
-
-def rows(count, length, seed=0):
-    rng = np.random.default_rng(seed)
-    tokens = rng.integers(8, 36, (count, length)).astype(np.int32)
-    tokens[:, 40::57] = END  # documents, told apart by this alone
-    ends = np.cumsum(np.pad(tokens == END, ((0, 0), (1, 0)))[:, :-1], axis=1)
-    return {
-        "tokens": tokens,
-        "segment_ids": (ends + 1).astype(np.int32),
-        "positions": np.zeros_like(tokens),
-        "example_id": np.stack([np.zeros(count), np.arange(count)], 1).astype(np.uint32),
-        "epoch": np.zeros(count, np.int32),
-    }
 
 
 @pytest.mark.parametrize(
@@ -146,8 +99,13 @@ def test_each_text_has_as_many_noisy_tokens_and_spans_as_the_formula_says(
     documents = np.zeros(R, np.int32)
     documents[: sum(lengths)] = np.repeat(np.arange(len(lengths)) + 1, lengths)
     n = np.arange(R + 1)
-    tables = map(jnp.array, (counts.noise(n), counts.spans(n)))
-    found = random_spans(jax.random.key(seed), jnp.array(documents), *tables)
+    numbers = np.bincount(documents, minlength=R + 1)[: R + 1] * (n > 0)
+    found = random_spans(
+        jax.random.key(seed),
+        jnp.array(documents),
+        jnp.array(counts.noise(numbers)),
+        jnp.array(counts.spans(numbers)),
+    )
     noisy, at = np.asarray(found.noisy), 0
     assert not noisy[sum(lengths) :].any()
     for length in lengths:
@@ -162,9 +120,10 @@ def test_each_text_has_as_many_noisy_tokens_and_spans_as_the_formula_says(
 
 def test_every_way_of_cutting_is_as_likely():
     """8 tokens, 4 of noise in 2 spans: 3 x 3 ways."""
-    n, counts = np.arange(9), SpanCounts(0.5, 2.0)
-    tables = [jnp.array(x) for x in (counts.noise(n), counts.spans(n))]
-    draw = jax.vmap(lambda key: random_spans(key, jnp.ones(8, jnp.int32), *tables).noisy)
+    counts = SpanCounts(0.5, 2.0)
+    lengths = np.array([0, 8, *[0] * 7])  # one document
+    found = [jnp.array(x) for x in (counts.noise(lengths), counts.spans(lengths))]
+    draw = jax.vmap(lambda key: random_spans(key, jnp.ones(8, jnp.int32), *found).noisy)
     noisy = np.asarray(draw(jax.random.split(jax.random.key(1), 9000)))
     ways, counted = np.unique(noisy, axis=0, return_counts=True)
     assert len(ways) == 9
