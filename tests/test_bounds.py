@@ -19,6 +19,7 @@ from jaxssl.data.tokenizer.training import TokenizerTrainConfig
 from jaxssl.objectives.combine import Term
 from jaxssl.objectives.contrast.ranking import Ranking
 from jaxssl.objectives.masked_lm import MaskedLm
+from jaxssl.objectives.ul2 import Denoiser
 from jaxssl.ops.rotary import Yarn
 from jaxssl.optim.adafactor import Adafactor
 from jaxssl.optim.sgd import Sgd
@@ -61,6 +62,7 @@ TABLE = TableFile(path="train.csv")
 LEARNT = {"source": Docstrings(), "out": "here"}
 TABLES = TableSplits(train=TABLE)
 REQUIRED = {
+    Denoiser: {"mode": "regular", "rate": 0.15},
     StoreConfig: {"store": "here"},
     InitConfig: {"from_": "runs/base"},
     TablesConfig: {"tables": TABLES},
