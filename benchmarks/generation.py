@@ -90,9 +90,9 @@ class Ours:
         from jaxssl.models.model import Model
         from jaxssl.models.t5 import T5Config
 
-        small = dict(vocab_size=VOCABULARY, hidden_size=256, num_layers=4, num_heads=4)
+        small: Any = dict(vocab_size=VOCABULARY, hidden_size=256, num_layers=4, num_heads=4)
         configs = {
-            "4 x 256": lambda: Gpt2Config(**small, intermediate_size=1024, max_positions=256),  # type: ignore[arg-type]
+            "4 x 256": lambda: Gpt2Config(**small, intermediate_size=1024, max_positions=256),
             "GPT-2 small": Gpt2Config,
             "T5 small": T5Config,
         }
@@ -134,7 +134,9 @@ class Theirs:
             config: Any = transformers.T5Config(decoder_start_token_id=0)
             self.model: Any = transformers.T5ForConditionalGeneration(config)
         else:
-            small = dict(n_embd=256, n_layer=4, n_head=4, n_positions=256, vocab_size=VOCABULARY)
+            small: dict[str, Any] = dict(
+                n_embd=256, n_layer=4, n_head=4, n_positions=256, vocab_size=VOCABULARY
+            )
             config = transformers.GPT2Config(**({} if work.name == "GPT-2 small" else small))
             self.model = transformers.GPT2LMHeadModel(config)
         self.model.eval()

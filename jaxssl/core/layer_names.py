@@ -52,6 +52,12 @@ def layer_names(name: str, size: int | None = None) -> list[str]:
     return [name]
 
 
+def in_segment(name: str, start: int, end: int) -> str:
+    """The name of the leaf with layers [start, end) alone, of one of a stack of one segment."""
+    parts = name.split("/")
+    return "/".join(f"layers[{start}:{end}]" if part == "layers" else part for part in parts)
+
+
 def is_stacked(name: str) -> bool:
     """Whether the leaf holds layers along its first axis."""
     return any(STACK.match(part) for part in name.split("/"))

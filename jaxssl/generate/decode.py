@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.keys import seed_key
 from jaxssl.core.types import Params
 from jaxssl.generate.beam import search
-from jaxssl.generate.engine import Limits, Plan, Prompts, Written, begin, go_on
+from jaxssl.generate.engine import Limits, Plan, Prompts, Written, apart, begin, go_on
 from jaxssl.generate.outputs import Outputs
 from jaxssl.generate.settings import Beams, Sampling
 from jaxssl.models.encoder_decoder import EncoderDecoderConfig
@@ -73,6 +74,7 @@ def generate(
     Raises:
       UserError: an empty prompt, or prompt and continuation exceed the model's positions.
     """
+    model, params = apart(model, params)
     plan, begun = _planned(model, prompts, sampling, sampling.samples, num_tokens, trained_length)
     limits = _limits(plan, stop_ids, outputs)
     keys = _row_keys(sampling.seed, len(begun.tokens))
@@ -110,12 +112,13 @@ def beam_search(
             expected=f"at most {beams.count} texts",
             got=sampling.samples,
         )
+    model, params = apart(model, params)
     plan, begun = _planned(model, prompts, sampling, 1, num_tokens, trained_length)
     limits = _limits(plan, stop_ids, outputs)
     ended = search(plan, beams, params, begin(plan, params, begun), limits)
     parts = (ended.tokens, ended.lengths, ended.sums)
     made = []
-    for start, *texts in zip(begun.lengths, *map(_whole, parts)):
+    for start, *texts in zip(begun.lengths, *_whole(parts)):
         for tokens, length, total in list(zip(*texts))[: sampling.samples]:
             added = tokens[start : start + length]
             has_end = bool(np.isin(added[-1:], limits.ends).any())
@@ -185,16 +188,21 @@ def _row_keys(seed: int, count: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(seed_key(seed), jnp.arange(count))
 
 
-def _whole(x: jax.Array) -> np.ndarray:
-    """An array that every process reads, whole on each of them."""
-    return np.asarray(jax.jit(lambda x: constrain(x, (None,) * x.ndim))(x))
+def _whole(tree: Any) -> Any:
+    """Arrays that every process reads, whole on each of them."""
+    return jax.tree.map(np.asarray, _on_all_devices(tree))
+
+
+@jax.jit
+def _on_all_devices(tree: Any) -> Any:
+    return jax.tree.map(lambda x: constrain(x, (None,) * x.ndim), tree)
 
 
 def _made(written: Written, limits: Limits) -> list[Continuation]:
     """What was added to each text."""
     parts = (written.tokens, written.starts, written.lengths, written.scores)
     made = []
-    for tokens, start, length, score in zip(*map(_whole, parts)):
+    for tokens, start, length, score in zip(*_whole(parts)):
         added = tokens[start:length]
         ended = len(added) > 0 and bool(np.isin(added[-1], limits.ends))
         made.append(Continuation(added[: len(added) - ended], float(score), ended))

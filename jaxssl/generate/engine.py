@@ -12,12 +12,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxssl.core.layer_names import canonical, in_segment, is_stacked, layer_range
+from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.types import Params
 from jaxssl.generate.outputs import Outputs, allowed, followed
 from jaxssl.generate.settings import Sampling
 from jaxssl.models.layer_context import Memory
 from jaxssl.models.model import Model
 from jaxssl.ops import logits as change
+
+
+def apart(model: Model, params: Params) -> tuple[Model, Params]:
+    """The model with every layer by itself, no stack being scanned, and its parameters, of which
+    those of layers are copied unless they are so already.
+
+    For one token at a time a scan costs more than the layers do: it copies each layer's parameters
+    out of the stack for every token, and writes the keys and values of all layers anew. (GPT-2
+    small on 2 cores, one text: 14 tokens/s scanned, 25 apart.)
+    """
+    cut = {stack.name: (1,) * stack.depth for stack in model.stacks}
+    if all(stack.sizes == cut[stack.name] for stack in model.stacks):
+        return model, params
+    return model.with_segments(cut), _apart(params)
+
+
+@jax.jit
+def _apart(params: Params) -> Params:
+    made: dict[str, jax.Array] = {}
+    for name, x in flatten(params).items():
+        if not is_stacked(name) or x.shape[0] == 1:
+            made[name] = x
+            continue
+        first = (layer_range(name) or (0, 0))[0]
+        for i in range(x.shape[0]):
+            made[in_segment(canonical(name), first + i, first + i + 1)] = x[i : i + 1]
+    return unflatten(made)
 
 
 class Prompts(NamedTuple):
@@ -213,7 +242,7 @@ def extended(
 ) -> Written:
     """The texts with one token [B] more, but for those that have ended."""
     w, rows = written, jnp.arange(token.shape[0])
-    log_probability = jax.nn.log_softmax(raw, axis=-1)[rows, token].astype(jnp.float32)
+    log_probability = raw[rows, token] - jax.nn.logsumexp(raw, axis=-1)
     slot = jnp.where(w.done, plan.slots, w.lengths)  # outside: nothing is written
     memory = None if w.segments is None else Memory(None, w.segments)
     one = {
@@ -232,7 +261,7 @@ def extended(
         tokens=w.tokens.at[rows, slot].set(token, mode="drop"),
         starts=w.starts,
         lengths=w.lengths + ~w.done,
-        scores=w.scores + jnp.where(w.done, 0, log_probability),
+        scores=w.scores + jnp.where(w.done, 0, log_probability.astype(jnp.float32)),
         done=w.done | is_last | jnp.isin(token, limits.ends),
         node=jnp.where(w.done, w.node, node),
     )

@@ -22,7 +22,8 @@ from jaxssl.ops.attention.pattern import Pattern, Tokens
 from jaxssl.ops.rotary import rotate
 from jaxssl.parallel.axes import constrain
 
-CACHE = ("batch", "sequence", "kv_heads", "head_dim")
+CACHE = ("batch", "kv_heads", "sequence", "head_dim")
+"""Heads before slots: as products read them. Else they were copied for each token, all of them."""
 
 
 def project(block: BlockConfig, c: AttentionConfig, name: str, x: jax.Array) -> jax.Array:
@@ -118,10 +119,9 @@ class SelfAttention(nn.Module):
         rows = jnp.arange(k.shape[0])[:, None]
         written = []
         for name, new in (("cached_key", k), ("cached_value", v)):
-            empty = nn.with_logical_partitioning(nn.initializers.zeros, CACHE)
-            slots: nn.Variable = self.variable("cache", name, empty, None, new.shape, new.dtype)
-            slots.value = slots.value.at[rows, context.positions].set(new)
-            written.append(slots.value)
+            kept = _kept(self, name, new)
+            kept.value = kept.value.at[rows, :, context.positions].set(new)
+            written.append(kept.value.swapaxes(1, 2))
         return written[0], written[1]
 
 
@@ -161,17 +161,21 @@ class CrossAttention(nn.Module):
         for name in ("key", "value"):
             if memory.hidden is None:
                 kept: nn.Variable = self.variable("cache", f"memory_{name}", _absent)
-                made.append(kept.value)
+                made.append(kept.value.swapaxes(1, 2))
                 continue
             new = project(block, c, name, memory.hidden)
             if self.is_mutable_collection("cache"):
-                empty = nn.with_logical_partitioning(nn.initializers.zeros, CACHE)
-                slots: nn.Variable = self.variable(
-                    "cache", f"memory_{name}", empty, None, new.shape, new.dtype
-                )
-                slots.value = new
+                _kept(self, f"memory_{name}", new).value = new.swapaxes(1, 2)
             made.append(new)
         return made[0], made[1]
+
+
+def _kept(module: nn.Module, name: str, new: jax.Array) -> nn.Variable:
+    """The cache's entry of this name, [B, K, S, D], for keys or values such as `new`
+    [B, S, K, D]."""
+    B, S, K, D = new.shape
+    empty = nn.with_logical_partitioning(nn.initializers.zeros, CACHE)
+    return module.variable("cache", name, empty, None, (B, K, S, D), new.dtype)
 
 
 def _absent() -> jax.Array:

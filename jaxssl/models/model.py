@@ -284,7 +284,7 @@ class Model:
             the cache keeps, and without in those that follow.
         """
         kept = [x for path, x in flatten(cache).items() if path.endswith("cached_key")]
-        slots = kept[0].shape[-3] if kept else batch["tokens"].shape[1]
+        slots = kept[0].shape[-2] if kept else batch["tokens"].shape[1]
         if memory is None:
             return self.apply(params, "encode", batch, None, slots, cache=cache, batch=batch)
         return self.apply(params, "decode", batch, memory, slots, cache=cache, batch=batch)

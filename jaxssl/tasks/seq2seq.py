@@ -18,7 +18,7 @@ from jaxssl.data.encoding import encode_rows
 from jaxssl.data.tables.table import Table
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.generate.beam import search
-from jaxssl.generate.engine import Limits, Plan, Prompts, begin, go_on
+from jaxssl.generate.engine import Limits, Plan, Prompts, apart, begin, go_on
 from jaxssl.generate.settings import Beams, Sampling
 from jaxssl.models.encoder_decoder import EncoderDecoderConfig
 from jaxssl.models.model import Model, ModelConfig
@@ -233,6 +233,7 @@ class Seq2seq(TwoSided, Task):
         self, model: Model, params: Params, outputs: Outputs, batch: Batch
     ) -> dict[str, jax.Array]:
         """`written` int32 [B, U] and `length` int32 [B], without the end, `log_probability` [B]."""
+        model, params = apart(model, params)
         config, most = model.config, self.max_target_length
         assert isinstance(config, EncoderDecoderConfig)
         sampling = dataclasses.replace(GREEDY, max_new_tokens=most)

@@ -12,11 +12,16 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
 from jaxssl.core.types import Vocabulary
 from jaxssl.generate.decode import generate as continuations
+from jaxssl.generate.engine import apart
 from jaxssl.generate.settings import Sampling
 from jaxssl.generate.texts import LanguageModel, write_texts
+from jaxssl.models.bart import BartConfig
 from jaxssl.models.heads import CAUSAL_LM
+from jaxssl.models.layer_context import Memory
+from jaxssl.models.layers import unbox
 from jaxssl.models.llama import Qwen2Config
 from jaxssl.models.model import Model
+from jaxssl.models.t5 import T5Config
 
 
 def generate(*args, **options):
@@ -84,8 +89,42 @@ def test_a_cache_is_born_sharded():
         for what in ("key", "value")
     ]
     for slots in cache.values():
-        assert slots.shape == (1, 8, 12, 2, 8) and not slots.any()
-        assert slots.sharding.shard_shape(slots.shape) == (1, 2, 12, 1, 8)
+        assert slots.shape == (1, 8, 2, 12, 8) and not slots.any()
+        assert slots.sharding.shard_shape(slots.shape) == (1, 2, 1, 12, 8)
+
+
+@pytest.mark.parametrize("segments", [(), (2, 1), (1, 1, 1)], ids=["one", "two", "each"])
+def test_layers_that_stand_apart_are_those_of_the_stack(segments):
+    """No copy is made of what stands apart already."""
+    model = Model(tiny.gpt2(num_layers=3, segments=segments), (CAUSAL_LM,))
+    params = tiny.random_params(model)
+    cut, own = apart(model, params)
+    assert [stack.sizes for stack in cut.stacks] == [(1, 1, 1)]
+    assert {name for name in flatten(own)} == {name for name in flatten(unbox(cut.abstract()))}
+    batch = tiny.rows([tiny.random_documents([9])])
+    want, got = (jax.jit(m.encode)(p, batch) for m, p in ((model, params), (cut, own)))
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    assert apart(cut, own) == (cut, own)
+    assert (own is params) == (segments == (1, 1, 1))
+
+
+@pytest.mark.parametrize("family", [T5Config, BartConfig])
+def test_an_encoder_decoder_writes_one_by_one_what_it_writes_at_once(family):
+    """Hidden states of a cache filled token by token are those of the whole decoder."""
+    more = {"head_width": 8, "relative_buckets": 8} if family is T5Config else {}
+    model = Model(family(**tiny.SHAPE, **more, max_positions=32), (CAUSAL_LM,))
+    params = tiny.random_params(model, scale=0.5)
+    source, target = (tiny.rows([tiny.random_documents([n])]) for n in (11, 9))
+    memory = Memory(jax.jit(model.encode)(params, source), source["segment_ids"])
+    want = jax.jit(model.write)(params, target, memory)
+    cache, steps, decode = model.empty_cache(1, 9, 11), [], jax.jit(model.decode)
+    for at in range(9):
+        one = {name: target[name][:, at : at + 1] for name in ("tokens", "positions")}
+        one["segment_ids"] = np.ones((1, 1), np.int32)
+        hidden, cache = decode(params, one, cache, memory)
+        memory = Memory(None, source["segment_ids"])  # the cache has kept what was made of it
+        steps.append(hidden[:, 0])
+    np.testing.assert_allclose(np.stack(steps, axis=1), want, rtol=0, atol=1e-5)
 
 
 def test_prompts_of_unequal_length_do_not_disturb_each_other(greedy):

@@ -271,7 +271,8 @@ def test_a_prefix_is_what_leading_tokens_are(family):
     given = tiny.rows([[lead]])
     _, cache = jax.jit(plain.decode)(params, given, plain.empty_cache(1, 4))
     held = cache["decoder"]["layers"]["attention"]
-    prefix = {"prefix_key": held["cached_key"][:, 0], "prefix_value": held["cached_value"][:, 0]}
+    key, value = (held[name][:, 0].swapaxes(1, 2) for name in ("cached_key", "cached_value"))
+    prefix = {"prefix_key": key, "prefix_value": value}
     params = {**params, "adapters": {"decoder": {"layers": {"attention": prefix}}}}
     batch = {name: x[:, 4:] if x.shape[1:] == (10,) else x for name, x in whole.items()}
     got = jax.jit(model.encode)(params, batch)

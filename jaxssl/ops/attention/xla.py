@@ -32,10 +32,13 @@ def attend(
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (operands.q, operands.k, operands.v))
     scale = q.shape[-1] ** -0.5 if operands.scale is None else operands.scale
     q = q if scale == 1 else q * jnp.asarray(scale, q.dtype)
-    num_heads, num_kv_heads = q.shape[1], k.shape[1]
-    if num_kv_heads < num_heads:
-        k, v = (jnp.repeat(x, num_heads // num_kv_heads, axis=1) for x in (k, v))
-    T, S = q.shape[2], k.shape[2]
+    (B, num_heads, T, D), num_kv_heads = q.shape, k.shape[1]
+    S, shared = k.shape[2], num_heads // num_kv_heads
+    one_by_one = T == 1 and shared > 1
+    if one_by_one:  # as many queries of each head of keys, which are not copied for each token
+        q = q.reshape(B, num_kv_heads, shared, D)
+    elif shared > 1:
+        k, v = (jnp.repeat(x, shared, axis=1) for x in (k, v))
     queries, keys, bias = operands.queries, operands.keys, operands.bias
     in_order = queries.positions is None and keys.positions is None and T == S
     if bias is None and in_order and local.is_cheaper(pattern, T):
@@ -45,7 +48,11 @@ def attend(
         out = blocks.joined(_weigh(*parts, blocks.visible(queries, keys), None, precision, drop))
     else:
         mask = visible(pattern, queries, keys, T, S)[:, None]
+        if one_by_one and bias is not None:
+            bias = jnp.broadcast_to(bias, (len(bias), num_heads, 1, S))
+            bias = bias.reshape(-1, num_kv_heads, shared, S)
         out = _weigh(q, k, v, mask, bias, precision, weight_dropout.apply)
+        out = out.reshape(B, num_heads, T, D)
     return out.transpose(0, 2, 1, 3)
 
 
