@@ -49,10 +49,24 @@ def recipe(out, tokens, table, **task):
     return {
         **plain,
         "objective": {"name": "chat", "template": "chatml", "max_answer_length": 16, **task},
-        "data": {"tables": tables, "max_length": 128, "batch_size": 4, "row_lengths": 1},
+        "data": {"tables": tables, "max_length": 128, "batch_size": 8, "row_lengths": 1},
         "tokenizer": str(tokens),
     }
 
 
 def configured(*given, overrides=(), **task):
     return load_config([recipe(*given, **task)], overrides, FINETUNE)
+
+
+def shared_run(tmp_path_factory):
+    """A directory with `tokens`, `talks.jsonl` and a `run` that has learnt to answer a little."""
+    from jaxssl.run.train import train_run
+
+    def make(place):
+        place.mkdir()
+        tokenizer().save(place / "tokens")
+        write(place / "talks.jsonl", conversations(60))
+        config = configured(place / "run", place / "tokens", place / "talks.jsonl")
+        train_run(config, lambda text: None)
+
+    return toy.shared(tmp_path_factory, "talker", make)

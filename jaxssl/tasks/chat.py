@@ -117,8 +117,9 @@ class Chat(Task):
         return {} if self.messages is None else {"task.messages": self.messages}
 
     def needed_columns(self, labelled: bool) -> Mapping[str, str]:
-        """Those of the lines, or that of the conversations."""
-        return self.dialogue.columns if self.dialogue is not None else self.text_columns
+        """Those of the lines, or that of the conversations, which alone are answered."""
+        made = self.dialogue if labelled else None
+        return self.text_columns if made is None else made.columns
 
     @property
     def about(self) -> str:

@@ -35,7 +35,8 @@ def test_answers_are_those_of_the_whole_conversation_read_anew(language_model):
     model, params, tokenizer, vocabulary = language_model
     template = ChatTemplate(tokenizer)
     with jax.enable_x64(True):
-        talk, forgotten, told = Conversation(language_model, GREEDY, 120, system="a man"), 0, []
+        talk = Conversation(language_model, GREEDY, 120, system="a man")
+        forgotten, before_it, told = 0, 0, []
         for number, line in enumerate(LINES):
             before = [*talk.messages, {"role": "user", "content": line}]
             made = talk.ask(line, told.append if number == 0 else None)
