@@ -15,7 +15,7 @@ from jaxssl.core.terminal import allow_open_files, check_arguments
 
 WITH_MODEL = (
     *("pretrain", "adapt", "finetune", "evaluate", "predict", "embed", "mine", "generate"),
-    *("fill-mask", "compare", "verify", "demo"),
+    *("chat", "fill-mask", "compare", "verify", "demo"),
 )
 """The verbs that run a model."""
 
@@ -107,6 +107,7 @@ def make_parser() -> argparse.ArgumentParser:
             "embed": _embed,
             "mine": _mine,
             "generate": _generate,
+            "chat": _chat,
             "fill-mask": _fill_mask,
             "compare": _compare,
             "import": _import,
@@ -311,15 +312,7 @@ def _generate(options: argparse.Namespace) -> int:
     from jaxssl.commands.generate import generate
     from jaxssl.generate.settings import Beams, Sampling
 
-    chosen = _chosen(options, "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-    sampling = Sampling(
-        max_new_tokens=options.tokens,
-        min_new_tokens=options.min_tokens,
-        no_repeat_ngram=options.no_repeat,
-        stop=tuple(options.stop),
-        **chosen,
-        **_chosen(options, "samples", "seed"),
-    )
+    sampling = Sampling(samples=options.samples, **_drawing(options))
     beams = None
     if options.beams is not None:
         searched = _chosen(options, "length_penalty", "alpha", "early_stopping")
@@ -332,6 +325,30 @@ def _generate(options: argparse.Namespace) -> int:
         choices=tuple(options.choice),
         shows_likelihood=options.log_probabilities,
         **_chosen(options, "step", "layers"),
+    )
+
+
+def _drawing(options: argparse.Namespace) -> dict[str, Any]:
+    """How a text is drawn, as fields of `Sampling`."""
+    return {
+        "max_new_tokens": options.tokens,
+        "min_new_tokens": options.min_tokens,
+        "no_repeat_ngram": options.no_repeat,
+        "stop": tuple(options.stop),
+        **_chosen(options, "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"),
+    }
+
+
+def _chat(options: argparse.Namespace) -> int:
+    set_up_jax()
+    from jaxssl.commands import chat
+    from jaxssl.generate.settings import Sampling
+
+    sampling = Sampling(**_drawing(options))
+    return chat.chat(
+        options.run_dir,
+        sampling,
+        **_chosen(options, "system", "template", "window", "step", "layers"),
     )
 
 

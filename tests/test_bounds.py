@@ -12,6 +12,7 @@ from jaxssl.checkpoint.hf.sentence import SentenceConfig
 from jaxssl.checkpoint.init_config import InitConfig
 from jaxssl.core.errors import UserError
 from jaxssl.core.registry import members
+from jaxssl.data.chat.conversations import Dialogue
 from jaxssl.data.config import StoreConfig, TablesConfig
 from jaxssl.data.corpus.sources import Docstrings
 from jaxssl.data.tables.config import TableFile, TableSplits
@@ -62,6 +63,7 @@ TABLE = TableFile(path="train.csv")
 LEARNT = {"source": Docstrings(), "out": "here"}
 TABLES = TableSplits(train=TABLE)
 REQUIRED = {
+    Dialogue: dict.fromkeys(("speaker", "text", "assistant", "episode"), "a"),
     Denoiser: {"mode": "regular", "rate": 0.15},
     StoreConfig: {"store": "here"},
     InitConfig: {"from_": "runs/base"},

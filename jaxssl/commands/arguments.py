@@ -87,6 +87,18 @@ examples:
   jaxssl adapt runs/books --corpus law/ --print-config
 """
 
+CHAT = """
+A line of the standard input is what the user says. What was said is kept, and so are its keys and
+values: only what is new is read. Where the conversation becomes longer than the window, its oldest
+turns are forgotten whole, which is said; the system prompt stays. Ctrl-D ends it.
+
+Where the standard input or output is no terminal, answers alone are written.
+
+examples:
+  jaxssl chat runs/assistant --system "You are a librarian."
+  printf 'Hello!\\nWho are you?\\n' | jaxssl chat runs/assistant --temperature 0
+"""
+
 
 class Parser(argparse.ArgumentParser):
     """Tells a mistake as `UserError` does, and exits with 2. Options are written out, and words

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from jaxssl.commands.arguments import Parser, add_adapt, add_embed, add_mine, add_predict
+from jaxssl.commands.arguments import CHAT, Parser, add_adapt, add_embed, add_mine, add_predict
 
 EPILOG = """
 A recipe is a YAML file, or the name of one that comes with jaxssl (`jaxssl config
@@ -134,6 +134,7 @@ def _add_run_verbs(verbs: Verbs) -> None:
 def _add_text_verbs(verbs: Verbs) -> None:
     """Those that ask a language model for text."""
     _add_generate(verbs)
+    _add_chat(verbs)
     verb = verbs.add("fill-mask", "what a masked model would put at each mask")
     _add_run(verb)
     verb.add_argument("texts", nargs="+", help="texts with the mask token, [MASK] say")
@@ -146,24 +147,8 @@ def _add_generate(verbs: Verbs) -> None:
     )
     _add_run(verb)
     verb.add_argument("prompts", nargs="*", default=[""], help="texts to continue (an empty one)")
-    verb.add_argument("--tokens", type=int, help="most new tokens (what fits, at most 64)")
-    verb.add_argument("--min-tokens", type=int, default=0, help="fewest new tokens (%(default)s)")
-    verb.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (%(default)s)")
-    verb.add_argument("--top-k", type=int, default=50, help="among the k likeliest (%(default)s)")
-    verb.add_argument("--top-p", type=float, help="among the likeliest that reach p (all)")
-    verb.add_argument("--min-p", type=float, help="at least this share of the largest (all)")
-    verb.add_argument(
-        "--repetition-penalty",
-        type=float,
-        default=1.0,
-        help="above 1, tokens that were there are less likely (%(default)s)",
-    )
-    verb.add_argument("--no-repeat", metavar="N", type=int, help="N tokens in a row come once")
-    verb.add_argument(
-        "--stop", metavar="TEXT", action="append", default=[], help="ends a text (repeatable)"
-    )
+    _add_sampling(verb, "what fits, at most 64")
     verb.add_argument("--samples", type=int, default=1, help="texts a prompt (%(default)s)")
-    verb.add_argument("--seed", type=int, default=0, help="of the choices (%(default)s)")
     verb.add_argument("--beams", type=int, help="search the likeliest texts with so many beams")
     verb.add_argument(
         "--length-penalty",
@@ -185,6 +170,48 @@ def _add_generate(verbs: Verbs) -> None:
     verb.add_argument(
         "--log-probabilities", action="store_true", help="say how likely each text is"
     )
+
+
+def _add_chat(verbs: Verbs) -> None:
+    verb = verbs.add("chat", "talk with a causal model whose tokenizer has a chat template")
+    verb.epilog = CHAT
+    _add_run(verb)
+    verb.add_argument("--system", metavar="TEXT", help="what stands before the conversation")
+    verb.add_argument(
+        "--template", help="chatml, or a file with a template (the run's own template)"
+    )
+    verb.add_argument(
+        "--window",
+        type=int,
+        metavar="N",
+        help="most tokens of the conversation (the length of rows in training, or 4096)",
+    )
+    _add_sampling(verb, "half of the window, at most 256")
+
+
+def _add_sampling(verb: argparse.ArgumentParser, most: str) -> None:
+    """How a text is drawn.
+
+    Args:
+      most: what --tokens is by default.
+    """
+    verb.add_argument("--tokens", type=int, help=f"most new tokens ({most})")
+    verb.add_argument("--min-tokens", type=int, default=0, help="fewest new tokens (%(default)s)")
+    verb.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (%(default)s)")
+    verb.add_argument("--top-k", type=int, default=50, help="among the k likeliest (%(default)s)")
+    verb.add_argument("--top-p", type=float, help="among the likeliest that reach p (all)")
+    verb.add_argument("--min-p", type=float, help="at least this share of the largest (all)")
+    verb.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        help="above 1, tokens that were there are less likely (%(default)s)",
+    )
+    verb.add_argument("--no-repeat", metavar="N", type=int, help="N tokens in a row come once")
+    verb.add_argument(
+        "--stop", metavar="TEXT", action="append", default=[], help="ends a text (repeatable)"
+    )
+    verb.add_argument("--seed", type=int, default=0, help="of the choices (%(default)s)")
 
 
 def _add_compare(verbs: Verbs) -> None:

@@ -103,7 +103,7 @@ def write_texts(
             model, params, ids, sampling, writing.beams, ends, outputs=outputs, **options
         )
     else:
-        stream = _Stream(tokenizer, befores, sampling.stop, on_piece)
+        stream = Stream(tokenizer, befores, sampling.stop, on_piece)
         made = generate(
             model,
             params,
@@ -175,7 +175,7 @@ def _first(text: str, stops: Sequence[str]) -> int | None:
     return min(found, default=None)
 
 
-class _Stream:
+class Stream:
     """Texts on their way: tells what is added, and when a stop string is there."""
 
     def __init__(
@@ -201,9 +201,13 @@ class _Stream:
     def finish(self, made: Sequence[Continuation]) -> None:
         """Tells what was held back."""
         for number, each in enumerate(made):
-            text = decoded(self._tokenizer, self._befores[number], each.tokens)
-            cut = _first(text, self._stops)
-            self._tell(number, text if cut is None else text[:cut])
+            self._tell(number, self.text(number, each.tokens))
+
+    def text(self, number: int, tokens: np.ndarray) -> str:
+        """The text of new tokens, cut before a stop string."""
+        text = decoded(self._tokenizer, self._befores[number], tokens)
+        cut = _first(text, self._stops)
+        return text if cut is None else text[:cut]
 
     def _tell(self, number: int, text: str) -> None:
         told = self._told[number]

@@ -13,7 +13,7 @@ from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.models.heads import CAUSAL_LM, Head
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Loss, Objective, Outputs, Sums
-from jaxssl.objectives.next_token import next_token_sums
+from jaxssl.objectives.next_token import next_token_sums, next_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +53,7 @@ class CausalLm(Objective):
 
     def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
         """Adds `next_tokens` int32 [B, T] and `next_weights` float32 [B, T]."""
-
-        def following(x):
-            return jnp.concatenate([x[:, 1:], jnp.zeros_like(x[:, :1])], axis=1)
-
-        segments = batch["segment_ids"]
-        same = (segments > 0) & (following(segments) == segments)
-        return {
-            "next_tokens": following(batch["tokens"]),
-            "next_weights": same.astype(jnp.float32),
-        }
+        return next_tokens(batch)
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:
         """The number of tokens that have a predictor."""

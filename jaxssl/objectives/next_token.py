@@ -1,13 +1,30 @@
 """The loss of tokens that a causal stack guesses, in chunks of the sequence."""
 
 import jax
+import jax.numpy as jnp
 
-from jaxssl.core.types import Params
+from jaxssl.core.types import Batch, Params
 from jaxssl.models.heads import CAUSAL_LM
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import Sums
 from jaxssl.ops.losses import chunked_sum, cross_entropy, filled_chunks
 from jaxssl.parallel.axes import over_batch_shards
+
+
+def following(x: jax.Array) -> jax.Array:
+    """What is at the next place of each row of x [B, T]; 0 at its end."""
+    return jnp.concatenate([x[:, 1:], jnp.zeros_like(x[:, :1])], axis=1)
+
+
+def next_tokens(batch: Batch) -> dict[str, jax.Array]:
+    """`next_tokens` int32 [B, T], and `next_weights` float32 [B, T], 1 where the next token is of
+    the same document."""
+    segments = batch["segment_ids"]
+    same = (segments > 0) & (following(segments) == segments)
+    return {
+        "next_tokens": following(batch["tokens"]),
+        "next_weights": same.astype(jnp.float32),
+    }
 
 
 def next_token_sums(

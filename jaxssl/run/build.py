@@ -69,6 +69,8 @@ def build(config: RunConfig) -> Built:
       UserError: anything that would fail or mislead later.
     """
     tokenizer = load_tokenizer(find_tokenizer(config))
+    for task in config.tasks.values():
+        tokenizer = task.prepared(tokenizer)
     opened = {
         name: open_stream(stream, config.model, tokenizer)
         for name, stream in config.all_streams.items()

@@ -29,8 +29,10 @@ from jaxssl.core.types import Params, Vocabulary
 from jaxssl.data.config import TablesConfig
 from jaxssl.data.loader import Data
 from jaxssl.data.tables.config import TableSplits
+from jaxssl.data.tokenizer.chat_template import with_template
 from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
+from jaxssl.generate.chat import Conversation
 from jaxssl.generate.settings import Sampling
 from jaxssl.generate.texts import LanguageModel, OnPiece, Text, Writing, write_texts
 from jaxssl.models.heads import Use
@@ -54,6 +56,8 @@ from jaxssl.train.samples import fill_text, mask_text
 from jaxssl.transfer.start import Start, first_params, plan_start
 
 SAMPLING, WRITING = Sampling(), Writing()
+WINDOW = 4096
+"""Tokens of a conversation with a model whose rows in training are not known."""
 VERBS: dict[Use, str] = {"continue": "generate", "fill": "fill-mask"}
 """The verb that asks a head for it."""
 
@@ -350,6 +354,60 @@ def generate_texts(
     )
     with trained.in_use():
         return write_texts(trained.language_model, tuple(prompts), sampling, writing, on_piece)
+
+
+def open_conversation(
+    run_dir: str | Path,
+    sampling: Sampling = SAMPLING,
+    *,
+    system: str | None = None,
+    template: str | None = None,
+    window: int | None = None,
+    step: int | str = "best",
+    layers: Sequence[str] = (),
+) -> tuple[TrainedModel, Conversation]:
+    """A run to talk with; call `ask` of the conversation inside the model's `in_use`.
+
+    Args:
+      system: what stands before the conversation.
+      template: chatml or a file, instead of the run's own.
+      window: most tokens of it; None is the length of rows in training, or 4096 where that is not
+        known, as far as the model has positions.
+
+    Raises:
+      UserError: a run that cannot write or whose tokenizer has no template; no such window.
+    """
+    trained = open_run(run_dir, step, layers, alone=True)
+    _check_head(trained, "continue")
+    model = trained.model.config
+    if model.encoder_decoder:
+        raise UserError(
+            "an encoder-decoder cannot be talked to",
+            where=run_dir,
+            expected="a causal model of one stack",
+            got=f"model.name={model.name}",
+            fix="jaxssl generate RUN TEXT",
+        )
+    if window is not None and not 3 <= window <= model.max_positions:
+        raise UserError(
+            "no such window",
+            where="window (--window)",
+            expected=f"3 to model.max_positions={model.max_positions}",
+            got=window,
+        )
+    size = min(_trained_window(trained.config), model.max_positions) if window is None else window
+    tokenizer, vocabulary = with_template(trained.tokenizer, template), trained.vocabulary
+    ends = stop_ids(Path(run_dir), vocabulary.size) or (vocabulary.document_end,)
+    asked = LanguageModel(trained.model, trained.params, tokenizer, vocabulary)
+    return trained, Conversation(asked, sampling, size, ends, system)
+
+
+def _trained_window(config: RunConfig) -> int:
+    """How long rows were in training, if that is known."""
+    data = config.data
+    if config.imported is not None or data is None:
+        return WINDOW
+    return data.longest[0] if "chat" in config.tasks else data.trained_length or WINDOW
 
 
 def _document_start(trained: TrainedModel) -> list[int]:

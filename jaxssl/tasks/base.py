@@ -140,6 +140,11 @@ class Task(Objective):
         """The task with the labels of the training split filled in. Raises UserError."""
         return self
 
+    def prepared(self, tokenizer: Tokenizer) -> Tokenizer:
+        """The tokenizer as a run keeps it, with what the task adds to its files. No text is read
+        otherwise. Raises UserError."""
+        return tokenizer
+
     @abstractmethod
     def encode(
         self,

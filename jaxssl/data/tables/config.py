@@ -214,6 +214,9 @@ class TableSplits:
     stratify: bool | None = None
     """Hold out the same share of every label, exactly but for rounding (largest remainders; every
     label keeps a row in train). Null does so if each row has one label that is no fraction."""
+    split_by: str | None = None
+    """A column whose rows of one value are held out together, as all lines of an episode are: the
+    fractions are then of its values. Null holds out rows one by one."""
     per_label: int | None = None
     """Train on so many rows of each label, drawn by `data.seed` after others were held out: what
     few labels do. Of a label that has fewer all are taken, which is told; null takes all rows."""
@@ -222,6 +225,13 @@ class TableSplits:
         check_seed(self)
         check_at_least(0, self, "validation_fraction", "test_fraction")
         check_at_least(1, self, "per_label")
+        if self.split_by is not None and self.stratify:
+            raise UserError(
+                "rows are held out by their group or by their label",
+                where="split_by, stratify",
+                expected="one of both",
+                got=f"split_by={self.split_by}, stratify=true",
+            )
         held_out = self.test_fraction + (self.validation_fraction if not self.validation else 0)
         if held_out >= 1:
             raise UserError(

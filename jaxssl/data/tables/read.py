@@ -13,7 +13,7 @@ from jaxssl.data.tables.conllu import read_conllu
 from jaxssl.data.tables.delimited import read_delimited
 from jaxssl.data.tables.json_file import read_json
 from jaxssl.data.tables.jsonl import read_jsonl, read_lines
-from jaxssl.data.tables.splits import few, hold_out
+from jaxssl.data.tables.splits import few, hold_out, hold_out_groups
 from jaxssl.data.tables.squad import read_squad
 from jaxssl.data.tables.table import Note, Table, join, say
 
@@ -89,7 +89,9 @@ def read_splits(
         "validation": 0.0 if config.validation is not None else config.validation_fraction,
     }
     stratify = False if config.stratify is None and not has_classes else config.stratify
-    if any(fractions.values()):
+    if any(fractions.values()) and config.split_by is not None:
+        tables |= hold_out_groups(tables["train"], fractions, config.seed, config.split_by, note)
+    elif any(fractions.values()):
         tables |= hold_out(tables["train"], fractions, config.seed, label_column, stratify, note)
     if config.per_label is not None:
         tables["train"] = few(tables["train"], config.per_label, draw, label_column, note)

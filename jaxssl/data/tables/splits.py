@@ -60,6 +60,35 @@ def hold_out(
     return {name: table.select(rows) for name, rows in parts.items()}
 
 
+def hold_out_groups(
+    table: Table, fractions: Mapping[str, float], seed: int, column: str, note: Note
+) -> dict[str, Table]:
+    """`hold_out` of the different values of a column: rows of one value stay together.
+
+    Raises:
+      UserError: no such column, or a row without a value; too few values.
+    """
+    numbers: dict[str, int] = {}
+    group = []
+    for value, place in zip(table.column(column, "data.tables.split_by"), table.places):
+        if is_missing(value):
+            raise UserError(
+                "a row is of no group",
+                where=place,
+                expected=f"a value of {column!r}",
+                got=repr(value),
+            )
+        group.append(numbers.setdefault(repr(value), len(numbers)))
+    count = len(numbers)
+    groups = Table({"group": list(range(count))}, [""] * count, f"{table.source}, {column}")
+    parts = hold_out(groups, fractions, seed, None, None, note)
+    rows: dict[str, list[int]] = {name: [] for name in parts}
+    part_of = {number: name for name, part in parts.items() for number in part.columns["group"]}
+    for row, number in enumerate(group):
+        rows[part_of[number]].append(row)
+    return {name: table.select(chosen) for name, chosen in rows.items()}
+
+
 def few(table: Table, per_label: int, seed: int, label_column: str | None, note: Note) -> Table:
     """At most `per_label` rows of each label, in the table's order.
 

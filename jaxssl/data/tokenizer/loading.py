@@ -1,5 +1,6 @@
 """Loading tokenizers of the `tokenizers` and `sentencepiece` libraries, from files or the hub."""
 
+import functools
 import json
 import math
 import re
@@ -123,7 +124,7 @@ class JsonTokenizer(Tokenizer):
         text = json.dumps(content, ensure_ascii=False, indent=1)
         self._tokenizer = tokenizers.Tokenizer.from_str(text)
         self._tokenizer.encode_special_tokens = True
-        self._json, self._config = content, dict(config)
+        self._json = content
         roles = _roles(config, self._tokenizer.token_to_id, name)
         added = self._tokenizer.get_added_tokens_decoder()
         special = {token.content: id_ for id_, token in added.items() if token.special}
@@ -163,7 +164,8 @@ class JsonTokenizer(Tokenizer):
             larger.add_tokens([tokenizers.AddedToken(token, normalized=False) for token in tokens])
         else:
             larger.add_special_tokens(list(tokens))
-        config = self._config if role is None else {**self._config, f"{role}_token": tokens[0]}
+        config = json.loads(self.files[CONFIG_FILE])
+        config |= {} if role is None else {f"{role}_token": tokens[0]}
         return JsonTokenizer(self.name, json.loads(larger.to_str()), config)
 
     def template(self, pair: bool) -> Frame | None:
@@ -198,6 +200,20 @@ class JsonTokenizer(Tokenizer):
             (np.array(e.ids, np.int32), np.array(e.offsets, np.int32).reshape(-1, 2))
             for e in encodings
         ]
+
+    def encode_with_special(self, texts: Sequence[str]) -> list[Encoding]:
+        encodings = self._with_special.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            (np.array(e.ids, np.int32), np.array(e.offsets, np.int32).reshape(-1, 2))
+            for e in encodings
+        ]
+
+    @functools.cached_property
+    def _with_special(self) -> Any:
+        """The library's tokenizer, which finds special tokens in texts."""
+        import tokenizers
+
+        return tokenizers.Tokenizer.from_str(self.files[JSON_FILE].decode())
 
     def _content(self) -> Any:
         left_out = ("version", "padding", "truncation", "post_processor", "decoder")

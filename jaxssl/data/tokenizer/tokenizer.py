@@ -4,6 +4,7 @@ Text is data: a document that contains "[SEP]" or "<|endoftext|>" is encoded as 
 never as the special token. Nothing is added (no CLS), cut or padded.
 """
 
+import copy
 import functools
 import hashlib
 import json
@@ -158,6 +159,24 @@ class Tokenizer(ABC):
                 rows[i] = self._encode_spans_around(texts[i])
         return [(ids, trim_spaces(text, spans)) for text, (ids, spans) in zip(texts, rows)]
 
+    def encode_with_special(self, texts: Sequence[str]) -> list[Encoding]:
+        """Ids of texts in which a special token's string is that token, as a template writes them,
+        and the characters that each token spans, int32 [n, 2]."""
+        longest_first = sorted(self.special_tokens, key=len)[::-1]
+        pattern = re.compile("(" + ("|".join(map(re.escape, longest_first)) or "(?!)") + ")")
+        return [self._encode_parted(pattern.split(text)) for text in texts]
+
+    def _encode_parted(self, pieces: Sequence[str]) -> Encoding:
+        """Ordinary texts and, between two of them each, a special token's string."""
+        rows: list[Encoding] = []
+        for piece in pieces:
+            if piece in self.special_tokens:
+                rows.append((np.array([self.special_tokens[piece]]), np.array([[0, len(piece)]])))
+            else:
+                rows += self._encode_spans([piece])
+        spans = _shifted(pieces, [spans for _, spans in rows])
+        return np.concatenate([ids for ids, _ in rows]).astype(np.int32), spans
+
     def encode_documents(self, documents: Sequence[Sequence[str]]) -> list[Encoding]:
         """Ids and sentence ends of documents given as sentences (see `split_sentences`).
 
@@ -214,6 +233,14 @@ class Tokenizer(ABC):
             else:
                 counts.append(None)
         return pieces, counts
+
+    def with_chat_template(self, template: str) -> "Tokenizer":
+        """The same, with another template for conversations in its files."""
+        config = json.loads(self.files[CONFIG_FILE]) | {"chat_template": template}
+        made = copy.copy(self)
+        text = json.dumps(config, ensure_ascii=False, indent=1) + "\n"
+        made.files = {**self.files, CONFIG_FILE: text.encode()}
+        return made
 
     def save(self, directory: str | Path) -> None:
         """Writes the tokenizer's directory, which `loading.load_tokenizer` reads."""
@@ -272,22 +299,24 @@ class Tokenizer(ABC):
 
     def _encode_around(self, text: str) -> np.ndarray:
         """Encodes a text that holds special tokens' strings."""
-        ids = np.concatenate(self._encode(self._cut_around(text)))
+        ids = np.concatenate(self._encode(self.cut_around_special(text)))
         self._check_ordinary(ids, text)
         return ids
 
     def _encode_spans_around(self, text: str) -> Encoding:
         """The same, with the characters that each token spans."""
-        pieces = self._cut_around(text)
+        pieces = self.cut_around_special(text)
         rows = self._encode_spans(pieces)
         ids = np.concatenate([ids for ids, _ in rows])
         self._check_ordinary(ids, text)
         return ids, _shifted(pieces, [spans for _, spans in rows])
 
-    def _cut_around(self, text: str) -> list[str]:
+    def cut_around_special(self, text: str) -> list[str]:
         """The text, cut after the first letter of each special token's string in it."""
         pattern = "|".join(re.escape(t) for t in sorted(self.special_tokens, key=len)[::-1])
-        cuts = [m.start() + 1 for m in re.finditer(f"(?=({pattern}))", text, re.IGNORECASE)]
+        cuts = [
+            m.start() + 1 for m in re.finditer(f"(?=({pattern or '(?!)'}))", text, re.IGNORECASE)
+        ]
         bounds = [0, *cuts, len(text)]
         return [text[a:b] for a, b in zip(bounds, bounds[1:]) if b > a]
 
