@@ -131,7 +131,8 @@ class Theirs:
         torch.manual_seed(0)
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         if work.name == "T5 small":
-            config: Any = transformers.T5Config(decoder_start_token_id=0)
+            config: Any = transformers.T5Config()
+            config.decoder_start_token_id = 0
             self.model: Any = transformers.T5ForConditionalGeneration(config)
         else:
             small: dict[str, Any] = dict(

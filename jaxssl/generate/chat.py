@@ -19,7 +19,7 @@ from jaxssl.data.chat.conversations import in_turns
 from jaxssl.data.chat.rows import prompt_of
 from jaxssl.data.tokenizer.chat_template import ChatTemplate
 from jaxssl.generate.decode import SHORTEST_BUCKET, Continuation
-from jaxssl.generate.engine import Limits, Plan, Written, go_on
+from jaxssl.generate.engine import Limits, Plan, Written, apart, go_on
 from jaxssl.generate.settings import Sampling
 from jaxssl.generate.texts import LanguageModel, Stream, check_stops
 
@@ -71,7 +71,8 @@ class Conversation:
         stop_ids: Sequence[int] = (),
         system: str | None = None,
     ):
-        model, self._params, tokenizer, vocabulary = language_model
+        model, params, tokenizer, vocabulary = language_model
+        model, self._params = apart(model, params)
         self._template = ChatTemplate(tokenizer)
         check_stops(tokenizer, sampling.stop)
         most = sampling.max_new_tokens or min(MOST_BY_DEFAULT, max(1, window // 2))
