@@ -11,6 +11,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from benchmarks import (  # noqa: E402
     finetuning,
+    generation,
     interchange,
     memory,
     parity,
@@ -24,6 +25,7 @@ BENCHMARKS = {
     "steps": steps.run,
     "training": training.run,
     "finetuning": finetuning.run,
+    "generation": generation.run,
     "interchange": interchange.run,
     "parity": parity.run,
     "memory": memory.run,

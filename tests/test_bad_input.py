@@ -135,7 +135,7 @@ def _(p):
 
 
 @case(
-    "no source for a tokenizer", "required key is missing", "where:    source", "text, jsonl, hub"
+    "no source for a tokenizer", "required key is missing", "where:    source", "extends=TOKENIZER"
 )
 def _(p):
     return ["tokenizer", f"out={p.tmp / 'tokenizer'}"]
@@ -530,11 +530,6 @@ def _(p):
 @case("no such split", "no split 'valid'", "validation", "did you mean 'validation'")
 def _(p):
     return ["evaluate", str(p.trained), "--split", "valid"]
-
-
-@case("chunk does not divide the sequence", "chunk does not divide", "objective.chunk", "16")
-def _(p):
-    return p.pretrain("objective.chunk=6", kind="gpt2")
 
 
 @case("too few mask slots", "more predictions than there are slots", "objective.slots", "got")
