@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
@@ -20,6 +21,7 @@ from two_sides import texts
 from jaxssl.core.errors import UserError
 from jaxssl.models.bart import BartConfig
 from jaxssl.objectives.denoising import Denoising
+from jaxssl.run.tokenizers import make_vocabulary
 
 SIZE, FIRST, STOPS = 1200, 20, 1000
 """Ids: special ones, words from `FIRST` on, of which every third goes on with one, full stops."""
@@ -426,6 +428,28 @@ def test_fairseq_rounds_up_and_counts_words():
     for inputs in kept:
         words = [word for word in whole if {*word} <= {*inputs}]
         assert len(words) == 3 and {*sum(words, [])} == {*inputs} - {MASK}
+
+
+# --- Sentence ends ------------------------------------------------------------------------------
+
+
+def test_a_tokenizer_is_asked_once_and_only_where_sentences_move():
+    asked = []
+    words = dataclasses.replace(WORDS, find_sentence_ends=lambda: asked.append(1) or IDS >= STOPS)
+    Denoising(permuted=0).check(MODEL, words)
+    jax.eval_shape(lambda b: Denoising(permuted=0).corrupt(b, 0, words), row_of([20]))
+    assert not asked
+    Denoising().check(MODEL, words)
+    jax.eval_shape(lambda b: Denoising().corrupt(b, 0, words), row_of([20]))
+    assert len(asked) == 1
+
+
+def test_a_run_knows_the_full_stops_of_its_tokenizer():
+    tokenizer = toy.train_toy_tokenizer("wordpiece")
+    vocabulary = make_vocabulary(tokenizer, tokenizer.vocab_size + 7)
+    ends = np.flatnonzero(vocabulary.sentence_ends)
+    assert len(vocabulary.sentence_ends) == tokenizer.vocab_size + 7
+    assert [tokenizer.token(int(end)) for end in ends] == ["."]
 
 
 # --- What is refused ----------------------------------------------------------------------------
