@@ -247,7 +247,7 @@ def infilled_by_words(
     end = jnp.minimum(end, stretches.begin + stretches.size)
     reach = jax.lax.cummax(jnp.where(own > 0, end, 0))
     left_out = jnp.pad(reach, (1, 0))[:-1] > here
-    is_mask = (own > 0) & ~left_out
+    is_mask = own > 0
 
     gone = stretches.total(left_out.astype(int))
     put_in = jnp.minimum(stretches.total((taken & (lengths == 0)).astype(int)), gone)
