@@ -1,6 +1,7 @@
 """Types that several layers share."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,8 @@ class Vocabulary:
       document_end: the id that closes each document.
       word_starts: bool [size], True where a piece begins a word.
       special_tokens: all special tokens by how they are written, with their ids.
+      find_sentence_ends: makes bool [n], n at most as many as `word_starts`, True where a piece
+        ends a sentence; None of a tokenizer of which nobody knows.
     """
 
     size: int
@@ -40,6 +43,16 @@ class Vocabulary:
     document_end: int
     word_starts: np.ndarray
     special_tokens: Mapping[str, int] = field(default_factory=dict)
+    find_sentence_ends: Callable[[], np.ndarray] | None = None
+
+    @functools.cached_property
+    def sentence_ends(self) -> np.ndarray:
+        """bool, as many as `word_starts`, True where a piece ends a sentence; found when they are
+        asked for."""
+        ends = np.zeros(len(self.word_starts), bool)
+        found = [] if self.find_sentence_ends is None else self.find_sentence_ends()
+        ends[: len(found)] = found
+        return ends
 
     @property
     def reserved(self) -> tuple[int, ...]:

@@ -236,7 +236,8 @@ def check_mask_token(vocabulary: Vocabulary) -> None:
             where="objective.name",
             expected="a tokenizer with the role `mask`",
             got="roles " + ", ".join(vocabulary.special_ids),
-            fix="train one with `jaxssl tokenizer` (kind wordpiece), or use causal_lm",
+            fix="train one with `jaxssl tokenizer` (kind=wordpiece, or kind=byte_bpe "
+            "extra_roles=[mask]), or use causal_lm",
         )
 
 

@@ -7,6 +7,7 @@ from jaxssl.objectives.auto_encode import AutoEncode
 from jaxssl.objectives.base import Objective
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.combine import Combine
+from jaxssl.objectives.denoising import Denoising
 from jaxssl.objectives.distil import Distil
 from jaxssl.objectives.fill_in_middle import FillInMiddle
 from jaxssl.objectives.masked_diffusion import MaskedDiffusion
@@ -25,4 +26,4 @@ from jaxssl.objectives.ul2 import Ul2
 register(Objective, MaskedLm, SpanBoundary, ReplacedTokens, MaskedDiffusion, Distil)
 register(Objective, NextSentence, SentenceOrder, SentenceDistance, SimCse, Passages, AutoEncode)
 register(Objective, CausalLm, PrefixLm, FillInMiddle, MaskedNextToken, Combine)
-register(Objective, SpanCorruption, Ul2)
+register(Objective, SpanCorruption, Ul2, Denoising)

@@ -151,4 +151,5 @@ def make_vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
         document_end=tokenizer.document_end,
         word_starts=starts,
         special_tokens=tokenizer.special_tokens,
+        find_sentence_ends=tokenizer.sentence_ends,
     )

@@ -21,6 +21,7 @@ from jaxssl.objectives.base import Objective
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.combine import Combine, Term
 from jaxssl.objectives.contrast.ranking import Ranking
+from jaxssl.objectives.denoising import Denoising
 from jaxssl.objectives.distil import Distil
 from jaxssl.objectives.fill_in_middle import FillInMiddle
 from jaxssl.objectives.masked_diffusion import MaskedDiffusion
@@ -42,6 +43,7 @@ SPECIALS = (*MARKS, *(f"<extra_id_{i}>" for i in reversed(range(16))))
 WORDS = dataclasses.replace(
     tiny.vocabulary(VOCAB),
     special_tokens={name: VOCAB - len(SPECIALS) + i for i, name in enumerate(SPECIALS)},
+    find_sentence_ends=lambda: np.arange(VOCAB) % 9 == 8,
 )
 SMALL = dict(hidden_size=16, num_heads=2, intermediate_size=32, vocab_size=VOCAB, dropout=0.1)
 ENCODER = tiny.bert(vocab_size=VOCAB, dropout=0.1, pooler=False)
@@ -95,6 +97,8 @@ CASES = {
     "span_corruption": Case(SpanCorruption(), T5, documents=(32,)),
     "span_corruption, BART": Case(SpanCorruption(joined=False), BART, documents=(17, 14)),
     "ul2": Case(Ul2(), T5, documents=(32,)),
+    "denoising": Case(Denoising(deleted=0.1, rotated=0.5), BART, documents=(17, 14)),
+    "denoising, fairseq": Case(Denoising(variant="fairseq"), BART, documents=(17, 14)),
 }
 
 

@@ -24,7 +24,7 @@ from jaxssl.transfer.start import open_starts
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs" / "objectives").glob("*.yaml"))
 ROLES = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
-MARKS = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+MARKS = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", *(f"<extra_id_{i}>" for i in range(100)))
 EXAMPLES = 1_000_000
 """Rows of an epoch, for recipes that count epochs."""
 
@@ -49,6 +49,9 @@ PUBLISHED = {
     "tsdae-base": {"body": 109_482_240 - 590_592},  # google-bert/bert-base-uncased, no pooler
     # google-research/bert, without heads.
     "bert-large-whole-word": {"body": 335_141_888},
+    "bart-base": {"body + causal_lm": 139_420_416},  # facebook/bart-base
+    "t5-1.1-small": {"body + causal_lm": 76_961_152},  # google/t5-v1_1-small
+    "t5-1.1-base": {"body + causal_lm": 247_577_856},  # google/t5-v1_1-base
 }
 PLACES = ("attention.self.query", "attention.self.key", "attention.self.value")
 SMALL = [path for path in RECIPES if path.stem.endswith("-docstrings")]
@@ -167,6 +170,7 @@ def vocabulary_of(config):
         document_end=ROLES.index("sep"),
         word_starts=np.ones(size, bool),
         special_tokens={mark: len(ROLES) + number for number, mark in enumerate(MARKS)},
+        find_sentence_ends=lambda: np.ones(size, bool),
     )
 
 

@@ -51,6 +51,12 @@ def split_sentences(text: str) -> list[str]:
     return [text[a:b] for a, b in zip(cuts, cuts[1:]) if b > a]
 
 
+def is_sentence_end(piece: str) -> bool:
+    """Whether a piece of text is nothing but what ends a sentence: one of .!? or more, perhaps with
+    closing quotes and brackets."""
+    return any(c in _ENDERS for c in piece) and all(c in _ENDERS + _CLOSERS for c in piece)
+
+
 def split_lines(text: str) -> list[str]:
     """The lines of `text` that are not blank, each with the whitespace before it."""
     cuts = [0]

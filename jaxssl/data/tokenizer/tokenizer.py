@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
-from jaxssl.data.corpus.sentences import split_long
+from jaxssl.data.corpus.sentences import is_sentence_end, split_long
 from jaxssl.data.store.manifest import ROLES
 from jaxssl.data.tokenizer.char_spans import trim_spaces
 
@@ -257,6 +257,16 @@ class Tokenizer(ABC):
         """
         starts = [self._starts_word(self.token(id_) or "") for id_ in range(self.vocab_size)]
         return np.array(starts, bool) | self._forbidden
+
+    def sentence_ends(self) -> np.ndarray:
+        """Which pieces end a sentence, bool [vocab_size]: those that are nothing but a full stop or
+        the like, perhaps with brackets and quotes that close."""
+        ends = np.zeros(self.vocab_size, bool)
+        for id_ in np.flatnonzero(~self._forbidden).tolist():
+            token = self.token(id_) or ""
+            if token and not any(c.isascii() and c.isalnum() for c in token):
+                ends[id_] = is_sentence_end(self.decode([id_]).removeprefix("##").strip())
+        return ends
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:

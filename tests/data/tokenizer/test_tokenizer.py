@@ -291,6 +291,17 @@ def test_words_start_where_whitespace_or_punctuation_does(tokenizer):
     assert words == expected
 
 
+def test_full_stops_end_sentences_and_nothing_else_does(tokenizer):
+    ends = tokenizer.sentence_ends()
+    found = encode(tokenizer, "It works. Does it? Yes, it does! (so)")
+    stops = [tokenizer.decode([id_]).strip() for id_ in found if ends[id_]]
+    assert stops == [".", "?", "!"]
+    pieces = [tokenizer.decode([id_]).replace("##", "").strip() for id_ in np.flatnonzero(ends)]
+    assert "\u3002" in pieces  # of a script that writes no spaces
+    assert not any(c.isalnum() or c.isspace() or c == "(" for piece in pieces for c in piece)
+    assert not ends[[id_ for id_ in tokenizer.special_tokens.values()]].any()
+
+
 def test_stored_padding_and_truncation_are_dropped(tmp_path):
     trained("wordpiece").save(tmp_path)
     content = json.loads((tmp_path / "tokenizer.json").read_text())
