@@ -1,0 +1,243 @@
+"""Text to text: its loss by formula, what it writes, its scores, and a run from end to end."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import optax
+import pytest
+import tiny
+import toy
+
+from jaxssl.commands.predict import predict
+from jaxssl.core.errors import UserError
+from jaxssl.data.tables.table import Table
+from jaxssl.generate.decode import beam_search, generate
+from jaxssl.generate.settings import Beams, Sampling
+from jaxssl.models.heads import CAUSAL_LM
+from jaxssl.models.layer_context import Memory
+from jaxssl.models.model import Model
+from jaxssl.models.t5 import T5Config
+from jaxssl.run.open import open_run
+from jaxssl.run.recipes import FINETUNE, load_config
+from jaxssl.run.train import train_run
+from jaxssl.tasks.seq2seq import END, Seq2seq
+
+LENGTH, MOST = 24, 12
+WORDS = ("the", "cat", "a", "dog", "old", "man", "sees", "paints")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return toy.train_toy_tokenizer("wordpiece")
+
+
+def config(tokenizer, **changes):
+    more = {"num_layers": 1, "vocab_size": -(-tokenizer.vocab_size // 8) * 8, "max_positions": 32}
+    return T5Config(**{**tiny.SHAPE, **tiny.NO_DROPOUT, **more, **changes}, head_width=8)
+
+
+def table(count, seed=0):
+    """Words, and the same words the other way round."""
+    rng = np.random.default_rng(seed)
+    rows = [rng.choice(WORDS, rng.integers(2, 6)).tolist() for _ in range(count)]
+    sides = {"text": rows, "target": [row[::-1] for row in rows]}
+    joined = {name: [" ".join(row) for row in side] for name, side in sides.items()}
+    return Table(joined, [f"t:{i + 1}" for i in range(count)])
+
+
+def batch_of(task, tokenizer, count=8):
+    examples = task.encode(table(count), tokenizer, LENGTH, "x").examples
+    return examples.rows(np.arange(count), LENGTH, 0)
+
+
+def with_end(batch, tokenizer):
+    return {**batch, END: np.full(len(batch["tokens"]), tokenizer.document_end, np.int32)}
+
+
+# --- The loss, and what is written --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_the_loss_is_that_of_whole_logits_smoothed_in_training_alone(tokenizer, smoothing):
+    """(1 - s) x cross entropy + s x the mean over all ids (Szegedy et al., 2016), in float64."""
+    task = Seq2seq(max_target_length=MOST, label_smoothing=smoothing)
+    model = Model(config(tokenizer), (CAUSAL_LM,), tiny.FLOAT64)
+    batch = batch_of(task, tokenizer)
+    with jax.enable_x64(True):
+        params = tiny.random_params(model, scale=0.4)
+        key = jax.random.key(0)
+        outputs = task.forward(model, params, batch, None)
+        trained, tried = (
+            float(task.sums(model, params, outputs, batch, k).losses["seq2seq"])
+            for k in (key, None)
+        )
+        logits = np.asarray(model.head(params, "causal_lm", outputs["hidden"]))
+        logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        real = batch["targets_segment_ids"] > 0
+        exact = -np.take_along_axis(logs, batch["targets"][..., None], -1)[..., 0][real].sum()
+        even = -logs.mean(-1)[real].sum()
+        assert tried == pytest.approx(exact, rel=1e-9)
+        assert trained == pytest.approx((1 - smoothing) * exact + smoothing * even, rel=1e-9)
+        assert float(task.weights(batch)["seq2seq"]) == real.sum()
+        # The decoder reads the start, then what it has written; the encoder's padding is not seen.
+        start = np.full((len(logits), 1), model.config.decoder_start_token_id)
+        before = np.concatenate([start, batch["targets"][:, :-1]], axis=1)
+        side = {"tokens": before, "segment_ids": real * 1, "positions": np.arange(MOST)[None]}
+        side["positions"] = np.broadcast_to(np.arange(before.shape[1]), before.shape)
+        memory = Memory(model.encode(params, batch), batch["segment_ids"])
+        whole = model.head(params, "causal_lm", model.write(params, side, memory))
+        np.testing.assert_allclose(np.asarray(whole)[real], logits[real], atol=1e-9)
+
+
+@pytest.mark.parametrize("beams", [None, Beams(count=3)], ids=["greedy", "beams"])
+def test_validation_writes_what_generate_writes_for_each_text_alone(tokenizer, beams):
+    task = Seq2seq(max_target_length=MOST, beams=beams)
+    model = Model(config(tokenizer), (CAUSAL_LM,))
+    params = tiny.random_params(model, seed=3, scale=0.7)
+    batch = with_end(batch_of(task, tokenizer, 4), tokenizer)
+    made = jax.tree.map(np.asarray, jax.jit(lambda b: task.predict(model, params, {}, b))(batch))
+    texts = [row[seen > 0] for row, seen in zip(batch["tokens"], batch["segment_ids"])]
+    sampling, ends = Sampling(temperature=0, max_new_tokens=MOST), [tokenizer.document_end]
+    if beams is None:
+        wanted = generate(model, params, texts, sampling, ends)
+    else:
+        wanted = beam_search(model, params, texts, sampling, beams, ends)
+    assert len({text.tokens.tobytes() for text in wanted}) > 1, "it must not say one thing always"
+    names = ("written", "length", "log_probability")
+    for row, length, score, text in zip(*(made[name] for name in names), wanted, strict=True):
+        assert row[:length].tolist() == text.tokens.tolist()
+        assert score == pytest.approx(text.log_probability, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_steps_and_what_is_written_are_the_same_on_one_device_and_on_eight(tokenizer):
+    task = Seq2seq(max_target_length=MOST)
+    model = Model(config(tokenizer, dropout=0.1), task.heads)
+    vocabulary = tiny.vocabulary(model.config.vocab_size)
+    vocabulary = dataclasses.replace(vocabulary, document_end=tokenizer.document_end)
+    batch, made = batch_of(task, tokenizer), {}
+    for where, over in (("one", tiny.mesh()), ("eight", tiny.mesh(2, 2, 2))):
+        program = tiny.program(
+            model, task, optax.sgd(0.01), batch, over=over, vocabulary=vocabulary
+        )
+        phase, state = tiny.begun(program)
+        losses = []
+        for _ in range(20):
+            state, out = tiny.take(phase, state, batch)
+            losses.append(float(out["loss"]))
+        # From parameters whose likeliest tokens are no ties.
+        params = tiny.shard_params(model, tiny.random_params(model, seed=3, scale=0.7), over)
+        with jax.set_mesh(over):
+            written = jax.jit(lambda p, b: task.predict(model, p, {}, b))
+            made[where] = losses, jax.device_get(written(params, with_end(batch, tokenizer)))
+    (losses, texts), (others, there) = made["one"], made["eight"]
+    np.testing.assert_allclose(others, losses, rtol=1e-5)
+    assert losses[-1] < losses[0]
+    assert np.array_equal(there["length"], texts["length"])
+    assert np.array_equal(there["written"], texts["written"])
+
+
+# --- What is refused ----------------------------------------------------------------------------
+
+
+def test_what_cannot_be_written_is_refused(tokenizer):
+    with pytest.raises(UserError, match="model of one stack"):
+        Seq2seq().check(tiny.gpt2(), tiny.WORDS)
+    with pytest.raises(UserError, match="longer than the model's positions") as raised:
+        Seq2seq(max_target_length=40).check(config(tokenizer), tiny.WORDS)
+    assert raised.value.where == "task.max_target_length"
+    with pytest.raises(UserError, match="language model's head"):
+        Seq2seq(head="mine")
+    empty = table(3)
+    empty.columns["target"][1] = " "
+    with pytest.raises(UserError, match="a text is empty") as raised:
+        Seq2seq().encode(empty, tokenizer, LENGTH, "train")
+    assert raised.value.where == "t:2, column target"
+
+
+def test_targets_that_are_cut_are_told_with_what_to_set(tokenizer):
+    encoded = Seq2seq(max_target_length=4).encode(table(20), tokenizer, LENGTH, "train")
+    (note,) = encoded.notes
+    assert "task.max_target_length" in note and "train, targets" in note
+    lengths = np.diff(encoded.examples.sides["targets"].starts)
+    assert lengths.max() == 4
+
+
+# --- A run --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place(words, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seq2seq")
+    pairs = table(150)
+    lines = [json.dumps(dict(zip(pairs.columns, row))) for row in zip(*pairs.columns.values())]
+    (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n")
+    train_run(configured(folder, words, "run"), lambda text: None)
+    return folder
+
+
+def configured(folder, words, out):
+    recipe = {
+        "out": str(folder / out),
+        "model": {**toy.recipe(words, folder)["model"], "name": "t5", "head_width": 8},
+        "task": {"name": "seq2seq", "max_target_length": MOST, "scored_by": "exact_match"},
+        "tokenizer": str(words / "tokenizer"),
+        "data": {
+            "tables": {
+                "train": {"name": "file", "path": str(folder / "pairs.jsonl")},
+                "validation_fraction": 0.2,
+            },
+            "max_length": LENGTH,
+            "batch_size": 8,
+            "row_lengths": 1,
+        },
+        "optimizer": {"learning_rate": 0.01},
+        "train": {"epochs": 2},
+        "checkpoint": {"every": 10, "keep_last": 9},
+        "logging": {"every": 5, "tensorboard": False, "progress": False, "compare_full": False},
+    }
+    return load_config([recipe], (), FINETUNE)
+
+
+def test_a_run_learns_and_its_scores_are_those_of_what_it_writes(place):
+    held = toy.rows_of(place / "run", "validation")
+    assert held[-1]["loss"] < held[0]["loss"]
+    assert {"bleu", "chrf", "rougeL", "exact_match"} <= held[-1].keys()
+    scores = json.loads((place / "run" / "scores.json").read_text())["splits"]["validation"]
+    assert scores["scores"].keys() >= {"bleu", "exact_match"}
+    pairs = table(150)
+    lines = [json.dumps({"text": text}) for text in pairs.columns["text"][:3]]
+    (place / "in.jsonl").write_text("\n".join(lines) + "\n")
+    predict(place / "run", place / "in.jsonl", place / "out.jsonl", note=lambda text: None)
+    rows = [json.loads(line) for line in (place / "out.jsonl").read_text().splitlines()]
+    trained = open_run(place / "run")
+    tokenizer = trained.tokenizer
+    encoded = Seq2seq().encode(pairs, tokenizer, LENGTH, "x").examples
+    texts = [encoded.tokens[a:b] for a, b in zip(encoded.starts, encoded.starts[1:])][:3]
+    with trained.in_use():
+        wanted = generate(
+            trained.model,
+            trained.params,
+            texts,
+            Sampling(temperature=0, max_new_tokens=MOST),
+            [tokenizer.document_end],
+        )
+    for row, made in zip(rows, wanted, strict=True):
+        assert row["text"] == tokenizer.decode(made.tokens).strip()
+
+
+def test_a_killed_run_ends_with_the_same_bits(place, words):
+    again = place / "again"
+    shutil.copytree(place / "run", again)
+    steps = sorted(
+        int(path.name) for path in (again / "checkpoints").iterdir() if path.name.isdigit()
+    )
+    assert len(steps) > 1
+    shutil.rmtree(again / "checkpoints" / str(steps[-1]))
+    config = configured(place, words, "run")
+    train_run(dataclasses.replace(config, out=str(again)), lambda text: None)
+    toy.assert_same_arrays(toy.restored(again, steps[-1]), toy.restored(place / "run", steps[-1]))
+    assert toy.rows_of(again, "validation") == toy.rows_of(place / "run", "validation")
