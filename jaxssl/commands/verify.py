@@ -17,7 +17,9 @@ from jaxssl.commands.import_hf import find_source
 from jaxssl.commands.imported_task import pooling as row_pooling
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten, unflatten
-from jaxssl.core.types import Batch
+from jaxssl.core.types import Batch, Params
+from jaxssl.models.encoder_decoder import EncoderDecoderConfig
+from jaxssl.models.layer_context import Memory
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import check_length
 from jaxssl.tasks.pooling import pooled
@@ -33,7 +35,7 @@ class Difference:
     """How far two arrays are apart.
 
     Attributes:
-      what: hidden states or logits.
+      what: hidden states, of an encoder-decoder those of either stack, or logits.
       relative: the L2 norm of the difference over that of torch's.
       largest: the largest absolute difference.
     """
@@ -122,6 +124,8 @@ def _ours(found: HfDirectory, rows: Batch) -> dict[str, np.ndarray]:
             if name in leaves
         }
     )
+    if isinstance(found.config, EncoderDecoderConfig):
+        return _both_stacks(found, params, rows)
     hidden = found.model.encode(params, rows)
     made = {"hidden states": np.asarray(hidden)}
     for head in found.heads:
@@ -134,6 +138,16 @@ def _ours(found: HfDirectory, rows: Batch) -> dict[str, np.ndarray]:
         name = "next sentence's logits" if head == "next_sentence" else "logits"
         made[name] = np.asarray(found.model.head(params, head, x))
     return made
+
+
+def _both_stacks(found: HfDirectory, params: Params, rows: Batch) -> dict[str, np.ndarray]:
+    """What the encoder makes of the rows, and the decoder of the same tokens beside them."""
+    memory = Memory(found.model.encode(params, rows), rows["segment_ids"])
+    hidden = found.model.write(params, rows, memory)
+    made = {"encoder's hidden states": memory.hidden, "decoder's hidden states": hidden}
+    for head in found.heads:
+        made["logits"] = found.model.head(params, head, hidden)
+    return {what: np.asarray(x) for what, x in made.items()}
 
 
 def _theirs(found: HfDirectory, rows: Batch) -> dict[str, np.ndarray]:
@@ -149,11 +163,21 @@ def _theirs(found: HfDirectory, rows: Batch) -> dict[str, np.ndarray]:
         "input_ids": torch.tensor(np.asarray(rows["tokens"])).long(),
         "attention_mask": torch.tensor(np.asarray(rows["segment_ids"])).long(),
     }
-    if found.config.name != "distilbert":  # it takes no positions: they are these
+    reads_and_writes = isinstance(found.config, EncoderDecoderConfig)
+    if reads_and_writes:
+        inputs["decoder_input_ids"] = inputs["input_ids"]
+    elif found.config.name != "distilbert":  # it takes no positions: they are these
         positions = rows["positions"] + getattr(found.config, "position_offset", 0)
         inputs["position_ids"] = torch.tensor(np.asarray(positions)).long()
     with torch.no_grad():
         out = model(**inputs, output_hidden_states=True)
+    if reads_and_writes:
+        whole = {
+            "encoder's hidden states": out.encoder_last_hidden_state,
+            "decoder's hidden states": out.decoder_hidden_states[-1],
+            "logits": out.get("logits"),
+        }
+        return {what: x.numpy() for what, x in whole.items() if x is not None}
     made = {"hidden states": out.hidden_states[-1].numpy()}
     logits = getattr(out, "prediction_logits", getattr(out, "logits", None))
     if "span" in found.heads:

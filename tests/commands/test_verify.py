@@ -7,6 +7,8 @@ import pytest
 pytest.importorskip("torch", reason="verify compares with torch")
 
 import hf_models  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
 
 from jaxssl import cli  # noqa: E402
 from jaxssl.checkpoint.hf import directory  # noqa: E402
@@ -38,6 +40,33 @@ def test_the_same_model_is_equal(case, head, tmp_path, capsys):
     }
     compared = ["hidden states", *logits.get((case, head), ["logits"])]
     assert [line.split(";")[0] for line in said] == [f"{what}: equal" for what in compared]
+
+
+@pytest.mark.parametrize("family", ["T5", "MBart"])
+def test_both_stacks_of_an_encoder_decoder_are_compared(family, tmp_path, capsys):
+    shape = (
+        dict(d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=3, decoder_start_token_id=0)
+        if family == "T5"
+        else dict(
+            d_model=24,
+            encoder_layers=2,
+            decoder_layers=1,
+            encoder_attention_heads=3,
+            decoder_attention_heads=3,
+            encoder_ffn_dim=32,
+            decoder_ffn_dim=32,
+            max_position_embeddings=32,
+        )
+    )
+    config = getattr(transformers, f"{family}Config")(vocab_size=61, **shape)
+    model = getattr(transformers, f"{family}ForConditionalGeneration")(config)
+    for parameter in model.parameters():
+        parameter.data = 0.2 * torch.randn(parameter.shape)
+    model.save_pretrained(tmp_path / "model")
+    assert cli.main(["verify", str(tmp_path / "model")]) == 0
+    said = [line.split(";")[0] for line in capsys.readouterr().out.splitlines()]
+    wanted = ("encoder's hidden states", "decoder's hidden states", "logits")
+    assert said[-3:] == [f"{what}: equal" for what in wanted]
 
 
 def test_a_body_alone_has_no_logits(tmp_path):
