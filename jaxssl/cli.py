@@ -272,6 +272,7 @@ def _predict(options: argparse.Namespace) -> int:
     from jaxssl.commands import predict
 
     chosen = _chosen(options, "format", "options", "keep_input", "overwrite", "step", "layers")
+    chosen |= _chosen(options, "stream")
     rows = predict.predict(options.run_dir, options.input, options.output, **chosen)
     _print_rows(options.output, rows)
     return 0

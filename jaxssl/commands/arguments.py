@@ -251,6 +251,7 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     """Adds what `jaxssl predict` takes besides a run."""
     parser.epilog = PREDICT
     _add_files(parser, "a name that ends in .jsonl, .csv or .tsv; - is standard output, as jsonl")
+    parser.add_argument("--stream", help="which of several that the run was trained on (the first)")
 
 
 def add_embed(parser: argparse.ArgumentParser) -> None:

@@ -30,7 +30,13 @@ from jaxssl.parallel.mesh import replicated
 from jaxssl.program.step import make_predict_step
 from jaxssl.run.config import StreamConfig
 from jaxssl.run.feeds import as_data
-from jaxssl.run.open import TrainedModel, check_reads_no_tables, fitting_size, open_run
+from jaxssl.run.open import (
+    TrainedModel,
+    check_reads_no_tables,
+    choose_stream,
+    fitting_size,
+    open_run,
+)
 from jaxssl.run.recipes import read_config
 from jaxssl.tasks.base import Encoded, Task
 from jaxssl.train.evaluation import DataPass, in_order, over_batches
@@ -90,11 +96,15 @@ class Predictor:
 
 
 def open_predictor(
-    run_dir: str | Path, step: int | str = "best", layers: Sequence[str] = ()
+    run_dir: str | Path,
+    step: int | str = "best",
+    layers: Sequence[str] = (),
+    stream: str | None = None,
 ) -> Predictor:
-    """Restores a fine-tuned run; arguments and errors are those of `trained.open_run`."""
-    stream = labelled_stream(run_dir, layers)
-    task, (max_length, _) = stream.objective.tasks[0], stream.data.longest
+    """Restores a fine-tuned run; arguments and errors are those of `trained.open_run`, and of
+    `labelled_stream`."""
+    chosen = labelled_stream(run_dir, layers, stream)
+    task, (max_length, _) = chosen.objective.tasks[0], chosen.data.longest
     has_others = bool(task.networks(read_config(Path(run_dir), layers).model))
     trained = open_run(run_dir, step, layers, alone=not has_others)
     predict_step = make_predict_step(trained.model, task, trained.vocabulary)
@@ -102,21 +112,26 @@ def open_predictor(
         trained=trained,
         task=task,
         max_length=max_length,
-        batch_size=fitting_size(trained, stream.data.batch_size),
+        batch_size=fitting_size(trained, chosen.data.batch_size),
         lengths=fixed_lengths(max_length),
         step=jax.jit(predict_step, out_shardings=replicated(trained.mesh)),
     )
 
 
-def labelled_stream(run_dir: str | Path, layers: Sequence[str] = ()) -> StreamConfig:
+def labelled_stream(
+    run_dir: str | Path, layers: Sequence[str] = (), stream: str | None = None
+) -> StreamConfig:
     """The data and the task of a run that was fine-tuned, or imported with a task's head.
 
+    Args:
+      stream: which of several; None is the first with a task.
+
     Raises:
-      UserError: it is no run, or one without a task.
+      UserError: it is no run, or one without a task; it has no such stream, or that has none.
     """
     config = read_config(Path(run_dir), layers)
-    stream = config.labelled
-    if stream is None:
+    labelled = config.all_labelled
+    if not labelled:
         raise UserError(
             "this run has no task: it cannot predict",
             where=run_dir,
@@ -124,8 +139,17 @@ def labelled_stream(run_dir: str | Path, layers: Sequence[str] = ()) -> StreamCo
             got=config.purpose,
             fix=f"jaxssl finetune RECIPE init.from={run_dir} out=...",
         )
-    check_length(config.model, *stream.data.longest)
-    return stream
+    name = next(iter(labelled)) if stream is None else stream
+    choose_stream(config, name)
+    if name not in labelled:
+        raise UserError(
+            "this stream has no task: it cannot predict",
+            where="--stream",
+            expected="one of " + ", ".join(labelled),
+            got=name,
+        )
+    check_length(config.model, *labelled[name].data.longest)
+    return labelled[name]
 
 
 def predictions_of(predictor: Predictor, files: Iterable[TableFile], note: Note = say) -> Predicted:
@@ -190,6 +214,7 @@ def predict(
     overwrite: bool = False,
     step: int | str = "best",
     layers: Sequence[str] = (),
+    stream: str | None = None,
     note: Note = say,
 ) -> int:
     """Predicts each row of files and writes one row for each, in their order.
@@ -202,6 +227,7 @@ def predict(
       keep_input: each row begins with the input's; what is null there is left out.
       overwrite: the output may replace a file.
       step, layers: as for `trained.open_run`.
+      stream: which of the run's, where several have a task; None is the first, and is told.
       note: told of what is not an error.
 
     Returns:
@@ -211,22 +237,26 @@ def predict(
       UserError: a mistake in the arguments or the input. The output is not there then, or as it
         was before.
     """
-    stream = labelled_stream(run_dir, layers)
+    chosen = labelled_stream(run_dir, layers, stream)
     given = [inputs] if isinstance(inputs, str | Path) else inputs
     files = [
-        input_file(str(x), format, options, stream.objective.tasks[0].text_column) for x in given
+        input_file(str(x), format, options, chosen.objective.tasks[0].text_column) for x in given
     ]
     paths = [path for file in files for path in file_paths(file.path)]
-    hosts.connect(read_config(Path(run_dir), layers).distributed)
+    config = read_config(Path(run_dir), layers)
+    hosts.connect(config.distributed)
     check_reads_no_tables(run_dir, layers)
     hosts.first_decides(lambda: check_output(str(output), paths, overwrite) or 0)
     is_first = hosts.is_first()
     tell = note if is_first else lambda text: None
+    if stream is None and len(config.all_labelled) > 1:
+        first, *others = config.all_labelled
+        tell(f"predicts as stream {first}; --stream chooses another: {', '.join(others)}")
     for file in files:
-        unused = stream.data.unused_options(file)
+        unused = chosen.data.unused_options(file)
         if unused is not None:
             tell(f"{unused}; give them with --set where they hold")
-    tables = predictions_of(open_predictor(run_dir, step, layers), files, tell)
+    tables = predictions_of(open_predictor(run_dir, step, layers, stream), files, tell)
     progress = bar(description="predict", unit="row", enabled=is_first, note="compiling")
     with progress, silent():
         if is_first:

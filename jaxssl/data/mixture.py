@@ -34,6 +34,10 @@ class Draws(Protocol):
         """{stream: how many of its batches come before batch `number`}."""
         ...
 
+    def shares(self, number: int) -> dict[str, float]:
+        """{stream: its share of the batches around batch `number`}; none where all are taken."""
+        ...
+
     def is_over(self, stream: str, number: int) -> bool:
         """Whether a stream has no batch from batch `number` on."""
         ...
@@ -123,7 +127,7 @@ class ByTurns:
     """One after the other."""
     shares: Literal["given", "examples"] = "given"
     """`given` takes the streams' weights; `examples` min(rows, limit)^(1 / temperature), over
-    the rows of a batch (Raffel et al., 2020), times the weights."""
+    the rows of a batch (Raffel et al., 2020), times the weights. Rows are those of training."""
     limit: int | None = None
     """For `examples`: a stream counts as having at most so many rows; null is no limit."""
     temperature: float = 1.0
@@ -152,17 +156,23 @@ class ByTurns:
           streams: the weight of each stream, by its name.
           rows: how many rows each has, and how many its batches.
         """
-        sizes = {name: self._size(*rows[name]) for name in streams}
+        most = max((self._counted(rows[name][0]) for name in streams), default=1)
+        sizes = {name: self._size(*rows[name], most) for name in streams}
         return OneAtATime(
             {name: (weight, sizes[name]) for name, weight in streams.items()}, self.seed
         )
 
-    def _size(self, rows: int, batch_size: int) -> Fraction:
+    def _counted(self, rows: int) -> int:
+        return rows if self.limit is None else min(rows, self.limit)
+
+    def _size(self, rows: int, batch_size: int, most: int) -> Fraction:
         if self.shares == "given":
             return Fraction(1)
-        counted = rows if self.limit is None else min(rows, self.limit)
-        examples = Fraction(counted ** (1 / self.temperature)).limit_denominator(10**9)
-        return examples / batch_size
+        share = Fraction(self._counted(rows), most)
+        if self.temperature != 1.0:  # a power of the share: that of a count may overflow
+            powered = float(share) ** (1 / self.temperature)
+            share = Fraction(powered).limit_denominator(10**12)
+        return share / batch_size
 
     def loss_weight(self, weight: Factor) -> Factor:
         """What a stream's loss is multiplied with: nothing, it has its turns."""
@@ -183,6 +193,9 @@ class AllAtOnce:
 
     def before(self, number: int) -> dict[str, int]:
         return dict.fromkeys(self.streams, number)
+
+    def shares(self, number: int) -> dict[str, float]:
+        return {}
 
     def is_over(self, stream: str, number: int) -> bool:
         return False
@@ -237,6 +250,10 @@ class OneAtATime:
         before = self.before(number)
         edges = self._starts[: number // BLOCK + 1]
         return zlib.crc32(repr((edges, before, self.seed)).encode())
+
+    def shares(self, number: int) -> dict[str, float]:
+        block = self._shares(number // BLOCK * BLOCK)
+        return {name: share / ONE for name, share in zip(self._names, block)}
 
     def is_over(self, stream: str, number: int) -> bool:
         ramps = [weight for weight, _ in self.weights.values() if isinstance(weight, Ramp)]

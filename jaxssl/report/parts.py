@@ -37,14 +37,20 @@ def run_facts(run: Run) -> str:
 
 
 def _stream_facts(run: Run) -> list[tuple[str, str]]:
-    """What each of several streams took: tokens, and passes over its data."""
+    """What each of several streams took: tokens, passes over its data, and by turns its share of
+    the steps (at step 0, where it moves)."""
     names = [key.removesuffix("/epoch") for key in run.keys() if key.endswith("/epoch")]
     taken = {name: run.series("train", f"{name}/tokens").last for name in names}
     epochs = {name: run.series("train", f"{name}/epoch").last for name in names}
-    return [
-        (name, f"{count_text(taken[name])} tokens, {value_text(epochs[name])} epochs")
-        for name in names
-    ]
+    mixture = run.summary.get("mixture")
+    found = []
+    for name in names:
+        told = f"{count_text(taken[name])} tokens, {value_text(epochs[name])} epochs"
+        share = number(mixture.get(name)) if isinstance(mixture, dict) else None
+        if share is not None:
+            told += f", {share:.1%} of the steps"
+        found.append((name, told))
+    return found
 
 
 def tiles(run: Run) -> str:

@@ -7,7 +7,8 @@ Every file is optional, as long as there is one of them:
 - `environment.json`: versions, devices, host (any nesting);
 - `summary.json`: what only the trainer knows: `{"name", "model", "objective": text,
   "parameters": count, "unigram_entropy": nats per token, "steps", "tokens", "losses": {key:
-  {"shown", "per_token", "sees_both_sides"}}}`, each optional;
+  {"shown", "per_token", "sees_both_sides"}}, "mixture": {stream: its share of the steps}}`, each
+  optional;
 - `scores.json`, `receipt.json`, `ledger.json` of a fine-tuned run;
 - `adaptation.json` of one that adapts another.
 """

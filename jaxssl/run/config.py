@@ -247,12 +247,18 @@ class RunConfig:
     @property
     def labelled(self) -> StreamConfig | None:
         """The first stream with a task, and that task alone as its objective."""
+        return next(iter(self.all_labelled.values()), None)
+
+    @property
+    def all_labelled(self) -> dict[str, StreamConfig]:
+        """The streams with a task, by name, and the first task of each alone as its objective."""
         if not self.tasks:
-            return None
-        for stream in self.all_streams.values():
-            for task in stream.objective.tasks:
-                return dataclasses.replace(stream, objective=task)
-        return None
+            return {}
+        return {
+            name: dataclasses.replace(stream, objective=stream.objective.tasks[0])
+            for name, stream in self.all_streams.items()
+            if stream.objective.tasks
+        }
 
     def with_data_seed(self, seed: int) -> "RunConfig":
         """With this seed of the order of all data."""

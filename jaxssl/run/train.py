@@ -17,6 +17,7 @@ import numpy as np
 from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager
 from jaxssl.core import allocator
 from jaxssl.core.files import atomic_write
+from jaxssl.core.ramp import Ramp
 from jaxssl.models.model import num_parameters
 from jaxssl.objectives.base import Objective
 from jaxssl.parallel import hosts
@@ -179,6 +180,7 @@ def describe(built: Built, cost: Receipt) -> list[str]:
         f"{config.precision.summary}; attention: {config.model.attention}"
         + (f"; {told}" if (told := allocator.summary()) else ""),
         *(line for name in built.streams for line in _describe_stream(built, name)),
+        *describe_mixture(built),
         *([f"more parameters are trained from steps {', '.join(later)} on"] if later else []),
         *(receipt.table(cost) if is_partial else []),
         *nothing_before_the_end(settings.train.steps, settings.evaluation, config.checkpoint),
@@ -209,6 +211,26 @@ def _describe_stream(built: Built, name: str) -> list[str]:
         f"{lead}objective {objective.name}" + (f": {'; '.join(summaries)}" if summaries else ""),
         f"{lead}data: {opened.summary}, {steps:,} steps = {passes:.2f} epochs",
     ]
+
+
+def describe_mixture(built: Built) -> list[str]:
+    """The streams' shares of the steps, where they are taken by turns; and those of the rows, where
+    their batches have several sizes."""
+    shares = built.work.program.draws.shares(0)
+    if not shares:
+        return []
+    sizes = {name: opened.config.data.batch_size for name, opened in built.streams.items()}
+    rows = {name: share * sizes[name] for name, share in shares.items()}
+    moves = any(isinstance(s.weight, Ramp) for s in built.config.all_streams.values())
+    told = f"mixture: {_percent(shares)} of the steps"
+    if len({*sizes.values()}) > 1:
+        told += f" ({_percent(rows)} of the rows)"
+    return [told + (", at step 0" if moves else "")]
+
+
+def _percent(parts: Mapping[str, float]) -> str:
+    whole = sum(parts.values())
+    return ", ".join(f"{name} {part / whole:.1%}" for name, part in parts.items())
 
 
 def nothing_before_the_end(
@@ -254,6 +276,8 @@ def write_summary(built: Built, run_dir: Path, outcome: Outcome) -> None:
         "steps": outcome.step,
         "frozen_arrays": outcome.frozen_arrays,
     }
+    if shares := built.work.program.draws.shares(0):
+        facts["mixture"] = shares
     if split in first.unigram_entropy:
         facts["unigram_entropy"] = first.unigram_entropy[split]
     with atomic_write(run_dir / "summary.json") as file:

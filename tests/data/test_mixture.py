@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.ramp import Ramp
-from jaxssl.data.mixture import BLOCK, ByTurns, Jointly, steps_until
+from jaxssl.data.mixture import BLOCK, ONE, ByTurns, Jointly, steps_until
 
 NAMES = "abcde"
 STEPS = 5 * BLOCK + 7
@@ -95,6 +95,47 @@ def test_shares_by_examples_are_the_published_formula(limit, temperature):
     steps = 200 * BLOCK
     for name, count in draws.before(steps).items():
         assert count == pytest.approx(steps * sizes[name] / sum(sizes.values()), abs=1)
+
+
+sizes_of = st.lists(st.tuples(st.integers(1, 10**9), st.integers(1, 512)), min_size=2, max_size=5)
+
+
+@FEW
+@given(sizes_of, st.integers(1, 10**9), st.floats(1e-3, 1e3))
+def test_rows_are_mixed_as_the_paper_says(sizes, limit, temperature):
+    """In its words: a rate is min(e, K) over their sum, raised to 1 / T and normalised again. Of
+    rows, that is: a step takes a batch of them."""
+    rows = dict(zip(NAMES, sizes))
+    options = {"shares": "examples", "limit": limit, "temperature": temperature}
+    shares = turns(dict.fromkeys(rows, 1.0), rows=rows, **options).shares(0)
+    counted = np.array([min(n, limit) for n, _ in sizes], np.float64)
+    logs = np.log(counted / counted.sum()) / temperature
+    steps = np.exp(logs - logs.max()) / [size for _, size in sizes]
+    np.testing.assert_allclose(list(shares.values()), steps / steps.sum(), atol=2 / ONE)
+    assert sum(shares.values()) == 1
+
+
+def test_the_ends_of_a_temperature_and_of_a_limit():
+    """Towards 0 the largest has all turns; towards infinity, or with a limit of 1, all have as
+    many; weights are factors."""
+    rows = {"a": (10**6, 4), "b": (500, 4)}
+    weights = dict.fromkeys(rows, 1.0)
+
+    def shares(weights=weights, **options):
+        return turns(weights, rows=rows, shares="examples", **options).shares(0)
+
+    assert shares(temperature=1e-3) == {"a": 1.0, "b": 0.0}
+    even = {"a": 0.5, "b": 0.5}
+    assert shares(temperature=1e9) == even == shares(limit=1) == shares(limit=500)
+    assert shares({"a": 1.0, "b": 3.0}, limit=1) == {"a": 0.25, "b": 0.75}
+
+
+def test_shares_are_those_of_the_block():
+    ramp = Ramp(points=((0, 1.0), (2 * BLOCK, 3.0)))
+    draws = turns({"a": ramp, "b": 1.0})
+    assert draws.shares(0) == draws.shares(BLOCK - 1) == {"a": 0.5, "b": 0.5}
+    assert draws.shares(2 * BLOCK) == {"a": 0.75, "b": 0.25}
+    assert Jointly().draws(named([1, 2]), {}).shares(0) == {}
 
 
 @FEW
