@@ -20,6 +20,7 @@ from jaxssl.generate.settings import Sampling
 from jaxssl.models.layer_context import Memory
 from jaxssl.models.model import Model
 from jaxssl.ops import logits as change
+from jaxssl.ops.attention.pattern import Pattern
 
 
 def apart(model: Model, params: Params) -> tuple[Model, Params]:
@@ -101,12 +102,14 @@ class Plan:
       slots: of the cache.
       num_tokens: ids from this one on are never chosen.
       sampling: how the next one is chosen.
+      prefix: prompts are seen whole by all their tokens, as in a prefix language model.
     """
 
     model: Model
     slots: int
     num_tokens: int
     sampling: Sampling
+    prefix: bool = False
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -120,8 +123,11 @@ def begin(plan: Plan, params: Params, prompts: Prompts) -> Written:
         segments = read["segment_ids"]
         memory = Memory(model.encode(params, read), segments)
     cache = model.empty_cache(B, plan.slots, None if source is None else source.shape[1])
-    batch = row_batch(tokens, None)
-    hidden, cache = model.decode(params, batch, cache, memory)
+    batch, pattern = row_batch(tokens, None), None
+    if plan.prefix:
+        pattern = Pattern(causal=True, prefix=True)
+        batch["prefix"] = row_batch(tokens, jnp.asarray(lengths))["segment_ids"]
+    hidden, cache = model.decode(params, batch, cache, memory, pattern)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
     return Written(
         cache=cache,
@@ -134,6 +140,19 @@ def begin(plan: Plan, params: Params, prompts: Prompts) -> Written:
         done=jnp.zeros(B, bool),
         node=jnp.zeros(B, jnp.int32),
     )
+
+
+def added(written: Written, most: int) -> tuple[jax.Array, jax.Array]:
+    """What was added to each prompt: int32 [B, most], and how many of them [B]."""
+    at = written.starts[:, None] + jnp.arange(most)
+    tokens = jnp.take_along_axis(written.tokens, at, axis=1, mode="clip")
+    return tokens, written.lengths - written.starts
+
+
+def without_end(tokens: jax.Array, lengths: jax.Array, end: jax.Array) -> jax.Array:
+    """The lengths [B] of texts [B, U] less the token that ended them, where one did."""
+    last = jnp.take_along_axis(tokens, jnp.maximum(lengths - 1, 0)[:, None], axis=1)[:, 0]
+    return lengths - ((last == end) & (lengths > 0))
 
 
 def row_batch(tokens: Any, lengths: Any) -> dict[str, jax.Array]:

@@ -75,7 +75,8 @@ class SelfAttention(nn.Module):
         queries, keys = tokens, tokens
         if self.is_mutable_collection("cache"):
             k, v = self._cached(k, v, context)
-            queries, keys = Tokens(positions=context.positions), Tokens()
+            queries = Tokens(positions=context.positions)
+            keys = Tokens(prefix=self._prefix(context, k.shape[1]))
         num_keys = k.shape[1]
         k, v = self.keys_values(k, v)
         operands = Operands(q, k, v, queries, keys, context.bias, c.scale)
@@ -110,6 +111,12 @@ class SelfAttention(nn.Module):
             return jax.lax.switch(number, branches, key, rows, operands)
 
         return switch(number, key, rows, operands)
+
+    def _prefix(self, context: Context, slots: int) -> jax.Array | None:
+        """Of what a cache holds: the rows' first tokens, which are read in one pass from slot 0."""
+        if context.prefix is None:
+            return None
+        return jnp.pad(context.prefix, ((0, 0), (0, slots - context.prefix.shape[1])))
 
     def _cached(self, k: jax.Array, v: jax.Array, context: Context) -> tuple[jax.Array, jax.Array]:
         """Writes k, v [B, T, K, D] to their slots; all keys and values [B, S, K, D].

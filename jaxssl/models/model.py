@@ -273,7 +273,12 @@ class Model:
         return self.apply(params, "decode", batch, memory, key=dropout_key, batch=batch)
 
     def decode(
-        self, params: Params, batch: Batch, cache: Any, memory: Memory | None = None
+        self,
+        params: Params,
+        batch: Batch,
+        cache: Any,
+        memory: Memory | None = None,
+        pattern: Pattern | None = None,
     ) -> tuple[jax.Array, Any]:
         """Hidden states of new tokens and the cache with their keys and values written.
 
@@ -282,11 +287,12 @@ class Model:
         Args:
           memory: of an encoder-decoder: with hidden states in the first call, whose keys and values
             the cache keeps, and without in those that follow.
+          pattern: as in `encode`, of models of one stack. One with a prefix is for the first call.
         """
         kept = [x for path, x in flatten(cache).items() if path.endswith("cached_key")]
         slots = kept[0].shape[-2] if kept else batch["tokens"].shape[1]
         if memory is None:
-            return self.apply(params, "encode", batch, None, slots, cache=cache, batch=batch)
+            return self.apply(params, "encode", batch, pattern, slots, cache=cache, batch=batch)
         return self.apply(params, "decode", batch, memory, slots, cache=cache, batch=batch)
 
     def head(

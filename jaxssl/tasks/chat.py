@@ -23,7 +23,7 @@ from jaxssl.data.chat.rows import LEARNT, fit, prompts, rows_of
 from jaxssl.data.tables.table import Table
 from jaxssl.data.tokenizer.chat_template import ChatTemplate, Written, with_template
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
-from jaxssl.generate.engine import Limits, Plan, Prompts, begin, go_on
+from jaxssl.generate.engine import Limits, Plan, Prompts, added, apart, begin, go_on, without_end
 from jaxssl.generate.settings import Sampling
 from jaxssl.models.heads import CAUSAL_LM, Head
 from jaxssl.models.model import Model, ModelConfig
@@ -320,6 +320,7 @@ class Chat(Task):
 
     def _answers(self, model: Model, params: Params, batch: Batch) -> dict[str, jax.Array]:
         """The likeliest token each time, up to what ends a turn."""
+        model, params = apart(model, params)
         most, tokens = self.max_answer_length, batch["tokens"]
         count, length = tokens.shape
         sampling = dataclasses.replace(GREEDY, max_new_tokens=most)
@@ -329,13 +330,10 @@ class Chat(Task):
         limits = Limits(batch[ASKED][:1], jnp.int32(most))
         keys = jax.random.split(jax.random.key(0), count)
         made = go_on(plan, params, begun, keys, limits, jnp.int32(most))
-        at = starts[:, None] + jnp.arange(most)
-        added = jnp.take_along_axis(made.tokens, at, axis=1)
-        new = made.lengths - starts
-        last = jnp.take_along_axis(added, jnp.maximum(new - 1, 0)[:, None], axis=1)[:, 0]
+        written, new = added(made, most)
         return {
-            "written": added,
-            "length": new - (last == batch[ASKED]),
+            "written": written,
+            "length": without_end(written, new, batch[ASKED]),
             "log_probability": made.scores,
         }
 

@@ -18,12 +18,22 @@ from jaxssl.data.encoding import encode_rows
 from jaxssl.data.tables.table import Table
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.generate.beam import search
-from jaxssl.generate.engine import Limits, Plan, Prompts, apart, begin, go_on
+from jaxssl.generate.engine import (
+    Limits,
+    Plan,
+    Prompts,
+    added,
+    apart,
+    begin,
+    go_on,
+    without_end,
+)
 from jaxssl.generate.settings import Beams, Sampling
 from jaxssl.models.encoder_decoder import EncoderDecoderConfig
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Outputs
-from jaxssl.objectives.two_sided import SIDE, TwoSided
+from jaxssl.objectives.two_sided import SIDE, TwoSided, check_start
+from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.scores import tallies
 from jaxssl.tasks.base import Encoded, Task
 from jaxssl.tasks.texts import read_texts
@@ -62,6 +72,10 @@ class Seq2seq(TwoSided, Task):
     """What comes before each text that is read, such as "translate English to German: "."""
     max_target_length: int = 128
     """Most tokens that are written, the end included; longer targets are cut, and told."""
+    prefix_visible: bool = True
+    """Of models of one stack, which read and write in one row: all tokens of what is read see each
+    other (a prefix language model), else those before them alone. Only what is written is learnt,
+    either way."""
     label_smoothing: float = 0.0
     """Share of the training loss that is the mean over all pieces."""
     beams: Beams | None = None
@@ -211,8 +225,16 @@ class Seq2seq(TwoSided, Task):
     # --- On the device ---
 
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
-        """An encoder-decoder, whose positions are enough for the targets."""
-        super().check(model, vocabulary)
+        """An encoder-decoder, or a causal model; its positions must be enough for the targets."""
+        if model.encoder_decoder:
+            check_start(model, vocabulary)
+        elif not model.causal:
+            raise UserError(
+                "this model cannot write",
+                where="task.name=seq2seq",
+                expected="an encoder-decoder (t5, bart, ...) or a causal model (gpt2, llama, ...)",
+                got=f"model.name={model.name}",
+            )
         if self.max_target_length > model.max_positions:
             raise UserError(
                 "the targets may be longer than the model's positions",
@@ -229,29 +251,77 @@ class Seq2seq(TwoSided, Task):
         """The number of tokens that are written."""
         return TwoSided.weights(self, batch)
 
+    def forward(
+        self, model: Model, params: Params, batch: Batch, key: jax.Array | None
+    ) -> dict[str, Any]:
+        """`hidden` [B, U, H]: of each place of what is written, the state that it is guessed
+        from."""
+        if model.config.encoder_decoder:
+            return TwoSided.forward(self, model, params, batch, key)
+        row, lengths = in_one_row(batch)
+        width = row["tokens"].shape[1]
+        if width > model.config.max_positions:
+            raise UserError(
+                "what is read and what is written are longer than the model's positions together",
+                where="data.max_length, task.max_target_length",
+                expected=f"at most model.max_positions={model.config.max_positions}",
+                got=f"{batch['tokens'].shape[1]} + {batch[SIDE].shape[1]}",
+                fix="set the one or the other lower",
+            )
+        pattern = Pattern(causal=True, prefix=True) if self.prefix_visible else None
+        hidden = model.encode(params, row, key, pattern)
+        at = jnp.maximum(lengths - 1, 0)[:, None] + jnp.arange(batch[SIDE].shape[1])
+        return {"hidden": jnp.take_along_axis(hidden, at[..., None], axis=1)}
+
     def predict(
         self, model: Model, params: Params, outputs: Outputs, batch: Batch
     ) -> dict[str, jax.Array]:
         """`written` int32 [B, U] and `length` int32 [B], without the end, `log_probability` [B]."""
         model, params = apart(model, params)
         config, most = model.config, self.max_target_length
-        assert isinstance(config, EncoderDecoderConfig)
         sampling = dataclasses.replace(GREEDY, max_new_tokens=most)
-        plan = Plan(model, most + 1, config.vocab_size, sampling)
-        count = batch["tokens"].shape[0]
-        start = jnp.full((count, 1), config.decoder_start_token_id, jnp.int32)
+        count, length = batch["tokens"].shape
         lengths = jnp.sum(batch["segment_ids"] > 0, axis=1, dtype=jnp.int32)
-        ones = jnp.ones(count, jnp.int32)
-        begun = begin(plan, params, Prompts(start, ones, batch["tokens"], lengths))
+        if isinstance(config, EncoderDecoderConfig):
+            plan = Plan(model, most + 1, config.vocab_size, sampling)
+            start = jnp.full((count, 1), config.decoder_start_token_id, jnp.int32)
+            ones = jnp.ones(count, jnp.int32)
+            prompts = Prompts(start, ones, batch["tokens"], lengths)
+        else:
+            slots = length + most
+            plan = Plan(model, slots, config.vocab_size, sampling, self.prefix_visible)
+            prompts = Prompts(batch["tokens"], jnp.maximum(lengths, 1))  # of a filler none is read
+        begun = begin(plan, params, prompts)
         limits = Limits(batch[END][:1], jnp.int32(most))
         if self.beams is not None:
             ended = search(plan, self.beams, params, begun, limits)
-            tokens, length, score = (x[:, 0] for x in (ended.tokens, ended.lengths, ended.sums))
+            best, new, score = (x[:, 0] for x in (ended.tokens, ended.lengths, ended.sums))
+            made = dataclasses.replace(begun, tokens=best, lengths=begun.starts + new)
         else:
             keys = jax.random.split(jax.random.key(0), count)
             made = go_on(plan, params, begun, keys, limits, jnp.int32(most))
-            tokens, length, score = made.tokens, made.lengths - 1, made.scores
-        tokens = tokens[:, 1:]
-        last = jnp.take_along_axis(tokens, jnp.maximum(length - 1, 0)[:, None], axis=1)[:, 0]
-        length = length - (last == batch[END])
-        return {"written": tokens, "length": length, "log_probability": score}
+            score = made.scores
+        tokens, new = added(made, most)
+        new = without_end(tokens, new, batch[END])
+        return {"written": tokens, "length": new, "log_probability": score}
+
+
+def in_one_row(batch: Batch) -> tuple[dict[str, Any], jax.Array]:
+    """What is read [B, T] and right behind it what is written [B, U], as rows [B, T + U] with a
+    `prefix`, and how long each prefix is, int32 [B]."""
+    read = jnp.sum(batch["segment_ids"] > 0, axis=1, dtype=jnp.int32)[:, None]
+    both = read + jnp.sum(batch[f"{SIDE}_segment_ids"] > 0, axis=1, dtype=jnp.int32)[:, None]
+    (count, T), U = batch["tokens"].shape, batch[SIDE].shape[1]
+    places = jnp.broadcast_to(jnp.arange(T + U, dtype=jnp.int32), (count, T + U))
+    first = jnp.take_along_axis(batch["tokens"], jnp.minimum(places, T - 1), axis=1)
+    second = jnp.take_along_axis(batch[SIDE], jnp.clip(places - read, 0, U - 1), axis=1)
+    real = places < both
+    row = {
+        "tokens": jnp.where(places < read, first, jnp.where(real, second, 0)),
+        "segment_ids": real.astype(jnp.int32),
+        "positions": jnp.where(real, places, 0),
+        "prefix": (places < read).astype(jnp.int32),
+    }
+    if "row" in batch:
+        row["row"] = batch["row"]
+    return row, read[:, 0]

@@ -1,6 +1,7 @@
 """Text to text: its loss by formula, what it writes, its scores, and a run from end to end."""
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -20,6 +21,7 @@ from jaxssl.models.heads import CAUSAL_LM
 from jaxssl.models.layer_context import Memory
 from jaxssl.models.model import Model
 from jaxssl.models.t5 import T5Config
+from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.run.open import open_run
 from jaxssl.run.recipes import FINETUNE, load_config
 from jaxssl.run.train import train_run
@@ -112,6 +114,88 @@ def test_validation_writes_what_generate_writes_for_each_text_alone(tokenizer, b
         assert score == pytest.approx(text.log_probability, abs=1e-4)
 
 
+# --- Models of one stack ------------------------------------------------------------------------
+
+
+def one_stack(tokenizer, **changes):
+    size = -(-tokenizer.vocab_size // 8) * 8
+    shape = {"vocab_size": size, "num_layers": 1, "max_positions": LENGTH + MOST, **changes}
+    return tiny.gpt2(**shape)
+
+
+def rows_by_hand(batch):
+    """Of each text: its row, and how many tokens of it are read."""
+    parts = [
+        [batch[a][i][batch[b][i] > 0] for i in range(len(batch["tokens"]))]
+        for a, b in (("tokens", "segment_ids"), ("targets", "targets_segment_ids"))
+    ]
+    return [(np.concatenate(both), len(both[0])) for both in zip(*parts)]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def whole_pass(model, params, batch, visible):
+    pattern = Pattern(causal=True, prefix=True) if visible else None
+    return model.head(params, "causal_lm", model.encode(params, batch, None, pattern))
+
+
+def logits_of(model, params, row, read, visible):
+    """Of a whole pass over one row."""
+    one = tiny.rows([[row]], length=LENGTH + MOST)
+    one["prefix"] = (np.arange(LENGTH + MOST) < read).astype(np.int32)[None]
+    return np.asarray(whole_pass(model, params, one, visible))[0, : len(row)]
+
+
+@pytest.mark.parametrize("visible", [True, False], ids=["prefix", "causal"])
+def test_a_decoder_learns_what_is_written_alone(tokenizer, visible):
+    task = Seq2seq(max_target_length=MOST, prefix_visible=visible)
+    model = Model(one_stack(tokenizer), (CAUSAL_LM,), tiny.FLOAT64)
+    batch = batch_of(task, tokenizer, 4)
+    with jax.enable_x64(True):
+        params = tiny.random_params(model, scale=0.4)
+        outputs = task.forward(model, params, batch, None)
+        loss = float(task.sums(model, params, outputs, batch).losses["seq2seq"])
+        wanted = 0.0
+        for row, read in rows_by_hand(batch):
+            logits = logits_of(model, params, row, read, visible)
+            logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+            places = np.arange(read - 1, len(row) - 1)
+            wanted -= logs[places, row[places + 1]].sum()
+        assert loss == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize("visible", [True, False], ids=["prefix", "causal"])
+def test_a_decoder_writes_the_likeliest_tokens_of_whole_passes(tokenizer, visible):
+    task = Seq2seq(max_target_length=6, prefix_visible=visible)
+    model = Model(one_stack(tokenizer), (CAUSAL_LM,))
+    params = tiny.random_params(model, seed=5, scale=0.7)
+    batch = with_end(batch_of(task, tokenizer, 3), tokenizer)
+    made = jax.jit(lambda b: task.predict(model, params, {}, b))(batch)
+    known = []
+    for i, (row, read) in enumerate(rows_by_hand(batch)):
+        row = row[:read]
+        for _ in range(6):
+            token = logits_of(model, params, row, read, visible)[-1].argmax()
+            row = np.append(row, token)
+            if token == tokenizer.document_end:
+                break
+        wanted = row[read:].tolist()
+        wanted = wanted[:-1] if wanted[-1] == tokenizer.document_end else wanted
+        assert made["written"][i][: made["length"][i]].tolist() == wanted
+        known.append(tuple(wanted))
+    assert len(set(known)) > 1
+
+
+def test_a_decoder_without_room_for_both_is_refused(tokenizer):
+    task = Seq2seq(max_target_length=MOST)
+    model = Model(one_stack(tokenizer, max_positions=20), (CAUSAL_LM,))
+    batch = batch_of(task, tokenizer, 2)
+    with pytest.raises(UserError, match="together") as raised:
+        task.forward(model, tiny.random_params(model), batch, None)
+    assert "task.max_target_length" in raised.value.where
+    with pytest.raises(UserError, match="cannot write"):
+        task.check(tiny.bert(), tiny.WORDS)
+
+
 @pytest.mark.slow
 def test_steps_and_what_is_written_are_the_same_on_one_device_and_on_eight(tokenizer):
     task = Seq2seq(max_target_length=MOST)
@@ -144,8 +228,6 @@ def test_steps_and_what_is_written_are_the_same_on_one_device_and_on_eight(token
 
 
 def test_what_cannot_be_written_is_refused(tokenizer):
-    with pytest.raises(UserError, match="model of one stack"):
-        Seq2seq().check(tiny.gpt2(), tiny.WORDS)
     with pytest.raises(UserError, match="longer than the model's positions") as raised:
         Seq2seq(max_target_length=40).check(config(tokenizer), tiny.WORDS)
     assert raised.value.where == "task.max_target_length"
