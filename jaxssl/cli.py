@@ -310,7 +310,7 @@ def _print_rows(output: str, rows: int) -> None:
 
 def _generate(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl.commands.generate import generate
+    from jaxssl.commands.generate import check_source, generate, given_prompts
     from jaxssl.generate.settings import Beams, Sampling
 
     sampling = Sampling(samples=options.samples, **_drawing(options))
@@ -318,15 +318,20 @@ def _generate(options: argparse.Namespace) -> int:
     if options.beams is not None:
         searched = _chosen(options, "length_penalty", "alpha", "early_stopping")
         beams = Beams(count=options.beams, **searched)
-    return generate(
-        options.run_dir,
-        options.prompts or [""],
-        sampling,
-        beams=beams,
-        choices=tuple(options.choice),
-        shows_likelihood=options.log_probabilities,
-        **_chosen(options, "step", "layers"),
+    check_source(options.prompts, options.input, options.output)
+    how = {"beams": beams, "choices": tuple(options.choice), **_chosen(options, "step", "layers")}
+    prompts = [] if options.input else given_prompts(options.prompts or [""])
+    if options.output is None:
+        likely = options.log_probabilities
+        return generate(options.run_dir, prompts, sampling, shows_likelihood=likely, **how)
+    from jaxssl.commands.generate_file import generate_file
+
+    how |= _chosen(options, "format", "options", "keep_input", "overwrite", "column", "batch_size")
+    rows = generate_file(
+        options.run_dir, options.input, options.output, sampling, prompts=prompts, **how
     )
+    _print_rows(options.output, rows)
+    return 0
 
 
 def _drawing(options: argparse.Namespace) -> dict[str, Any]:

@@ -13,6 +13,8 @@ PREDICT = """
 Any number of rows is read, predicted and written a few thousand at a time, in the order of the
 input: one row out for each row in. Labels need not be there.
 
+Killed or stopped, the same command goes on after the rows that are written (FILE.part).
+
 input: csv, tsv, jsonl, json (not lines; SQuAD's, too), parquet, conll or conllu, by the end of its
 name (.gz, .bz2, .xz and .zst are unpacked), or .txt with a text a line for a task of single texts.
 Columns have the names that they had in training; --with task.text=review says another. How the
@@ -45,6 +47,19 @@ a prompt. What is given here stands above it.
 example:
   jaxssl import downloads/all-MiniLM-L6-v2 runs/minilm
   jaxssl embed runs/minilm --input sentences.txt --output sentences.npy
+"""
+
+GENERATE = """
+With --output a row is written for each text: the input's columns, text, log_probability (of the
+model itself), num_tokens, ended_by (end, stop, length), and of several texts a prompt their sample.
+Prompts are those of the files, in their order (csv, tsv, jsonl, json, parquet; .txt has one a
+line), or of the command line. Killed or stopped, the same command goes on after the texts that are
+written (FILE.part), and the file is the same, byte for byte.
+
+examples:
+  jaxssl generate runs/books "It was" --samples 3
+  head prompts.txt | jaxssl generate runs/books -
+  jaxssl generate runs/books --input prompts.jsonl --output texts.jsonl --tokens 64
 """
 
 MINE = """
@@ -112,12 +127,12 @@ class Parser(argparse.ArgumentParser):
         if self._subparsers is not None:
             return found, extras
         many = [each for each in self._actions if not each.option_strings and each.nargs == "*"]
-        words = [word for word in extras if not word.startswith("-")]
+        words = [word for word in extras if word == "-" or not word.startswith("-")]
         if many and words:  # argparse took none of them where an option came first
             before = getattr(found, many[0].dest)
             kept = [] if before is None or before == many[0].default else before
             setattr(found, many[0].dest, [*kept, *words])
-            extras = [word for word in extras if word.startswith("-")]
+            extras = [word for word in extras if word not in words]
         if extras:
             self._tell(_stray(extras, self._option_string_actions))
         return found, extras
@@ -254,6 +269,19 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stream", help="which of several that the run was trained on (the first)")
 
 
+def add_generate(parser: argparse.ArgumentParser) -> None:
+    """Adds what `jaxssl generate` takes for prompts in files."""
+    parser.epilog = GENERATE
+    output = "a row for each text, in a .jsonl, .csv or .tsv; - is standard output, as jsonl"
+    _add_files(parser, output, required=False)
+    parser.add_argument(
+        "--column", default="prompt", help="of the prompts in the input (%(default)s)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=16, help="prompts of a file at a time (%(default)s)"
+    )
+
+
 def add_embed(parser: argparse.ArgumentParser) -> None:
     """Adds what `jaxssl embed` takes besides a run."""
     parser.epilog = EMBED
@@ -314,11 +342,18 @@ def add_mine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="texts at a time (%(default)s)")
 
 
-def _add_files(parser: argparse.ArgumentParser, output: str, keep: bool = True) -> None:
+def _add_files(
+    parser: argparse.ArgumentParser, output: str, keep: bool = True, required: bool = True
+) -> None:
     parser.add_argument(
-        "--input", nargs="+", required=True, metavar="FILE", help="files to read, or globs"
+        "--input",
+        nargs="+",
+        required=required,
+        default=[],
+        metavar="FILE",
+        help="files to read, or globs",
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help=output)
+    parser.add_argument("--output", required=required, metavar="FILE", help=output)
     parser.add_argument(
         "--format",
         default="auto",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 
+from jaxssl.core.errors import UserError
 from jaxssl.generate.formatting import prompt_line
 from jaxssl.generate.settings import Beams, Sampling
 from jaxssl.generate.texts import OnPiece, Text, Writing
@@ -44,6 +45,49 @@ def generate(
         blocks.append("\n".join(lines + [_likelihood(text)] * shows_likelihood))
     print("\n\n".join(blocks))
     return 0
+
+
+def check_source(words: Sequence[str], files: Sequence[str], output: str | None) -> None:
+    """Refuses prompts from two places, and a file's on the terminal. Raises UserError."""
+    if files and output is None:
+        raise UserError(
+            "prompts of a file, and no place for the texts",
+            where="--input",
+            expected="--output FILE, or --output - for lines of JSON on the standard output",
+            got="no --output",
+        )
+    if files and list(words) not in ([], [""]):
+        raise UserError(
+            "prompts come from two places",
+            where="--input",
+            expected="prompts on the command line, or a file of them",
+            got=f"both: {' '.join(map(repr, words))}"[:200],
+        )
+
+
+def given_prompts(words: Sequence[str]) -> list[str]:
+    """The prompts that are meant by words of the command line: "-" alone is the lines of the
+    standard input, a blank one being an empty prompt.
+
+    Raises:
+      UserError: there is no line, or it is not UTF-8.
+    """
+    if list(words) != ["-"]:
+        return list(words)
+    try:
+        text = sys.stdin.read()
+        text.encode()
+        fault = None if text else "nothing"
+    except UnicodeError as error:
+        text, fault = "", str(error)
+    if fault is not None:
+        raise UserError(
+            "no prompts come from the standard input",
+            where="-",
+            expected="lines of text in UTF-8, a prompt each",
+            got=fault,
+        )
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
 def _show(number: int, piece: str) -> None:

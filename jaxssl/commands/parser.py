@@ -4,7 +4,15 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from jaxssl.commands.arguments import CHAT, Parser, add_adapt, add_embed, add_mine, add_predict
+from jaxssl.commands.arguments import (
+    CHAT,
+    Parser,
+    add_adapt,
+    add_embed,
+    add_generate,
+    add_mine,
+    add_predict,
+)
 
 EPILOG = """
 A recipe is a YAML file, or the name of one that comes with jaxssl (`jaxssl config
@@ -146,7 +154,12 @@ def _add_generate(verbs: Verbs) -> None:
         "generate", "continue prompts with a causal model, or answer with a T5 or BART"
     )
     _add_run(verb)
-    verb.add_argument("prompts", nargs="*", default=[""], help="texts to continue (an empty one)")
+    verb.add_argument(
+        "prompts",
+        nargs="*",
+        default=[""],
+        help="texts to continue (an empty one); - is the lines of the standard input",
+    )
     _add_sampling(verb, "what fits, at most 64")
     verb.add_argument("--samples", type=int, default=1, help="texts a prompt (%(default)s)")
     verb.add_argument("--beams", type=int, help="search the likeliest texts with so many beams")
@@ -170,6 +183,7 @@ def _add_generate(verbs: Verbs) -> None:
     verb.add_argument(
         "--log-probabilities", action="store_true", help="say how likely each text is"
     )
+    add_generate(verb)
 
 
 def _add_chat(verbs: Verbs) -> None:

@@ -7,17 +7,17 @@ predict.predict("runs/sst2", ["reviews.csv"], "predictions.jsonl")
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
+from jaxssl.commands.rows_out import NOTHING_CUT, NOTHING_DONE, Done, begun, content, identity
 from jaxssl.commands.without_text import Filled, WithoutText, chosen, rows_with_text
 from jaxssl.core.errors import UserError
 from jaxssl.core.prefetch import prefetch
 from jaxssl.core.progress import bar, silent
 from jaxssl.core.types import Batch, Params
-from jaxssl.data.encoding import Truncation
 from jaxssl.data.examples import fixed_lengths
 from jaxssl.data.tables.config import TableFile
 from jaxssl.data.tables.inputs import input_file
@@ -41,13 +41,21 @@ from jaxssl.run.recipes import read_config
 from jaxssl.tasks.base import Encoded, Task
 from jaxssl.train.evaluation import DataPass, in_order, over_batches
 
-CHUNK_ROWS = 4096
-"""Rows, at least, that are read, sorted by length, predicted and written together."""
+CHUNK_ROWS, WRITTEN_ROWS = 4096, 256
+"""Rows, at least, that are read, sorted by length, predicted and written together; the latter where
+the model writes a text for each, which takes long."""
 PREFIX = "input_"
 """Comes before the name of an input's column that a prediction has, too."""
 Prediction = dict[str, Any]
 Predicted = Iterator[tuple[Table, list[Prediction]]]
 """Tables, and what the task makes of their rows."""
+
+
+class Rows(Protocol):
+    """What rows are written to: see `writers.Writer`."""
+
+    def write(self, names: Sequence[str], rows: Sequence[Any], places: Sequence[str]) -> None:
+        """Writes rows."""
 
 
 # --- Tables -------------------------------------------------------------------------------------
@@ -152,7 +160,13 @@ def labelled_stream(
     return labelled[name]
 
 
-def predictions_of(predictor: Predictor, files: Iterable[TableFile], note: Note = say) -> Predicted:
+def predictions_of(
+    predictor: Predictor,
+    files: Iterable[TableFile],
+    note: Note = say,
+    done: Done = NOTHING_DONE,
+    remember: Callable[..., None] | None = None,
+) -> Predicted:
     """The rows of files, a table of some thousands at a time, and what the task makes of each.
 
     Each table is read and encoded while the devices work on the one before it. A row without text
@@ -160,39 +174,63 @@ def predictions_of(predictor: Predictor, files: Iterable[TableFile], note: Note 
 
     Args:
       note: told of rows left out or without text, and of what was cut off: in all, at the end.
+      done: rows that are read and not predicted again; they end where a table did.
+      remember: told of each table before it comes what `Done` has to know of it.
 
     Raises:
       UserError: what cannot be read or used, when the reader gets there; no row has a text.
     """
-    size = predictor.batch_size
-    chunk = -(-CHUNK_ROWS // size) * size  # so that few batches hold padding
+    chunk = rows_together(predictor)
     tables = (table for file in files for table in read_chunks(file, chunk, note))
-    cut, without, filled = Truncation(0, 0, 0), WithoutText(), Filled()
-    for table, kept, encoded in prefetch(_encoded(predictor, t) for t in _numbered(tables)):
-        rows = []
+    cut, without, filled = done.cut, WithoutText(), Filled(done.names)
+    encoded_tables = (_encoded(predictor, t, done.rows) for t in numbered(tables))
+    for table, kept, encoded in prefetch(encoded_tables):
+        without.add(table, kept)
+        if _is_done(table, done.rows):
+            continue
+        rows, more = [], NOTHING_CUT
         if encoded is not None:
             rows = predictor.predict_encoded(encoded)
             assert len(rows) == len(kept), "a task gives one output for each row"
             for text in encoded.notes:
                 note(text)
-            cut += encoded.truncation or Truncation(0, 0, 0)
-        without.add(table, kept)
-        yield from filled.add(table, kept, rows)
+            more = encoded.truncation or NOTHING_CUT
+        cut += more
+        for ready, made in filled.add(table, kept, rows):
+            if remember is not None:
+                here = more if ready is table else NOTHING_CUT
+                remember(names=list(made[0]), cut=[here.rows, here.total, here.tokens, here.side])
+            yield ready, made
     for text in (cut.warning(predictor.max_length, "predict"), without.note("predict")):
         if text is not None:
             note(text)
 
 
-def _encoded(predictor: Predictor, table: Table) -> tuple[Table, list[int], Encoded | None]:
-    """A table, which of its rows have text, and these encoded; None if there are none."""
+def rows_together(predictor: Predictor) -> int:
+    """How many rows are predicted and written together: few batches of them hold padding."""
+    least = WRITTEN_ROWS if predictor.task.writes else CHUNK_ROWS
+    return -(-least // predictor.batch_size) * predictor.batch_size
+
+
+def _is_done(table: Table, rows: int) -> bool:
+    assert table.row_numbers is not None
+    return table.row_numbers[-1] < rows
+
+
+def _encoded(
+    predictor: Predictor, table: Table, done: int
+) -> tuple[Table, list[int], Encoded | None]:
+    """A table, which of its rows have text, and these encoded; None if there are none, or the
+    table is among the first `done` rows."""
     task = predictor.task
     table.check(task.needed_columns(labelled=False))
     columns = [table.column(column, key) for key, column in task.text_columns.items()]
     kept = rows_with_text(columns, task.has_text) if columns else list(range(len(table)))
-    return table, kept, predictor.encode(chosen(table, kept)) if kept else None
+    is_wanted = kept and not _is_done(table, done)
+    return table, kept, predictor.encode(chosen(table, kept)) if is_wanted else None
 
 
-def _numbered(tables: Iterable[Table]) -> Iterator[Table]:
+def numbered(tables: Iterable[Table]) -> Iterator[Table]:
     """The tables, each knowing which rows it has of all."""
     start = 0
     for table in tables:
@@ -235,7 +273,7 @@ def predict(
 
     Raises:
       UserError: a mistake in the arguments or the input. The output is not there then, or as it
-        was before.
+        was before. What another end left is gone on with when the same is called again.
     """
     chosen = labelled_stream(run_dir, layers, stream)
     given = [inputs] if isinstance(inputs, str | Path) else inputs
@@ -256,12 +294,23 @@ def predict(
         unused = chosen.data.unused_options(file)
         if unused is not None:
             tell(f"{unused}; give them with --set where they hold")
-    tables = predictions_of(open_predictor(run_dir, step, layers, stream), files, tell)
-    progress = bar(description="predict", unit="row", enabled=is_first, note="compiling")
-    with progress, silent():
-        if is_first:
-            return write(_counted(tables, progress.update), str(output), keep_input, tell)
-        return sum(len(table) for table, _ in tables)
+    predictor = open_predictor(run_dir, step, layers, stream)
+
+    def settings() -> dict[str, Any]:
+        how = {"keep_input": keep_input, "rows at a time": rows_together(predictor)}
+        how["stream"] = stream
+        return {**identity(predictor.trained, run_dir), **content(files), **how}
+
+    with begun(str(output), settings, tell) as (rows, done):
+        tables = predictions_of(predictor, files, tell, done, rows and rows.remember)
+        progress = bar(
+            description="predict", unit="row", enabled=is_first, note="compiling", initial=done.rows
+        )
+        with progress, silent():
+            if rows is not None:
+                write_rows(rows, _counted(tables, progress.update), keep_input, tell)
+                return rows.rows
+            return sum(len(table) for table, _ in tables)
 
 
 def _counted(tables: Predicted, count: Callable[[int], Any]) -> Predicted:
@@ -272,21 +321,26 @@ def _counted(tables: Predicted, count: Callable[[int], Any]) -> Predicted:
 
 
 def write(tables: Predicted, output: str, keep_input: bool, note: Note) -> int:
+    """Writes rows to a file that is whole or not there; see `write_rows`."""
+    with open_output(output) as writer:
+        return write_rows(writer, tables, keep_input, note)
+
+
+def write_rows(writer: Rows, tables: Predicted, keep_input: bool, note: Note) -> int:
     """Writes predictions, after the rows they are of where `keep_input`; returns how many."""
     count = 0
-    with open_output(output) as writer:
-        for table, rows in tables:
-            names = list(dict.fromkeys(name for row in rows for name in row))
-            if keep_input:
-                copied = copied_names(table.columns, names)
-                renamed = [f"{old} as {new}" for old, new in copied.items() if old != new]
-                if renamed and not count:
-                    note(f"columns of the input whose names predictions have: {', '.join(renamed)}")
-                kept = kept_rows(table, copied)
-                rows = [{**old, **new} for old, new in zip(kept, rows, strict=True)]
-                names = [*copied.values(), *names]
-            writer.write(names, rows, table.places)
-            count += len(rows)
+    for table, rows in tables:
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        if keep_input:
+            copied = copied_names(table.columns, names)
+            renamed = [f"{old} as {new}" for old, new in copied.items() if old != new]
+            if renamed and not count:
+                note(f"columns of the input whose names predictions have: {', '.join(renamed)}")
+            kept = kept_rows(table, copied)
+            rows = [{**old, **new} for old, new in zip(kept, rows, strict=True)]
+            names = [*copied.values(), *names]
+        writer.write(names, rows, table.places)
+        count += len(rows)
     return count
 
 

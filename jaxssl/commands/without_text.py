@@ -59,11 +59,14 @@ class Filled:
     """Tables with a row for each of theirs, where only those with text were computed.
 
     The names of a row's values are known when there is one; tables before it wait.
+
+    Args:
+      names: of the values, where there were rows before.
     """
 
-    def __init__(self):
+    def __init__(self, names: Sequence[str] = ()):
         self._waiting: list[Table] = []
-        self._names: list[str] = []
+        self._names = list(names)
 
     def add(
         self, table: Table, kept: Sequence[int], rows: Sequence[Row]

@@ -58,6 +58,7 @@ def generate(
     outputs: Outputs | None = None,
     watch: Watch | None = None,
     together: int = TOGETHER,
+    first: int = 0,
 ) -> list[Continuation]:
     """What the model writes after each prompt, up to the first of `stop_ids`: `sampling.samples`
     texts of the first prompt, then of the second, and so on.
@@ -70,14 +71,17 @@ def generate(
       outputs: the only texts that may be written.
       watch: called for each text after every `together` tokens.
       together: tokens that are written at once; what comes out does not depend on it.
+      first: the number of the first text, where others came before: its choices go by it.
 
     Raises:
       UserError: an empty prompt, or prompt and continuation exceed the model's positions.
     """
     model, params = apart(model, params)
-    plan, begun = _planned(model, prompts, sampling, sampling.samples, num_tokens, trained_length)
-    limits = _limits(plan, stop_ids, outputs)
-    keys = _row_keys(sampling.seed, len(begun.tokens))
+    plan, begun, most = _planned(
+        model, prompts, sampling, sampling.samples, num_tokens, trained_length
+    )
+    limits = _limits(most, stop_ids, outputs)
+    keys = _row_keys(sampling.seed, first, len(begun.tokens))
     written = begin(plan, params, begun)
     while not _whole(written.done).all():
         written = go_on(plan, params, written, keys, limits, np.int32(together))
@@ -113,8 +117,8 @@ def beam_search(
             got=sampling.samples,
         )
     model, params = apart(model, params)
-    plan, begun = _planned(model, prompts, sampling, 1, num_tokens, trained_length)
-    limits = _limits(plan, stop_ids, outputs)
+    plan, begun, most = _planned(model, prompts, sampling, 1, num_tokens, trained_length)
+    limits = _limits(most, stop_ids, outputs)
     ended = search(plan, beams, params, begin(plan, params, begun), limits)
     parts = (ended.tokens, ended.lengths, ended.sums)
     made = []
@@ -133,20 +137,20 @@ def _planned(
     samples: int,
     num_tokens: int | None,
     trained_length: int | None,
-) -> tuple[Plan, Prompts]:
-    """What is compiled, and what rows begin with."""
+) -> tuple[Plan, Prompts, int]:
+    """What is compiled, what rows begin with, and the most new tokens."""
     if not prompts or min(map(len, prompts)) < 1:
         raise UserError("a prompt is empty", expected="at least one token", where="prompt")
     begun, longest = _prompts(model, prompts, samples)
-    sampling = sampling.fitted(longest, model.config.max_positions, trained_length)
-    assert sampling.max_new_tokens is not None
-    slots = begun.tokens.shape[1] + -(-sampling.max_new_tokens // TOGETHER) * TOGETHER
-    return Plan(model, slots, num_tokens or model.config.vocab_size, sampling), begun
-
-
-def _limits(plan: Plan, stop_ids: Sequence[int], outputs: Outputs | None) -> Limits:
-    most = plan.sampling.max_new_tokens
+    most = sampling.fitted(longest, model.config.max_positions, trained_length).max_new_tokens
     assert most is not None
+    slots = begun.tokens.shape[1] + -(-most // TOGETHER) * TOGETHER
+    # The number itself is not compiled in: with every longest prompt it may be another.
+    sampling = dataclasses.replace(sampling, max_new_tokens=None)
+    return Plan(model, slots, num_tokens or model.config.vocab_size, sampling), begun, most
+
+
+def _limits(most: int, stop_ids: Sequence[int], outputs: Outputs | None) -> Limits:
     return Limits(np.array(stop_ids or [-1], np.int32), np.int32(most), outputs)
 
 
@@ -158,16 +162,21 @@ def _prompts(model: Model, prompts: Sequence[np.ndarray], samples: int) -> tuple
     if not isinstance(c, EncoderDecoderConfig):
         return Prompts(tokens, lengths), int(lengths.max())
     longest = int(lengths.max())
-    if longest > c.max_positions:
+    check_source(longest, c.max_positions)
+    start = np.full((len(rows), 1), c.decoder_start_token_id, np.int32)
+    return Prompts(start, np.ones(len(rows), np.int32), tokens, lengths), 1
+
+
+def check_source(longest: int, max_positions: int) -> None:
+    """Refuses a text that an encoder has too few positions for. Raises UserError."""
+    if longest > max_positions:
         raise UserError(
             "a text is longer than the model's positions",
             where="prompt",
-            expected=f"at most {c.max_positions} tokens",
+            expected=f"at most {max_positions} tokens",
             got=longest,
             fix="shorten it",
         )
-    start = np.full((len(rows), 1), c.decoder_start_token_id, np.int32)
-    return Prompts(start, np.ones(len(rows), np.int32), tokens, lengths), 1
 
 
 def _padded(rows: Sequence[np.ndarray], most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -183,9 +192,9 @@ def _padded(rows: Sequence[np.ndarray], most: int) -> tuple[np.ndarray, np.ndarr
     return tokens, lengths
 
 
-def _row_keys(seed: int, count: int) -> jax.Array:
+def _row_keys(seed: int, first: int, count: int) -> jax.Array:
     """A key for each text, by its number: what it becomes does not depend on the others."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(seed_key(seed), jnp.arange(count))
+    return jax.vmap(jax.random.fold_in, (None, 0))(seed_key(seed), first + jnp.arange(count))
 
 
 def _whole(tree: Any) -> Any:

@@ -75,12 +75,14 @@ def write_texts(
     sampling: Sampling,
     writing: Writing = WRITING,
     on_piece: OnPiece | None = None,
+    first: int = 0,
 ) -> list[Text]:
     """What follows each prompt, `sampling.samples` texts of each; an empty prompt starts a
     document. An encoder-decoder reads the prompt and writes a text of its own.
 
     Args:
       on_piece: told what is added to each text, after every token.
+      first: the number of the first text, where others came before: what is drawn goes by it.
 
     Raises:
       UserError: a stop string that cannot occur, choices that cannot be written, a text that is too
@@ -113,6 +115,7 @@ def write_texts(
             outputs=outputs,
             watch=stream.watch if sampling.stop or on_piece else None,
             together=1 if on_piece else TOGETHER,
+            first=first,
             **options,
         )
         stream.finish(made)

@@ -33,8 +33,17 @@ from jaxssl.data.tokenizer.chat_template import with_template
 from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.generate.chat import Conversation
+from jaxssl.generate.decode import check_source
+from jaxssl.generate.engine import apart
 from jaxssl.generate.settings import Sampling
-from jaxssl.generate.texts import LanguageModel, OnPiece, Text, Writing, write_texts
+from jaxssl.generate.texts import (
+    LanguageModel,
+    OnPiece,
+    Text,
+    Writing,
+    prompt_ids,
+    write_texts,
+)
 from jaxssl.models.heads import Use
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, check_length
@@ -341,9 +350,66 @@ def generate_texts(
     Args:
       writing: beams and choices; what begins and ends texts is the run's.
     """
+    writer = open_writer(run_dir, sampling, step, layers, writing)
+    tell_special(writer.trained.tokenizer.special_in(prompts))
+    return writer.write(prompts, on_piece)
+
+
+@dataclass(frozen=True)
+class TextWriter:
+    """A run that is ready to write texts.
+
+    Attributes:
+      trained: the run, with every layer by itself.
+      sampling, writing: how it writes.
+    """
+
+    trained: TrainedModel
+    sampling: Sampling
+    writing: Writing
+
+    def write(
+        self, prompts: Sequence[str], on_piece: OnPiece | None = None, first: int = 0
+    ) -> list[Text]:
+        """As `generate.texts.write_texts`."""
+        with self.trained.in_use():
+            return write_texts(
+                *(self.trained.language_model, tuple(prompts), self.sampling),
+                *(self.writing, on_piece, first),
+            )
+
+    def check(self, prompts: Sequence[str], places: Sequence[str]) -> None:
+        """Refuses a prompt that leaves no room for the text.
+
+        Raises:
+          UserError: names its place.
+        """
+        model = self.trained.model.config
+        ids = prompt_ids(self.trained.language_model, prompts, self.writing.start)
+        for row, place in zip(ids, places):
+            try:
+                if model.encoder_decoder:
+                    check_source(len(row), model.max_positions)
+                else:
+                    length = self.writing.trained_length
+                    self.sampling.fitted(len(row), model.max_positions, length)
+            except UserError as error:
+                told = {"expected": error.expected, "got": error.got, "fix": error.fix}
+                raise UserError(error.what, where=place, **told) from None
+
+
+def open_writer(
+    run_dir: str | Path,
+    sampling: Sampling = SAMPLING,
+    step: int | str = "best",
+    layers: Sequence[str] = (),
+    writing: Writing = WRITING,
+) -> TextWriter:
+    """Restores a run that is to write; arguments are those of `generate_texts`."""
     trained = open_run(run_dir, step, layers, alone=True)
     _check_head(trained, "continue")
-    _tell_special(trained.tokenizer.special_in(prompts))
+    with trained.in_use():
+        model, params = apart(trained.model, trained.params)
     data = trained.config.data
     length = data.trained_length if data is not None else None
     writing = dataclasses.replace(
@@ -352,8 +418,7 @@ def generate_texts(
         stop_ids=tuple(stop_ids(Path(run_dir), trained.vocabulary.size)),
         trained_length=None if trained.model.config.encoder_decoder else length,
     )
-    with trained.in_use():
-        return write_texts(trained.language_model, tuple(prompts), sampling, writing, on_piece)
+    return TextWriter(dataclasses.replace(trained, model=model, params=params), sampling, writing)
 
 
 def open_conversation(
@@ -438,12 +503,12 @@ def fill_masks(
                 got=repr(other[0]) if other else "no mask",
                 fix=f"write {mask} where a word is wanted",
             )
-    _tell_special([x for x in trained.tokenizer.special_in(texts) if x != mask])
+    tell_special([x for x in trained.tokenizer.special_in(texts) if x != mask])
     with trained.in_use():
         return [fill_text(trained.language_model, text, top) for text in texts]
 
 
-def _tell_special(tokens: Sequence[str]) -> None:
+def tell_special(tokens: Sequence[str]) -> None:
     """Says what `transformers` would read otherwise."""
     if tokens and hosts.is_first():
         print(

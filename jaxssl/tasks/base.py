@@ -101,6 +101,11 @@ class Task(Objective):
         """The column of the labels, which every labelled split must have; None for none."""
 
     @property
+    def writes(self) -> bool:
+        """Whether predictions are texts that it writes token by token, which takes long."""
+        return False
+
+    @property
     def has_classes(self) -> bool:
         """Whether each row of a table has one label of a few, which held-out rows are balanced
         by."""

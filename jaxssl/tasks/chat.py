@@ -102,6 +102,11 @@ class Chat(Task):
     # --- On the host ---
 
     @property
+    def writes(self) -> bool:
+        """It does."""
+        return True
+
+    @property
     def metric(self) -> str:
         """Of the answers' tokens."""
         return "perplexity"

@@ -105,6 +105,11 @@ class Seq2seq(TwoSided, Task):
     # --- On the host ---
 
     @property
+    def writes(self) -> bool:
+        """It does."""
+        return True
+
+    @property
     def metric(self) -> str:
         """As configured."""
         return self.scored_by

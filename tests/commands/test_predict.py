@@ -421,23 +421,45 @@ def test_a_mistake_far_down_leaves_no_output_and_what_was_there(run, small_chunk
     assert (tmp_path / "out.jsonl").read_text() == "before" and len(list(tmp_path.iterdir())) == 2
 
 
-def test_an_interrupt_half_way_leaves_no_output(run, small_chunks, tmp_path, monkeypatch):
-    given = write_jsonl(tmp_path / "t.jsonl", [{"text": text} for text in texts_of(40, most=9)])
-    predict_encoded = predict.Predictor.predict_encoded
-    seen = []
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_an_interrupted_command_goes_on_after_what_is_written(
+    run, small_chunks, tmp_path, monkeypatch, ending
+):
+    """The bytes and what is told are those of one go, and nothing is predicted again."""
+    texts = [None, "", *texts_of(38, most=30)]
+    given = write_jsonl(tmp_path / "t.jsonl", [{"text": t, "n": i} for i, t in enumerate(texts)])
+    _, whole = predicted(run, given, tmp_path / f"whole.{ending}")
+    assert any("have no text" in text for text in whole) and any("lose" in text for text in whole)
+    predict_encoded, out = predict.Predictor.predict_encoded, tmp_path / f"out.{ending}"
+    part, seen = out.with_name(f"{out.name}.part"), []
 
     def interrupted(self, encoded):
-        seen.append([p.name for p in tmp_path.iterdir() if p != given])
+        seen.append(part.read_bytes())
         if len(seen) == 3:
             raise KeyboardInterrupt
         return predict_encoded(self, encoded)
 
     monkeypatch.setattr(predict.Predictor, "predict_encoded", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        predicted(run, given, tmp_path / "out.jsonl")
-    (hidden,) = seen[2]  # rows were written, but not under that name
-    assert hidden.startswith(".out.jsonl.") and hidden.endswith(".tmp")
-    assert list(tmp_path.iterdir()) == [given]
+        predicted(run, given, out)
+    assert (tmp_path / f"whole.{ending}").read_bytes().startswith(seen[2]) and len(seen[2]) > 999
+    assert not out.exists()
+    with pytest.raises(UserError, match="a change of: keep_input\n"):
+        predicted(run, given, out, keep_input=False)
+    text = given.read_text()
+    given.write_text(text.replace("cat", "dog"))
+    with pytest.raises(UserError, match="a change of: input\n"):
+        predicted(run, given, out)
+    given.write_text(text)
+    with part.open("ab") as file:
+        file.write(b'{"text": "half a li')
+    count, said = predicted(run, given, out)
+    assert count == 40 and len(seen) == 4
+    assert said == [f"{out}: 32 rows are there already, and it goes on after them", *whole]
+    assert out.read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        [out.name, "t.jsonl", f"whole.{ending}"]
+    )
 
 
 # --- Mistakes -----------------------------------------------------------------------------------

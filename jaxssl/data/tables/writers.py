@@ -92,10 +92,14 @@ def _fault(path: Path, inputs: Iterable[str], overwrite: bool) -> tuple[str, str
 
 
 class Writer(ABC):
-    """Writes rows, a line each."""
+    """Writes rows, a line each.
 
-    def __init__(self, file: IO[str]):
-        self._file = file
+    Args:
+      names: the columns of the rows that the file has already.
+    """
+
+    def __init__(self, file: IO[str], names: Sequence[str] = ()):
+        self._file, self._names = file, tuple(names)
 
     def write(self, names: Sequence[str], rows: Sequence[Row], places: Sequence[str]) -> None:
         """Writes rows.
@@ -135,10 +139,6 @@ class CsvWriter(Writer):
     lists and objects as JSON; what is missing empty. The columns are those of the first rows."""
 
     separator = ","
-
-    def __init__(self, file: IO[str]):
-        super().__init__(file)
-        self._names: tuple[str, ...] = ()
 
     def write(self, names: Sequence[str], rows: Sequence[Row], places: Sequence[str]) -> None:
         if not self._names:
