@@ -20,6 +20,14 @@ WITH_MODEL = (
 """The verbs that run a model."""
 
 
+DRAWN = ("temperature", "top_k", "top_p", "min_p", "seed")
+"""Options of how a token is drawn."""
+
+
+SEARCHED = ("length_penalty", "alpha", "early_stopping")
+"""Options of how beams are searched."""
+
+
 TRAINING = ("pretrain", "adapt", "finetune", "demo")
 """The verbs that go on where they were when they are given again."""
 
@@ -144,6 +152,11 @@ def _load_plugins(options: argparse.Namespace) -> None:
         from jaxssl.run.plugins import load_plugins
 
         load_plugins(*options.plugins)
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of the options that were given."""
+    return {name: x for name, x in _chosen(options, *names).items() if x is not None}
 
 
 def _chosen(options: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -310,14 +323,14 @@ def _print_rows(output: str, rows: int) -> None:
 
 def _generate(options: argparse.Namespace) -> int:
     set_up_jax()
-    from jaxssl.commands.generate import check_source, generate, given_prompts
+    from jaxssl.commands.generate import check_searched, check_source, generate, given_prompts
     from jaxssl.generate.settings import Beams, Sampling
 
     sampling = Sampling(samples=options.samples, **_drawing(options))
     beams = None
     if options.beams is not None:
-        searched = _chosen(options, "length_penalty", "alpha", "early_stopping")
-        beams = Beams(count=options.beams, **searched)
+        beams = Beams(count=options.beams, **_given(options, *SEARCHED))
+    check_searched(beams is not None, _given(options, *DRAWN), _given(options, *SEARCHED))
     check_source(options.prompts, options.input, options.output)
     how = {"beams": beams, "choices": tuple(options.choice), **_chosen(options, "step", "layers")}
     prompts = [] if options.input else given_prompts(options.prompts or [""])
@@ -341,7 +354,8 @@ def _drawing(options: argparse.Namespace) -> dict[str, Any]:
         "min_new_tokens": options.min_tokens,
         "no_repeat_ngram": options.no_repeat,
         "stop": tuple(options.stop),
-        **_chosen(options, "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"),
+        "repetition_penalty": options.repetition_penalty,
+        **_given(options, *DRAWN),
     }
 
 

@@ -542,6 +542,21 @@ def _(p):
     return p.pretrain("objective.name=causal_lm")
 
 
+@case("beams that would be drawn", "nothing is drawn", "--temperature, --top-k", "leave out")
+def _(p):
+    return ["generate", str(p.trained), "x", "--beams=2", "--temperature=0.5", "--top-k=3"]
+
+
+@case("a search without beams", "nothing is searched", "--alpha", "give --beams")
+def _(p):
+    return ["generate", str(p.trained), "x", "--alpha=2"]
+
+
+@case("an objective as a word", "wrong type", "objective", "set objective.name=prefix_lm")
+def _(p):
+    return p.pretrain("objective=prefix_lm")
+
+
 @case("masked objective on GPT-2", "causal model cannot", "objective.name", "bidirectional")
 def _(p):
     return p.pretrain("model.name=gpt2", *SHAPE)

@@ -1,7 +1,7 @@
 """What a model writes after prompts, in the terminal."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -45,6 +45,28 @@ def generate(
         blocks.append("\n".join(lines + [_likelihood(text)] * shows_likelihood))
     print("\n\n".join(blocks))
     return 0
+
+
+def check_searched(has_beams: bool, drawn: Iterable[str], searched: Iterable[str]) -> None:
+    """Refuses options that would not be used: what is drawn, and what is searched, are others.
+
+    Args:
+      drawn, searched: the names of the options that were given.
+
+    Raises:
+      UserError: names them.
+    """
+    unused = [f"--{name.replace('_', '-')}" for name in (drawn if has_beams else searched)]
+    if unused:
+        raise UserError(
+            "beams search the likeliest texts: nothing is drawn"
+            if has_beams
+            else "texts are drawn, and nothing is searched",
+            where=", ".join(unused),
+            expected="without --beams" if has_beams else "with --beams N",
+            got="--beams" if has_beams else "no --beams",
+            fix=f"leave out {', '.join(unused)}, or {'--beams' if has_beams else 'give --beams'}",
+        )
 
 
 def check_source(words: Sequence[str], files: Sequence[str], output: str | None) -> None:

@@ -166,16 +166,13 @@ def _add_generate(verbs: Verbs) -> None:
     verb.add_argument(
         "--length-penalty",
         choices=("mean", "power", "gnmt", "none"),
-        default="mean",
-        help="of beams: log-probability over n, n^alpha, ((5+n)/6)^alpha, or itself (%(default)s)",
+        help="of beams: log-probability over n, n^alpha, ((5+n)/6)^alpha, or itself (mean)",
     )
-    verb.add_argument("--alpha", type=float, default=1.0, help="of power and gnmt (%(default)s)")
+    verb.add_argument("--alpha", type=float, help="of power and gnmt (1.0)")
     verb.add_argument(
         "--early-stopping",
         choices=("first", "likely", "never"),
-        default="likely",
-        help="of beams: with as many texts as beams, when none gets better soon, or ever "
-        "(%(default)s)",
+        help="of beams: with as many texts as beams, when none gets better soon, or ever (likely)",
     )
     verb.add_argument(
         "--choice", metavar="TEXT", action="append", default=[], help="write this or another choice"
@@ -211,8 +208,8 @@ def _add_sampling(verb: argparse.ArgumentParser, most: str) -> None:
     """
     verb.add_argument("--tokens", type=int, help=f"most new tokens ({most})")
     verb.add_argument("--min-tokens", type=int, default=0, help="fewest new tokens (%(default)s)")
-    verb.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (%(default)s)")
-    verb.add_argument("--top-k", type=int, default=50, help="among the k likeliest (%(default)s)")
+    verb.add_argument("--temperature", type=float, help="0 is greedy (0.8)")
+    verb.add_argument("--top-k", type=int, help="among the k likeliest (50)")
     verb.add_argument("--top-p", type=float, help="among the likeliest that reach p (all)")
     verb.add_argument("--min-p", type=float, help="at least this share of the largest (all)")
     verb.add_argument(
@@ -225,7 +222,7 @@ def _add_sampling(verb: argparse.ArgumentParser, most: str) -> None:
     verb.add_argument(
         "--stop", metavar="TEXT", action="append", default=[], help="ends a text (repeatable)"
     )
-    verb.add_argument("--seed", type=int, default=0, help="of the choices (%(default)s)")
+    verb.add_argument("--seed", type=int, help="of the choices (0)")
 
 
 def _add_compare(verbs: Verbs) -> None:

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxssl.core.bounds import check_at_least, check_seed
+from jaxssl.core.bounds import check_at_least, check_seed, check_unused
 from jaxssl.core.errors import UserError
 
 MOST_BY_DEFAULT = 64
@@ -127,3 +127,5 @@ class Beams:
     def __post_init__(self):
         check_at_least(1, self, "count")
         check_at_least(0, self, "alpha")
+        if self.length_penalty in ("mean", "none"):
+            check_unused(self, ["alpha"], where=f"with length_penalty={self.length_penalty}")

@@ -398,5 +398,7 @@ def check_length(
             where=where,
             expected=f"at most model.max_positions={config.max_positions}",
             got=sequence_length,
-            fix="shorten the sequence or give the model more positions",
+            fix=f"set {where}={config.max_positions}, or give the model more positions"
+            if where.startswith("data.")
+            else "shorten the sequence or give the model more positions",
         )

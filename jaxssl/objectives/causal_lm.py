@@ -49,6 +49,8 @@ class CausalLm(Objective):
                 where="objective.name",
                 expected="masked_lm, or a causal model such as gpt2",
                 got="causal_lm",
+                fix="set objective.name=masked_lm, or take a recipe of a causal model "
+                "(objectives/gpt-docstrings); prefix_lm learns with either",
             )
 
     def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:

@@ -77,7 +77,8 @@ class FillInMiddle(CausalLm):
                 expected="three of its special tokens: "
                 + (", ".join(vocabulary.special_tokens) or "it has none"),
                 got=", ".join(missing or self.marks),
-                fix=f"train it with them: jaxssl tokenizer special_tokens=[{','.join(self.marks)}]",
+                fix="learn it with them: jaxssl tokenizer extends=TOKENIZER out=... "
+                f"'special_tokens=[{','.join(self.marks)}]', and prepare the text anew",
             )
 
     def raw_length(self, length: int) -> int:

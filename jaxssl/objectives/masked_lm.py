@@ -249,4 +249,6 @@ def check_both_sides(model: ModelConfig, name: str) -> None:
             where="objective.name",
             expected="causal_lm, or a bidirectional model such as bert",
             got=name,
+            fix="set objective.name=causal_lm, or take a recipe of a bidirectional model "
+            "(objectives/bert-docstrings)",
         )

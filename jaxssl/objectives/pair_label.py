@@ -56,6 +56,7 @@ class PairLabel(Objective):
                 where="data.rows",
                 expected=f"name: pairs, label: {self.name}",
                 got=f"rows without a {self.name} label",
+                fix=f"set data.rows.name=pairs data.rows.label={self.name}",
             )
 
     def weights(self, batch: Batch) -> dict[str, jax.Array]:

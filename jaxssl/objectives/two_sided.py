@@ -128,6 +128,8 @@ def check_encoder_decoder(model: ModelConfig, name: str) -> None:
             where="model.name",
             expected=f"an encoder-decoder for objective.name={name}: t5, mt5, bart, mbart",
             got=model.name,
+            fix="take a recipe of an encoder-decoder: objectives/t5-docstrings, "
+            "objectives/bart-docstrings",
         )
 
 

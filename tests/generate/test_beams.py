@@ -45,7 +45,8 @@ def every_text():
 
 @pytest.mark.parametrize("penalty", ["mean", "none", "gnmt"])
 def test_beams_that_keep_everything_find_the_best_texts(penalty):
-    beams = Beams(count=200, length_penalty=penalty, alpha=0.6, early_stopping="never")
+    alpha = {"alpha": 0.6} if penalty == "gnmt" else {}
+    beams = Beams(count=200, length_penalty=penalty, early_stopping="never", **alpha)
     sampling = Sampling(max_new_tokens=NEW, samples=5)
     made = beam_search(MODEL, PARAMS, [PROMPT], sampling, beams, [END])
     over = {

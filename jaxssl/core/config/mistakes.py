@@ -97,4 +97,8 @@ def unknown_name(data: Mapping, by_name: Mapping[str | None, type], path: str) -
 def no_mapping(choices: Sequence[type], data: Any, path: str) -> UserError:
     """A value where settings of a dataclass belong."""
     names = " or ".join(choice.__name__ for choice in choices)
-    return UserError("wrong type", where=path, expected=f"a mapping ({names})", got=repr(data))
+    named = [choice_name(choice) for choice in choices]
+    fix = f"set {path}.name={data}" if isinstance(data, str) and data in named else None
+    return UserError(
+        "wrong type", where=path, expected=f"a mapping ({names})", got=repr(data), fix=fix
+    )

@@ -137,8 +137,9 @@ def _check_held_out(store: TokenStore) -> None:
         where=store.path,
         expected="a split validation",
         got=", ".join(store.manifest.splits),
-        fix="delete the store, and give more documents (--set source.documents=blank_lines), or "
-        "hold out more of them (--set validation_fraction=0.2)",
+        fix=f"delete it (rm -r {store.path}), and give more documents (--set "
+        "source.documents=blank_lines, for paragraphs), or hold out more (--set "
+        "validation_fraction=0.2)",
     )
 
 
