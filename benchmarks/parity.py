@@ -1,4 +1,5 @@
-"""How near every family is to `transformers` on torch: the table of docs/models.md."""
+"""How near every family is to `transformers` on torch: the table of docs/models.md; and where
+greedy texts in float32 first depart from those of float64 there."""
 
 import sys
 import tempfile
@@ -26,3 +27,43 @@ def run() -> None:
                 flush=True,
             )
     print("target: 1e-5, of gradients 1e-4")
+    departures()
+
+
+def departures(prompts: int = 32, new: int = 48) -> None:
+    """Prints, for models of random parameters, the new token at which our float32 first differs
+    from torch's float64, over many prompts: near ties of the best two logits alone may."""
+    sys.path[:0] = [str(TESTS), str(TESTS / "generate")]
+    import jax
+    import numpy as np
+    import test_transformers as cases
+
+    from jaxssl.generate.decode import generate
+    from jaxssl.generate.settings import Sampling
+
+    cases.NEW = new
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(5, cases.V, 8).astype(np.int32) for _ in range(prompts)]
+    print(
+        f"\n{'greedy, float32':<28}{'texts that depart':>18}{'first at token':>16}{'gap there':>12}"
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        for case in cases.CASES:
+            reference, model, params = cases.both(case, Path(scratch))
+            params = jax.tree.map(lambda x: jax.numpy.asarray(x, jax.numpy.float32), params)
+            sampling = Sampling(max_new_tokens=new, temperature=0)
+            made = generate(model, params, rows, sampling, [cases.END])
+            found = []
+            for row, each in zip(rows, made):
+                wanted, gap = cases.theirs(reference, row)
+                got = each.tokens.tolist()
+                if got != wanted:
+                    pairs = enumerate(zip([*got, None], [*wanted, None]))
+                    found.append((next(i for i, (a, b) in pairs if a != b), gap))
+            first, gap = min(found, default=(None, None))
+            where = "none" if first is None else f"{first + 1}"
+            print(
+                f"{case:<28}{f'{len(found)} of {prompts}':>18}{where:>16}"
+                f"{'' if gap is None else f'{gap:.1e}':>12}",
+                flush=True,
+            )
