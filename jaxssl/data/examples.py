@@ -9,12 +9,13 @@ function of (seed, s), on any number of hosts.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxssl.data.order import permute
+from jaxssl.data.ragged import row_splits
 from jaxssl.data.store.rows import Batch, identity
 
 POOL = 64
@@ -49,7 +50,30 @@ class Examples:
     def __post_init__(self):
         for side in self.sides.values():
             assert side.num_rows == self.num_rows
-            assert not (side.per_row or side.per_token or side.sides), "these are the first side's"
+            assert not (side.per_row or side.sides), "these are the first side's"
+
+    def packed(self, held: Sequence[Sequence[int]]) -> "Examples":
+        """Rows that hold several of these each, told apart by their segments on every side.
+
+        Args:
+          held: the rows that each holds, in order.
+        """
+        assert not (self.per_row or self.per_token), "of one row each"
+        order = np.array([number for row in held for number in row])
+        sizes = self.lengths[order]
+        numbers = np.concatenate([np.arange(1, len(row) + 1) for row in held])
+        totals = np.array([self.lengths[np.asarray(row)].sum() for row in held], np.int64)
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        inside = np.arange(starts[-1]) - np.repeat(starts[:-1], sizes)
+        segments = np.repeat(numbers, sizes).astype(np.int32)
+        return Examples(
+            tokens=self.tokens[np.repeat(self.starts[order], sizes) + inside],
+            starts=row_splits(totals),
+            second=totals.astype(np.int32),
+            pad_id=self.pad_id,
+            per_token={"segment_ids": (segments, 0), "positions": (inside.astype(np.int32), 0)},
+            sides={name: side.packed(held) for name, side in self.sides.items()},
+        )
 
     @property
     def num_rows(self) -> int:

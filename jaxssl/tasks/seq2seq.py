@@ -15,6 +15,7 @@ from jaxssl.core.bounds import check_at_least, check_share
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.data.encoding import encode_rows
+from jaxssl.data.pairs_packing import fit_both
 from jaxssl.data.tables.table import Table
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.generate.beam import search
@@ -58,6 +59,17 @@ class Reference(NamedTuple):
     tokenizer: Tokenizer
 
 
+class References(NamedTuple):
+    """Of a row of training that holds several texts."""
+
+    parts: tuple[Reference, ...]
+
+    @property
+    def text(self) -> str:
+        """Of all."""
+        return "\0".join(part.text for part in self.parts)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Seq2seq(TwoSided, Task):
     """Write a text for each text."""
@@ -76,6 +88,9 @@ class Seq2seq(TwoSided, Task):
     """Of models of one stack, which read and write in one row: all tokens of what is read see each
     other (a prefix language model), else those before them alone. Only what is written is learnt,
     either way."""
+    packing: bool = False
+    """Put several pairs into a row of training, as many as fit on both sides; none sees another.
+    For encoder-decoders."""
     label_smoothing: float = 0.0
     """Share of the training loss that is the mean over all pieces."""
     beams: Beams | None = None
@@ -160,6 +175,11 @@ class Seq2seq(TwoSided, Task):
         if told := cut_targets.warning(self.max_target_length, f"{split}, targets"):
             notes = (told.replace("data.max_length", "task.max_target_length"),)
         examples = dataclasses.replace(rows, sides={SIDE: side})
+        if self.packing and labelled and split == "train":
+            lengths = np.stack([rows.lengths, side.lengths], axis=1)
+            held = fit_both(lengths, (max_length, self.max_target_length))
+            examples = examples.packed(held)
+            references = [References(tuple(references[i] for i in row)) for row in held]
         return Encoded(examples, references, notes=notes, truncation=cut)
 
     def written(self, predictions: Mapping[str, Any], references: Sequence[Reference]) -> list[str]:
@@ -218,8 +238,10 @@ class Seq2seq(TwoSided, Task):
 
     def majority_baseline(self, train: Any, references: Any) -> dict[str, np.ndarray]:
         """The most frequent target, always."""
-        (text, _), *_ = Counter(reference.text for reference in train).most_common(1)
-        ids = next(reference.tokens for reference in train if reference.text == text)
+        rows = [x.parts if isinstance(x, References) else (x,) for x in train]
+        known = [each for row in rows for each in row]
+        (text, _), *_ = Counter(reference.text for reference in known).most_common(1)
+        ids = next(reference.tokens for reference in known if reference.text == text)
         count = len(references)
         return {
             "written": np.tile(ids, (count, 1)),
@@ -233,6 +255,13 @@ class Seq2seq(TwoSided, Task):
         """An encoder-decoder, or a causal model; its positions must be enough for the targets."""
         if model.encoder_decoder:
             check_start(model, vocabulary)
+        elif self.packing:
+            raise UserError(
+                "a model of one stack reads and writes in one row: pairs are not packed",
+                where="task.packing",
+                expected="false, or an encoder-decoder",
+                got=f"true, for model.name={model.name}",
+            )
         elif not model.causal:
             raise UserError(
                 "this model cannot write",

@@ -17,6 +17,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.data.tables.table import Table
 from jaxssl.generate.decode import beam_search, generate
 from jaxssl.generate.settings import Beams, Sampling
+from jaxssl.models.bart import BartConfig
 from jaxssl.models.heads import CAUSAL_LM
 from jaxssl.models.layer_context import Memory
 from jaxssl.models.model import Model
@@ -112,6 +113,48 @@ def test_validation_writes_what_generate_writes_for_each_text_alone(tokenizer, b
     for row, length, score, text in zip(*(made[name] for name in names), wanted, strict=True):
         assert row[:length].tolist() == text.tokens.tolist()
         assert score == pytest.approx(text.log_probability, abs=1e-4)
+
+
+def packed(tokenizer, count=12):
+    """(the rows of pairs by themselves, several a row) as batches."""
+    task = Seq2seq(max_target_length=LENGTH, packing=True)
+    made = [task.encode(table(count), tokenizer, LENGTH, split) for split in ("x", "train")]
+    batches = []
+    for encoded in made:
+        examples = encoded.examples
+        chosen = np.where(np.arange(count) < examples.num_rows, np.arange(count), -1)
+        batches.append(examples.rows(chosen, LENGTH, 0))
+    assert sum(len(row.parts) for row in made[1].references) == count
+    assert made[1].examples.num_rows < count / 2
+    return task, batches
+
+
+@pytest.mark.parametrize("family", [T5Config, BartConfig])
+def test_pairs_in_one_row_are_learnt_as_each_alone(tokenizer, family):
+    task, batches = packed(tokenizer)
+    own = config(tokenizer) if family is T5Config else None
+    own = own or BartConfig(**{**tiny.SHAPE, **tiny.NO_DROPOUT, "vocab_size": 304})
+    model = Model(own, (CAUSAL_LM,), tiny.FLOAT64)
+    with jax.enable_x64(True):
+        params = tiny.random_params(model, scale=0.4)
+
+        def loss(params, batch):
+            outputs = task.forward(model, params, batch, None)
+            return task.sums(model, params, outputs, batch).losses["seq2seq"]
+
+        (alone, slopes), (together, others) = (
+            jax.jit(jax.value_and_grad(loss))(params, batch) for batch in batches
+        )
+    assert float(together) == pytest.approx(float(alone), rel=1e-9)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-7, atol=1e-9)
+    jax.tree.map(close, others, slopes)
+    weights = [float(task.weights(batch)["seq2seq"]) for batch in batches]
+    assert weights[0] == weights[1]
+
+
+def test_models_of_one_stack_do_not_pack(tokenizer):
+    with pytest.raises(UserError, match="pairs are not packed"):
+        Seq2seq(packing=True).check(one_stack(tokenizer), tiny.WORDS)
 
 
 # --- Models of one stack ------------------------------------------------------------------------
