@@ -3,32 +3,19 @@
 import gc
 import os
 import signal
-from pathlib import Path
+
+import compiled
+import pytest
 
 from jaxssl.core import cpu_devices
 
 # Traces are millions of objects that live on: to look through them often takes an eighth of a run.
 gc.set_threshold(100_000, 20, 10)
 
-CACHE = Path(__file__).parent.parent / ".cache" / "jax-tests"
-
 # Read by jax when it is first imported, and inherited by the processes that tests start.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# Programs are many and small: to compile them costs more than to run them. HLO passes all run.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Eight devices share few cores: one that waits long in a collective is slow, not stuck.
-FLAGS = {
-    "--xla_force_host_platform_device_count": 8,
-    "--xla_cpu_collective_call_terminate_timeout_seconds": 600,
-    "--xla_cpu_collective_timeout_seconds": 600,
-}
-given = os.environ.get("XLA_FLAGS", "")
-more = [f"{name}={value}" for name, value in FLAGS.items() if name not in given]
-os.environ["XLA_FLAGS"] = " ".join([given, *more]).strip()
-
+compiled.set_up()
 cpu_devices.make_room()
 
 pytest_plugins = ["toy", "tuned"]
@@ -71,6 +58,13 @@ SLOW = (
 def pytest_collection_modifyitems(items):
     place = {name: number for number, name in enumerate(SLOW)}
     items.sort(key=lambda item: place.get(item.path.stem, len(SLOW)))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report):
+    """Names what failed at once, not in the summary alone, which a time limit may cut off."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\n{report.nodeid} failed in its {report.when}\n{report.longreprtext}", flush=True)
 
 
 def pytest_sessionfinish(session):

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import compiled
 import numpy as np
 import pytest
 
@@ -212,7 +213,7 @@ def start(arguments: list[str], *, devices: int = 1, **options) -> subprocess.Po
     """A `jaxssl` process of its own, with so many simulated devices."""
     environment = {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": compiled.flags(devices),
         "PYTHONPATH": os.pathsep.join([str(Path(jaxssl.__file__).parent.parent), *sys.path]),
     }
     command = [sys.executable, "-m", "jaxssl", *map(str, arguments)]

@@ -37,6 +37,16 @@ from jaxssl.objectives.two_sided import SIDE, TwoSided, check_start
 from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.scores import tallies
 from jaxssl.tasks.base import Encoded, Task
+from jaxssl.tasks.choices import (
+    Choices,
+    check_targets,
+    choice_scores,
+    learn_choices,
+    named_by_spelling,
+    tree_entries,
+    tree_of,
+)
+from jaxssl.tasks.label_notes import list_labels
 from jaxssl.tasks.texts import read_texts
 
 ScoredBy = Literal["bleu", "chrf", "rougeL", "exact_match"]
@@ -96,8 +106,11 @@ class Seq2seq(TwoSided, Task):
     beams: Beams | None = None
     """Search what is written in validation and prediction with beams; null takes the likeliest
     token each time."""
-    scored_by: ScoredBy = "bleu"
-    """What chooses the best checkpoint."""
+    choices: Choices | None = None
+    """The only texts that may be written, as a classifier chooses among labels: a list of them, or
+    `targets`, those of the training split."""
+    scored_by: ScoredBy | None = None
+    """What chooses the best checkpoint; null is bleu, or exact_match where there are choices."""
 
     def __post_init__(self):
         TwoSided.__post_init__(self)
@@ -126,8 +139,8 @@ class Seq2seq(TwoSided, Task):
 
     @property
     def metric(self) -> str:
-        """As configured."""
-        return self.scored_by
+        """As configured; of what is chosen the share that is right, which is the accuracy."""
+        return self.scored_by or ("exact_match" if self.choices else "bleu")
 
     @property
     def label(self) -> str | None:
@@ -147,7 +160,15 @@ class Seq2seq(TwoSided, Task):
     def about(self) -> str:
         """What is told at the start."""
         how = f"{self.beams.count} beams" if self.beams else "the likeliest token each time"
+        if isinstance(self.choices, tuple):
+            how += f", one of {len(self.choices)} texts ({list_labels(self.choices)})"
         return f"column {self.target} for column {self.text}; validation writes with {how}"
+
+    def learn_labels(self, train: Table) -> "Seq2seq":
+        """Takes the texts to choose from out of the training split, where they are its targets."""
+        if self.choices is None:
+            return self
+        return dataclasses.replace(self, choices=learn_choices(self.choices, train, self.target))
 
     def encode(
         self,
@@ -166,6 +187,8 @@ class Seq2seq(TwoSided, Task):
         targets = [""] * len(texts)
         if labelled:
             targets = read_texts(table, self.target, "task.target")
+        if labelled and isinstance(self.choices, tuple):
+            check_targets(table, self.target, self.choices)
         side, cut_targets = encode_rows(
             tokenizer, targets, None, self.max_target_length, frame=([], [], [end])
         )
@@ -180,6 +203,10 @@ class Seq2seq(TwoSided, Task):
             held = fit_both(lengths, (max_length, self.max_target_length))
             examples = examples.packed(held)
             references = [References(tuple(references[i] for i in row)) for row in held]
+        if isinstance(self.choices, tuple):
+            longest, count = self.max_target_length, examples.num_rows
+            tree = tree_entries(self.choices, tokenizer, longest, count)
+            examples = dataclasses.replace(examples, per_row=tree)
         return Encoded(examples, references, notes=notes, truncation=cut)
 
     def written(self, predictions: Mapping[str, Any], references: Sequence[Reference]) -> list[str]:
@@ -191,16 +218,24 @@ class Seq2seq(TwoSided, Task):
             tokenizer = reference.tokenizer
             ids = [i for i in row[:length].tolist() if i < tokenizer.vocab_size]
             found.append(tokenizer.decode(ids).strip())
+        if isinstance(self.choices, tuple) and references:
+            named = named_by_spelling(self.choices, references[0].tokenizer)
+            found = [named[text] for text in found]
         return found
 
     def own_scores(self, predictions: Mapping[str, Any], references: Any) -> dict[str, float]:
-        """BLEU and chrF of sacreBLEU, ROUGE, and the share of texts that are right wholly."""
+        """BLEU and chrF of sacreBLEU, ROUGE, and the share of texts that are right wholly; of what
+        is chosen those of a classifier too."""
         from jaxssl.scores.rouge import mean_rouge
         from jaxssl.scores.translation import translation_scores
 
         texts, wanted = self.written(predictions, references), [x.text for x in references]
         exact = float(np.mean([a == b.strip() for a, b in zip(texts, wanted)]))
+        chosen = {}
+        if isinstance(self.choices, tuple):
+            chosen = choice_scores(texts, wanted, self.choices)
         return {
+            **chosen,
             **translation_scores(texts, wanted),
             **mean_rouge(texts, wanted),
             "exact_match": exact,
@@ -212,20 +247,20 @@ class Seq2seq(TwoSided, Task):
         from jaxssl.scores.translation import bleu_tallies, translation_scores
 
         texts, wanted = self.written(predictions, references), [x.text for x in references]
-        if self.scored_by == "bleu":
+        if self.metric == "bleu":
             return bleu_tallies(texts, wanted)
         one = {
             "exact_match": lambda a, b: float(a == b.strip()),
             "rougeL": lambda a, b: rouge_scores(a, b)["rougeL"],
             "chrf": lambda a, b: translation_scores([a], [b])["chrf"],
-        }[self.scored_by]
+        }[self.metric]
         return np.array([[one(a, b), 1.0] for a, b in zip(texts, wanted)]).reshape(-1, 2)
 
     def from_tallies(self, sums: np.ndarray) -> np.ndarray:
         """The corpus's BLEU, or the mean over texts."""
         from jaxssl.scores.translation import bleu_of
 
-        return bleu_of(sums) if self.scored_by == "bleu" else tallies.share(sums)
+        return bleu_of(sums) if self.metric == "bleu" else tallies.share(sums)
 
     def identity(self, references: Any) -> list[Any]:
         """The targets."""
@@ -326,7 +361,7 @@ class Seq2seq(TwoSided, Task):
             plan = Plan(model, slots, config.vocab_size, sampling, self.prefix_visible)
             prompts = Prompts(batch["tokens"], jnp.maximum(lengths, 1))  # of a filler none is read
         begun = begin(plan, params, prompts)
-        limits = Limits(batch[END][:1], jnp.int32(most))
+        limits = Limits(batch[END][:1], jnp.int32(most), tree_of(batch))
         if self.beams is not None:
             ended = search(plan, self.beams, params, begun, limits)
             best, new, score = (x[:, 0] for x in (ended.tokens, ended.lengths, ended.sums))

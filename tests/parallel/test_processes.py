@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import compiled
 import numpy as np
 import pytest
 import toy
@@ -127,7 +128,7 @@ print("all layouts")
 
 def test_every_layout_gives_each_process_the_rows_its_devices_hold():
     address = f"127.0.0.1:{free_port()}"
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    environment = {**os.environ, "XLA_FLAGS": compiled.flags(1)}
     start = lambda number: subprocess.Popen(
         [sys.executable, "-c", LAYOUTS, address, str(number)],
         env=environment,

@@ -291,6 +291,68 @@ def test_targets_that_are_cut_are_told_with_what_to_set(tokenizer):
     assert lengths.max() == 4
 
 
+# --- Classes, by their names ---------------------------------------------------------------------
+
+
+NAMED = ("Old dog", "a cat", "a man")
+
+
+def classes(count, column=NAMED):
+    """Texts that begin with one of three words, and the names of these."""
+    first = [("dog", "cat", "man")[i % 3] for i in range(count)]
+    texts = [f"{word} {WORDS[i % 8]} {WORDS[(3 * i) % 8]}" for i, word in enumerate(first)]
+    targets = [column[i % 3] for i in range(count)]
+    return Table({"text": texts, "target": targets}, [f"t:{i + 1}" for i in range(count)])
+
+
+@pytest.mark.parametrize("beams", [None, Beams(count=2)])
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_with_choices_whatever_is_written_is_one_of_them(tokenizer, family, beams):
+    """By a model of random parameters, which would write anything; the likeliest one is written by
+    beams that hold them all."""
+    task = Seq2seq(choices="targets", max_target_length=6, beams=beams).learn_labels(classes(9))
+    assert task.choices == tuple(sorted(NAMED)) and task.metric == "exact_match"
+    encoded = task.encode(classes(9), tokenizer, LENGTH, "x")
+    batch = with_end(encoded.examples.rows(np.arange(9), LENGTH, 0), tokenizer)
+    shape = config(tokenizer) if family == "t5" else tiny.gpt2(vocab_size=304, max_positions=32)
+    model = Model(shape, (CAUSAL_LM,))
+    params = tiny.random_params(model, scale=0.5)
+    made = jax.jit(lambda p, b: task.predict(model, p, {}, b))(params, batch)
+    made = jax.tree.map(np.asarray, made)
+    texts = task.written(made, encoded.references)
+    assert {*texts} <= {*NAMED}
+    free = dataclasses.replace(task, choices=None)
+    bare = {name: x for name, x in batch.items() if not name.startswith("choice_")}
+    other = jax.jit(lambda p, b: free.predict(model, p, {}, b))(params, bare)
+    assert not {*free.written(jax.tree.map(np.asarray, other), encoded.references)} & {*NAMED}
+    scores = task.scores(made, encoded.references)
+    right = np.mean([a == b.text for a, b in zip(texts, encoded.references)])
+    assert scores["accuracy"] == scores["exact_match"] == pytest.approx(right)
+    assert "macro_f1" in scores
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"choices": ("a cat", "a man")}, "a target is none of the texts"),
+        ({"choices": ("a cat", "a cat", *NAMED)}, "not several different texts"),
+        ({"choices": "targets", "max_target_length": 2}, "too long"),
+        ({"choices": (*NAMED, "a  cat")}, "one to this tokenizer"),
+    ],
+)
+def test_choices_that_cannot_be_kept_are_refused(tokenizer, change, error):
+    with pytest.raises(UserError, match=error):
+        task = Seq2seq(**change).learn_labels(classes(9))
+        task.encode(classes(9), tokenizer, LENGTH, "x")
+
+
+def test_a_target_of_another_split_that_is_no_choice_is_refused(tokenizer):
+    task = Seq2seq(choices="targets", max_target_length=6).learn_labels(classes(9))
+    with pytest.raises(UserError, match="a target is none") as error:
+        task.encode(classes(9, ("a fish", *NAMED[1:])), tokenizer, LENGTH, "test")
+    assert error.value.where == "t:1, column target"
+
+
 # --- A run --------------------------------------------------------------------------------------
 
 
