@@ -121,6 +121,7 @@ def make_parser() -> argparse.ArgumentParser:
             "import": _import,
             "verify": _verify,
             "export": _export,
+            "merge": _merge,
             "report": _report,
             "inspect": _inspect,
             "seal": _seal,
@@ -422,7 +423,17 @@ def _export(options: argparse.Namespace) -> int:
         return 0
     out = export.given_place(options.out)
     name = export.export(options.run_dir, out, **_chosen(options, "step", "dtype", "layers"))
-    print(f"{out}: transformers.{name}.from_pretrained({out!r})")
+    if (Path(out) / "config.json").is_file():
+        print(f"{out}: transformers.{name}.from_pretrained({out!r})")
+    return 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    set_up_jax()
+    from jaxssl.commands import merge
+
+    out = merge.merge(options.run_dir, options.out, **_chosen(options, "step", "layers"))
+    print(f"{out}: a run without adapters")
     return 0
 
 

@@ -17,6 +17,7 @@ from jaxssl.checkpoint.hf.generation import GENERATION, generation_of
 from jaxssl.checkpoint.hf.safetensors import NAMES
 from jaxssl.checkpoint.hf.sentence import write_sentence
 from jaxssl.checkpoint.hf.writing import SHARD_BYTES, write_directory
+from jaxssl.commands.export_adapters import write_adapters
 from jaxssl.commands.exportable import (
     HfClass,
     check_exportable,
@@ -76,6 +77,8 @@ def export(
     for head in trained.model.heads:
         if head.name not in found.heads.values():
             say(f"left out: {head.name}, which {found.name} does not have")
+    if trained.config.peft:
+        return _export_adapters(trained, found, out, dtype, say)
     trained = _with_padding(trained, found)
     dtype = dtype or trained.config.precision.parameters
     sentence = sentence_of(trained.config)
@@ -96,6 +99,27 @@ def export(
         if "causal_lm" in found.heads:
             _write_json(directory / GENERATION, _generation(trained, Path(run_dir)))
         (directory / CARD).write_text(_card(trained, Path(run_dir), found.name), encoding="utf-8")
+    return found.name
+
+
+def _export_adapters(
+    trained: TrainedModel,
+    found: HfClass,
+    out: str | Path,
+    dtype: str | None,
+    say: Callable[[str], None],
+) -> str:
+    """Writes adapters alone, and the tokenizer beside them."""
+    if dtype is not None:
+        raise UserError(
+            "adapters are written as they were trained",
+            where="--dtype",
+            expected="none; or the model with them merged: jaxssl merge RUN OUT",
+            got=dtype,
+        )
+    with new_directory(out) as directory:
+        write_adapters(trained, found, directory, say)
+        write_tokenizer_for(found, trained.model.config, trained.tokenizer, directory)
     return found.name
 
 

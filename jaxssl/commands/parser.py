@@ -245,13 +245,16 @@ def _add_hugging_face_verbs(verbs: Verbs) -> None:
         "--length", type=int, help="of the rows that are compared, in tokens (192, if it has them)"
     )
     _add_plugin(verb)
-    verb = verbs.add("export", "write a run as a Hugging Face directory, for transformers")
+    verb = verbs.add("export", "write a run for transformers, or its adapters for PEFT")
     _add_run(verb)
     verb.add_argument("out", nargs="?", help="the new directory")
     verb.add_argument(
         "--check", action="store_true", help="only say whether it can be, and as what"
     )
     verb.add_argument("--dtype", help="float32, float16 or bfloat16 (as the run's parameters)")
+    verb = verbs.add("merge", "make a run without adapters of one with, which gives the same")
+    _add_run(verb)
+    verb.add_argument("out", help="the new run directory")
 
 
 def _add_import(verbs: Verbs) -> None:

@@ -1,10 +1,14 @@
 """Adapters: changes of what a model computes, with parameters of their own, in any family.
 
-An adapter is a dataclass over `Adapter` in `Model.adapters`. What every family is assembled of are
-its sites: projections, embeddings, sublayers, and the keys and values of self-attention. There it
-may compute something else, with parameters that it makes there. They lie at the path, and in the
-segment, of what they change: `adapters/encoder/layers/attention/query/lora_a`, so that freezing,
-learning rates, sharding and the ledger work on them as on all others.
+A method is a dataclass over `Adapter`; attached to a model under a name (`Model.adapters`) it is an
+adapter of it. What every family is assembled of are its sites: projections, embeddings, sublayers,
+and the keys and values of self-attention. There it may compute something else, with parameters that
+it makes there. They lie at the path, and in the segment, of what they change:
+`adapters/encoder/layers/attention/query/default_a`, so that freezing, learning rates, sharding and
+the ledger work on them as on all others.
+
+Several sets of parameters of one adapter may lie side by side, and each row of a batch use one of
+them.
 """
 
 import contextlib
@@ -17,6 +21,7 @@ from typing import Any
 import flax.errors
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from flax.core.scope import LazyRng
 
 from jaxssl.core.layer_names import ADAPTERS, canonical
@@ -38,6 +43,7 @@ class Site:
       module: whose computation it is: its sizes, the names of its axes, its own parameters.
       adapter: the name of the adapter.
       precision: the dtypes of the model.
+      sets: how many sets of parameters lie side by side; None is one.
       batch: that of `encode`; of a head `row` alone, where it is known, and of a pooler nothing.
         When parameters are made it is empty.
     """
@@ -45,12 +51,18 @@ class Site:
     module: Any
     adapter: str
     precision: Precision
+    sets: int | None
     batch: Batch
 
     @property
     def path(self) -> str:
         """`encoder/layers/attention/query`: one for all layers of a stack."""
         return canonical("/".join(self.module.path))
+
+    @property
+    def is_by_row(self) -> bool:
+        """Whether each row uses a set of parameters of its own."""
+        return self.sets is not None and "adapter" in self.batch
 
     def parameter(
         self,
@@ -61,17 +73,32 @@ class Site:
     ) -> jax.Array:
         """A parameter of the adapter at this site, `NAME_name` with the adapter's name, in the
         compute dtype; its axes carry their logical names. In a stack it has an axis of layers
-        before these."""
-        scope = self.module.scope
+        before these.
+
+        Of several sets each row's comes out, [B, *shape], of a vector [B, 1, size], so that it
+        meets [B, T, size] as one for all would; the first, where a batch does not choose.
+        """
+        scope, one = self.module.scope, shape
+        if self.sets is not None:
+            axes, shape = (None, *axes), (self.sets, *shape)
+            initializer = _in_sets(initializer)
         named = nn.with_logical_partitioning(initializer, axes)
 
         def fresh():
             return named(scope.make_rng(ADAPTERS), shape, self.precision.parameters)
 
         full = f"{self.adapter}_{name}"
-        value = scope.variable(ADAPTERS, full, fresh).value
+        if scope.has_variable(ADAPTERS, full):  # a table that two stacks read is called twice
+            value = unbox(scope.get_variable(ADAPTERS, full))
+        else:
+            value = scope.variable(ADAPTERS, full, fresh).value
         if value.shape != shape:
             raise flax.errors.ScopeParamShapeError(full, scope.path_text, shape, value.shape)
+        if self.is_by_row:
+            value = value[self.batch["adapter"]]
+            value = value[:, None] if len(one) == 1 else value
+        elif self.sets is not None:
+            value = value[0]
         return value.astype(self.precision.compute)
 
     def base(self, name: str) -> jax.Array:
@@ -89,10 +116,10 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """What all adapters have in common: here no site is changed. Hashable; holds no parameters."""
+    """What all methods have in common: here no site is changed. Hashable; holds no parameters."""
 
     name: str
-    """The beginning of its parameters' names."""
+    """The method."""
 
     def projection(self, site: Site, compute: Compute, x: jax.Array) -> jax.Array:
         """Of a dense layer: [..., *in] to [..., *features]."""
@@ -117,6 +144,32 @@ class Adapter:
         return keys, values
 
 
+@dataclass(frozen=True)
+class Attached:
+    """An adapter of a model.
+
+    Attributes:
+      name: the beginning of its parameters' names.
+      method: what it does.
+      sets: how many sets of its parameters lie side by side, of which each row of a batch uses the
+        one that its entry `adapter` int32 [B] says; None is one set.
+    """
+
+    name: str
+    method: Adapter
+    sets: int | None = None
+
+
+def _in_sets(initializer: nn.initializers.Initializer) -> nn.initializers.Initializer:
+    """Of several sets, each drawn by itself."""
+
+    def drawn(key, shape, dtype):
+        keys = jax.random.split(key, shape[0])
+        return jnp.stack([initializer(each, shape[1:], dtype) for each in keys])
+
+    return drawn
+
+
 SITES: dict[tuple[type[nn.Module], str], str] = {
     (Projection, "__call__"): "projection",
     (Embedding, "__call__"): "embedding",
@@ -129,7 +182,7 @@ SITES: dict[tuple[type[nn.Module], str], str] = {
 
 
 def adapted(
-    adapters: Sequence[Adapter], precision: Precision, batch: Batch
+    adapters: Sequence[Attached], precision: Precision, batch: Batch
 ) -> AbstractContextManager[None]:
     """Where a module is called with these adapters; the first is the innermost."""
 
@@ -139,9 +192,10 @@ def adapted(
             return compute(*args, **kwargs)
         changes = [
             functools.partial(
-                getattr(adapter, kind), Site(call.module, adapter.name, precision, batch)
+                getattr(each.method, kind),
+                Site(call.module, each.name, precision, each.sets, batch),
             )
-            for adapter in adapters
+            for each in adapters
         ]
         if kind == "keys_values":
             return functools.reduce(lambda pair, change: change(*pair), changes, compute(*args))

@@ -79,8 +79,11 @@ class SelfAttention(nn.Module):
             keys = Tokens(prefix=self._prefix(context, k.shape[1]))
         num_keys = k.shape[1]
         k, v = self.keys_values(k, v)
-        operands = Operands(q, k, v, queries, keys, context.bias, c.scale)
-        out = self._attend(numbers.pattern, context, operands, always=k.shape[1] - num_keys)
+        always, bias = k.shape[1] - num_keys, context.bias
+        if always and bias is not None:  # keys of adapters have no place that it could go by
+            bias = jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (always, 0)))
+        operands = Operands(q, k, v, queries, keys, bias, c.scale)
+        out = self._attend(numbers.pattern, context, operands, always)
         return project_out(block, c, out)
 
     def keys_values(self, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -16,7 +16,7 @@ from jaxssl.core.layer_names import ADAPTERS
 from jaxssl.core.names import flatten, join, split, unflatten
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch, Params
-from jaxssl.models.adapters import Adapter, adapted
+from jaxssl.models.adapters import Attached, adapted
 from jaxssl.models.config import Stack
 from jaxssl.models.encoder_decoder import EncoderDecoder
 from jaxssl.models.heads import Head, Use
@@ -51,7 +51,7 @@ class Model:
     root: str = ""
     ties: tuple[Tie, ...] = ()
     others: tuple["Model", ...] = ()
-    adapters: tuple[Adapter, ...] = ()
+    adapters: tuple[Attached, ...] = ()
 
     def __post_init__(self):
         names = [adapter.name for adapter in self.adapters]

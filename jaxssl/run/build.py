@@ -25,6 +25,7 @@ from jaxssl.parallel.mesh import check_batch, make_mesh
 from jaxssl.program.parameter_use import check_read, reached
 from jaxssl.program.phase import Phases
 from jaxssl.program.program import Program, Stage, Stream
+from jaxssl.run.adapters import check_adapters, trained_with_adapters
 from jaxssl.run.config import RunConfig, StreamConfig
 from jaxssl.run.feeds import Opened, open_stream
 from jaxssl.run.networks import check_untrained, inits, make_model, untrained, with_networks
@@ -115,6 +116,7 @@ def make_program(
     draws, epochs = _plan_draws(config, opened)
     model = make_model(config)
     _check_vocabularies(model)
+    check_adapters(config, model)
     start = open_starts(inits(config), model, config.checkpoint, config.out, pieces)
     check_untrained(config, start.entries)
     model, stages, group_of = plan_stages(config, model, start, epochs)
@@ -247,8 +249,9 @@ def plan_stages(
     """The model, cut so that each array is wholly trained or frozen in each stage; the stages; and,
     where there are several, which of them each parameter is first trained in, by path."""
     whole, fixed = unbox(uncut(model).abstract()), untrained(config)
+    selection, heads = trained_with_adapters(config, model, start)
     chosen = freezing.choose_stages(
-        config.freezing, whole, model.head_parts, [other.root for other in model.others], fixed
+        selection, whole, heads, [other.root for other in model.others], fixed
     )
     decisions = [decision for _, decision in chosen]
     cuts = decisions

@@ -33,6 +33,7 @@ from jaxssl.train.samples import SamplesConfig
 from jaxssl.train.settings import LoggingConfig, TrainConfig
 from jaxssl.train.watchdog import WatchdogConfig
 from jaxssl.transfer.freezing import Freezing
+from jaxssl.transfer.peft.base import Method
 from jaxssl.transfer.regularize import Regularization
 
 
@@ -105,6 +106,9 @@ class RunConfig:
     the first one count, or of that which `train.epochs_of` names."""
     mixture: Jointly | ByTurns = Jointly()
     """How a run takes its streams: `jointly`, or `by_turns`."""
+    peft: dict[str, Method] = field(default_factory=dict)
+    """Parameter-efficient methods, by names of your own: {news: {name: lora}}; {name: lora} alone
+    is the adapter `default`. The model keeps its bits; adapters and new heads are trained."""
     freezing: Freezing = Freezing()
     """Which parameters are trained, and when."""
     regularization: Regularization = Regularization()
@@ -135,6 +139,7 @@ class RunConfig:
     def __post_init__(self):
         check_local(self, "out")
         self._check_streams()
+        self._check_adapters()
 
     def _check_streams(self) -> None:
         alone = {"objective": self.objective, "data": self.data}
@@ -176,6 +181,25 @@ class RunConfig:
                 expected=" or ".join(self.streams) or "null, in a run without `streams`",
                 got=counted,
                 fix=did_you_mean(counted, self.streams),
+            )
+
+    def _check_adapters(self) -> None:
+        """Refuses adapters without a name of letters, or beside parameters that are random."""
+        for name in self.peft:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", name):
+                raise UserError(
+                    "not a name of an adapter",
+                    where="peft",
+                    expected="letters, digits and -, a letter first",
+                    got=repr(name),
+                )
+        if self.peft and self.is_fresh and self.imported is None:
+            raise UserError(
+                "adapters change a model that was trained, and this one starts from nothing",
+                where="peft, init.from",
+                expected="a run or a directory of a model to start from",
+                got="none",
+                fix="give init.from=RUN_OR_DIRECTORY",
             )
 
     def _check_validation(self) -> None:

@@ -8,6 +8,7 @@ from jaxssl.checkpoint.init_config import InitConfig
 from jaxssl.checkpoint.ledger import Entry
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.names import flatten, matches
+from jaxssl.models.adapters import Attached
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.models.network import Network, Tie
@@ -101,7 +102,8 @@ def make_model(config: RunConfig) -> Model:
             expected="ties and nothing else; its heads are the objective's `heads`",
             got=main,
         )
-    model = Model(config.model, config.heads, config.precision, ties=main.ties)
+    adapters = tuple(Attached(name, method) for name, method in config.peft.items())
+    model = Model(config.model, config.heads, config.precision, ties=main.ties, adapters=adapters)
     others = []
     for name, network in wanted.items():
         shape = config.networks[name].model

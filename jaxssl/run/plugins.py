@@ -18,6 +18,7 @@ import jaxssl.objectives.registry  # noqa: F401
 import jaxssl.optim.registry  # noqa: F401
 import jaxssl.scores.registry  # noqa: F401
 import jaxssl.tasks.registry  # noqa: F401
+import jaxssl.transfer.peft.registry  # noqa: F401
 from jaxssl.core import plugins
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write

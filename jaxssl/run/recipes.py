@@ -148,6 +148,11 @@ def upgraded_run(config: Layer) -> dict[str, Any]:
     return new
 
 
+def _named_adapters(peft: Layer) -> Layer:
+    """Methods by the names of adapters: settings alone are those of the adapter `default`."""
+    return peft if all(isinstance(x, Mapping) for x in peft.values()) else {"default": peft}
+
+
 def _without_unread(node: Any) -> Any:
     """A part of a run's configuration without the values that were of no meaning beside others."""
     if not isinstance(node, Mapping):
@@ -187,6 +192,8 @@ def upgraded(layer: Layer) -> dict[str, Any]:
         new["objective"] = _upgraded_objective(new["objective"])
     if isinstance(new.get("imported"), str):
         new = _upgraded_import(new)
+    if isinstance(new.get("peft"), Mapping):
+        new["peft"] = _named_adapters(new["peft"])
     if isinstance(new.get("streams"), Mapping):
         new["streams"] = {name: upgraded(stream) for name, stream in new["streams"].items()}
     data = new.get("data")

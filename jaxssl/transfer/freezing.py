@@ -37,10 +37,10 @@ class Selection:
     `train`, and both before the preset.
     """
 
-    preset: Literal["full", "head", "top", "bias", "norms"] = "full"
-    """What is trained: `full` all of it, `head` the task's head and the pooler (a linear probe),
-    `top` those and the last layers, `bias` those and all biases (BitFit), `norms` those and all
-    norms."""
+    preset: Literal["full", "head", "top", "bias", "norms"] | None = None
+    """What is trained besides adapters; null is `full`, or `head` with `peft`. `full` is all of it,
+    `head` the task's head and the pooler (a linear probe), `top` those and the last layers, `bias`
+    those and all biases (BitFit), `norms` those and all norms."""
     top: int = 2
     """For `top`: how many layers of each stack, counted from the last."""
     train: tuple[str, ...] = ()
@@ -52,7 +52,12 @@ class Selection:
         check_at_least(1, self, "top")
         if self.preset != "top":
             fix = "set preset=top, or leave out top"
-            check_unused(self, ["top"], where=f"with preset={self.preset}", fix=fix)
+            check_unused(self, ["top"], where=f"with preset={self.kind}", fix=fix)
+
+    @property
+    def kind(self) -> str:
+        """The preset."""
+        return self.preset or "full"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +95,7 @@ class Freezing(Selection):
                     "gradual unfreezing starts from the head or the top layers, without stages",
                     where="gradual",
                     expected="preset head or top, and no stages",
-                    got=f"preset {self.preset}, {len(self.stages)} stages",
+                    got=f"preset {self.kind}, {len(self.stages)} stages",
                 )
         epochs = [stage.epoch for stage in self.stages]
         if epochs != sorted(set(epochs)):
@@ -130,7 +135,7 @@ def make_rules(
     norms = [(f"{lead}norm/**", True) for lead in leads]
     rules = [(pattern, False) for pattern in config.freeze]
     rules += [(pattern, True) for pattern in config.train]
-    if config.preset == "full":
+    if config.kind == "full":
         return [*rules, ("**", True)]
     rules += [(f"{head}/**", True) for head in (*heads, *(f"{lead}pooler" for lead in leads))]
     rules += {
@@ -138,7 +143,7 @@ def make_rules(
         "top": [(f"**/layers[-{config.top}:]/**", True), *norms],
         "bias": [("**/bias", True)],
         "norms": [("**/norm/**", True), ("**/*_norm/**", True), *norms],
-    }[config.preset]
+    }[config.kind]
     return rules
 
 
@@ -185,7 +190,7 @@ def choose(
             "everything is frozen",
             where="freezing",
             expected="at least one parameter that is trained",
-            got=f"preset {config.preset}, freeze {list(config.freeze)}",
+            got=f"preset {config.kind}, freeze {list(config.freeze)}",
         )
     return decisions
 

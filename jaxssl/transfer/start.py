@@ -40,7 +40,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.json_files import read_json
 from jaxssl.core.keys import init_key
-from jaxssl.core.layer_names import canonical, layer_range, stack_of
+from jaxssl.core.layer_names import ADAPTERS, canonical, layer_range, stack_of
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.types import Params
 from jaxssl.models.layers import unbox
@@ -317,7 +317,7 @@ def plan_start(
         name: Leaf(tuple(x.shape), str(x.dtype)) for name, x in shapes.items() if wanted(name)
     }
     stored = ParameterIndex({n: x for n, x in stored.pieces.items() if wanted(n)}, stored.notes)
-    heads = [] if is_whole else [head.name for head in model.heads]
+    heads = [] if is_whole else [*(head.name for head in model.heads), ADAPTERS]
     leaves = stored.leaves()
     entries = make_ledger(
         config,

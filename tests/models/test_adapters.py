@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ import tiny
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten, join, unflatten
 from jaxssl.core.precision import Precision
-from jaxssl.models.adapters import Adapter
+from jaxssl.models.adapters import Adapter, Attached
 from jaxssl.models.llama import LlamaConfig
 from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
@@ -25,63 +24,26 @@ from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.program.parameter_use import unread
 from jaxssl.program.program import Stage, Stream
 from jaxssl.transfer.freezing import Freezing, choose, cut, is_trained
+from jaxssl.transfer.peft.bottleneck import Bottleneck
+from jaxssl.transfer.peft.lora import Lora
+from jaxssl.transfer.peft.prefix import Prefix
 
 NORMAL, ZEROS = jax.nn.initializers.normal(0.3), jax.nn.initializers.zeros
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lora(Adapter):
-    """Hu et al., 2021; with several, each row says in `adapter` which it uses."""
-
-    name: str = "lora"
-    rank: int = 3
-    several: int = 0
-    targets: tuple[str, ...] = ("query", "value", "down", "transform")
-
-    def projection(self, site, compute, x):
-        y, module = compute(x), site.module
-        if module.name not in self.targets:
-            return y
-        split = x.ndim - module.num_in
-        ins, outs = math.prod(x.shape[split:]), math.prod(module.features)
-        lead, none = ((self.several,), (None,)) if self.several else ((), ())
-        a = site.parameter("a", NORMAL, (*none, None, None), (*lead, ins, self.rank))
-        b = site.parameter("b", ZEROS, (*none, None, None), (*lead, self.rank, outs))
-        flat = x.reshape(*x.shape[:split], ins)
-        if not self.several:
-            return y + (flat @ a @ b).reshape(y.shape)
-        which = site.batch.get("adapter", jnp.zeros(len(x), int))
-        return y + jnp.einsum("bti,bir,bro->bto", flat, a[which], b[which]).reshape(y.shape)
+TARGETS = ("query", "value", "down", "transform")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prefix(Adapter):
-    """Li & Liang, 2021: keys and values that every token sees."""
-
-    name: str = "prefix"
-    length: int = 4
-
-    def keys_values(self, site, keys, values):
-        def with_prefix(name, x):
-            axes, shape = (None, "kv_heads", "head_dim"), (self.length, *x.shape[2:])
-            lead = site.parameter(name, NORMAL, axes, shape)
-            return jnp.concatenate([jnp.broadcast_to(lead, (len(x), *shape)), x], axis=1)
-
-        return with_prefix("key", keys), with_prefix("value", values)
+def lora(rank=3, targets=TARGETS):
+    return Lora(rank=rank, alpha=float(rank), targets=targets)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bottleneck(Adapter):
-    """Houlsby et al., 2019: y + up(gelu(down(y))) after each sublayer."""
+def prefix():
+    return Prefix(length=4)
 
-    name: str = "bottleneck"
-    size: int = 2
 
-    def sublayer(self, site, compute, x):
-        y = compute(x)
-        down = site.parameter("down", NORMAL, ("embed", None), (y.shape[-1], self.size))
-        up = site.parameter("up", ZEROS, (None, "embed"), (self.size, y.shape[-1]))
-        return y + jax.nn.gelu(y @ down) @ up
+def bottleneck():
+    return Bottleneck(reduction=8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +85,12 @@ class Dropped(Adapter):
         return compute(x) if key is None else compute(x) + 0 * jax.random.normal(key, x.shape)
 
 
-ALL = (Lora(), Prefix(), Bottleneck(), Soft())
+def attached(*methods, sets=None):
+    """Each under the name of its method."""
+    return tuple(Attached(method.name, method, sets) for method in methods)
+
+
+ALL = attached(lora(), prefix(), bottleneck(), Soft())
 LENGTHS = ([6, 3], [5, 4])
 BATCH = tiny.rows([tiny.random_documents(lengths, seed) for seed, lengths in enumerate(LENGTHS)])
 
@@ -136,7 +103,7 @@ def llama(**changes):
 @pytest.mark.parametrize("family", [tiny.bert, llama])
 def test_hidden_states_keep_the_compute_dtype(family):
     precision = Precision(compute="bfloat16")
-    model = Model(family(), MaskedLm().heads, precision, adapters=(*ALL, Dora()))
+    model = Model(family(), MaskedLm().heads, precision, adapters=(*ALL, *attached(Dora())))
     shapes = tiny.unbox(model.abstract())
     assert {x.dtype.name for x in flatten(shapes).values()} == {"float32"}
     out = jax.eval_shape(model.encode, shapes, BATCH)
@@ -145,7 +112,7 @@ def test_hidden_states_keep_the_compute_dtype(family):
 
 
 def test_an_adapter_may_read_the_parameters_of_its_module():
-    model = Model(tiny.bert(), adapters=(Dora(),))
+    model = Model(tiny.bert(), adapters=attached(Dora()))
     params = tiny.random_params(model)
     base, added = parts(params)
     (path, scale), *more = flatten(added).items()
@@ -163,17 +130,17 @@ def test_an_adapter_may_read_the_parameters_of_its_module():
 def test_an_adapters_dropout_leaves_the_masks_of_the_base():
     plain = Model(tiny.bert(dropout=0.2, attention_dropout=0.2))
     params, key = tiny.random_params(plain), jax.random.key(3)
-    model = dataclasses.replace(plain, adapters=(Dropped(),))
+    model = dataclasses.replace(plain, adapters=attached(Dropped()))
     got, want = (jax.jit(each.encode)(params, BATCH, key) for each in (model, plain))
     np.testing.assert_array_equal(got, want)
 
 
 def test_adapters_of_one_name_are_refused_and_so_are_parameters_of_another_shape():
     with pytest.raises(UserError, match="two adapters have one name"):
-        Model(tiny.bert(), adapters=(Lora(), Lora(rank=2)))
-    params = tiny.random_params(Model(tiny.bert(), adapters=(Lora(rank=2),)))
+        Model(tiny.bert(), adapters=attached(lora(), lora(2)))
+    params = tiny.random_params(Model(tiny.bert(), adapters=attached(lora(2))))
     with pytest.raises(flax.errors.ScopeParamShapeError):
-        Model(tiny.bert(), adapters=(Lora(rank=5),)).encode(params, BATCH)
+        Model(tiny.bert(), adapters=attached(lora(5))).encode(params, BATCH)
 
 
 def parts(params):
@@ -184,7 +151,7 @@ def parts(params):
 @pytest.mark.parametrize("family", [tiny.bert, llama])
 def test_adapters_leave_the_first_bits_of_a_model_as_they_were(family):
     base = Model(family(), MaskedLm().heads)
-    adapted = dataclasses.replace(base, adapters=(Lora(), Bottleneck(), Soft()))
+    adapted = dataclasses.replace(base, adapters=attached(lora(), bottleneck(), Soft()))
     key = jax.random.key(7)
     plain, changed = tiny.unbox(jax.jit(base.init)(key)), tiny.unbox(jax.jit(adapted.init)(key))
     ours, added = parts(changed)
@@ -195,8 +162,11 @@ def test_adapters_leave_the_first_bits_of_a_model_as_they_were(family):
         jax.jit(adapted.encode)(changed, BATCH), jax.jit(base.encode)(plain, BATCH)
     ), "those that start from zero change nothing"
     (stack,) = base.config.stacks
-    lora = added[stack.name]["layers"]["attention"]["query"]["lora_a"]
-    assert lora.shape == (2, 16, 3) and not np.array_equal(lora[0], lora[1])
+    drawn = added[stack.name]["layers"]["attention"]["query"]["lora_a"]
+    assert drawn.shape == (2, 16, 3) and not np.array_equal(drawn[0], drawn[1])
+
+
+BOTTLENECK = ("down", "up", "down_bias", "up_bias")
 
 
 def test_adapters_lie_at_the_paths_of_what_they_change():
@@ -207,7 +177,7 @@ def test_adapters_lie_at_the_paths_of_what_they_change():
     projections += [f"{layer}/feed_forward/down", "adapters/masked_lm/transform"]
     assert {name for name in names if name.startswith("adapters/")} == {
         *(f"{path}/lora_{leaf}" for path in projections for leaf in "ab"),
-        *(f"{path}/bottleneck_{leaf}" for path in sublayers for leaf in ("down", "up")),
+        *(f"{path}/bottleneck_{leaf}" for path in sublayers for leaf in BOTTLENECK),
         *(f"{layer}/attention/prefix_{leaf}" for leaf in ("key", "value")),
         "adapters/embeddings/tokens/soft_vector",
     }
@@ -218,8 +188,12 @@ def merged(model, params):
     base, added = (flatten(tree) for tree in parts(params))
     for path in [path for path in added if path.endswith("lora_a")]:
         kernel = path.removesuffix("lora_a") + "kernel"
-        change = added[path] @ added[path.removesuffix("a") + "b"]
-        base[kernel] = base[kernel] + change.reshape(base[kernel].shape)
+        b = added[path.removesuffix("a") + "b"]
+        if b.ndim == added[path].ndim == 2 or not path.startswith(("encoder/", "decoder/")):
+            base[kernel] = base[kernel] + jnp.tensordot(added[path], b, 1)
+            continue
+        one = functools.partial(jnp.tensordot, axes=1)
+        base[kernel] = base[kernel] + jax.vmap(one)(added[path], b)
     return unflatten(base)
 
 
@@ -235,7 +209,7 @@ CHANGES = [
 def test_lora_is_the_model_with_merged_kernels(family, changes):
     """Values and gradients of all parameters of the base, however the stack is computed."""
     plain = Model(family(num_layers=3, **changes))
-    model = dataclasses.replace(plain, adapters=(Lora(),))
+    model = dataclasses.replace(plain, adapters=attached(lora()))
     params = tiny.random_params(model)
 
     def loss(model, params):
@@ -253,7 +227,7 @@ def test_lora_is_the_model_with_merged_kernels(family, changes):
 
 
 def test_parameters_of_other_segments_are_an_error():
-    whole = Model(tiny.bert(num_layers=3), adapters=(Lora(),))
+    whole = Model(tiny.bert(num_layers=3), adapters=attached(lora()))
     cut_up = dataclasses.replace(whole, config=tiny.bert(num_layers=3, segments=(1, 2)))
     params = {**tiny.random_params(cut_up), "adapters": tiny.random_params(whole)["adapters"]}
     with pytest.raises(flax.errors.ScopeCollectionNotFound):
@@ -264,7 +238,7 @@ def test_parameters_of_other_segments_are_an_error():
 def test_a_prefix_is_what_leading_tokens_are(family):
     """Keys and values of four tokens, as a cache holds them, in the place of the tokens."""
     plain = Model(family())
-    model = dataclasses.replace(plain, adapters=(Prefix(),))
+    model = dataclasses.replace(plain, adapters=attached(prefix()))
     params, (lead, rest) = tiny.random_params(plain), tiny.random_documents([4, 6])
     whole = tiny.rows([[np.concatenate([lead, rest])]])
     want = jax.jit(plain.encode)(params, whole)[:, 4:]
@@ -272,15 +246,15 @@ def test_a_prefix_is_what_leading_tokens_are(family):
     _, cache = jax.jit(plain.decode)(params, given, plain.empty_cache(1, 4))
     held = cache["decoder"]["layers"]["attention"]
     key, value = (held[name][:, 0].swapaxes(1, 2) for name in ("cached_key", "cached_value"))
-    prefix = {"prefix_key": key, "prefix_value": value}
-    params = {**params, "adapters": {"decoder": {"layers": {"attention": prefix}}}}
+    same = {"prefix_key": key, "prefix_value": value}
+    params = {**params, "adapters": {"decoder": {"layers": {"attention": same}}}}
     batch = {name: x[:, 4:] if x.shape[1:] == (10,) else x for name, x in whole.items()}
     got = jax.jit(model.encode)(params, batch)
     np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)
 
 
 def test_every_document_of_a_row_sees_the_prefix_and_no_other():
-    model = Model(tiny.bert(), adapters=(Prefix(),))
+    model = Model(tiny.bert(), adapters=attached(prefix()))
     params = tiny.random_params(model)
     documents = tiny.random_documents([6, 3])
     together = jax.jit(model.encode)(params, tiny.rows([documents]))[0]
@@ -290,7 +264,7 @@ def test_every_document_of_a_row_sees_the_prefix_and_no_other():
 
 
 def test_a_cache_holds_what_adapters_made():
-    model = Model(llama(), adapters=(Lora(), Prefix(), Bottleneck()))
+    model = Model(llama(), adapters=attached(lora(), prefix(), bottleneck()))
     params, (tokens,) = tiny.random_params(model), tiny.random_documents([7])
     batch = tiny.rows([[tokens]])
     want = jax.jit(model.encode)(params, batch)
@@ -305,10 +279,10 @@ def test_a_cache_holds_what_adapters_made():
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_rows_of_one_batch_may_use_different_adapters(remat):
     targets = ("query", "down")
-    model = Model(tiny.bert(remat=remat), adapters=(Lora(several=3, targets=targets),))
+    model = Model(tiny.bert(remat=remat), adapters=attached(lora(targets=targets), sets=3))
     params = tiny.random_params(model)
     whole = jax.jit(model.encode)(params, {**BATCH, "adapter": np.array([2, 0])})
-    single = Model(tiny.bert(remat=remat), adapters=(Lora(targets=targets),))
+    single = Model(tiny.bert(remat=remat), adapters=attached(lora(targets=targets)))
     for row, number in enumerate([2, 0]):
         _, added = parts(params)
         chosen = {**params, "adapters": jax.tree.map(lambda x: x[:, number], added)}  # noqa: B023
@@ -320,7 +294,7 @@ def test_rows_of_one_batch_may_use_different_adapters(remat):
 
 def test_a_loss_in_chunks_sees_the_adapters_of_its_head():
     objective = MaskedLm()
-    model = Model(tiny.bert(pooler=False), objective.heads, adapters=(Lora(),))
+    model = Model(tiny.bert(pooler=False), objective.heads, adapters=attached(lora()))
     head = model.head_params(tiny.random_params(model), "masked_lm")
     assert "adapters/masked_lm/transform/lora_a" in flatten(head)
     batch = tiny.corrupted(objective, BATCH)
@@ -328,8 +302,10 @@ def test_a_loss_in_chunks_sees_the_adapters_of_its_head():
 
 
 def test_adapters_that_a_model_does_not_have_are_unread():
-    model = Model(tiny.gpt2(), CausalLm().heads, adapters=(Lora(targets=("query",)), Prefix()))
-    without = dataclasses.replace(model, adapters=(Prefix(),))
+    model = Model(
+        tiny.gpt2(), CausalLm().heads, adapters=attached(lora(targets=("query",)), prefix())
+    )
+    without = dataclasses.replace(model, adapters=attached(prefix()))
 
     class Forgetful(type(CausalLm())):  # type: ignore[misc]
         """Computes without the first adapter."""
@@ -346,7 +322,9 @@ def test_adapters_that_a_model_does_not_have_are_unread():
 
 def chosen(config: Any):
     """(the model in segments, which of its parameters are trained) of a selection."""
-    model = Model(tiny.gpt2(num_layers=3), CausalLm().heads, adapters=(Lora(), Bottleneck()))
+    model = Model(
+        tiny.gpt2(num_layers=3), CausalLm().heads, adapters=attached(lora(), bottleneck())
+    )
     decisions = choose(config, tiny.unbox(model.abstract()), ["causal_lm"])
     model = model.with_segments(cut([decisions]))
     leaves = flatten(tiny.unbox(model.abstract()))

@@ -72,14 +72,14 @@ def write_directory(
         "dtype": dtype,
         **more,
     }
-    pairs = _pairs(family, config, heads, architecture)
+    pairs = grouped_pairs(family, config, heads, architecture)
     tensors = _Tensors(pairs, config, parameters, np.dtype(dtype))
     _write_weights(out, tensors, shard_bytes)
     (out / CONFIG).write_text(json.dumps(given, indent=2) + "\n", encoding="utf-8")
     return architecture
 
 
-def _pairs(
+def grouped_pairs(
     family: Family, config: Any, heads: Mapping[str, str], architecture: str
 ) -> dict[str, list[tuple[str, Pair]]]:
     """{pattern of the tensor's name: its parts in order, (our parameter's name, pair)}."""

@@ -1,0 +1,75 @@
+"""The adapters of a run as PEFT's files: one in the directory, several each in a folder of its
+name."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxssl.checkpoint.hf.directory import CONFIG
+from jaxssl.commands.exportable import HfClass
+from jaxssl.core.layer_names import ADAPTERS, canonical, layer_range
+from jaxssl.core.names import flatten, unflatten
+from jaxssl.models.layers import unbox
+from jaxssl.run.open import TrainedModel
+from jaxssl.transfer.peft.files import write_adapter
+from jaxssl.transfer.peft.merge import by_module
+
+
+def write_adapters(
+    trained: TrainedModel, found: HfClass, directory: Path, say: Callable[[str], None]
+) -> None:
+    """Writes PEFT's files of each adapter.
+
+    Args:
+      found: the class of `transformers` that the model is without them.
+
+    Raises:
+      UserError: an adapter that PEFT cannot read.
+    """
+    whole = _whole(trained.params)
+    added = {
+        path.removeprefix(f"{ADAPTERS}/"): x
+        for path, x in whole.items()
+        if path.startswith(f"{ADAPTERS}/")
+    }
+    modules = by_module(unflatten(added), trained.model.adapters)
+    heads = {"pooler", *found.heads.values()} - {h.name for h in trained.model.heads if h.use}
+    kept = {path: x for path, x in whole.items() if path.split("/")[0] in heads}
+    base = _base(trained)
+    for name, method in trained.config.peft.items():
+        place = directory if len(trained.config.peft) == 1 else directory / name
+        place.mkdir(exist_ok=True)
+        write_adapter(
+            place,
+            method,
+            modules.get(name, {}),
+            kept,
+            shapes={path: x.shape for path, x in whole.items()},
+            config=trained.model.config,
+            heads=found.heads,
+            architecture=found.name,
+            base=base,
+        )
+    say(
+        f"adapters for PeftModel.from_pretrained(transformers.{found.name}, ...), of "
+        + (base or "the model that the run started from: jaxssl export writes it, too")
+    )
+
+
+def _base(trained: TrainedModel) -> str | None:
+    """The directory of Hugging Face that the run started from, or None if it was another run."""
+    init = trained.config.init
+    if init is None or not (init.run_dir / CONFIG).is_file():
+        return None
+    return str(init.run_dir)
+
+
+def _whole(params: Any) -> dict[str, np.ndarray]:
+    """Parameters by canonical name, stacks whole, on the host."""
+    flat = flatten(unbox(params))
+    found: dict[str, list[np.ndarray]] = {}
+    for path in sorted(flat, key=lambda path: layer_range(path) or (0, 0)):
+        found.setdefault(canonical(path), []).append(np.asarray(flat[path]))
+    return {name: x[0] if len(x) == 1 else np.concatenate(x) for name, x in found.items()}

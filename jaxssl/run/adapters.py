@@ -1,0 +1,111 @@
+"""The adapters of a run: whether they fit the model, and what they have trained."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from jaxssl.core.errors import UserError, did_you_mean
+from jaxssl.core.layer_names import ADAPTERS
+from jaxssl.core.names import flatten, matches
+from jaxssl.models.adapters import Adapter, Attached, Compute, Site
+from jaxssl.models.layers import unbox
+from jaxssl.models.model import Model
+from jaxssl.run.config import RunConfig
+from jaxssl.transfer.freezing import Freezing
+from jaxssl.transfer.peft.base import ALL_LINEAR
+from jaxssl.transfer.start import Start, uncut
+
+
+def check_adapters(config: RunConfig, model: Model) -> None:
+    """Refuses a method that finds nothing to change in the model, or not all that it names.
+
+    Raises:
+      UserError: names the adapter, and what there is.
+    """
+    paths = list(flatten(unbox(uncut(model).abstract()))) if config.peft else []
+    for name, method in config.peft.items():
+        where = f"peft.{name}"
+        method.check(config.model)
+        own = {
+            path.rsplit("/", 1)[0].removeprefix(f"{ADAPTERS}/")
+            for path in paths
+            if path.startswith(f"{ADAPTERS}/") and path.rsplit("/", 1)[1].startswith(f"{name}_")
+        }
+        for target in method.wanted:
+            if target != ALL_LINEAR and not any(_is_named(path, target) for path in own):
+                raise _no_target(model, target, where)
+        body = [path for path in paths if _is_of_body(path, model)]
+        if not own and not any(matches(p, path) for p in method.trains for path in body):
+            raise UserError(
+                f"this model has nothing that {method.name} changes",
+                where=where,
+                expected="parameters " + " or ".join(method.trains)
+                if method.trains
+                else "a model with such a part",
+                got=f"none, of model.name={config.model.name}",
+                fix="choose another method, such as lora",
+            )
+
+
+def _is_named(path: str, target: str) -> bool:
+    return f"/{path}".endswith(f"/{target}") or matches(target, path)
+
+
+def _is_of_body(path: str, model: Model) -> bool:
+    return path.split("/")[0] not in (*model.head_parts, ADAPTERS, "pooler")
+
+
+def _no_target(model: Model, target: str, where: str) -> UserError:
+    sites = {path.split("/layers/")[-1] for path in sites_of(model)}
+    return UserError(
+        "a target is nowhere in the model",
+        where=where,
+        expected="some of " + ", ".join(sorted(sites)),
+        got=target,
+        fix=did_you_mean(target, [*sites, *(path.rsplit("/")[-1] for path in sites)]),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Listing(Adapter):
+    """Changes nothing and notes where it could."""
+
+    found: Any = dataclasses.field(default_factory=list, hash=False, compare=False)
+
+    def projection(self, site: Site, compute: Compute, x: jax.Array) -> jax.Array:
+        self.found.append(site.path)
+        return compute(x)
+
+    def embedding(self, site: Site, compute: Compute, ids: jax.Array) -> jax.Array:
+        self.found.append(site.path)
+        return compute(ids)
+
+
+def sites_of(model: Model) -> list[str]:
+    """The paths of all projections and tables, `encoder/layers/attention/query` and such."""
+    listing = _Listing(name="listing")
+    seen = dataclasses.replace(uncut(model), adapters=(Attached("listing", listing),))
+    jax.eval_shape(seen.init, jax.random.key(0))
+    return sorted({*listing.found})
+
+
+def trained_with_adapters(
+    config: RunConfig, model: Model, start: Start
+) -> tuple[Freezing, Sequence[str]]:
+    """What is trained, and the heads that a preset means: with adapters what their methods train
+    and, of the heads, those that are a task's or begin afresh; else as configured."""
+    chosen, heads = config.freezing, model.head_parts
+    if not config.peft:
+        return chosen, heads
+    paths = flatten(model.abstract())
+    named = [pattern for method in config.peft.values() for pattern in method.trains]
+    patterns = [pattern for pattern in named if any(matches(pattern, path) for path in paths)]
+    if ADAPTERS in model.abstract():
+        patterns.insert(0, f"{ADAPTERS}/**")
+    fresh = {str(entry.target).split("/")[0] for entry in start.entries if entry.action == "fresh"}
+    language = {head.name for head in model.heads if head.use is not None}
+    heads = [head for head in heads if head not in language or head in fresh]
+    preset, train = chosen.preset or "head", (*chosen.train, *patterns)
+    return dataclasses.replace(chosen, preset=preset, train=train), heads

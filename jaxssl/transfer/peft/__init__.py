@@ -1,0 +1,1 @@
+"""Parameter-efficient transfer: one file a method."""

@@ -1,0 +1,116 @@
+"""What methods of parameter-efficient transfer say of themselves to a run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jaxssl.core.errors import UserError
+from jaxssl.core.names import matches
+from jaxssl.models.adapters import Adapter, Site
+from jaxssl.models.model import ModelConfig
+from jaxssl.ops.linear import linear
+
+Arrays = Mapping[str, Any]
+"""Of a module or of an adapter in it, by name."""
+ALL_LINEAR = "all-linear"
+"""A target: all projections of the layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Adapter):
+    """A method that recipes can name: an adapter with settings, registered."""
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """Patterns of the model's own parameters that are trained: none."""
+        return ()
+
+    @property
+    def wanted(self) -> Sequence[str]:
+        """The targets, each of which must be somewhere in the model."""
+        return ()
+
+    def check(self, model: ModelConfig) -> None:
+        """Refuses a model that it cannot change. Raises UserError."""
+
+    def merge(self, path: str, own: Arrays, added: Arrays) -> dict[str, jax.Array]:
+        """The module's parameters as they would be without the adapter, to the same effect.
+
+        Args:
+          path: of the module, in a stack one for all layers; the arrays are those of one layer.
+          own: the module's parameters, `kernel`, `bias` or `embedding`, in float32 at least.
+          added: the adapter's there, without its name.
+
+        Raises:
+          UserError: no parameters of the model do what the adapter does.
+        """
+        raise UserError(
+            f"what {self.name} adds is nothing that the model's own parameters could do",
+            where=path,
+            expected="lora, ia3, bitfit or norms",
+            got=self.name,
+            fix="keep the adapter beside the model",
+        )
+
+    def peft_config(self) -> dict[str, Any]:
+        """What `adapter_config.json` of the library PEFT says of it, but for targets.
+
+        Raises:
+          UserError: PEFT has no such method.
+        """
+        raise self._unknown_to_peft()
+
+    def peft_tensors(self, path: str, parts: Sequence[Arrays | None], sizes: Sequence[int]) -> Any:
+        """A module's tensors for PEFT, {ending of the name: array}.
+
+        Args:
+          path: of the first part.
+          parts: the adapter's arrays for each of the projections that are one there, one layer's;
+            None where it has none.
+          sizes: how many outputs each has.
+        """
+        raise self._unknown_to_peft()
+
+    def _unknown_to_peft(self) -> UserError:
+        return UserError(
+            "PEFT cannot read this adapter",
+            where=f"peft, {self.name}",
+            expected="lora or ia3",
+            got=self.name,
+            fix="it is used with jaxssl (predict, generate, ...), from its run directory",
+        )
+
+
+def is_target(path: str, targets: Sequence[str]) -> bool:
+    """Whether a projection or a table is one of the targets: `query`, `attention/query`, or a
+    pattern over paths such as `encoder/layers/attention/*`.
+
+    Args:
+      path: of the site, one for all layers of a stack.
+    """
+    if ALL_LINEAR in targets and "/layers/" in path:
+        return True
+    return any(path.endswith(f"/{target}") or matches(target, path) for target in targets)
+
+
+def product(site: Site, x: jax.Array, kernel: jax.Array, num_in: int) -> jax.Array:
+    """x [B, ..., *in] times a parameter of the site [*in, *out], or each row's own [B, *in, *out]:
+    [B, ..., *out]."""
+
+    def times(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return linear(x, kernel, None, num_in, site.precision)
+
+    return jax.vmap(times)(x, kernel) if site.is_by_row else times(x, kernel)
+
+
+def check_targets(targets: Sequence[str], where: str) -> None:
+    """Refuses none, and one without a name. Raises UserError."""
+    if not targets or "" in targets:
+        raise UserError(
+            "no targets are named",
+            where=where,
+            expected=f"names such as query, value, feed_forward/up, or {ALL_LINEAR}",
+            got=list(targets),
+        )

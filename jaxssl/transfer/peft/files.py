@@ -1,0 +1,158 @@
+"""Adapters in the files of the library PEFT, which `PeftModel.from_pretrained` reads.
+
+`adapter_model.safetensors` and `adapter_config.json`. Names of tensors are those of the modules in
+`transformers`' class, with `base_model.model.` before them. Heads that were trained travel along,
+as PEFT's `modules_to_save`.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxssl.checkpoint.hf.families import family_of
+from jaxssl.checkpoint.hf.mapping import Pair, layers_of
+from jaxssl.checkpoint.hf.safetensors import NAMES, write_file
+from jaxssl.checkpoint.hf.writing import grouped_pairs
+from jaxssl.core.errors import UserError
+from jaxssl.transfer.peft.base import Method
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+LEAD = "base_model.model."
+TASKS = {
+    "row": "SEQ_CLS",
+    "token": "TOKEN_CLS",
+    "span": "QUESTION_ANS",
+    "causal_lm": "CAUSAL_LM",
+}
+"""What PEFT calls what a head is for."""
+
+
+def write_adapter(
+    out: Path,
+    method: Method,
+    modules: Mapping[str, Mapping[str, np.ndarray]],
+    trained: Mapping[str, np.ndarray],
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+    config: Any,
+    heads: Mapping[str, str],
+    architecture: str,
+    base: str | None,
+) -> None:
+    """Writes one adapter to an existing directory.
+
+    Args:
+      modules: {path of a module of ours: its arrays}, of a stack all layers.
+      trained: parameters of heads and the pooler that were trained, by name.
+      shapes: of the model's own parameters, by canonical name.
+      config: the model's.
+      heads: {a head's name there: its name here}.
+      architecture: the class of `transformers`.
+      base: where PEFT finds the model; None says nothing of it.
+
+    Raises:
+      UserError: PEFT has no such method, or it cannot say what the adapter does.
+    """
+    given = method.peft_config()
+    pairs = grouped_pairs(family_of(config), config, heads, architecture)
+    tensors: dict[str, np.ndarray] = {}
+    targets, read, ranks, scales = [], [], {}, {}
+    used = set()
+    for theirs, group in pairs.items():
+        chosen = [modules.get(ours.rsplit("/", 1)[0]) for ours, _ in group]
+        if not any(chosen) or not theirs.endswith(".weight"):
+            continue
+        used |= {ours.rsplit("/", 1)[0] for ours, _ in group}
+        first = next(ours for (ours, _), found in zip(group, chosen) if found)
+        sizes = [_num_outputs(pair, shapes[ours]) for ours, pair in group]
+        for layer, name in _places(group[0][1], theirs, config):
+            parts = [_of_layer(found, layer, group[0][1]) for found in chosen]
+            made = method.peft_tensors(first.rsplit("/", 1)[0], parts, sizes)
+            module = name.removesuffix(".weight")
+            targets.append(module)
+            if made.get("ia3_l", np.zeros((2, 1))).shape[0] == 1:
+                read.append(module)
+            if (scale := made.pop("scale", None)) is not None:
+                ranks[module] = rank = len(next(iter(made.values())))
+                scales[module] = float(scale) * rank
+            tensors |= {f"{LEAD}{module}.{ending}": x for ending, x in made.items()}
+    if left := modules.keys() - used:
+        raise UserError(
+            "an adapter lies where transformers' class has no module",
+            where=sorted(left)[0],
+            expected="projections and tables that the class has",
+            got=architecture,
+        )
+    saved, kept = _trained(pairs, trained)
+    tensors |= saved
+    content = {
+        **given,
+        **_scales(given, ranks, scales),
+        "base_model_name_or_path": base,
+        "task_type": next((TASKS[head] for head in heads if head in TASKS), None),
+        "target_modules": targets,
+        "modules_to_save": kept or None,
+        "fan_in_fan_out": any(pair.kind == "conv1d" for g in pairs.values() for _, pair in g),
+        "inference_mode": True,
+    }
+    if given["peft_type"] == "IA3":
+        content["feedforward_modules"] = read
+    described = {name: (NAMES[x.dtype], x.shape) for name, x in tensors.items()}
+    write_file(out / WEIGHTS, described, map(np.ascontiguousarray, tensors.values()))
+    (out / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _scales(
+    given: Mapping[str, Any], ranks: Mapping[str, int], scales: Mapping[str, float]
+) -> dict[str, Any]:
+    """The rank and the alpha that are general, and those of modules that have others."""
+    if not ranks:
+        return {}
+    rank, alpha = given["r"], given["lora_alpha"]
+    return {
+        "rank_pattern": {name: x for name, x in ranks.items() if x != rank},
+        "alpha_pattern": {name: x for name, x in scales.items() if x != alpha},
+    }
+
+
+def _places(pair: Pair, theirs: str, config: Any) -> list[tuple[int | None, str]]:
+    if "{layer}" not in theirs:
+        return [(None, theirs)]
+    layers = [layer for layer, _ in layers_of(pair, config)]
+    return [(layer, theirs.format(layer=layer)) for layer in layers]
+
+
+def _of_layer(found: Any, layer: int | None, pair: Pair) -> dict[str, np.ndarray] | None:
+    """An adapter's arrays in a module, of one layer of a stack."""
+    if found is None:
+        return None
+    return {name: x if layer is None else x[layer] for name, x in found.items()}
+
+
+def _num_outputs(pair: Pair, shape: tuple[int, ...]) -> int:
+    """Of a projection, or the width of a table."""
+    own = shape[1:] if "{layer}" in pair.theirs else shape
+    return math.prod(own[pair.num_in :])
+
+
+def _trained(
+    pairs: Mapping[str, Sequence[tuple[str, Pair]]], trained: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The tensors of what was trained besides, and the names of its modules."""
+    tensors, kept = {}, []
+    for theirs, ((ours, pair), *_) in pairs.items():
+        if ours not in trained:
+            continue
+        tensors[LEAD + theirs] = pair.give(trained[ours])
+        top = next(part for part in theirs.split(".") if part in _tops(ours, theirs))
+        kept += [top] * (top not in kept)
+    return tensors, kept
+
+
+def _tops(ours: str, theirs: str) -> set[str]:
+    """The name of the module that PEFT is to keep: the head's, or `pooler`."""
+    return {"pooler"} if ours.startswith("pooler/") else {theirs.split(".")[0]}

@@ -1,0 +1,176 @@
+"""LoRA (Hu et al., 2021): to a projection's output is added what x gives through two thin matrices.
+
+y = W x + b + s B A dropout(x), with s = alpha / rank, or alpha / sqrt(rank) (Kalajdzievski, 2023).
+
+Shapes: R rank; x [..., *in], y [..., *out].
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.nn import initializers
+
+from jaxssl.core.bounds import check_above_zero, check_at_least
+from jaxssl.core.errors import UserError
+from jaxssl.models.adapters import Compute, Site
+from jaxssl.models.transformer import check_rates
+from jaxssl.ops.dropout import dropout
+from jaxssl.transfer.peft.base import Arrays, Method, check_targets, is_target, product
+
+ZEROS = initializers.zeros
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora(Method):
+    """Two thin matrices beside each chosen projection."""
+
+    name: Literal["lora"] = "lora"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """The method."""
+    rank: int = 8
+    """Width between the two matrices."""
+    alpha: float = 16.0
+    """What they give is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ("query", "value")
+    """What is changed: names of projections (query, key, value, output, up, gate, down), with what
+    they lie in (cross_attention/query) or as patterns over whole paths; `all-linear` is all of the
+    layers; `tokens` is the table of embeddings."""
+    dropout: float = 0.0
+    """Dropout on what the first matrix reads."""
+    rank_stabilized: bool = False
+    """Scale by alpha / sqrt(rank)."""
+    initialization: Literal["uniform", "normal"] = "uniform"
+    """What the first matrix is drawn from: U(-1/sqrt(in), 1/sqrt(in)), or N(0, 1/rank^2). The
+    second begins as zero, so that at first nothing is changed."""
+    rank_by_target: Mapping[str, int] = field(default_factory=dict)
+    """Other ranks, by target: {feed_forward/up: 32}. The first that fits counts."""
+    alpha_by_target: Mapping[str, float] = field(default_factory=dict)
+    """Other alphas, by target."""
+
+    def __post_init__(self):
+        check_at_least(1, self, "rank")
+        check_above_zero(self, "alpha")
+        check_rates(dropout=self.dropout)
+        check_targets(self.targets, "targets")
+        for key, values in (("rank", self.rank_by_target), ("alpha", self.alpha_by_target)):
+            for target, value in values.items():
+                if value <= 0:
+                    raise UserError(
+                        f"{key} must be above 0",
+                        where=f"{key}_by_target.{target}",
+                        expected="1 or more" if key == "rank" else "above 0",
+                        got=value,
+                    )
+
+    def __hash__(self):
+        values = {**vars(self)}
+        values |= {name: tuple(x.items()) for name, x in values.items() if isinstance(x, Mapping)}
+        return hash(tuple(values.items()))
+
+    @property
+    def wanted(self) -> Sequence[str]:
+        """The targets, and those that have a rank or an alpha of their own."""
+        return (*self.targets, *self.rank_by_target, *self.alpha_by_target)
+
+    def rank_at(self, path: str) -> int:
+        """The rank at a site."""
+        found = (rank for key, rank in self.rank_by_target.items() if is_target(path, (key,)))
+        return next(found, self.rank)
+
+    def scale_at(self, path: str) -> float:
+        """What the product is multiplied by at a site."""
+        found = (alpha for key, alpha in self.alpha_by_target.items() if is_target(path, (key,)))
+        alpha, rank = next(found, self.alpha), self.rank_at(path)
+        return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
+
+    def projection(self, site: Site, compute: Compute, x: jax.Array) -> jax.Array:
+        """y and s B A dropout(x)."""
+        y = compute(x)
+        if not is_target(site.path, self.targets):
+            return y
+        module, rank = site.module, self.rank_at(site.path)
+        ins, outs = x.shape[x.ndim - module.num_in :], module.features
+        axes = module.axes
+        a = site.parameter("a", self._drawn(rank), (*axes[: module.num_in], None), (*ins, rank))
+        b = site.parameter("b", ZEROS, (None, *axes[module.num_in :]), (rank, *outs))
+        dropped = dropout(x, self.dropout, site.dropout_key(), site.batch.get("row"))
+        low = product(site, dropped, a, module.num_in)
+        return y + (product(site, low, b, 1) * self.scale_at(site.path)).astype(y.dtype)
+
+    def embedding(self, site: Site, compute: Compute, ids: jax.Array) -> jax.Array:
+        """Rows of the table and s times those of a thin one, brought to its width."""
+        y = compute(ids)
+        if not is_target(site.path, self.targets):
+            return y
+        module, rank = site.module, self.rank_at(site.path)
+        a = site.parameter("a", ZEROS, (module.axes[0], None), (module.size, rank))
+        b = site.parameter("b", initializers.normal(1.0), (None, "embed"), (rank, module.width))
+        low = jax.vmap(_rows)(a, ids) if site.is_by_row else _rows(a, ids)
+        return y + (product(site, low, b, 1) * self.scale_at(site.path)).astype(y.dtype)
+
+    def merge(self, path: str, own: Arrays, added: Arrays) -> dict[str, jax.Array]:
+        """Kernel or table + s A B."""
+        name = "embedding" if "embedding" in own else "kernel"
+        change = jnp.tensordot(added["a"], added["b"], 1, precision="highest")
+        return {**own, name: own[name] + self.scale_at(path) * change}
+
+    def peft_config(self) -> dict[str, Any]:
+        """As PEFT's LoraConfig; scales are by rank, whatever they were made of."""
+        return {
+            "peft_type": "LORA",
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "bias": "none",
+            "use_rslora": False,
+            "use_dora": False,
+            "init_lora_weights": True,
+        }
+
+    def peft_tensors(
+        self, path: str, parts: Sequence[Arrays | None], sizes: Sequence[int]
+    ) -> dict[str, np.ndarray]:
+        """A [R, in] and B [out, R] of a module, or of a table A [R, V] and B [width, R]; of
+        projections that are one there each part's beside the others', or their one A where they
+        share it. `scale` is what the product is multiplied by."""
+        given = [part for part in parts if part is not None]
+        rows = [np.moveaxis(np.asarray(part["a"]), -1, 0) for part in given]
+        rows = [a.reshape(len(a), -1) for a in rows]
+        columns = [np.asarray(part["b"]).reshape(len(part["b"]), -1).T for part in given]
+        if all(np.array_equal(a, rows[0]) for a in rows[1:]):
+            rows, starts = rows[:1], [0] * len(rows)
+        else:
+            starts = np.cumsum([0, *(len(a) for a in rows)])[:-1].tolist()
+        whole = np.zeros((sum(sizes), sum(map(len, rows))), columns[0].dtype)
+        top, waiting = 0, iter(zip(columns, starts))
+        for part, size in zip(parts, sizes):
+            if part is not None:
+                b, start = next(waiting)
+                whole[top : top + size, start : start + b.shape[1]] = b
+            top += size
+        names = ("lora_A.weight", "lora_B.weight")
+        if path.endswith("/tokens"):
+            names = ("lora_embedding_A", "lora_embedding_B")
+        return {
+            names[0]: np.concatenate(rows),
+            names[1]: whole,
+            "scale": np.asarray(self.scale_at(path)),
+        }
+
+    def _drawn(self, rank: int) -> initializers.Initializer:
+        def draw(key, shape, dtype=jnp.float32, out_sharding=None):
+            del out_sharding
+            if self.initialization == "normal":
+                return jax.random.normal(key, shape, dtype) / rank
+            bound = 1 / math.sqrt(math.prod(shape[:-1]))
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+        return draw
+
+
+def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:
+    return jnp.take(table, ids, axis=0)

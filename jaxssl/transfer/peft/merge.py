@@ -1,0 +1,95 @@
+"""Merging: adapters computed into the parameters of the model that they change."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxssl.core.errors import UserError
+from jaxssl.core.layer_names import ADAPTERS, canonical, is_stacked
+from jaxssl.core.names import flatten, unflatten
+from jaxssl.core.types import Params
+from jaxssl.models.adapters import Attached
+from jaxssl.models.model import Model
+
+TOKENS = "embeddings/tokens"
+
+
+def merge_adapters(model: Model, params: Params) -> tuple[Model, Params]:
+    """The model without adapters and parameters that give what it gave with them.
+
+    Products and sums are in float32, or the parameters' dtype if that is wider, and cast once at
+    the end.
+
+    Args:
+      params: of the model alone (`Model.own`), laid out as they are to be.
+
+    Raises:
+      UserError: an adapter that no parameters can stand for, or several sets of one.
+    """
+    plain = dataclasses.replace(model, adapters=())
+    base = {name: x for name, x in params.items() if name != ADAPTERS}
+    added = by_module(params.get(ADAPTERS, {}), model.adapters)
+    for adapter in model.adapters:
+        _check(adapter, model, added)
+
+    def merge(base: Params, added: Mapping[str, Any]) -> Params:
+        flat = flatten(base)
+        for adapter in model.adapters:
+            for module, arrays in added.get(adapter.name, {}).items():
+                flat |= _merged(adapter, module, flat, arrays)
+        return unflatten(flat)
+
+    layout = jax.tree.map(lambda x: x.sharding, base)
+    return plain, jax.jit(merge, out_shardings=layout)(base, added)
+
+
+def by_module(
+    adapters: Params, attached: tuple[Attached, ...]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """{adapter: {module's path: {name: array}}}, names without the adapter's."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    names = sorted((each.name for each in attached), key=len, reverse=True)
+    for path, x in flatten(adapters).items():
+        module, leaf = path.rsplit("/", 1)
+        name = next(name for name in names if leaf.startswith(f"{name}_"))
+        arrays = found.setdefault(name, {}).setdefault(module, {})
+        arrays[leaf.removeprefix(f"{name}_")] = x
+    return found
+
+
+def _merged(adapter: Attached, module: str, flat: Params, added: Mapping[str, Any]) -> Params:
+    """The parameters of a module with an adapter's merged into them, by path."""
+    own = {
+        path.rsplit("/", 1)[1]: x for path, x in flat.items() if path.rsplit("/", 1)[0] == module
+    }
+    wide = jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), (own, added))
+    path = canonical(module)
+    method: Any = adapter.method
+
+    def one(own, added):
+        return method.merge(path, own, added)
+
+    new = (jax.vmap(one) if is_stacked(module) else one)(*wide)
+    return {f"{module}/{name}": x.astype(own[name].dtype) for name, x in new.items()}
+
+
+def _check(adapter: Attached, model: Model, added: Mapping[str, Any]) -> None:
+    if adapter.sets is not None:
+        raise UserError(
+            "several sets of an adapter cannot be merged into one model",
+            where=adapter.name,
+            expected="one",
+            got=adapter.sets,
+        )
+    reading = [h.name for h in model.heads if f"{TOKENS}/embedding" in h.reads(model.config)]
+    if TOKENS in added.get(adapter.name, {}) and reading:
+        raise UserError(
+            "the table of tokens is the output's, too, which the adapter does not change",
+            where=f"{adapter.name}, {TOKENS}",
+            expected="an adapter without it, or a model whose head has a table of its own",
+            got=f"read by {', '.join(reading)}",
+            fix="keep the adapter beside the model",
+        )

@@ -1,0 +1,140 @@
+"""Runs with adapters: what is trained and kept, going on, merging, and PEFT's files."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import toy
+import tuned
+
+from jaxssl.commands.export import export
+from jaxssl.commands.merge import merge
+from jaxssl.commands.predict import predict
+from jaxssl.core.errors import UserError
+from jaxssl.run.open import evaluate_run
+from jaxssl.run.train import train_run
+
+QUIET = lambda text: None  # noqa: E731
+
+
+@pytest.fixture(scope="module")
+def run(base, table, tmp_path_factory):
+    """A BERT fine-tuned by LoRA in all its projections; nine steps an epoch."""
+    out = tmp_path_factory.mktemp("adapters") / "run"
+    settings = ("peft.name=lora", "peft.targets=[all-linear]", "peft.dropout=0.1")
+    train_run(configured(base, table, out, *settings), QUIET)
+    return out
+
+
+def configured(base, table, out, *settings):
+    common = ("task.pooling=cls", "train.epochs=2", "checkpoint.every=9")
+    return tuned.configured(base, table, out, *settings, *common)
+
+
+def test_a_checkpoint_holds_what_was_trained_and_the_base_keeps_its_bits(run, base):
+    kept = {name for name in toy.restored(run, 18) if name.startswith("['params']")}
+    parts = {name.split("']['")[1].rstrip("']") for name in kept}
+    assert parts == {"adapters", "classify", "pooler"}
+    before, after = tuned.whole(base), tuned.whole(run)
+    same = [name for name in before if name.startswith(("encoder/", "embeddings/"))]
+    assert len(same) == 21 and all(np.array_equal(before[n], after[n]) for n in same)
+    assert any(np.any(x) for name, x in after.items() if name.endswith("default_b"))
+    ledger = json.loads((run / "ledger.json").read_text())["parameters"]
+    fresh = {entry["target"].split("/")[0] for entry in ledger if entry["action"] == "fresh"}
+    assert fresh == {"adapters", "classify"}
+
+
+def test_cut_off_and_started_again_it_ends_with_the_same_bits(run, base, table, tmp_path):
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    shutil.rmtree(again / "checkpoints" / "18")
+    settings = ("peft.name=lora", "peft.targets=[all-linear]", "peft.dropout=0.1")
+    train_run(configured(base, table, again, *settings), QUIET)
+    toy.assert_same_arrays(toy.restored(again, 18), toy.restored(run, 18))
+
+
+@pytest.fixture(scope="module")
+def merged(run):
+    return merge(run, run.parent / "merged", say=QUIET)
+
+
+def rows_of(run, out):
+    texts = ["the cat sees a bird at home", "my sister sees a bird near a river"]
+    given = out.with_suffix(".in.jsonl")
+    given.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    predict(run, given, out, note=QUIET)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    return texts, np.array([list(row["probabilities"].values()) for row in rows])
+
+
+def test_merged_it_gives_the_same_without_adapters(run, merged, tmp_path):
+    before, after = evaluate_run(run), evaluate_run(merged)
+    assert after.keys() == before.keys()
+    for name, value in before.items():
+        assert after[name] == pytest.approx(value, rel=3e-6), name
+    assert not [name for name in tuned.whole(merged) if name.startswith("adapters/")]
+    _, mine = rows_of(run, tmp_path / "run.jsonl")
+    _, again = rows_of(merged, tmp_path / "merged.jsonl")
+    np.testing.assert_allclose(mine, again, rtol=0, atol=2e-6)
+    export(merged, tmp_path / "hf", say=QUIET)
+    assert (tmp_path / "hf" / "config.json").is_file()
+
+
+def test_peft_on_torch_predicts_the_same_with_the_exported_adapter(run, base, tmp_path):
+    torch = pytest.importorskip("torch", reason="the reference is peft on torch")
+    peft = pytest.importorskip("peft", reason="the reference is peft on torch")
+    import transformers
+
+    export(base, tmp_path / "base", say=QUIET)
+    export(run, tmp_path / "adapter", say=QUIET)
+    of = transformers.AutoModelForSequenceClassification
+    model = of.from_pretrained(tmp_path / "base", num_labels=2)
+    wrapped = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "adapter")
+    texts, mine = rows_of(run, tmp_path / "rows.jsonl")
+    with torch.no_grad():
+        logits = wrapped(**tokenizer(texts, return_tensors="pt", padding=True)).logits
+    np.testing.assert_allclose(mine, torch.softmax(logits, -1).numpy(), rtol=0, atol=2e-6)
+
+
+def test_adapters_of_a_run_are_gone_on_with(run, table, tmp_path):
+    """They are restored, with the head, from the run that has them."""
+    out = tmp_path / "more"
+    settings = ("peft.name=lora", "peft.targets=[all-linear]", "train.steps=1", "train.epochs=null")
+    config = tuned.configured(run, table, out, *settings, "task.pooling=cls")
+    train_run(config, QUIET)
+    ledger = json.loads((out / "ledger.json").read_text())["parameters"]
+    assert {entry["action"] for entry in ledger} == {"restored"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "what", "where"),
+    [
+        (("peft.name=lora", "peft.targets=[qery]"), "a target is nowhere", "peft.default"),
+        (("peft.name=ia3", "peft.inputs=[gate]"), "a target is nowhere", "peft.default"),
+        (("peft.two_words.name=lora",), "not a name of an adapter", "peft"),
+        (
+            ("peft.name=bottleneck", "peft.after=[cross_attention]"),
+            "nothing that bottleneck changes",
+            "peft.default",
+        ),
+        (("peft.name=lora", "init.scratch=true"), "starts from nothing", "peft, init.from"),
+        (("peft.name=adalora",), "", "peft"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(settings, what, where, base, table, tmp_path):
+    with pytest.raises(UserError) as caught:
+        train_run(configured(base, table, tmp_path / "run", *settings), QUIET)
+    error = caught.value
+    assert what in error.what and str(error.where).startswith(where), error
+    if "qery" in str(settings):
+        assert error.fix and "query" in error.fix
+
+
+def test_a_run_without_adapters_cannot_be_merged_and_adapters_are_not_cast(run, base, tmp_path):
+    with pytest.raises(UserError, match="no adapters"):
+        merge(base, tmp_path / "merged")
+    with pytest.raises(UserError, match="adapters are written as they were trained"):
+        export(run, tmp_path / "adapter", dtype="bfloat16")
+    assert not list(tmp_path.iterdir())
