@@ -399,7 +399,8 @@ def upgraded_schedule(old: Mapping[str, Any]) -> dict[str, Any]:
     out; everything else stays, so that a key which was never known is still an error.
     """
     by_name = {choice_name(cls): cls for cls in members(Schedule)}
-    cls = by_name.get(old.get("name", Linear.name))
+    name = old.get("name", Linear.name)
+    cls = by_name.get(name) if isinstance(name, str) else None  # what is no name is told later
     if cls is None:
         return dict(old)
     unread = ONE_FOR_ALL - {field.name for field in dataclasses.fields(cls)}

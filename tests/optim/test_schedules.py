@@ -254,3 +254,4 @@ def test_what_was_never_a_setting_stays_to_be_refused():
     assert upgraded_schedule({"name": "linear", "warmpu": 1}) == {"name": "linear", "warmpu": 1}
     assert upgraded_schedule({"name": "mine", "decay": 1}) == {"name": "mine", "decay": 1}
     assert upgraded_schedule({"warmup": 1, "gamma": 1}) == {"warmup": 1}
+    assert upgraded_schedule({"name": {"x": 1}}) == {"name": {"x": 1}}  # refused where it is read
