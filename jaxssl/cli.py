@@ -391,7 +391,7 @@ def _import(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl.commands import import_hf
 
-    chosen = _chosen(options, "dtype", "drop", "pad_vocab_to")
+    chosen = _chosen(options, "dtype", "drop", "pad_vocab_to", "base")
     made = import_hf.import_model(
         options.source, options.out, tokens=options.token, layers=options.overrides, **chosen
     )

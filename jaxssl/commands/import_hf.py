@@ -7,9 +7,12 @@ import_hf.import_model("downloads/MiniLM", "runs/minilm")
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
+
+import jax
+import numpy as np
 
 from jaxssl.checkpoint import ledger
 from jaxssl.checkpoint.hf.directory import TASK_SCOPES, HfDirectory, open_model
@@ -25,11 +28,12 @@ from jaxssl.checkpoint.hf.sentence import (
 from jaxssl.checkpoint.init_config import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.checkpoint.parameter_index import HfSource, base_record, index_hf
+from jaxssl.commands.imported_adapter import NAME, base_of, is_adapter, parameters_of
 from jaxssl.commands.imported_task import task_of
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import new_directory, refuse_existing
-from jaxssl.core.names import flatten
+from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.paths import suggestion
 from jaxssl.core.precision import Float, Precision
 from jaxssl.data.config import ImportedData
@@ -42,9 +46,11 @@ from jaxssl.parallel.rules import make_rules, use_layout
 from jaxssl.program.state import everything, laid_out
 from jaxssl.run.config import Imported, RunConfig
 from jaxssl.run.directory import open_run_directory
+from jaxssl.run.networks import make_model
 from jaxssl.run.recipes import imported_objective, upgraded
 from jaxssl.run.sealing import seal_run
 from jaxssl.run.tokenizers import make_vocabulary
+from jaxssl.transfer.peft.reading import read_adapter
 from jaxssl.transfer.start import Start, first_params, plan_start
 
 HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
@@ -66,12 +72,14 @@ def import_model(
     tokens: Sequence[str] = (),
     pad_vocab_to: int = 1,
     layers: Sequence[str] = (),
+    base: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Makes the run directory `out`, which every verb takes that needs no data.
 
     Args:
-      source: a directory with config.json, safetensors and a tokenizer, or a name on the hub.
+      source: a directory with config.json, safetensors and a tokenizer, or a name on the hub; or
+        one of an adapter of PEFT's, which comes with its model.
       dtype: of the parameters, float32 or bfloat16; None keeps the files' (float16 needs to be
         told).
       drop: patterns of tensors to leave behind, by their names in the files.
@@ -81,15 +89,18 @@ def import_model(
         accelerators).
       layers: overrides over the new run's configuration: `model.max_positions=1024` resizes
         learned positions, `model.unroll=true`.
+      base: of an adapter: the model that it is for; None is the one that it names.
       say: is told the ledger.
 
     Raises:
       UserError: what cannot be read or has no place; nothing is left then.
     """
     refuse_existing(out)
-    place = find_source(str(source))
+    given = find_source(str(source))
+    place = find_source(base_of(given, base)) if is_adapter(given, base) else given
     path = transformer_of(place)
     found = open_model(path)
+    adapter = None if place == given else read_adapter(given, found)
     sentence = _sentence(place, found)
     tokenizer = load_tokenizer(str(path))
     _check_tokens(found, tokenizer, pad_vocab_to)
@@ -102,6 +113,7 @@ def import_model(
         objective=task_of(found),
         data=ImportedData(max_length=min(LENGTH, found.config.max_positions)),
         precision=Precision(parameters=_dtype(found, dtype)),
+        peft={} if adapter is None else {NAME: adapter.method},
     )
     config = _changed(config, layers)
     make_vocabulary(tokenizer, config.model.vocab_size)  # refuses one that has too many pieces
@@ -112,8 +124,11 @@ def import_model(
     spare = config.model.vocab_size - tokenizer.vocab_size
     if spare:
         say(f"{spare:,} of {config.model.vocab_size:,} rows of the vocabulary have no token")
+    if adapter is not None:
+        say(f"adapter {NAME} ({adapter.method.name}) in {len(adapter.modules)} modules")
     with new_directory(out) as directory:
-        _write(directory, config, model, start, tokenizer, path)
+        beside = {} if adapter is None else parameters_of(adapter, found, config)
+        _write(directory, config, model, start, tokenizer, path, beside)
     return Path(out)
 
 
@@ -160,11 +175,12 @@ def _write(
     start: Start,
     tokenizer: Tokenizer,
     source: Path,
+    beside: Mapping[str, np.ndarray],
 ) -> None:
     open_run_directory(config, tokenizer, checksum_of(source), lambda text: None, place=run_dir)
     ledger.write_ledger(run_dir / ledger.FILE_NAME, start.base, start.entries)
     take_over(source, run_dir)
-    _save(config, model, start, run_dir)
+    _save(config, model, start, run_dir, beside)
     seal_run(run_dir)
 
 
@@ -226,12 +242,30 @@ def _resized(before: ModelConfig, after: ModelConfig, model: Model) -> tuple[str
     return tuple(name for field in changed for name in over[field] if name in there)
 
 
-def _save(config: RunConfig, model: Model, start: Start, run_dir: Path) -> None:
-    """Reads the parameters into their places and saves them as step 0."""
+def _save(
+    config: RunConfig,
+    model: Model,
+    start: Start,
+    run_dir: Path,
+    beside: Mapping[str, np.ndarray],
+) -> None:
+    """Reads the parameters into their places and saves them as step 0.
+
+    Args:
+      beside: parameters that come from elsewhere, by name: an adapter's, and what it was trained
+        with.
+    """
+    whole = make_model(config)
     mesh = make_mesh(config.mesh)
     with use_layout(mesh, make_rules(config.mesh.rules)):
         abstract = laid_out(model.abstract(), mesh)
         params = first_params(start, model, 0, abstract, everything)
+        leaves = flatten(laid_out(whole.abstract(), mesh))
+        placed = {
+            path: jax.device_put(x.astype(leaves[path].dtype), leaves[path].sharding)
+            for path, x in beside.items()
+        }
+        params = unflatten({**flatten(params), **placed})
         manager = CheckpointManager(run_dir / "checkpoints", config.checkpoint, compress=False)
         try:
             manager.save(0, {"params": params}, {})

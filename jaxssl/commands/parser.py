@@ -261,6 +261,7 @@ def _add_import(verbs: Verbs) -> None:
     verb = verbs.add("import", "make a run directory of a Hugging Face directory or hub model")
     verb.add_argument("source", help="a directory with config.json and safetensors, or a hub name")
     verb.add_argument("out", help="the new run directory")
+    verb.add_argument("--base", help="of an adapter of PEFT's: its model (the one it names)")
     verb.add_argument("--dtype", help="of the parameters: float32 or bfloat16 (as in the files)")
     verb.add_argument(
         "--drop", metavar="PATTERN", action="append", default=[], help="tensors to leave behind"

@@ -24,7 +24,7 @@ def adapter(path):
     made(path, "adapter_model.safetensors", "config.json")  # with a configuration it is one, too
     given = {"base_model_name_or_path": "org/base", "peft_type": "LORA"}
     (path / "adapter_config.json").write_text(json.dumps(given))
-    return path, "an adapter (LORA) of org/base", "merge_and_unload"
+    return path, "an adapter (LORA) of org/base", "jaxssl import"
 
 
 def hub_cache(path):

@@ -258,8 +258,8 @@ def test_a_run_gets_its_name_when_all_of_it_is_there(exported, tmp_path, monkeyp
     """So one that is killed half-way can be repeated."""
     out, save, seen = tmp_path / "run", import_hf._save, []
 
-    def watch(config, model, start, run_dir):
-        save(config, model, start, run_dir)
+    def watch(config, model, start, run_dir, beside):
+        save(config, model, start, run_dir, beside)
         seen.append((run_dir.parent, (run_dir / "checkpoints" / "0").is_dir(), out.exists()))
 
     monkeypatch.setattr(import_hf, "_save", watch)

@@ -9,6 +9,7 @@ import toy
 import tuned
 
 from jaxssl.commands.export import export
+from jaxssl.commands.import_hf import import_model
 from jaxssl.commands.merge import merge
 from jaxssl.commands.predict import predict
 from jaxssl.core.errors import UserError
@@ -96,6 +97,19 @@ def test_peft_on_torch_predicts_the_same_with_the_exported_adapter(run, base, tm
     with torch.no_grad():
         logits = wrapped(**tokenizer(texts, return_tensors="pt", padding=True)).logits
     np.testing.assert_allclose(mine, torch.softmax(logits, -1).numpy(), rtol=0, atol=2e-6)
+
+    # And back: with the model that it is for, whose class has the head, it is a run again.
+    plain = of.from_pretrained(tmp_path / "base", num_labels=2)
+    plain.save_pretrained(tmp_path / "classifier")
+    tokenizer.save_pretrained(tmp_path / "classifier")
+    import_model(
+        tmp_path / "adapter", tmp_path / "imported", base=str(tmp_path / "classifier"), say=QUIET
+    )
+    _, again = rows_of(tmp_path / "imported", tmp_path / "imported.jsonl")
+    np.testing.assert_allclose(mine, again, rtol=0, atol=2e-6)
+    merge(tmp_path / "imported", tmp_path / "merged", say=QUIET)
+    _, again = rows_of(tmp_path / "merged", tmp_path / "merged.jsonl")
+    np.testing.assert_allclose(mine, again, rtol=0, atol=2e-6)
 
 
 def test_adapters_of_a_run_are_gone_on_with(run, table, tmp_path):

@@ -31,11 +31,15 @@ def _adapter(path: Path) -> tuple[str, str]:
         base, kind = given["base_model_name_or_path"], given.get("peft_type", "PEFT")
     except (UserError, KeyError):
         base, kind = "a model that it does not name", "PEFT"
+    fix = f"make a run of both: jaxssl import {path} RUN"
+    if kind not in ("LORA", "IA3"):
+        fix = (
+            f"merge it where peft is installed, AutoPeftModelForCausalLM (or the task's class)"
+            f".from_pretrained({str(path)!r}).merge_and_unload().save_pretrained(OUT), and give OUT"
+        )
     return (
         f"an adapter ({kind}) of {base}, not a whole model",
-        f"merge it where peft is installed, AutoPeftModelForCausalLM (or the task's class)"
-        f".from_pretrained({str(path)!r}).merge_and_unload().save_pretrained(OUT), and give OUT; "
-        f"without what it learnt: {base}",
+        f"{fix}; without what it learnt: {base}",
     )
 
 

@@ -3,6 +3,7 @@ largest output, for each family that it can wrap."""
 
 import dataclasses
 import functools
+import json
 
 import jax
 import numpy as np
@@ -26,6 +27,7 @@ from jaxssl.transfer.peft.ia3 import Ia3  # noqa: E402
 from jaxssl.transfer.peft.lora import Lora  # noqa: E402
 from jaxssl.transfer.peft.merge import by_module, merge_adapters  # noqa: E402
 from jaxssl.transfer.peft.prefix import Prefix  # noqa: E402
+from jaxssl.transfer.peft.reading import read_adapter  # noqa: E402
 
 V, LENGTH = 41, 11
 COMMON = dict(bos_token_id=1, eos_token_id=2, pad_token_id=0)
@@ -199,6 +201,92 @@ def test_merged_in_float64_it_is_the_same_to_its_precision(case, method, root):
         mine, _ = hidden(model, params)
         again, _ = hidden(*merge_adapters(model, params))
     assert np.abs(mine - again).max() <= 1e-12 * np.abs(mine).max()
+
+
+def made_by_peft(case, root, out, settings):
+    """An adapter of random parameters that PEFT made and saved; what its model gives."""
+    place, _, _, name = case_of(case, root)
+    reference = getattr(transformers, name).from_pretrained(place, attn_implementation="eager")
+    wrapped = peft.get_peft_model(reference.eval(), settings).eval()
+    generator = torch.Generator().manual_seed(8)
+    for p in wrapped.parameters():
+        if p.requires_grad:
+            p.data = p.data + 0.2 * torch.randn(p.shape, generator=generator)
+    wrapped.save_pretrained(out)
+    return wrapped
+
+
+THEIRS = {
+    "gpt2": dict(r=3, lora_alpha=5, target_modules=["c_attn", "mlp.c_proj"], fan_in_fan_out=True),
+    "llama": dict(r=4, lora_alpha=8, target_modules="all-linear", rank_pattern={"down_proj": 2}),
+    "bert": dict(r=2, target_modules=["query", "output.dense"], use_rslora=True),
+    "t5": dict(r=2, target_modules=["q", "wo"], alpha_pattern={"wo": 3}),
+    "modernbert": dict(r=2, target_modules=["Wqkv"]),
+}
+
+
+@pytest.mark.parametrize("case", THEIRS)
+def test_what_peft_made_is_read_and_does_the_same(case, root, tmp_path):
+    out = tmp_path / "adapter"
+    wrapped = made_by_peft(case, root, out, peft.LoraConfig(**THEIRS[case]))
+    place, plain, base, name = case_of(case, root)
+    read = read_adapter(out, open_model(place))
+    model = dataclasses.replace(plain, adapters=(Attached("own", read.method),))
+    flat = {
+        f"{ADAPTERS}/{module}/own_{leaf}": x
+        for module, arrays in read.modules.items()
+        for leaf, x in arrays.items()
+    }
+    shapes = flatten(unbox(model.abstract()))
+    added = {path for path in shapes if path.startswith(f"{ADAPTERS}/")}
+    assert flat.keys() == added and not read.trained
+    params = unflatten({**flatten(base), **flat})
+    mine, ids = hidden(model, params)
+    yours = theirs(wrapped, ids, model.config.encoder_decoder)
+    assert np.abs(mine - yours).max() <= 1e-5 * np.abs(mine).max()
+
+
+def test_files_that_are_written_and_read_again_have_the_same_bits(root, tmp_path):
+    for case, method in (("gpt2", "everywhere"), ("bart", "ia3")):
+        place, model, params, name = adapted(case, method, root)
+        first = written(place, model, params, name, tmp_path / case)
+        read = read_adapter(first, open_model(place))
+        again = dataclasses.replace(model, adapters=(Attached("own", read.method),))
+        flat = {
+            f"{module}/own_{leaf}": x
+            for module, arrays in read.modules.items()
+            for leaf, x in arrays.items()
+        }
+        second = {**params, ADAPTERS: unflatten(flat)}
+        second = written(place, again, second, name, tmp_path / f"{case}-again")
+        weights = [(each / "adapter_model.safetensors").read_bytes() for each in (first, second)]
+        assert weights[0] == weights[1] and len(weights[0]) > 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"peft_type": "BOFT"}, "peft_type"),
+        ({"use_dora": True}, "use_dora"),
+        ({"bias": "all"}, "bias"),
+        ({"init_lora_weights": "pissa"}, "adapter_config.json"),
+    ],
+)
+def test_adapters_of_another_kind_are_refused(change, where, root, tmp_path):
+    place, model, params, name = adapted("llama", "lora", root)
+    out = written(place, model, params, name, tmp_path / "adapter")
+    path = out / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(UserError) as caught:
+        read_adapter(out, open_model(place))
+    assert where in str(caught.value.where) and caught.value.fix
+
+
+def test_an_adapter_of_another_model_is_refused(root, tmp_path):
+    place, model, params, name = adapted("llama", "lora", root)
+    out = written(place, model, params, name, tmp_path / "adapter")
+    with pytest.raises(UserError, match="no place for"):
+        read_adapter(out, open_model(case_of("gpt2", root)[0]))
 
 
 def test_queries_keys_and_values_that_share_their_first_matrix_stay_one_in_gpt2(root, tmp_path):

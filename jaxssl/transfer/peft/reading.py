@@ -1,0 +1,251 @@
+"""Adapters out of PEFT's files: LoRA and IA3, and what was trained beside them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxssl.checkpoint.hf.directory import HfDirectory
+from jaxssl.checkpoint.hf.mapping import Pair, layers_of
+from jaxssl.checkpoint.hf.safetensors import Reader, open_file
+from jaxssl.core.errors import UserError
+from jaxssl.core.json_files import JsonObject, read_json
+from jaxssl.core.names import flatten
+from jaxssl.models.layers import unbox
+from jaxssl.transfer.peft.base import Method
+from jaxssl.transfer.peft.files import CONFIG, LEAD, WEIGHTS
+from jaxssl.transfer.peft.ia3 import Ia3
+from jaxssl.transfer.peft.lora import Lora
+
+ENDINGS = {
+    "lora_A.weight": "a",
+    "lora_B.weight": "b",
+    "lora_embedding_A": "a",
+    "lora_embedding_B": "b",
+    "ia3_l": "factor",
+}
+"""Of tensors' names, and what they are here."""
+PLAIN = (True, False, "gaussian", "orthogonal", "eva")
+"""Initialisations that leave the model's own parameters as they are."""
+UNREAD = {
+    "use_dora": False,
+    "bias": "none",
+    "lora_bias": False,
+    "trainable_token_indices": None,
+    "layer_replication": None,
+}
+"""Fields that say of an adapter what is not built here, with the value that says nothing."""
+
+Modules = Mapping[str, Mapping[str, np.ndarray]]
+
+
+@dataclass(frozen=True, eq=False)
+class ReadAdapter:
+    """What a directory of PEFT's holds.
+
+    Attributes:
+      modules: {path of a module of ours: its arrays}, of a stack all layers.
+      trained: parameters of the model that were trained beside it, by name.
+    """
+
+    method: Method
+    modules: Modules
+    trained: Mapping[str, np.ndarray]
+
+
+def read_adapter(path: Path, base: HfDirectory) -> ReadAdapter:
+    """Reads an adapter of a model.
+
+    Raises:
+      UserError: files that are damaged or lack something, a method or a field that is not built
+        here, or tensors that the model has no place for.
+    """
+    given = read_config(path)
+    tensors = _tensors(path)
+    left = dict(tensors)
+    found: dict[str, dict[str, dict[int | None, np.ndarray]]] = {}
+    shapes = {name: tuple(x.shape) for name, x in flatten(unbox(base.model.abstract())).items()}
+    trained: dict[str, np.ndarray] = {}
+    for ours, pair in base.pairs.items():
+        module, leaf = ours.rsplit("/", 1)
+        for layer, theirs in layers_of(pair, base.config):
+            names = _names(base, theirs)
+            inner = shapes[ours] if layer is None else shapes[ours][1:]
+            if leaf in ("kernel", "embedding"):
+                for name, array in _of_module(tensors, names, pair, inner).items():
+                    found.setdefault(module, {}).setdefault(name, {})[layer] = array
+                for name in names:
+                    for ending in ENDINGS:
+                        left.pop(f"{name.removesuffix('.weight')}.{ending}", None)
+            name = next((name for name in names if name in tensors), None)
+            if name is not None and layer is None:
+                trained[ours] = pair.take(tensors[name], inner)
+                left.pop(name, None)
+    if left:
+        raise UserError(
+            "the adapter has tensors that the model has no place for",
+            where=path / WEIGHTS,
+            expected=f"modules of {base.path}",
+            got=", ".join(sorted(left)[:3]) + (", ..." if len(left) > 3 else ""),
+            fix="give the model that the adapter was trained on; a head that the adapter brings "
+            "must be in that model's directory, too",
+        )
+    modules = {
+        module: {name: _stacked(path, module, layers, base) for name, layers in arrays.items()}
+        for module, arrays in found.items()
+    }
+    return ReadAdapter(_method(path, given, modules, base), modules, trained)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """`adapter_config.json`. Raises UserError: none of LoRA's or IA3's, or of what is not here."""
+    what, fix = "an adapter's file is damaged", "copy it again"
+    given: dict[str, Any] = read_json(path / CONFIG, JsonObject, what=what, fix=fix)
+    kind = given.get("peft_type")
+    if kind not in ("LORA", "IA3"):
+        raise _not_here(path, "peft_type", "LORA or IA3", kind)
+    for field, nothing in UNREAD.items():
+        if given.get(field) not in (nothing, None, False, [], {}):
+            raise _not_here(path, field, nothing, given[field])
+    start = given.get("init_lora_weights", True)
+    if start not in PLAIN:
+        raise UserError(
+            "the adapter is one of a model whose own parameters were changed when it began",
+            where=path / CONFIG,
+            expected="init_lora_weights of true, gaussian, orthogonal or eva",
+            got=start,
+            fix="save it as plain LoRA: save_pretrained(OUT, "
+            "path_initial_model_for_weight_conversion=...) of PEFT",
+        )
+    return given
+
+
+def _not_here(path: Path, field: str, expected: Any, got: Any) -> UserError:
+    return UserError(
+        "an adapter of PEFT's with what is not built here",
+        where=f"{path / CONFIG}, {field}",
+        expected=expected,
+        got=got,
+        fix="merge it where peft is installed (merge_and_unload, save_pretrained), and import that",
+    )
+
+
+def _tensors(path: Path) -> dict[str, np.ndarray]:
+    """Those of the file, without what stands before all their names."""
+    reader, found = Reader(), {}
+    for name, tensor in open_file(path / WEIGHTS).items():
+        if not name.startswith(LEAD):
+            raise UserError(
+                "not a file of an adapter",
+                where=path / WEIGHTS,
+                expected=f"tensors {LEAD}...",
+                got=name,
+            )
+        found[name.removeprefix(LEAD)] = reader.view(tensor)
+    return found
+
+
+def _names(base: HfDirectory, theirs: str) -> tuple[str, ...]:
+    """A tensor's name with the body's prefix and without it."""
+    return (theirs, base.family.prefix + theirs)
+
+
+def _of_module(
+    tensors: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    pair: Pair,
+    shape: tuple[int, ...],
+) -> dict[str, np.ndarray]:
+    """The arrays of a projection or a table of this shape, one layer's: `a`, `b`, `factor`,
+    `in_factor`."""
+    ins, outs = shape[: pair.num_in], shape[pair.num_in :]
+    number, count = pair.part
+    found = {}
+    for name in names:
+        for ending, kind in ENDINGS.items():
+            x = tensors.get(f"{name.removesuffix('.weight')}.{ending}")
+            if x is None:
+                continue
+            if kind == "a":
+                found["a"] = x.T.reshape(*ins, len(x))
+            elif kind == "b":
+                part = x[number * (len(x) // count) : (number + 1) * (len(x) // count)]
+                found["b"] = part.T.reshape(x.shape[1], *outs)
+            elif x.shape[0] == 1:
+                found["in_factor"] = x.reshape(ins)
+            else:
+                size = len(x) // count
+                found["factor"] = x[number * size : (number + 1) * size].reshape(outs)
+    return found
+
+
+def _stacked(
+    path: Path, module: str, layers: Mapping[int | None, np.ndarray], base: HfDirectory
+) -> np.ndarray:
+    """One array of all layers."""
+    if None in layers:
+        return layers[None]
+    depth = next(s.depth for s in base.config.stacks if module.startswith(f"{s.name}/"))
+    shapes = {x.shape for x in layers.values()}
+    if len(layers) < depth or len(shapes) > 1:
+        raise UserError(
+            "the adapter is not alike in all layers",
+            where=f"{path}, {module}",
+            expected=f"{depth} layers of one rank",
+            got=f"{len(layers)} layers, of shapes {sorted(shapes)}",
+            fix="merge it where peft is installed, and import the model",
+        )
+    return np.stack([layers[layer] for layer in range(depth)])
+
+
+def _method(path: Path, given: Mapping[str, Any], modules: Modules, base: HfDirectory) -> Method:
+    """The method with its settings; targets are paths."""
+    if given["peft_type"] == "IA3":
+        return Ia3(
+            targets=tuple(sorted(m for m, x in modules.items() if "factor" in x)),
+            inputs=tuple(sorted(m for m, x in modules.items() if "in_factor" in x)),
+        )
+    ranks = {
+        module: x["b"].shape[1 if "/layers/" in module else 0] for module, x in modules.items()
+    }
+    alphas = {module: _alpha(path, given, module, base) for module in modules}
+    rank, alpha = int(given.get("r", 8)), float(given.get("lora_alpha", 8))
+    return Lora(
+        rank=rank,
+        alpha=alpha,
+        targets=tuple(sorted(modules)),
+        dropout=float(given.get("lora_dropout", 0.0)),
+        rank_stabilized=bool(given.get("use_rslora", False)),
+        rank_by_target={module: x for module, x in sorted(ranks.items()) if x != rank},
+        alpha_by_target={module: x for module, x in sorted(alphas.items()) if x != alpha},
+    )
+
+
+def _alpha(path: Path, given: Mapping[str, Any], module: str, base: HfDirectory) -> float:
+    """The alpha of a module, by the first of PEFT's patterns that fits each of its layers."""
+    pair = next(
+        base.pairs[f"{module}/{x}"]
+        for x in ("kernel", "embedding")
+        if f"{module}/{x}" in base.pairs
+    )
+    found = set()
+    for _, theirs in layers_of(pair, base.config):
+        name = base.family.prefix + theirs.removesuffix(".weight")
+        fitting = (
+            value
+            for key, value in (given.get("alpha_pattern") or {}).items()
+            if re.fullmatch(rf"(.*\.)?({key})", name)
+        )
+        found.add(float(next(fitting, given.get("lora_alpha", 8))))
+    if len(found) > 1:
+        raise UserError(
+            "the adapter is not alike in all layers",
+            where=f"{path / CONFIG}, alpha_pattern",
+            expected=f"one alpha in all layers of {module}",
+            got=sorted(found),
+            fix="merge it where peft is installed, and import the model",
+        )
+    return found.pop()
