@@ -122,6 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
             "verify": _verify,
             "export": _export,
             "merge": _merge,
+            "soup": _soup,
             "report": _report,
             "inspect": _inspect,
             "seal": _seal,
@@ -434,6 +435,19 @@ def _merge(options: argparse.Namespace) -> int:
 
     out = merge.merge(options.run_dir, options.out, **_chosen(options, "step", "layers"))
     print(f"{out}: a run without adapters")
+    return 0
+
+
+def _soup(options: argparse.Namespace) -> int:
+    set_up_jax()
+    from jaxssl.commands import soup
+    from jaxssl.core import config
+
+    given = [f"method.name={options.method}", *(f"method.{x}" for x in options.settings)]
+    method = config.load(soup.SoupConfig, [], given).method
+    chosen = _chosen(options, "weights", "greedy", "step")
+    out = soup.soup(options.runs, options.out, method, **chosen)
+    print(f"{out}: jaxssl evaluate {out}")
     return 0
 
 

@@ -3,16 +3,13 @@ name."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from jaxssl.checkpoint.hf.directory import CONFIG
 from jaxssl.commands.exportable import HfClass
-from jaxssl.core.layer_names import ADAPTERS, canonical, layer_range
-from jaxssl.core.names import flatten, unflatten
-from jaxssl.models.layers import unbox
+from jaxssl.core.layer_names import ADAPTERS
+from jaxssl.core.names import unflatten
 from jaxssl.run.open import TrainedModel
+from jaxssl.run.whole import whole_arrays
 from jaxssl.transfer.peft.files import write_adapter
 from jaxssl.transfer.peft.merge import by_module
 
@@ -28,7 +25,7 @@ def write_adapters(
     Raises:
       UserError: an adapter that PEFT cannot read.
     """
-    whole = _whole(trained.params)
+    whole = whole_arrays(trained.params)
     added = {
         path.removeprefix(f"{ADAPTERS}/"): x
         for path, x in whole.items()
@@ -64,12 +61,3 @@ def _base(trained: TrainedModel) -> str | None:
     if init is None or not (init.run_dir / CONFIG).is_file():
         return None
     return str(init.run_dir)
-
-
-def _whole(params: Any) -> dict[str, np.ndarray]:
-    """Parameters by canonical name, stacks whole, on the host."""
-    flat = flatten(unbox(params))
-    found: dict[str, list[np.ndarray]] = {}
-    for path in sorted(flat, key=lambda path: layer_range(path) or (0, 0)):
-        found.setdefault(canonical(path), []).append(np.asarray(flat[path]))
-    return {name: x[0] if len(x) == 1 else np.concatenate(x) for name, x in found.items()}

@@ -4,20 +4,13 @@ from jaxssl.commands import merge
 merge.merge("runs/reuters-lora", "runs/reuters-merged")
 """
 
-import dataclasses
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jaxssl.checkpoint.hf.generation import GENERATION
-from jaxssl.checkpoint.manager import CheckpointManager
+from jaxssl.commands.written_run import write_run
 from jaxssl.core.errors import UserError
-from jaxssl.core.files import new_directory, refuse_existing
-from jaxssl.run.config import Imported
-from jaxssl.run.directory import open_run_directory
+from jaxssl.core.files import refuse_existing
 from jaxssl.run.open import open_run
-from jaxssl.run.sealing import seal_run
-from jaxssl.transfer.freezing import Freezing
 from jaxssl.transfer.peft.merge import merge_adapters
 
 
@@ -42,8 +35,7 @@ def merge(
     """
     refuse_existing(out)
     trained = open_run(run_dir, step, layers, alone=True)
-    config = trained.config
-    if not config.peft:
+    if not trained.config.peft:
         raise UserError(
             "this run has no adapters",
             where=run_dir,
@@ -52,29 +44,7 @@ def merge(
         )
     with trained.in_use():
         _, params = merge_adapters(trained.model, trained.params)
-    for name, method in config.peft.items():
+    for name, method in trained.config.peft.items():
         say(f"merged: {name} ({method.name}), computed in float32 and kept as the model is")
-    merged = dataclasses.replace(
-        config,
-        out=str(out),
-        init=None,
-        peft={},
-        networks={},
-        freezing=Freezing(),
-        imported=Imported(source=f"{run_dir}, step {trained.step}, with its adapters merged"),
-    )
-    with new_directory(out) as directory:
-        open_run_directory(
-            merged, trained.tokenizer, f"merged of {run_dir}", lambda text: None, place=directory
-        )
-        if (Path(run_dir) / GENERATION).is_file():
-            shutil.copyfile(Path(run_dir) / GENERATION, directory / GENERATION)
-        manager = CheckpointManager(directory / "checkpoints", config.checkpoint, compress=False)
-        try:
-            with trained.in_use():
-                manager.save(trained.step, {"params": params}, {})
-            manager.wait()
-        finally:
-            manager.close()
-        seal_run(directory)
-    return Path(out)
+    source = f"{run_dir}, step {trained.step}, with its adapters merged"
+    return write_run(out, trained, run_dir, params, source)

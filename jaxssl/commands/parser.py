@@ -252,9 +252,39 @@ def _add_hugging_face_verbs(verbs: Verbs) -> None:
         "--check", action="store_true", help="only say whether it can be, and as what"
     )
     verb.add_argument("--dtype", help="float32, float16 or bfloat16 (as the run's parameters)")
+    _add_soup(verbs)
     verb = verbs.add("merge", "make a run without adapters of one with, which gives the same")
     _add_run(verb)
     verb.add_argument("out", help="the new run directory")
+
+
+def _add_soup(verbs: Verbs) -> None:
+    verb = verbs.add("soup", "make one model of several that were fine-tuned from one")
+    verb.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
+    verb.add_argument("--out", required=True, help="the new run directory")
+    verb.add_argument(
+        "--method",
+        default="uniform",
+        help="uniform, arithmetic, ties, dare or slerp (%(default)s)",
+    )
+    verb.add_argument(
+        "--set",
+        dest="settings",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="a setting of the method: density=0.2 of ties and dare, at=0.3 of slerp; repeatable",
+    )
+    verb.add_argument(
+        "--weights", type=float, nargs="+", default=[], help="a number for each run (1 each)"
+    )
+    verb.add_argument(
+        "--greedy",
+        action="store_true",
+        help="uniform: take a run in only if the validation score does not fall",
+    )
+    verb.add_argument("--step", default="best", help="best, last or a number (%(default)s)")
+    _add_plugin(verb)
 
 
 def _add_import(verbs: Verbs) -> None:
