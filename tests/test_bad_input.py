@@ -552,6 +552,51 @@ def _(p):
     return ["generate", str(p.trained), "x", "--alpha=2"]
 
 
+@case("adapters of what is random", "starts from nothing", "peft, init.from", "init.from=")
+def _(p):
+    return p.pretrain("peft.name=lora")
+
+
+@case("a rank of none", "rank", "peft.default", "1")
+def _(p):
+    return p.pretrain("peft.name=lora", "peft.rank=0", f"init.from={p.trained}")
+
+
+@case("a target that is nowhere", "a target is nowhere", "peft.default", "did you mean 'query'?")
+def _(p):
+    return p.pretrain("peft.name=lora", "peft.targets=[qeury]", f"init.from={p.trained}")
+
+
+@case("an unknown method", "lorra", "peft.default.name", "did you mean 'lora'?")
+def _(p):
+    return p.pretrain("peft.name=lorra", f"init.from={p.trained}")
+
+
+@case("biases that are not there", "nothing that bitfit changes", "peft.default", "lora")
+def _(p):
+    shape = [x for x in SHAPE if "vocab" not in x]
+    llama = ["model.name=llama", "model.num_kv_heads=2", "model.vocab_size=304", *shape]
+    base = p.tmp / "llama"
+    steps = ["train.steps=1", "optimizer.schedule.warmup=0", "evaluation.every=0"]
+    assert cli.main(p.pretrain(*llama, *steps, kind="gpt2", out=base)) == 0
+    return p.pretrain("peft.name=bitfit", f"init.from={base}", *llama, kind="gpt2")
+
+
+@case("no adapters to merge", "no adapters", "trained", "peft")
+def _(p):
+    return ["merge", str(p.trained), str(p.tmp / "merged")]
+
+
+@case("a soup of one", "not several runs", "soup", "two or more")
+def _(p):
+    return ["soup", str(p.trained), "--out", str(p.tmp / "soup")]
+
+
+@case("a base for no adapter", "no adapter", "--base", "adapter_config.json")
+def _(p):
+    return ["import", str(p.trained), str(p.tmp / "new"), "--base", str(p.trained)]
+
+
 @case("an objective as a word", "wrong type", "objective", "set objective.name=prefix_lm")
 def _(p):
     return p.pretrain("objective=prefix_lm")

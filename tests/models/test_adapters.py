@@ -292,6 +292,17 @@ def test_rows_of_one_batch_may_use_different_adapters(remat):
         np.testing.assert_allclose(whole[row], alone[0], rtol=0, atol=2e-6)
 
 
+def test_another_adapter_of_one_shape_is_switched_to_without_compiling():
+    model = Model(tiny.gpt2(), adapters=attached(lora()))
+    base, _ = parts(tiny.random_params(model))
+    encode, made = jax.jit(model.encode), []
+    for seed in (1, 2, 3):
+        _, own = parts(tiny.random_params(model, seed))
+        made.append(np.asarray(encode({**base, "adapters": own}, BATCH)))
+    assert encode._cache_size() == 1
+    assert all(np.abs(x - y).max() > 1e-3 for x, y in zip(made, made[1:]))
+
+
 def test_a_loss_in_chunks_sees_the_adapters_of_its_head():
     objective = MaskedLm()
     model = Model(tiny.bert(pooler=False), objective.heads, adapters=attached(lora()))
