@@ -13,7 +13,7 @@ them.
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -121,6 +121,20 @@ class Adapter:
     name: str
     """The method."""
 
+    @property
+    def begun_from(self) -> Mapping[str, str]:
+        """{parameter: the module's own that it is made of, before the first step}."""
+        return {}
+
+    def begin(self, name: str, own: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """The first value of such a parameter, of this shape.
+
+        Args:
+          name: without the adapter's.
+          own: the module's parameter, of one layer.
+        """
+        raise NotImplementedError(name)
+
     def projection(self, site: Site, compute: Compute, x: jax.Array) -> jax.Array:
         """Of a dense layer: [..., *in] to [..., *features]."""
         del site
@@ -168,6 +182,23 @@ def _in_sets(initializer: nn.initializers.Initializer) -> nn.initializers.Initia
         return jnp.stack([initializer(each, shape[1:], dtype) for each in keys])
 
     return drawn
+
+
+def begun(adapters: Sequence[Attached], path: str) -> tuple[Attached, str, str] | None:
+    """Of a parameter that is made of one of the model's own: (the adapter, the parameter's name
+    without the adapter's, the path of the model's own); of another, None.
+
+    Args:
+      path: in the network, of one segment or all layers.
+    """
+    if not path.startswith(f"{ADAPTERS}/"):
+        return None
+    module, leaf = path.removeprefix(f"{ADAPTERS}/").rsplit("/", 1)
+    for adapter in adapters:
+        name = leaf.removeprefix(f"{adapter.name}_")
+        if name != leaf and name in adapter.method.begun_from:
+            return adapter, name, f"{module}/{adapter.method.begun_from[name]}"
+    return None
 
 
 SITES: dict[tuple[type[nn.Module], str], str] = {

@@ -40,9 +40,10 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
 from jaxssl.core.json_files import read_json
 from jaxssl.core.keys import init_key
-from jaxssl.core.layer_names import ADAPTERS, canonical, layer_range, stack_of
+from jaxssl.core.layer_names import ADAPTERS, canonical, is_stacked, layer_range, stack_of
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.types import Params
+from jaxssl.models.adapters import begun
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
 from jaxssl.transfer.growth import NO_PIECES, NewPieces, with_new_pieces, with_new_positions
@@ -371,9 +372,18 @@ def first_params(
       abstract: shapes and shardings of all the model's parameters.
       wanted: which leaves to make, by path; the others are neither read nor computed.
     """
-    leaves = {path: leaf for path, leaf in flatten(abstract).items() if wanted(path)}
+    everything = flatten(abstract)
+    leaves = {path: leaf for path, leaf in everything.items() if wanted(path)}
     by_target = start._by_target
+    derived = {
+        canonical(path): found
+        for path in leaves
+        if _is_fresh(by_target, path) and (found := begun(model.adapters, canonical(path)))
+    }
     needed = {canonical(path): leaf for path, leaf in leaves.items()}
+    of = {own for _, _, own in derived.values()} - needed.keys()
+    shapes = flatten(unbox(uncut(model).abstract())) if of else {}
+    needed |= {own: _laid_out_as(own, shapes[own], everything) for own in of}
     sources = {
         entry.source: needed[name]
         for name, entry in by_target.items()
@@ -390,11 +400,28 @@ def first_params(
         fresh = flatten(
             unbox(uncut(model).init(init_key(seed)))
         )  # XLA computes only what is used of it
-        whole = {name: _value(start, by_target.get(name), fresh[name], raw) for name in names}
+        own = names | {path for _, _, path in derived.values()}
+        whole = {name: _value(start, by_target.get(name), fresh[name], raw) for name in own}
+        for name, (adapter, parameter, path) in derived.items():
+            shape = fresh[name].shape[is_stacked(path) :]
+            begin = functools.partial(adapter.method.begin, parameter, shape=shape)
+            begin = jax.vmap(begin) if is_stacked(path) else begin
+            whole[name] = begin(whole[path]).astype(fresh[name].dtype)
         return {path: _part(path, whole[canonical(path)]) for path in made}
 
     shardings = {path: leaf.sharding for path, leaf in made.items()}
     return unflatten({**ready, **jax.jit(build, out_shardings=shardings)(raw, np.uint32(seed))})
+
+
+def _is_fresh(by_target: Mapping[str, Entry], path: str) -> bool:
+    entry = by_target.get(canonical(path))
+    return entry is None or entry.source is None
+
+
+def _laid_out_as(name: str, shape: Any, leaves: Mapping[str, Any]) -> Any:
+    """The shape of a whole parameter with the layout of its first segment."""
+    first = next(leaf for path, leaf in leaves.items() if canonical(path) == name)
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=first.sharding)
 
 
 def _taken_as_read(start: Start, raw: RawArrays, leaves: Mapping[str, Any]) -> dict[str, jax.Array]:

@@ -122,6 +122,19 @@ def test_adapters_of_a_run_are_gone_on_with(run, table, tmp_path):
     assert {entry["action"] for entry in ledger} == {"restored"}
 
 
+@pytest.mark.parametrize("more", [(), ("freezing.preset=top", "freezing.top=1")])
+def test_lengths_of_dora_begin_as_those_of_the_base(more, base, table, tmp_path):
+    """After a step that moves nothing to speak of; also where the top layer is another segment."""
+    settings = ("peft.name=lora", "peft.magnitude=true", "train.steps=1", "train.epochs=null")
+    still = ("optimizer.learning_rate=1e-12", "optimizer.schedule.warmup=0")
+    train_run(tuned.configured(base, table, tmp_path / "run", *settings, *still, *more), QUIET)
+    before, after = tuned.whole(base), tuned.whole(tmp_path / "run")
+    for name in ("query", "value"):
+        path = f"encoder/layers/attention/{name}"
+        want = np.sqrt(np.sum(np.square(before[f"{path}/kernel"]), axis=1))
+        np.testing.assert_allclose(after[f"adapters/{path}/default_m"], want, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("settings", "what", "where"),
     [

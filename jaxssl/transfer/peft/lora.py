@@ -2,6 +2,10 @@
 
 y = W x + b + s B A dropout(x), with s = alpha / rank, or alpha / sqrt(rank) (Kalajdzievski, 2023).
 
+DoRA (Liu et al., 2024) learns how long each output's row is beside where it points: with
+V = W + s B A, z = dropout(x) and m, which begins as the lengths of W,
+y = W x + b + (m / |V| - 1) W z + (m / |V|) s B A z. No gradient flows through |V|.
+
 Shapes: R rank; x [..., *in], y [..., *out].
 """
 
@@ -43,6 +47,8 @@ class Lora(Method):
     """Dropout on what the first matrix reads."""
     rank_stabilized: bool = False
     """Scale by alpha / sqrt(rank)."""
+    magnitude: bool = False
+    """Learn the length of each output's row apart from its direction (DoRA)."""
     initialization: Literal["uniform", "normal"] = "uniform"
     """What the first matrix is drawn from: U(-1/sqrt(in), 1/sqrt(in)), or N(0, 1/rank^2). The
     second begins as zero, so that at first nothing is changed."""
@@ -99,13 +105,42 @@ class Lora(Method):
         b = site.parameter("b", ZEROS, (None, *axes[module.num_in :]), (rank, *outs))
         dropped = dropout(x, self.dropout, site.dropout_key(), site.batch.get("row"))
         low = product(site, dropped, a, module.num_in)
-        return y + (product(site, low, b, 1) * self.scale_at(site.path)).astype(y.dtype)
+        change = (product(site, low, b, 1) * self.scale_at(site.path)).astype(y.dtype)
+        if not self.magnitude:
+            return y + change
+        if site.is_by_row:
+            raise _no_lengths(site.path, "rows of one batch with different adapters")
+        length = site.parameter("m", initializers.ones, axes[module.num_in :], outs)
+        kernel = site.base("kernel").astype(jnp.promote_types(x.dtype, jnp.float32))
+        whole = jax.lax.stop_gradient(self._whole(site.path, kernel, a, b))
+        share = length / row_lengths(whole, len(outs))
+        plain = y - site.base("bias").astype(y.dtype) if module.use_bias else y
+        if dropped is not x:
+            plain = product(site, dropped, site.base("kernel"), module.num_in)
+        share = share.astype(y.dtype)
+        return y + (share - 1) * plain + share * change
+
+    def _whole(self, path: str, kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+        """W + s A B, in the kernel's dtype."""
+        change = jnp.tensordot(a.astype(kernel.dtype), b.astype(kernel.dtype), 1)
+        return kernel + self.scale_at(path) * change
+
+    @property
+    def begun_from(self) -> Mapping[str, str]:
+        """DoRA's lengths are those of the kernel's rows."""
+        return {"m": "kernel"} if self.magnitude else {}
+
+    def begin(self, name: str, own: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """The lengths of a kernel's rows [*out]."""
+        return row_lengths(own, len(shape))
 
     def embedding(self, site: Site, compute: Compute, ids: jax.Array) -> jax.Array:
         """Rows of the table and s times those of a thin one, brought to its width."""
         y = compute(ids)
         if not is_target(site.path, self.targets):
             return y
+        if self.magnitude:
+            raise _no_lengths(site.path, "a table")
         module, rank = site.module, self.rank_at(site.path)
         a = site.parameter("a", ZEROS, (module.axes[0], None), (module.size, rank))
         b = site.parameter("b", initializers.normal(1.0), (None, "embed"), (rank, module.width))
@@ -113,10 +148,13 @@ class Lora(Method):
         return y + (product(site, low, b, 1) * self.scale_at(site.path)).astype(y.dtype)
 
     def merge(self, path: str, own: Arrays, added: Arrays) -> dict[str, jax.Array]:
-        """Kernel or table + s A B."""
+        """Kernel or table + s A B; of DoRA its rows brought to their lengths."""
         name = "embedding" if "embedding" in own else "kernel"
         change = jnp.tensordot(added["a"], added["b"], 1, precision="highest")
-        return {**own, name: own[name] + self.scale_at(path) * change}
+        whole = own[name] + self.scale_at(path) * change
+        if self.magnitude:
+            whole = whole * (added["m"] / row_lengths(whole, added["m"].ndim))
+        return {**own, name: whole}
 
     def peft_config(self) -> dict[str, Any]:
         """As PEFT's LoraConfig; scales are by rank, whatever they were made of."""
@@ -127,7 +165,7 @@ class Lora(Method):
             "lora_dropout": self.dropout,
             "bias": "none",
             "use_rslora": False,
-            "use_dora": False,
+            "use_dora": self.magnitude,
             "init_lora_weights": True,
         }
 
@@ -155,11 +193,14 @@ class Lora(Method):
         names = ("lora_A.weight", "lora_B.weight")
         if path.endswith("/tokens"):
             names = ("lora_embedding_A", "lora_embedding_B")
-        return {
-            names[0]: np.concatenate(rows),
-            names[1]: whole,
-            "scale": np.asarray(self.scale_at(path)),
-        }
+        found = {names[0]: np.concatenate(rows), names[1]: whole}
+        if self.magnitude:
+            if len(given) < len(parts):
+                raise _no_lengths(path, "some of the projections that are one in transformers")
+            found["lora_magnitude_vector"] = np.concatenate(
+                [np.asarray(part["m"]).reshape(-1) for part in given]
+            )
+        return {**found, "scale": np.asarray(self.scale_at(path))}
 
     def _drawn(self, rank: int) -> initializers.Initializer:
         def draw(key, shape, dtype=jnp.float32, out_sharding=None):
@@ -170,6 +211,20 @@ class Lora(Method):
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
         return draw
+
+
+def row_lengths(kernel: jax.Array, num_out: int) -> jax.Array:
+    """The Euclidean length [*out] of each output's row of a kernel [*in, *out]."""
+    return jnp.sqrt(jnp.sum(jnp.square(kernel), axis=tuple(range(kernel.ndim - num_out))))
+
+
+def _no_lengths(path: str, of: str) -> UserError:
+    return UserError(
+        f"lengths of rows are not learnt of {of}",
+        where=path,
+        expected="magnitude=false",
+        got="magnitude=true (DoRA)",
+    )
 
 
 def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:

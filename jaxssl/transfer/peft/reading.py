@@ -25,13 +25,13 @@ ENDINGS = {
     "lora_B.weight": "b",
     "lora_embedding_A": "a",
     "lora_embedding_B": "b",
+    "lora_magnitude_vector": "m",
     "ia3_l": "factor",
 }
 """Of tensors' names, and what they are here."""
 PLAIN = (True, False, "gaussian", "orthogonal", "eva")
 """Initialisations that leave the model's own parameters as they are."""
 UNREAD = {
-    "use_dora": False,
     "bias": "none",
     "lora_bias": False,
     "trainable_token_indices": None,
@@ -174,6 +174,9 @@ def _of_module(
             elif kind == "b":
                 part = x[number * (len(x) // count) : (number + 1) * (len(x) // count)]
                 found["b"] = part.T.reshape(x.shape[1], *outs)
+            elif kind == "m":
+                size = len(x) // count
+                found["m"] = x[number * size : (number + 1) * size].reshape(outs)
             elif x.shape[0] == 1:
                 found["in_factor"] = x.reshape(ins)
             else:
@@ -219,6 +222,7 @@ def _method(path: Path, given: Mapping[str, Any], modules: Modules, base: HfDire
         targets=tuple(sorted(modules)),
         dropout=float(given.get("lora_dropout", 0.0)),
         rank_stabilized=bool(given.get("use_rslora", False)),
+        magnitude=bool(given.get("use_dora", False)),
         rank_by_target={module: x for module, x in sorted(ranks.items()) if x != rank},
         alpha_by_target={module: x for module, x in sorted(alphas.items()) if x != alpha},
     )

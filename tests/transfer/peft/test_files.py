@@ -83,6 +83,7 @@ METHODS = {
     ),
     "one of three": Lora(rank=2, targets=("value",)),
     "ia3": Ia3(),
+    "dora": Lora(rank=3, targets=("query", "key", "value", "down"), magnitude=True),
 }
 
 
@@ -120,6 +121,9 @@ def adapted(case, method, root):
     drawn = tiny.random_params(model, seed=3, scale=0.2)[ADAPTERS]
     if method == "ia3":
         drawn = jax.tree.map(lambda x: 1 + x, drawn)
+    flat = flatten(drawn)
+    lengths = {path: 1 + np.abs(x) for path, x in flat.items() if path.endswith("_m")}
+    drawn = unflatten({**flat, **lengths})
     return place, model, {**base, ADAPTERS: drawn}, name
 
 
@@ -222,6 +226,7 @@ THEIRS = {
     "bert": dict(r=2, target_modules=["query", "output.dense"], use_rslora=True),
     "t5": dict(r=2, target_modules=["q", "wo"], alpha_pattern={"wo": 3}),
     "modernbert": dict(r=2, target_modules=["Wqkv"]),
+    "qwen3": dict(r=2, target_modules=["q_proj", "down_proj"], use_dora=True),
 }
 
 
@@ -267,7 +272,7 @@ def test_files_that_are_written_and_read_again_have_the_same_bits(root, tmp_path
     ("change", "where"),
     [
         ({"peft_type": "BOFT"}, "peft_type"),
-        ({"use_dora": True}, "use_dora"),
+        ({"lora_bias": True}, "lora_bias"),
         ({"bias": "all"}, "bias"),
         ({"init_lora_weights": "pissa"}, "adapter_config.json"),
     ],
