@@ -13,6 +13,10 @@ from benchmarks.machine import interleave, ratio, spread
 
 LAYERS, WIDTH, HEADS, LENGTH, ROWS, VOCABULARY = 4, 256, 4, 128, 32, 8192
 LABELS, EPOCHS, LEARNING_RATE = 8, 3, 5e-4
+LORA = {"lora, query and value": 0.82, "lora, all-linear": 0.95}
+"""Targets: of a full step."""
+BEYOND = {"lora, query and value": 0.09, "lora, all-linear": 0.22}
+"""Targets: how much more of a full step than BitFit's."""
 TARGETS = {"bottom half frozen": 0.72, "head, encoding": 0.40, "head, cached": 0.02}
 
 
@@ -20,6 +24,7 @@ def run() -> None:
     """Prints step times of partly frozen models against full ones, and examples/s against
     PyTorch."""
     freezing()
+    adapters()
     with tempfile.TemporaryDirectory() as scratch:
         against_trainer(Path(scratch))
 
@@ -27,15 +32,19 @@ def run() -> None:
 # --- What freezing saves ------------------------------------------------------------------------
 
 
-def _classifier(trained: Any, features: bool = False) -> Any:
-    """A call that trains one step on random rows, with the parameters that `trained` chooses."""
+def _classifier(
+    trained: Any, features: bool = False, method: Any = None, segments: Any = (LAYERS // 2,) * 2
+) -> Any:
+    """A call that trains one step on random rows, with the parameters that `trained` chooses; its
+    `trained` is how many they are, its `memory` what the compiled step takes in bytes."""
     import jax
     import jax.numpy as jnp
 
     from jaxssl.core.names import split
+    from jaxssl.models.adapters import Attached
     from jaxssl.models.bert import BertConfig
     from jaxssl.models.layers import unbox
-    from jaxssl.models.model import Model
+    from jaxssl.models.model import Model, num_parameters
     from jaxssl.optim.adamw import AdamW
     from jaxssl.optim.build import make_optimizer
     from jaxssl.parallel.mesh import MeshConfig, make_mesh
@@ -47,8 +56,9 @@ def _classifier(trained: Any, features: bool = False) -> Any:
     task = Classify(labels=tuple(map(str, range(LABELS))), pooling="mean")
     shape = dict(vocab_size=VOCABULARY, hidden_size=WIDTH, num_layers=LAYERS, num_heads=HEADS)
     shape |= dict(intermediate_size=4 * WIDTH, max_positions=LENGTH)
-    config = BertConfig(**shape, pooler=False, unroll=True, segments=(LAYERS // 2,) * 2)  # type: ignore[arg-type]
-    model = Model(config, task.heads)
+    config = BertConfig(**shape, pooler=False, unroll=True, segments=segments)  # type: ignore[arg-type]
+    attached = () if method is None else (Attached("default", method),)
+    model = Model(config, task.heads, adapters=attached)
     optimizer, schedule = make_optimizer(AdamW(), 1000, 1)
     batch = _rows(1 if features else LENGTH)
     if features:
@@ -71,6 +81,10 @@ def _classifier(trained: Any, features: bool = False) -> Any:
         held["state"], _ = step(held["state"], batches, constants)
         jax.block_until_ready(held["state"])
 
+    found: Any = step.lower(state, batches, constants).compile().memory_analysis()
+    kept = found.argument_size_in_bytes - found.alias_size_in_bytes
+    call.memory = kept + found.output_size_in_bytes + found.temp_size_in_bytes  # type: ignore[attr-defined]
+    call.trained = num_parameters(params)  # type: ignore[attr-defined]
     return call
 
 
@@ -112,6 +126,47 @@ def freezing() -> None:
         target = f"{TARGETS[name]:>9.2f}" if name in TARGETS else ""
         middle = 1e3 * statistics.median(times)
         print(f"{name:<24}{middle:>9.1f}{spread(times):>14}{share:>9.3f}{target}")
+
+
+def adapters() -> None:
+    """Times a step of each method, interleaved with the full one, and says what it takes."""
+    from jaxssl.transfer.peft.bottleneck import Bottleneck
+    from jaxssl.transfer.peft.ia3 import Ia3
+    from jaxssl.transfer.peft.lora import Lora
+    from jaxssl.transfer.peft.prefix import Prefix
+
+    def own(path: str) -> bool:
+        return path.split("/")[0] in ("adapters", "classify")
+
+    def biases(path: str) -> bool:
+        return path.endswith("/bias") or own(path)
+
+    methods = {
+        "lora, query and value": Lora(),
+        "lora, all-linear": Lora(targets=("all-linear",)),
+        "dora, query and value": Lora(magnitude=True),
+        "bottleneck": Bottleneck(),
+        "ia3": Ia3(),
+        "prefix": Prefix(),
+    }
+    sides = {
+        "full": _classifier(lambda path: True, segments=()),
+        "bitfit": _classifier(biases, segments=()),
+        **{name: _classifier(own, method=m, segments=()) for name, m in methods.items()},
+    }
+    for call in sides.values():
+        call()
+    samples = interleave(sides, rounds=7, calls=3)
+    bitfit, _, _ = ratio(samples["full"], samples["bitfit"])
+    columns = f"{'ms':>9}{'spread':>14}{'of full':>9}{'target':>9}{'over bitfit':>13}{'target':>8}"
+    print(f"\n{'a step of 32 x 128':<24}{columns}{'trained':>12}{'MiB':>8}")
+    for name, times in samples.items():
+        share, _, _ = ratio(samples["full"], times)
+        target = f"{LORA[name]:.2f}" if name in LORA else ""
+        beyond = f"{BEYOND[name]:.2f}" if name in BEYOND else ""
+        middle, call = 1e3 * statistics.median(times), sides[name]
+        row = f"{middle:>9.1f}{spread(times):>14}{share:>9.3f}{target:>9}{share - bitfit:>13.3f}"
+        print(f"{name:<24}{row}{beyond:>8}{call.trained:>12,}{call.memory / 2**20:>8.0f}")
 
 
 def _vocabulary() -> Any:
