@@ -46,6 +46,47 @@ def make_outputs(texts: Sequence[Any], end: int) -> Outputs:
                 children[node][token] = len(children)
                 children.append({})
             node = children[node][token]
+    return _arrays(children)
+
+
+def make_sequences(first: Sequence[Any], others: Sequence[Any], end: int) -> Outputs:
+    """The graph of texts that are one of `first` and then any number of `others`; `end` ends them.
+
+    Where one is the beginning of another, both are possible: a node stands for all places in them
+    where a text may be.
+    """
+    texts = [tuple(map(int, text)) for text in (*first, *others)]
+    again = [(number, 0) for number in range(len(first), len(texts))]
+    start = frozenset((number, 0) for number in range(len(first)))
+    known: dict[frozenset, int] = {start: 0}
+    children: list[dict[int, int]] = [{}]
+    waiting, last = [start], None
+    while waiting:
+        places = waiting.pop()
+        followed: dict[int, set] = {}
+        for number, at in places:
+            if at < len(texts[number]):
+                followed.setdefault(texts[number][at], set()).add((number, at + 1))
+            else:
+                followed.setdefault(end, set())
+        for token, reached in followed.items():
+            if token == end and not reached:
+                if last is None:
+                    last = len(children)
+                    children.append({})
+                children[known[places]][token] = last
+                continue
+            whole = any(at == len(texts[number]) for number, at in reached)
+            new = frozenset(reached | ({*again} if whole else set()))
+            if new not in known:
+                known[new] = len(children)
+                children.append({})
+                waiting.append(new)
+            children[known[places]][token] = known[new]
+    return _arrays(children)
+
+
+def _arrays(children: Sequence[dict[int, int]]) -> Outputs:
     width = max(1, *(len(each) for each in children))
     tokens = np.full((len(children), width), -1, np.int32)
     nodes = np.zeros_like(tokens)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxssl.core.bounds import check_at_least, check_share
+from jaxssl.core.bounds import check_at_least, check_share, check_unused
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.data.encoding import encode_rows
@@ -42,6 +42,7 @@ from jaxssl.tasks.choices import (
     check_targets,
     choice_scores,
     learn_choices,
+    named,
     named_by_spelling,
     tree_entries,
     tree_of,
@@ -109,6 +110,8 @@ class Seq2seq(TwoSided, Task):
     choices: Choices | None = None
     """The only texts that may be written, as a classifier chooses among labels: a list of them, or
     `targets`, those of the training split."""
+    several: bool = False
+    """A target is several of the choices with spaces between, such as a tag for each word."""
     scored_by: ScoredBy | None = None
     """What chooses the best checkpoint; null is bleu, or exact_match where there are choices."""
 
@@ -117,6 +120,8 @@ class Seq2seq(TwoSided, Task):
         Task.__post_init__(self)
         check_at_least(2, self, "max_target_length")
         check_share(self, "label_smoothing")
+        if self.choices is None:
+            check_unused(self, ["several"], where="without task.choices")
         if self.head is not None:
             raise UserError(
                 "a text is written by the language model's head",
@@ -168,7 +173,8 @@ class Seq2seq(TwoSided, Task):
         """Takes the texts to choose from out of the training split, where they are its targets."""
         if self.choices is None:
             return self
-        return dataclasses.replace(self, choices=learn_choices(self.choices, train, self.target))
+        given = (self.choices, train, self.target, self.several)
+        return dataclasses.replace(self, choices=learn_choices(*given))
 
     def encode(
         self,
@@ -188,7 +194,7 @@ class Seq2seq(TwoSided, Task):
         if labelled:
             targets = read_texts(table, self.target, "task.target")
         if labelled and isinstance(self.choices, tuple):
-            check_targets(table, self.target, self.choices)
+            check_targets(table, self.target, self.choices, self.several)
         side, cut_targets = encode_rows(
             tokenizer, targets, None, self.max_target_length, frame=([], [], [end])
         )
@@ -205,7 +211,7 @@ class Seq2seq(TwoSided, Task):
             references = [References(tuple(references[i] for i in row)) for row in held]
         if isinstance(self.choices, tuple):
             longest, count = self.max_target_length, examples.num_rows
-            tree = tree_entries(self.choices, tokenizer, longest, count)
+            tree = tree_entries(self.choices, tokenizer, longest, count, self.several)
             examples = dataclasses.replace(examples, per_row=tree)
         return Encoded(examples, references, notes=notes, truncation=cut)
 
@@ -219,8 +225,8 @@ class Seq2seq(TwoSided, Task):
             ids = [i for i in row[:length].tolist() if i < tokenizer.vocab_size]
             found.append(tokenizer.decode(ids).strip())
         if isinstance(self.choices, tuple) and references:
-            named = named_by_spelling(self.choices, references[0].tokenizer)
-            found = [named[text] for text in found]
+            names = named_by_spelling(self.choices, references[0].tokenizer)
+            found = [named(text, names, self.several) for text in found]
         return found
 
     def own_scores(self, predictions: Mapping[str, Any], references: Any) -> dict[str, float]:
@@ -233,7 +239,7 @@ class Seq2seq(TwoSided, Task):
         exact = float(np.mean([a == b.strip() for a, b in zip(texts, wanted)]))
         chosen = {}
         if isinstance(self.choices, tuple):
-            chosen = choice_scores(texts, wanted, self.choices)
+            chosen = choice_scores(texts, wanted, self.choices, self.several)
         return {
             **chosen,
             **translation_scores(texts, wanted),

@@ -1,16 +1,19 @@
 """Beams against brute force, choices, and several texts a prompt."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxssl.core.errors import UserError
 from jaxssl.generate.decode import beam_search, generate
-from jaxssl.generate.outputs import allowed, followed, make_outputs
+from jaxssl.generate.outputs import allowed, followed, make_outputs, make_sequences
 from jaxssl.generate.settings import Beams, Sampling
 from jaxssl.models.heads import CAUSAL_LM
 from jaxssl.models.model import Model
@@ -125,3 +128,29 @@ def test_log_probabilities_are_those_of_whole_passes():
         steps = log_probabilities(row)[len(PROMPT) - 1 : -1]
         total = sum(float(steps[i, token]) for i, token in enumerate(each.tokens))
         assert each.log_probability == pytest.approx(total, abs=1e-4)
+
+
+@given(
+    st.lists(
+        st.lists(st.integers(3, 5), min_size=1, max_size=3).map(tuple), min_size=1, max_size=3
+    ),
+    st.lists(
+        st.lists(st.integers(3, 5), min_size=1, max_size=3).map(tuple), min_size=1, max_size=3
+    ),
+)
+@settings(max_examples=60, deadline=None)
+def test_sequences_are_those_of_a_regular_expression(first, others):
+    """One of `first`, any number of `others`, the end: of all texts of up to five tokens."""
+    graph = make_sequences(first, others, END)
+    spelt = lambda texts: "|".join("".join(map(str, text)) for text in texts)
+    wanted = re.compile(f"({spelt(first)})({spelt(others)})*")
+    for length in range(1, 6):
+        for text in itertools.product((3, 4, 5), repeat=length):
+            node: int | None = 0
+            for token in (*text, END):
+                at = np.flatnonzero(graph.tokens[node] == token)
+                node = int(graph.nodes[node, at[0]]) if len(at) else None
+                if node is None:
+                    break
+            is_one = wanted.fullmatch("".join(map(str, text))) is not None
+            assert (node is not None) == is_one, (first, others, text)

@@ -331,6 +331,35 @@ def test_with_choices_whatever_is_written_is_one_of_them(tokenizer, family, beam
     assert "macro_f1" in scores
 
 
+def test_several_choices_are_written_one_after_the_other(tokenizer):
+    """Tags of words, whose names are pieces here; one is the beginning of another's."""
+    names = ("DET", "DETS", "NOUN")
+    words = {"the": "DET", "a": "DETS", "cat": "NOUN", "dog": "NOUN"}
+    texts = ["the cat", "a dog the cat", "a cat a dog"] * 3
+    targets = [" ".join(words[word] for word in text.split()) for text in texts]
+    given = Table({"text": texts, "target": targets}, [f"t:{i + 1}" for i in range(9)])
+    byte_bpe = toy.train_toy_tokenizer("byte_bpe")
+    task = Seq2seq(choices="targets", several=True, max_target_length=30).learn_labels(given)
+    assert task.choices == names
+    encoded = task.encode(given, byte_bpe, LENGTH, "x")
+    batch = with_end(encoded.examples.rows(np.arange(9), LENGTH, 0), byte_bpe)
+    model = Model(tiny.gpt2(vocab_size=304, max_positions=64), (CAUSAL_LM,))
+    params = tiny.random_params(model, seed=2, scale=0.5)
+    made = jax.jit(lambda p, b: task.predict(model, p, {}, b))(params, batch)
+    made = jax.tree.map(np.asarray, made)
+    texts = task.written(made, encoded.references)
+    assert all({*text.split()} <= {*names} for text in texts) and max(map(len, texts)) > 4
+    scores = task.scores(made, encoded.references)
+    right = [
+        a == b
+        for text, want in zip(texts, targets)
+        for a, b in zip([*text.split(), *[""] * 9], want.split())
+    ]
+    assert scores["accuracy"] == pytest.approx(np.mean(right))
+    with pytest.raises(UserError, match="no space in it"):
+        Seq2seq(choices=("a b", "c"), several=True).learn_labels(given)
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [
