@@ -14,6 +14,7 @@ peft = pytest.importorskip("peft", reason="the reference is peft on torch")
 
 import tiny  # noqa: E402
 import transformers  # noqa: E402
+from safetensors.numpy import load_file  # noqa: E402
 
 from jaxssl.checkpoint.hf.directory import open_model  # noqa: E402
 from jaxssl.core.errors import UserError  # noqa: E402
@@ -196,6 +197,42 @@ def test_peft_reads_what_is_written_and_merging_gives_the_same(case, method, roo
     assert np.abs(mine - again).max() <= 3e-6 * size
 
 
+@pytest.mark.parametrize(("case", "method"), [("llama", "lora"), ("bert", "dora"), ("t5", "ia3")])
+def test_first_gradients_are_those_of_peft(case, method, root, tmp_path):
+    """Of the sum of sines of the last hidden states, by every array of the adapter."""
+    place, model, params, name = adapted(case, method, root)
+    out = written(place, model, params, name, tmp_path / "adapter")
+    reference = getattr(transformers, name).from_pretrained(place, attn_implementation="eager")
+    wrapped = peft.PeftModel.from_pretrained(reference.eval(), out, is_trainable=True).eval()
+    _, ids = hidden(model, params)
+    two_sided = model.config.encoder_decoder
+    more = {"decoder_input_ids": ids} if two_sided else {}
+    made = wrapped(input_ids=ids, output_hidden_states=True, **more)
+    (made.decoder_hidden_states if two_sided else made.hidden_states)[-1].sin().sum().backward()
+    wanted = {
+        key.replace(".default", "").replace("_vector.weight", "_vector"): p.grad.numpy()
+        for key, p in wrapped.named_parameters()
+        if p.grad is not None
+    }
+
+    def loss(added):
+        ids32 = np.asarray(ids, np.int32)
+        one, places = np.ones_like(ids32), np.arange(LENGTH, dtype=np.int32)
+        batch = {"tokens": ids32, "segment_ids": one, "positions": one * places}
+        states = model.encode({**params, ADAPTERS: added}, batch)
+        if two_sided:
+            states = model.write({**params, ADAPTERS: added}, batch, Memory(states, one))
+        return jax.numpy.sum(jax.numpy.sin(states))
+
+    grads = jax.jit(jax.grad(loss))(params[ADAPTERS])
+    as_file = written(place, model, {**params, ADAPTERS: grads}, name, tmp_path / "gradients")
+    found = load_file(as_file / "adapter_model.safetensors")
+    assert found.keys() == wanted.keys() and len(found) >= 6
+    size = max(np.abs(x).max() for x in wanted.values())
+    for key, x in found.items():
+        assert np.abs(x - wanted[key]).max() <= 1e-5 * size, key
+
+
 @pytest.mark.parametrize(("case", "method"), [("qwen3", "everywhere"), ("t5", "ia3")])
 def test_merged_in_float64_it_is_the_same_to_its_precision(case, method, root):
     _, model, params, _ = adapted(case, method, root)
@@ -296,8 +333,6 @@ def test_an_adapter_of_another_model_is_refused(root, tmp_path):
 
 def test_queries_keys_and_values_that_share_their_first_matrix_stay_one_in_gpt2(root, tmp_path):
     """As PEFT makes them: one A for the fused projection, whose rank is that of each part."""
-    from safetensors.numpy import load_file
-
     place, plain, base, name = case_of("gpt2", root)
     method = Lora(rank=3, targets=("query", "key", "value"))
     model = dataclasses.replace(plain, adapters=(Attached("own", method),))
