@@ -12,8 +12,11 @@ import pytest
 import tiny
 import toy
 
+from jaxssl.commands.merge import merge
 from jaxssl.commands.predict import predict
+from jaxssl.core.config import to_dict
 from jaxssl.core.errors import UserError
+from jaxssl.core.names import flatten
 from jaxssl.data.tables.table import Table
 from jaxssl.generate.decode import beam_search, generate
 from jaxssl.generate.settings import Beams, Sampling
@@ -23,7 +26,7 @@ from jaxssl.models.layer_context import Memory
 from jaxssl.models.model import Model
 from jaxssl.models.t5 import T5Config
 from jaxssl.ops.attention.pattern import Pattern
-from jaxssl.run.open import open_run
+from jaxssl.run.open import evaluate_run, open_run
 from jaxssl.run.recipes import FINETUNE, load_config
 from jaxssl.run.train import train_run
 from jaxssl.tasks.seq2seq import END, Seq2seq
@@ -457,3 +460,28 @@ def test_a_killed_run_ends_with_the_same_bits(place, words):
     train_run(dataclasses.replace(config, out=str(again)), lambda text: None)
     toy.assert_same_arrays(toy.restored(again, steps[-1]), toy.restored(place / "run", steps[-1]))
     assert toy.rows_of(again, "validation") == toy.rows_of(place / "run", "validation")
+
+
+def test_it_is_tuned_by_lora_whose_head_stays_as_it_was(place, words):
+    """Adapters in both stacks and in cross-attention; the language model's head is not a task's."""
+    steps = ("train.steps=6", "train.epochs=null", f"init.from={place / 'run'}")
+    wanted = ("peft.name=lora", "peft.targets=[query,value,cross_attention/output]")
+    first = load_config([to_dict(configured(place, words, "tuned"))], (*steps, *wanted), FINETUNE)
+    train_run(first, lambda text: None)
+    kept = {name.split("']['")[1].rstrip("']") for name in params_of(place / "tuned", 6)}
+    assert kept == {"adapters"}
+    modules = {name.rsplit("['", 1)[0] for name in params_of(place / "tuned", 6)}
+    assert sum("cross_attention']['output" in name for name in modules) == 1
+    before, after = (
+        {name: np.asarray(x) for name, x in flatten(open_run(place / run, step).params).items()}
+        for run, step in (("run", "best"), ("tuned", "last"))
+    )
+    assert all(np.array_equal(after[name], x) for name, x in before.items())
+    merge(place / "tuned", place / "merged", say=lambda text: None)
+    one, other = (evaluate_run(place / run) for run in ("tuned", "merged"))
+    assert other["loss"] == pytest.approx(one["loss"], rel=3e-6)
+    assert other["exact_match"] == one["exact_match"]
+
+
+def params_of(run, step):
+    return [name for name in toy.restored(run, step) if name.startswith("['params']")]
