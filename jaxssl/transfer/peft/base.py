@@ -62,11 +62,13 @@ class Method(Adapter):
         """
         raise self._unknown_to_peft()
 
-    def peft_tensors(self, path: str, parts: Sequence[Arrays | None], sizes: Sequence[int]) -> Any:
+    def peft_tensors(
+        self, paths: Sequence[str], parts: Sequence[Arrays | None], sizes: Sequence[int]
+    ) -> Any:
         """A module's tensors for PEFT, {ending of the name: array}.
 
         Args:
-          path: of the first part.
+          paths: of the parts, ours.
           parts: the adapter's arrays for each of the projections that are one there, one layer's;
             None where it has none.
           sizes: how many outputs each has.

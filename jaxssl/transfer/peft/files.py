@@ -67,11 +67,11 @@ def write_adapter(
         if not any(chosen) or not theirs.endswith(".weight"):
             continue
         used |= {ours.rsplit("/", 1)[0] for ours, _ in group}
-        first = next(ours for (ours, _), found in zip(group, chosen) if found)
+        paths = [ours.rsplit("/", 1)[0] for ours, _ in group]
         sizes = [_num_outputs(pair, shapes[ours]) for ours, pair in group]
         for layer, name in _places(group[0][1], theirs, config):
             parts = [_of_layer(found, layer, group[0][1]) for found in chosen]
-            made = method.peft_tensors(first.rsplit("/", 1)[0], parts, sizes)
+            made = method.peft_tensors(paths, parts, sizes)
             module = name.removesuffix(".weight")
             targets.append(module)
             if made.get("ia3_l", np.zeros((2, 1))).shape[0] == 1:

@@ -66,7 +66,7 @@ class Ia3(Method):
         return {"peft_type": "IA3", "init_ia3_weights": True}
 
     def peft_tensors(
-        self, path: str, parts: Sequence[Arrays | None], sizes: Sequence[int]
+        self, paths: Sequence[str], parts: Sequence[Arrays | None], sizes: Sequence[int]
     ) -> dict[str, np.ndarray]:
         """The factors [out, 1], ones for a part that has none, or [1, in] of what is read."""
         (first, *others) = (part for part in parts if part is not None)
@@ -74,9 +74,9 @@ class Ia3(Method):
             if "factor" in first or others:
                 raise UserError(
                     "PEFT scales what a projection reads or what it gives, not both",
-                    where=f"peft, {path}",
+                    where=f"peft, {paths[0]}",
                     expected="targets and inputs that do not overlap",
-                    got=path,
+                    got=paths[0],
                 )
             return {"ia3_l": np.asarray(first["in_factor"]).reshape(1, -1)}
         ones = [np.ones(size, np.float32) for size in sizes]

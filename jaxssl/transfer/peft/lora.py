@@ -170,15 +170,18 @@ class Lora(Method):
         }
 
     def peft_tensors(
-        self, path: str, parts: Sequence[Arrays | None], sizes: Sequence[int]
+        self, paths: Sequence[str], parts: Sequence[Arrays | None], sizes: Sequence[int]
     ) -> dict[str, np.ndarray]:
         """A [R, in] and B [out, R] of a module, or of a table A [R, V] and B [width, R]; of
         projections that are one there each part's beside the others', or their one A where they
-        share it. `scale` is what the product is multiplied by."""
+        share it. `scale` is what the product is multiplied by: of parts of different scales the
+        first's, and the others' B hold the rest."""
         given = [part for part in parts if part is not None]
+        scales = [self.scale_at(path) for path, part in zip(paths, parts) if part is not None]
         rows = [np.moveaxis(np.asarray(part["a"]), -1, 0) for part in given]
         rows = [a.reshape(len(a), -1) for a in rows]
         columns = [np.asarray(part["b"]).reshape(len(part["b"]), -1).T for part in given]
+        columns = [b if x == scales[0] else b * (x / scales[0]) for b, x in zip(columns, scales)]
         if all(np.array_equal(a, rows[0]) for a in rows[1:]):
             rows, starts = rows[:1], [0] * len(rows)
         else:
@@ -191,16 +194,16 @@ class Lora(Method):
                 whole[top : top + size, start : start + b.shape[1]] = b
             top += size
         names = ("lora_A.weight", "lora_B.weight")
-        if path.endswith("/tokens"):
+        if paths[0].endswith("/tokens"):
             names = ("lora_embedding_A", "lora_embedding_B")
         found = {names[0]: np.concatenate(rows), names[1]: whole}
         if self.magnitude:
             if len(given) < len(parts):
-                raise _no_lengths(path, "some of the projections that are one in transformers")
+                raise _no_lengths(paths[0], "some of the projections that are one in transformers")
             found["lora_magnitude_vector"] = np.concatenate(
                 [np.asarray(part["m"]).reshape(-1) for part in given]
             )
-        return {**found, "scale": np.asarray(self.scale_at(path))}
+        return {**found, "scale": np.asarray(scales[0])}
 
     def _drawn(self, rank: int) -> initializers.Initializer:
         def draw(key, shape, dtype=jnp.float32, out_sharding=None):

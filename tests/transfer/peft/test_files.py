@@ -1,5 +1,5 @@
-"""Adapters in PEFT's files: what PEFT makes of them on torch is what they do here, to 1e-5 of the
-largest output, for each family that it can wrap."""
+"""Adapters in PEFT's files: what PEFT makes of them on torch is what they do here, for each family
+that it can wrap; in float64, since random networks amplify rounding."""
 
 import dataclasses
 import functools
@@ -179,22 +179,23 @@ def combinations():
 @pytest.mark.parametrize(("case", "method"), combinations())
 def test_peft_reads_what_is_written_and_merging_gives_the_same(case, method, root, tmp_path):
     place, model, params, name = adapted(case, method, root)
-    mine, ids = hidden(model, params)
-    plain = dataclasses.replace(model, adapters=())
-    untouched, _ = hidden(plain, {k: v for k, v in params.items() if k != ADAPTERS})
-    size = np.abs(mine).max()
-    assert np.abs(mine - untouched).max() > 1e-2 * size, "the adapter does something"
-
     out = written(place, model, params, name, tmp_path / "adapter")
     reference = getattr(transformers, name).from_pretrained(place, attn_implementation="eager")
-    wrapped = peft.PeftModel.from_pretrained(reference.eval(), out).eval()
+    wrapped = peft.PeftModel.from_pretrained(reference.eval(), out).eval().double()
+    model = dataclasses.replace(model, precision=tiny.FLOAT64)
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda x: jax.numpy.asarray(x, jax.numpy.float64), params)
+        mine, ids = hidden(model, params)
+        plain = dataclasses.replace(model, adapters=())
+        untouched, _ = hidden(plain, {k: v for k, v in params.items() if k != ADAPTERS})
+        merged, weights = merge_adapters(model, params)
+        again, _ = hidden(merged, weights)
+    size = np.abs(mine).max()
+    assert np.abs(mine - untouched).max() > 1e-2 * size, "the adapter does something"
     yours = theirs(wrapped, ids, model.config.encoder_decoder)
-    assert np.abs(mine - yours).max() <= 1e-5 * size
-
-    merged, weights = merge_adapters(model, jax.tree.map(jax.numpy.asarray, params))
-    again, _ = hidden(merged, weights)
+    assert np.abs(mine - yours).max() <= 1e-5 * size  # their norms and angles are in float32
     assert not merged.adapters and ADAPTERS not in weights
-    assert np.abs(mine - again).max() <= 3e-6 * size
+    assert np.abs(mine - again).max() <= 1e-12 * size
 
 
 @pytest.mark.parametrize(("case", "method"), [("llama", "lora"), ("bert", "dora"), ("t5", "ia3")])
@@ -231,17 +232,6 @@ def test_first_gradients_are_those_of_peft(case, method, root, tmp_path):
     size = max(np.abs(x).max() for x in wanted.values())
     for key, x in found.items():
         assert np.abs(x - wanted[key]).max() <= 1e-5 * size, key
-
-
-@pytest.mark.parametrize(("case", "method"), [("qwen3", "everywhere"), ("t5", "ia3")])
-def test_merged_in_float64_it_is_the_same_to_its_precision(case, method, root):
-    _, model, params, _ = adapted(case, method, root)
-    model = dataclasses.replace(model, precision=tiny.FLOAT64)
-    with jax.enable_x64(True):
-        params = jax.tree.map(lambda x: jax.numpy.asarray(x, jax.numpy.float64), params)
-        mine, _ = hidden(model, params)
-        again, _ = hidden(*merge_adapters(model, params))
-    assert np.abs(mine - again).max() <= 1e-12 * np.abs(mine).max()
 
 
 def made_by_peft(case, root, out, settings):
