@@ -90,7 +90,7 @@ def _check(run_dirs: Sequence[Any], method: Average, weights: Sequence[float]) -
     if len({str(run) for run in run_dirs}) < max(2, len(run_dirs)):
         raise UserError(
             "there are not several runs to average",
-            where="jaxssl soup OUT RUN RUN ...",
+            where="jaxssl soup RUN RUN ... --out OUT",
             expected="two or more, each once",
             got=", ".join(map(str, run_dirs)) or "none",
         )

@@ -127,13 +127,14 @@ class Adapter:
         return {}
 
     def begin(self, name: str, own: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """The first value of such a parameter, of this shape.
+        """The first value of such a parameter, of this shape: here a copy.
 
         Args:
           name: without the adapter's.
           own: the module's parameter, of one layer.
         """
-        raise NotImplementedError(name)
+        del name
+        return own.reshape(shape)
 
     def projection(self, site: Site, compute: Compute, x: jax.Array) -> jax.Array:
         """Of a dense layer: [..., *in] to [..., *features]."""

@@ -13,6 +13,7 @@ from jaxssl.checkpoint.hf.mapping import Pair, layers_of
 from jaxssl.checkpoint.hf.safetensors import Reader, open_file
 from jaxssl.core.errors import UserError
 from jaxssl.core.json_files import JsonObject, read_json
+from jaxssl.core.layer_names import is_stacked
 from jaxssl.core.names import flatten
 from jaxssl.models.layers import unbox
 from jaxssl.transfer.peft.base import Method
@@ -75,7 +76,11 @@ def read_adapter(path: Path, base: HfDirectory) -> ReadAdapter:
             names = _names(base, theirs)
             inner = shapes[ours] if layer is None else shapes[ours][1:]
             if leaf in ("kernel", "embedding"):
-                for name, array in _of_module(tensors, names, pair, inner).items():
+                try:
+                    arrays = _of_module(tensors, names, pair, inner)
+                except ValueError:
+                    raise _not_of_shape(path, theirs, inner) from None
+                for name, array in arrays.items():
                     found.setdefault(module, {}).setdefault(name, {})[layer] = array
                 for name in names:
                     for ending in ENDINGS:
@@ -97,7 +102,36 @@ def read_adapter(path: Path, base: HfDirectory) -> ReadAdapter:
         module: {name: _stacked(path, module, layers, base) for name, layers in arrays.items()}
         for module, arrays in found.items()
     }
+    _check_complete(path, given, modules)
     return ReadAdapter(_method(path, given, modules, base), modules, trained)
+
+
+def _check_complete(path: Path, given: Mapping[str, Any], modules: Modules) -> None:
+    """Refuses a module that has some of a method's arrays and not all, or of another method."""
+    lora = {"a", "b", "m"} if given.get("use_dora") else {"a", "b"}
+    known = [lora] if given["peft_type"] == "LORA" else [{"factor"}, {"in_factor"}]
+    for module, arrays in modules.items():
+        ranks = {0}
+        if lora <= {*arrays}:
+            ranks = {arrays["a"].shape[-1], arrays["b"].shape[is_stacked(module)]}
+        if {*arrays} not in known or len(ranks) > 1:
+            raise UserError(
+                "an adapter's file lacks a tensor, or has one of another rank or method",
+                where=f"{path / WEIGHTS}, {module}",
+                expected=" and ".join(sorted(known[0])),
+                got=", ".join(f"{name} {list(x.shape)}" for name, x in sorted(arrays.items())),
+                fix="copy the adapter again",
+            )
+
+
+def _not_of_shape(path: Path, theirs: str, shape: tuple[int, ...]) -> UserError:
+    return UserError(
+        "an adapter's tensors do not fit the module that they are for",
+        where=f"{path / WEIGHTS}, {theirs.removesuffix('.weight')}",
+        expected=f"those of a parameter {list(shape)}",
+        got="another shape",
+        fix="give the model that the adapter was trained on: --base",
+    )
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -211,9 +245,7 @@ def _method(path: Path, given: Mapping[str, Any], modules: Modules, base: HfDire
             targets=tuple(sorted(m for m, x in modules.items() if "factor" in x)),
             inputs=tuple(sorted(m for m, x in modules.items() if "in_factor" in x)),
         )
-    ranks = {
-        module: x["b"].shape[1 if "/layers/" in module else 0] for module, x in modules.items()
-    }
+    ranks = {module: x["b"].shape[is_stacked(module)] for module, x in modules.items()}
     alphas = {module: _alpha(path, given, module, base) for module in modules}
     rank, alpha = int(given.get("r", 8)), float(given.get("lora_alpha", 8))
     return Lora(

@@ -14,7 +14,7 @@ peft = pytest.importorskip("peft", reason="the reference is peft on torch")
 
 import tiny  # noqa: E402
 import transformers  # noqa: E402
-from safetensors.numpy import load_file  # noqa: E402
+from safetensors.numpy import load_file, save_file  # noqa: E402
 
 from jaxssl.checkpoint.hf.directory import open_model  # noqa: E402
 from jaxssl.core.errors import UserError  # noqa: E402
@@ -312,6 +312,28 @@ def test_adapters_of_another_kind_are_refused(change, where, root, tmp_path):
     with pytest.raises(UserError) as caught:
         read_adapter(out, open_model(place))
     assert where in str(caught.value.where) and caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda x: {k: v for k, v in x.items() if "1.self_attn.q_proj.lora_B" not in k}, "alike"),
+        (lambda x: {k: v for k, v in x.items() if "lora_B" not in k}, "lacks a tensor"),
+        (
+            lambda x: {k: v[:, :5].copy() if "lora_A" in k else v for k, v in x.items()},
+            "do not fit",
+        ),
+        (lambda x: {k: v[:2].copy() if "lora_A" in k else v for k, v in x.items()}, "another rank"),
+        (lambda x: {f"x.{k}": v for k, v in x.items()}, "not a file of an adapter"),
+    ],
+)
+def test_a_damaged_adapter_is_told(change, error, root, tmp_path):
+    place, model, params, name = adapted("llama", "lora", root)
+    out = written(place, model, params, name, tmp_path / "adapter")
+    path = out / "adapter_model.safetensors"
+    save_file(change(load_file(path)), path)
+    with pytest.raises(UserError, match=error):
+        read_adapter(out, open_model(place))
 
 
 def test_an_adapter_of_another_model_is_refused(root, tmp_path):
