@@ -89,7 +89,7 @@ class Embedder:
         )
         if not given:
             return np.zeros((0, self.width), np.float32), cut
-        data = ExampleData(examples, fixed_lengths(self.max_length), given)
+        data = ExampleData(examples, fixed_lengths(self.max_length)[:, None], given)
         rows = DataPass(data=data, mesh=trained.mesh, batch_size=self.batch_size)
         with trained.in_use():
             _, found = in_order(list(over_batches(self.step, trained.params, rows)))

@@ -36,7 +36,7 @@ class Examples:
       per_row: {name: array [N, ...]} that travel with a row: `labels` and so on.
       per_token: {name: (array [total, ...], value of padding)} that travel with the tokens.
       sides: {name: the same rows' other texts}. A batch has them under their names: `targets`
-        [B, U], `targets_segment_ids` and `targets_positions`, as long as the longest of all.
+        [B, U], `targets_segment_ids` and `targets_positions`, with a length of their own.
     """
 
     tokens: np.ndarray
@@ -85,12 +85,16 @@ class Examples:
         return np.diff(self.starts)
 
     @functools.cached_property
-    def longest(self) -> int:
-        """The length that fits all rows."""
-        return int(row_lengths(self.lengths, 1)[-1])
+    def sizes(self) -> np.ndarray:
+        """int64 [N, S], the lengths of each side, these first."""
+        return np.stack([self.lengths, *(side.lengths for side in self.sides.values())], axis=1)
 
-    def rows(self, indices: np.ndarray, length: int, epoch: int) -> Batch:
-        """The rows at `indices` padded to `length`; an index of -1 is a row of padding."""
+    def rows(self, indices: np.ndarray, length: int, epoch: int, *others: int) -> Batch:
+        """The rows at `indices` padded to `length`; an index of -1 is a row of padding.
+
+        Args:
+          others: the lengths of the other sides, in order.
+        """
         chosen, real = indices, indices >= 0
         indices = np.where(real, chosen, 0)
         lengths = np.where(real, self.lengths[indices], 0)
@@ -113,8 +117,8 @@ class Examples:
         for name, (values, padding) in self.per_token.items():
             shape = inside.shape + (1,) * (values.ndim - 1)
             batch[name] = np.where(inside.reshape(shape), values[at], padding).astype(values.dtype)
-        for name, side in self.sides.items():
-            other = side.rows(chosen, side.longest, epoch)
+        for (name, side), size in zip(self.sides.items(), others, strict=True):
+            other = side.rows(chosen, size, epoch)
             batch[name] = other["tokens"]
             batch |= {f"{name}_{part}": other[part] for part in ("segment_ids", "positions")}
         return batch
@@ -148,6 +152,59 @@ def row_lengths(lengths: np.ndarray, count: int, multiple: int = MULTIPLE) -> np
     return np.array(chosen[::-1])
 
 
+CANDIDATES = 24
+"""Lengths of each side that boxes are chosen from: 24 x 24 give 331,000 pairs of boxes."""
+
+
+def boxes(sizes: np.ndarray, count: int, multiple: int = MULTIPLE) -> np.ndarray:
+    """What rows of several sides are padded to: `count` (or fewer) boxes [count, S], each within
+    the next, that waste least; the last one fits all rows. Of one side these are `row_lengths`.
+
+    By dynamic programming over all pairs of up to `CANDIDATES` lengths of each side.
+
+    Args:
+      sizes: int [N, S].
+    """
+    sides = range(sizes.shape[1])
+    if len(sides) == 1:
+        return row_lengths(sizes[:, 0], count, multiple)[:, None]
+    lengths = [row_lengths(sizes[:, side], CANDIDATES, multiple) for side in sides]
+    held, edges = _held(sizes, lengths), _grid(lengths)
+    tokens = edges.sum(1)
+    is_within = (edges[:, None] <= edges[None]).all(-1) & (held[:, None] < held[None])
+    best, choice = held * tokens.astype(np.float64), []
+    for _ in range(count - 1):
+        after = best[:, None] + (held[None] - held[:, None]) * tokens[None]
+        after = np.where(is_within, after, np.inf)
+        choice.append(np.where(after.min(0) < best, after.argmin(0), -1))
+        best = np.minimum(best, after.min(0))
+    chosen = [len(edges) - 1]
+    for level in reversed(choice):
+        if level[chosen[-1]] >= 0:
+            chosen.append(int(level[chosen[-1]]))
+    return edges[chosen[::-1]]
+
+
+def _grid(axes: Sequence[np.ndarray]) -> np.ndarray:
+    """All combinations, [C, S]."""
+    return np.stack([x.ravel() for x in np.meshgrid(*axes, indexing="ij")], axis=1)
+
+
+def _held(sizes: np.ndarray, lengths: Sequence[np.ndarray]) -> np.ndarray:
+    """How many rows fit in each combination of lengths, [C]."""
+    least = [np.searchsorted(edges, sizes[:, side]) for side, edges in enumerate(lengths)]
+    counts = np.zeros([len(edges) for edges in lengths], np.int64)
+    np.add.at(counts, tuple(least), 1)
+    for side in range(len(lengths)):
+        counts = counts.cumsum(side)
+    return counts.ravel()
+
+
+def box_of(sizes: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """The number of the first box that fits, of each row of sizes [..., S]."""
+    return (sizes[..., None, :] > edges).any(-1).sum(-1)
+
+
 def fixed_lengths(longest: int, multiple: int = MULTIPLE) -> np.ndarray:
     """Lengths to pad to where the rows are not known: 8, 16, 24, 32, 48, 64, 96, ... `longest`.
 
@@ -176,10 +233,9 @@ class ExampleBatches:
         batch_size: int,
         seed: int,
         places: np.ndarray,
-        plan_lengths: np.ndarray | None = None,
+        ranks: np.ndarray,
     ):
-        self._examples, self._edges = examples, edges
-        self._plan_lengths = examples.lengths if plan_lengths is None else plan_lengths
+        self._examples, self._edges, self._ranks = examples, edges, ranks
         self._batch_size, self._seed, self._places = batch_size, seed, places
         self.per_epoch = -(-examples.num_rows // batch_size)
         self._epoch, self._plan = -1, np.zeros((0, 0), np.int64)
@@ -192,8 +248,8 @@ class ExampleBatches:
         if epoch != self._epoch:
             self._epoch, self._plan = epoch, self.plan(epoch)
         chosen = self._plan[number]
-        length = self._fitting(chosen)
-        return self._examples.rows(chosen[self._places], length, epoch)
+        length, *others = _fitting(self._examples, self._edges, chosen)
+        return self._examples.rows(chosen[self._places], length, epoch, *others)
 
     def plan(self, epoch: int) -> np.ndarray:
         """The rows of each batch of an epoch: [per_epoch, batch_size], -1 for padding."""
@@ -202,16 +258,12 @@ class ExampleBatches:
         batches = []
         for start in range(0, count, POOL * size):
             pool = order[start : start + POOL * size]
-            pool = pool[np.argsort(self._plan_lengths[pool], kind="stable")]
+            pool = pool[np.argsort(self._ranks[pool], kind="stable")]
             short = -len(pool) % size
             pool = np.concatenate([pool, np.full(short, -1)]).reshape(-1, size)
             shuffled = permute(np.arange(len(pool)), len(pool), self._seed + 1, epoch)
             batches.append(pool[shuffled])
         return np.concatenate(batches)
-
-    def _fitting(self, chosen: np.ndarray) -> int:
-        longest = self._examples.lengths[chosen[chosen >= 0]].max(initial=1)
-        return int(self._edges[np.searchsorted(self._edges, longest)])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -220,7 +272,7 @@ class ExampleData:
 
     examples: Examples
     edges: np.ndarray
-    """Row lengths, ascending."""
+    """What rows are padded to, ascending: int [K, S], a column for each side."""
     answers: Any = None
     """What predictions are scored against, in the order of the examples."""
     plan_lengths: np.ndarray | None = None
@@ -234,11 +286,17 @@ class ExampleData:
     def num_rows(self) -> int:
         return self.examples.num_rows
 
+    @functools.cached_property
+    def _ranks(self) -> np.ndarray:
+        """int [N], rows in the order of what they are padded to, then of their first side."""
+        if self.plan_lengths is not None:
+            return self.plan_lengths
+        found = box_of(self.examples.sizes, self.edges) if self.examples.sides else 0
+        return found * (self.examples.lengths.max(initial=0) + 1) + self.examples.lengths
+
     def train_batches(self, batch_size: int, seed: int, places: np.ndarray) -> ExampleBatches:
         """See `ExampleBatches`."""
-        return ExampleBatches(
-            self.examples, self.edges, batch_size, seed, places, self.plan_lengths
-        )
+        return ExampleBatches(self.examples, self.edges, batch_size, seed, places, self._ranks)
 
     def eval_batches(
         self, batch_size: int, places: np.ndarray, limit: int | None = None, fill: bool = False
@@ -246,7 +304,8 @@ class ExampleData:
         """Every example exactly once, the longest first; the last batch is filled with padding, or,
         with `fill`, with examples of the batch before whose `example_weights` are 0."""
         count = self.num_rows
-        order = np.argsort(-self.examples.lengths, kind="stable")
+        planned = self._ranks if self.examples.sides else self.examples.lengths
+        order = np.argsort(-planned, kind="stable")
         if limit is not None and limit * batch_size < count:
             chosen = np.arange(limit * batch_size) * count // (limit * batch_size)
             order = order[chosen]
@@ -255,12 +314,18 @@ class ExampleData:
             left, again = batch_size - len(own), fill and start > 0
             more = order[start - left : start] if again else np.full(left, -1)
             chosen = np.concatenate([own, more])
-            longest = int(self.examples.lengths[more if again and left else own].max())
-            length = int(self.edges[np.searchsorted(self.edges, longest)])
-            rows = self.examples.rows(chosen[places], length, 0)
+            fitted = more if again and left else own
+            length, *others = _fitting(self.examples, self.edges, fitted)
+            rows = self.examples.rows(chosen[places], length, 0, *others)
             if again:
                 rows["example_weights"] *= places < len(own)
             yield rows
+
+
+def _fitting(examples: Examples, edges: np.ndarray, chosen: np.ndarray) -> list[int]:
+    """The lengths, one for each side, that the rows at `chosen` are padded to."""
+    most = examples.sizes[chosen[chosen >= 0]].max(0, initial=1)
+    return edges[box_of(most, edges)].tolist()
 
 
 def _at(answers: Any, chosen: np.ndarray) -> Any:

@@ -8,6 +8,7 @@ import optax
 
 from jaxssl.core.upcast import upcast
 from jaxssl.optim.base import Optimizer
+from jaxssl.optim.factors import FactorOf, scale_by_path
 from jaxssl.optim.groups import GroupOf, by_group
 from jaxssl.optim.layerwise import scale_by_depth
 from jaxssl.optim.weight_decay import decay_mask
@@ -19,6 +20,7 @@ def make_optimizer(
     tokens_per_step: int | None,
     depths: Mapping[str, int] | None = None,
     group_of: GroupOf | None = None,
+    factor_of: FactorOf | None = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer and its learning rate schedule.
 
@@ -28,6 +30,7 @@ def make_optimizer(
       depths: {stack: its layers}, for `layer_decay`.
       group_of: parameters whose moments have a count of their own, by path; None is one for all.
         With groups, an update may leave whole groups out (`groups.by_group`).
+      factor_of: what the learning rate of a parameter is multiplied with, by path; None is 1.
     """
     schedule = config.schedule.make(config.learning_rate, total_steps, tokens_per_step)
     direction = widened(config.direction())
@@ -43,6 +46,8 @@ def make_optimizer(
     ]
     if config.layer_decay is not None:
         parts.append(scale_by_depth(config.layer_decay, depths or {}, config.electra_bug))
+    if factor_of is not None:
+        parts.append(scale_by_path(factor_of))
     return optax.chain(*parts), schedule
 
 

@@ -1,7 +1,7 @@
 """The adapters of a run: whether they fit the model, and what they have trained."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -109,3 +109,31 @@ def trained_with_adapters(
     heads = [head for head in heads if head not in language or head in fresh]
     preset, train = chosen.preset or "head", (*chosen.train, *patterns)
     return dataclasses.replace(chosen, preset=preset, train=train), heads
+
+
+def rate_factors(config: RunConfig, model: Model, start: Start) -> Callable[[str], float] | None:
+    """What the learning rate of each parameter is multiplied with, by path: of an adapter's, and of
+    those of the model that its method trains, by the method; of heads that are trained with
+    adapters, and the pooler, as of the fastest adapter. All others, such as top layers that are
+    thawed besides, have the optimizer's own. None without adapters."""
+    if not config.peft:
+        return None
+    fastest = max(method.learning_rate_factor for method in config.peft.values())
+    names = sorted(config.peft, key=len, reverse=True)
+    heads = (*trained_with_adapters(config, model, start)[1], "pooler")
+
+    def factor(path: str) -> float:
+        if path.startswith(f"{ADAPTERS}/"):
+            leaf = path.rsplit("/", 1)[1]
+            name = next(name for name in names if leaf.startswith(f"{name}_"))
+            return config.peft[name].rate_factor(leaf.removeprefix(f"{name}_"))
+        if path.split("/")[0] in heads:
+            return fastest
+        own = [
+            method.learning_rate_factor
+            for method in config.peft.values()
+            if any(matches(pattern, path) for pattern in method.trains)
+        ]
+        return max(own, default=1.0)
+
+    return factor

@@ -25,7 +25,7 @@ from jaxssl.parallel.mesh import check_batch, make_mesh
 from jaxssl.program.parameter_use import check_read, reached
 from jaxssl.program.phase import Phases
 from jaxssl.program.program import Program, Stage, Stream
-from jaxssl.run.adapters import check_adapters, trained_with_adapters
+from jaxssl.run.adapters import check_adapters, rate_factors, trained_with_adapters
 from jaxssl.run.config import RunConfig, StreamConfig
 from jaxssl.run.feeds import Opened, open_stream
 from jaxssl.run.networks import check_untrained, inits, make_model, untrained, with_networks
@@ -131,6 +131,7 @@ def make_program(
         _places(config, opened),
         {stack.name: stack.depth for stack in model.stacks},
         grouped_by_reach(group_of, reach, _trained(model, stages)),
+        rate_factors(config, model, start),
     )
     program = Program(
         model=model,

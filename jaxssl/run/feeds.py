@@ -13,7 +13,7 @@ from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.files import sha256
 from jaxssl.core.types import Batch
 from jaxssl.data.config import DataConfig, ImportedData, StoreConfig, TablesConfig
-from jaxssl.data.examples import ExampleData, Examples, row_lengths
+from jaxssl.data.examples import ExampleData, Examples, boxes
 from jaxssl.data.loader import Data, StoreData, make_plans, open_rows
 from jaxssl.data.store.rows import RowSource
 from jaxssl.data.store.store import TokenStore, check_tokenizer, check_vocabulary
@@ -188,7 +188,7 @@ def _open_tables(
         name: encode(objective, table, tokenizer, data.max_length, name)
         for name, table in tables.items()
     }
-    edges = row_lengths(encoded["train"].examples.lengths, data.row_lengths)
+    edges = boxes(encoded["train"].examples.sizes, data.row_lengths)
     splits = {name: as_data(each, edges) for name, each in encoded.items()}
     if config.validation is not None and config.validation not in splits:
         raise UserError(
@@ -199,7 +199,7 @@ def _open_tables(
             fix="give data.tables.validation, or a validation_fraction above 0",
         )
     cut = [x for name, each in encoded.items() for x in each.warnings(data.max_length, name)]
-    lengths = ", ".join(map(str, edges.tolist()))
+    lengths = ", ".join("+".join(map(str, box)) for box in edges.tolist())
     largest = _longest_batch(splits["train"], data.batch_size)
     objective.check_rows(largest)
     return Opened(
@@ -302,10 +302,18 @@ def _entries(made: Mapping[str, Encoded], kind: str) -> dict[str, Any]:
 
 
 def as_data(encoded: Encoded, edges: Any) -> ExampleData:
-    """A split as data for the loop; rows longer than any seen in training get a length more."""
-    longest = row_lengths(encoded.examples.lengths, 1)[-1]
-    if longest > edges[-1]:
-        edges = [*edges, longest]
+    """A split as data for the loop; rows longer than any seen in training get a length more.
+
+    Args:
+      edges: int [K, S]; or [K], of the first side alone: others get the length that fits them all.
+    """
+    (longest,) = boxes(encoded.examples.sizes, 1)
+    edges = np.asarray(edges)
+    if edges.ndim == 1:
+        others = np.tile(longest[1:], (len(edges), 1))
+        edges = np.concatenate([edges[:, None], others], axis=1)
+    if (longest > edges[-1]).any():
+        edges = [*edges, np.maximum(longest, edges[-1])]
     return ExampleData(encoded.examples, np.asarray(edges), encoded.references)
 
 
@@ -333,14 +341,15 @@ def read_split(stream: StreamConfig, tokenizer: Tokenizer, split: str) -> Exampl
         )
     assert isinstance(data, TablesConfig)
     encoded = encode(stream.objective, tables[split], tokenizer, data.max_length, split)
-    return as_data(encoded, row_lengths(encoded.examples.lengths, data.row_lengths))
+    return as_data(encoded, boxes(encoded.examples.sizes, data.row_lengths))
 
 
 def _longest_batch(data: ExampleData, batch_size: int) -> Batch:
     """A batch of the longest rows that training has."""
     rows = np.arange(batch_size) % data.num_rows
-    shortened = np.where(data.examples.lengths[rows] <= data.edges[-1], rows, -1)
-    return data.examples.rows(shortened, int(data.edges[-1]), 0)
+    shortened = np.where((data.examples.sizes[rows] <= data.edges[-1]).all(1), rows, -1)
+    length, *others = data.edges[-1].tolist()
+    return data.examples.rows(shortened, length, 0, *others)
 
 
 def _checksum(splits: Mapping[str, Encoded]) -> str:
@@ -396,7 +405,7 @@ def _imported_split(
     table = read_table(data.table)
     table.check(needed_columns(stream.objective))
     encoded = encode(stream.objective, table, tokenizer, data.max_length, table.source)
-    return as_data(encoded, row_lengths(encoded.examples.lengths, 4)), None
+    return as_data(encoded, boxes(encoded.examples.sizes, 4)), None
 
 
 def open_split(

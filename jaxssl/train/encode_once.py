@@ -121,7 +121,7 @@ def with_features(data: ExampleData, reads: int | None, batches: Any) -> Example
     )
     planned = examples.lengths  # so that the batches are those of the texts
     return dataclasses.replace(
-        data, examples=condensed, edges=np.array([reads]), plan_lengths=planned
+        data, examples=condensed, edges=np.array([[reads]]), plan_lengths=planned
     )
 
 

@@ -1,5 +1,6 @@
 """Labelled examples as batches: each once an epoch, on any number of hosts, with little padding."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -10,7 +11,14 @@ from hypothesis import strategies as st
 
 from jaxssl.core.errors import UserError
 from jaxssl.data.encoding import encode_rows
-from jaxssl.data.examples import ExampleData, Examples, fixed_lengths, row_lengths
+from jaxssl.data.examples import (
+    ExampleData,
+    Examples,
+    box_of,
+    boxes,
+    fixed_lengths,
+    row_lengths,
+)
 
 PAD = 9
 
@@ -32,7 +40,9 @@ def examples(lengths, seed=0):
 
 
 def data_of(lengths, count=3):
-    return ExampleData(examples(lengths), row_lengths(lengths, count), np.arange(len(lengths)))
+    return ExampleData(
+        examples(lengths), row_lengths(lengths, count)[:, None], np.arange(len(lengths))
+    )
 
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60)
@@ -134,9 +144,65 @@ def test_where_it_is_filled_up_each_batch_has_as_many_different_examples(lengths
     assert sorted(ids.tolist()) == list(range(len(lengths)))
 
 
+# --- Rows of two sides --------------------------------------------------------------------------
+
+
+def nested(grid, most):
+    """All chains of boxes, each within the next, that end with the last of `grid`."""
+    for size in range(most):
+        for some in itertools.combinations(grid[:-1], size):
+            chain = [*some, grid[-1]]
+            if all((a <= b).all() for a, b in itertools.pairwise(chain)):
+                yield np.array(chain)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=30),
+    st.integers(1, 3),
+)
+def test_no_other_nested_boxes_waste_less(sizes, count):
+    sizes = np.array(sizes)
+    lengths = [np.unique(-(-sizes[:, side] // 8) * 8) for side in range(2)]
+    grid = [np.array(pair) for pair in itertools.product(*lengths)]
+
+    def padded(chain):
+        return sum(int(chain[box_of(size, chain)].sum()) for size in sizes)
+
+    chosen = boxes(sizes, count)
+    assert padded(chosen) == min(padded(chain) for chain in nested(grid, count))
+    assert len(chosen) <= count and (chosen[-1] >= sizes.max(0)).all()
+
+
+def two_sided(sizes):
+    first, second = examples(sizes[:, 0]), examples(sizes[:, 1])
+    second = dataclasses.replace(second, per_row={}, per_token={})
+    return dataclasses.replace(first, sides={"targets": second})
+
+
+def test_batches_of_two_sides_have_few_shapes_and_little_padding_on_both():
+    generator = np.random.default_rng(0)
+    first = generator.geometric(1 / 40, 3000).clip(4, 256)
+    second = (first * generator.uniform(0.2, 0.4, 3000)).astype(int).clip(1)
+    data = ExampleData(
+        two_sided(np.stack([first, second], 1)), boxes(np.stack([first, second], 1), 4)
+    )
+    trained = data.train_batches(32, 0, np.arange(32))
+    for batches in (
+        [trained[i] for i in range(trained.per_epoch)],
+        list(data.eval_batches(32, np.arange(32))),
+    ):
+        shapes = {(x["tokens"].shape, x["targets"].shape) for x in batches}
+        assert len(shapes) <= 4
+        real = sum(x["targets_segment_ids"].sum() for x in batches)
+        assert real == second.sum()
+        assert sum(x["segment_ids"].sum() for x in batches) == first.sum()
+        assert real / sum(x["targets"].size for x in batches) > 0.4  # 0.12 with one length for all
+
+
 def test_sorting_within_pools_leaves_little_padding():
     lengths = np.random.default_rng(0).geometric(1 / 40, 5000).clip(4, 256)
-    data = ExampleData(examples(lengths), row_lengths(lengths, 6))
+    data = ExampleData(examples(lengths), row_lengths(lengths, 6)[:, None])
     batches = data.train_batches(32, 0, np.arange(32))
     taken = [batches[i]["segment_ids"] for i in range(batches.per_epoch)]
     share = sum(x.sum() for x in taken) / sum(x.size for x in taken)

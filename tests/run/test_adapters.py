@@ -165,3 +165,32 @@ def test_a_run_without_adapters_cannot_be_merged_and_adapters_are_not_cast(run, 
     with pytest.raises(UserError, match="adapters are written as they were trained"):
         export(run, tmp_path / "adapter", dtype="bfloat16")
     assert not list(tmp_path.iterdir())
+
+
+def test_each_learns_at_a_rate_of_its_own_and_heads_at_the_fastest(base, table, tmp_path):
+    rate, adapters = (
+        1e-4,
+        {
+            "thin": {"name": "lora", "targets": ["query"], "second_factor": 16},
+            "own": {"name": "bitfit", "learning_rate_factor": 3},
+        },
+    )
+    settings = [f"optimizer={{name: adamw, learning_rate: {rate}, clip_norm: null}}"]
+    settings += ["optimizer.schedule.name=constant", "optimizer.epsilon=1e-20", "train.steps=1"]
+    settings += ["train.epochs=null", f"peft={json.dumps(adapters)}", "freezing.preset=top"]
+    config = tuned.configured(base, table, tmp_path / "run", *settings, "task.pooling=cls")
+    train_run(config, QUIET)
+    before, after = tuned.whole(base), tuned.whole(tmp_path / "run")
+    moved = {}
+    for name, x in after.items():
+        first = before.get(name, np.zeros_like(x) if name.endswith("_b") else None)
+        if first is not None and not np.array_equal(first, x):
+            moved[name] = np.abs(x - first).max() / rate
+    kinds = {"pooler": 10, "bias": 3, "thin_b": 160, "others": 1}  # others: the top layer's
+    found = {kind: [] for kind in kinds}
+    for name, size in moved.items():
+        parts = (name.split("/")[0], name.rsplit("/", 1)[1], "others")
+        found[next(part for part in parts if part in kinds)].append(size)
+    for kind, factor in kinds.items():
+        assert found[kind], kind
+        np.testing.assert_allclose(found[kind], factor, rtol=1e-2, err_msg=kind)

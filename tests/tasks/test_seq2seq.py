@@ -17,6 +17,7 @@ from jaxssl.commands.predict import predict
 from jaxssl.core.config import to_dict
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
+from jaxssl.data.examples import boxes
 from jaxssl.data.tables.table import Table
 from jaxssl.generate.decode import beam_search, generate
 from jaxssl.generate.settings import Beams, Sampling
@@ -54,9 +55,14 @@ def table(count, seed=0):
     return Table(joined, [f"t:{i + 1}" for i in range(count)])
 
 
+def others(examples):
+    """The lengths that fit all targets, of rows that have some."""
+    return boxes(examples.sizes, 1)[0, 1:].tolist()
+
+
 def batch_of(task, tokenizer, count=8):
     examples = task.encode(table(count), tokenizer, LENGTH, "x").examples
-    return examples.rows(np.arange(count), LENGTH, 0)
+    return examples.rows(np.arange(count), LENGTH, 0, *others(examples))
 
 
 def with_end(batch, tokenizer):
@@ -126,7 +132,7 @@ def packed(tokenizer, count=12):
     for encoded in made:
         examples = encoded.examples
         chosen = np.where(np.arange(count) < examples.num_rows, np.arange(count), -1)
-        batches.append(examples.rows(chosen, LENGTH, 0))
+        batches.append(examples.rows(chosen, LENGTH, 0, *others(examples)))
     assert sum(len(row.parts) for row in made[1].references) == count
     assert made[1].examples.num_rows < count / 2
     return task, batches
@@ -316,7 +322,9 @@ def test_with_choices_whatever_is_written_is_one_of_them(tokenizer, family, beam
     task = Seq2seq(choices="targets", max_target_length=6, beams=beams).learn_labels(classes(9))
     assert task.choices == tuple(sorted(NAMED)) and task.metric == "exact_match"
     encoded = task.encode(classes(9), tokenizer, LENGTH, "x")
-    batch = with_end(encoded.examples.rows(np.arange(9), LENGTH, 0), tokenizer)
+    batch = with_end(
+        encoded.examples.rows(np.arange(9), LENGTH, 0, *others(encoded.examples)), tokenizer
+    )
     shape = config(tokenizer) if family == "t5" else tiny.gpt2(vocab_size=304, max_positions=32)
     model = Model(shape, (CAUSAL_LM,))
     params = tiny.random_params(model, scale=0.5)
@@ -345,7 +353,9 @@ def test_several_choices_are_written_one_after_the_other(tokenizer):
     task = Seq2seq(choices="targets", several=True, max_target_length=30).learn_labels(given)
     assert task.choices == names
     encoded = task.encode(given, byte_bpe, LENGTH, "x")
-    batch = with_end(encoded.examples.rows(np.arange(9), LENGTH, 0), byte_bpe)
+    batch = with_end(
+        encoded.examples.rows(np.arange(9), LENGTH, 0, *others(encoded.examples)), byte_bpe
+    )
     model = Model(tiny.gpt2(vocab_size=304, max_positions=64), (CAUSAL_LM,))
     params = tiny.random_params(model, seed=2, scale=0.5)
     made = jax.jit(lambda p, b: task.predict(model, p, {}, b))(params, batch)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from jaxssl.core.bounds import check_above_zero
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import matches
 from jaxssl.models.adapters import Adapter, Site
@@ -21,6 +22,17 @@ ALL_LINEAR = "all-linear"
 @dataclass(frozen=True, kw_only=True)
 class Method(Adapter):
     """A method that recipes can name: an adapter with settings, registered."""
+
+    learning_rate_factor: float = 10.0
+    """Its learning rate over `optimizer.learning_rate`, which is meant for training everything."""
+
+    def __post_init__(self):
+        check_above_zero(self, "learning_rate_factor")
+
+    def rate_factor(self, parameter: str) -> float:
+        """That of one of its parameters, named without the adapter's name."""
+        del parameter
+        return self.learning_rate_factor
 
     @property
     def trains(self) -> tuple[str, ...]:

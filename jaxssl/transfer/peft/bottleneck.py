@@ -42,6 +42,7 @@ class Bottleneck(Method):
     """Of what is added; 4 in He et al.'s parallel adapters."""
 
     def __post_init__(self):
+        super().__post_init__()
         check_at_least(1, self, "reduction")
         check_above_zero(self, "scale")
         if not self.after or len({*self.after}) < len(self.after):

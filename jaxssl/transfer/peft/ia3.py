@@ -29,8 +29,11 @@ class Ia3(Method):
     """Projections whose outputs are scaled; names as those of lora."""
     inputs: tuple[str, ...] = ("down",)
     """Projections whose inputs are scaled."""
+    learning_rate_factor: float = 30.0
+    """Its learning rate over `optimizer.learning_rate`, which is meant for training everything."""
 
     def __post_init__(self):
+        super().__post_init__()
         check_targets((*self.targets, *self.inputs), "targets, inputs")
 
     @property

@@ -56,10 +56,14 @@ class Lora(Method):
     """Other ranks, by target: {feed_forward/up: 32}. The first that fits counts."""
     alpha_by_target: Mapping[str, float] = field(default_factory=dict)
     """Other alphas, by target."""
+    second_factor: float = 1.0
+    """Learning rate of the second matrix over that of the first; 16 in LoRA+ (Hayou et al.,
+    2024)."""
 
     def __post_init__(self):
+        super().__post_init__()
         check_at_least(1, self, "rank")
-        check_above_zero(self, "alpha")
+        check_above_zero(self, "alpha", "second_factor")
         check_rates(dropout=self.dropout)
         check_targets(self.targets, "targets")
         for key, values in (("rank", self.rank_by_target), ("alpha", self.alpha_by_target)):
@@ -71,6 +75,11 @@ class Lora(Method):
                         expected="1 or more" if key == "rank" else "above 0",
                         got=value,
                     )
+
+    def rate_factor(self, parameter: str) -> float:
+        """The second matrix has a factor of its own."""
+        own = self.second_factor if parameter == "b" else 1.0
+        return self.learning_rate_factor * own
 
     def __hash__(self):
         values = {**vars(self)}

@@ -27,8 +27,11 @@ class Prefix(Method):
     """How many."""
     initial_scale: float = 0.02
     """Standard deviation of the normal that they begin as."""
+    learning_rate_factor: float = 30.0
+    """Its learning rate over `optimizer.learning_rate`, which is meant for training everything."""
 
     def __post_init__(self):
+        super().__post_init__()
         check_at_least(1, self, "length")
         check_above_zero(self, "initial_scale")
 

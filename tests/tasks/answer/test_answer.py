@@ -228,7 +228,7 @@ def test_scores_do_not_depend_on_the_number_of_devices(run, files):
     task = found.config.objective
     encoded = task.encode(table_of(files / "dev.json"), found.tokenizer, LENGTH, "dev")
     edges = row_lengths(encoded.examples.lengths, 1)
-    data = ExampleData(encoded.examples, edges, encoded.references)
+    data = ExampleData(encoded.examples, edges[:, None], encoded.references)
     assert data.num_rows % 16, "the last batch is to have padding"
     step = jax.jit(make_eval_step(found.model, task, found.vocabulary, seed=0))
     params = jax.tree.map(np.asarray, found.params)
