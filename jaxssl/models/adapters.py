@@ -126,14 +126,15 @@ class Adapter:
         """{parameter: the module's own that it is made of, before the first step}."""
         return {}
 
-    def begin(self, name: str, own: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    def begin(self, name: str, path: str, own: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """The first value of such a parameter, of this shape: here a copy.
 
         Args:
           name: without the adapter's.
+          path: of the site, one for all layers of a stack.
           own: the module's parameter, of one layer.
         """
-        del name
+        del name, path
         return own.reshape(shape)
 
     def projection(self, site: Site, compute: Compute, x: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """The adapters of a run: whether they fit the model, and what they have trained."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -108,4 +108,21 @@ def trained_with_adapters(
     language = {head.name for head in model.heads if head.use is not None}
     heads = [head for head in heads if head not in language or head in fresh]
     preset, train = chosen.preset or "head", (*chosen.train, *patterns)
-    return dataclasses.replace(chosen, preset=preset, train=train), heads
+    freeze = _frozen(config, paths)
+    stages = tuple(
+        dataclasses.replace(stage, freeze=(*stage.freeze, *freeze)) for stage in chosen.stages
+    )
+    freeze = (*chosen.freeze, *freeze)
+    changes = {"preset": preset, "train": train, "freeze": freeze, "stages": stages}
+    return dataclasses.replace(chosen, **changes), heads
+
+
+def _frozen(config: RunConfig, paths: Iterable[str]) -> tuple[str, ...]:
+    """Patterns of the adapters' parameters that are not trained."""
+    paths = list(paths)
+    patterns = [
+        f"{ADAPTERS}/**/{name}_{leaf}"
+        for name, method in config.peft.items()
+        for leaf in method.frozen
+    ]
+    return tuple(p for p in patterns if any(matches(p, path) for path in paths))

@@ -28,6 +28,11 @@ class Method(Adapter):
         return ()
 
     @property
+    def frozen(self) -> Sequence[str]:
+        """Those of its parameters that are kept as they begin, without the adapter's name."""
+        return ()
+
+    @property
     def wanted(self) -> Sequence[str]:
         """The targets, each of which must be somewhere in the model."""
         return ()

@@ -85,6 +85,7 @@ METHODS = {
     "one of three": Lora(rank=2, targets=("value",)),
     "ia3": Ia3(),
     "dora": Lora(rank=3, targets=("query", "key", "value", "down"), magnitude=True),
+    "pissa": Lora(rank=2, targets=("query", "key", "down"), initialization="pissa"),
 }
 
 
