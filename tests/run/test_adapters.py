@@ -135,6 +135,24 @@ def test_lengths_of_dora_begin_as_those_of_the_base(more, base, table, tmp_path)
         np.testing.assert_allclose(after[f"adapters/{path}/default_m"], want, rtol=1e-6)
 
 
+def test_layers_that_are_not_chosen_and_biases_of_others_keep_their_bits(base, table, tmp_path):
+    """Trained and merged; by DoRA, whose lengths would move the kernels of all layers."""
+    run, chosen = tmp_path / "run", ("peft.name=lora", "peft.layers=[1]", "peft.bias=lora_only")
+    settings = (*chosen, "peft.magnitude=true", "train.steps=3", "train.epochs=null")
+    train_run(tuned.configured(base, table, run, *settings, "task.pooling=cls"), QUIET)
+    merge(run, tmp_path / "merged", say=QUIET)
+    before, after, merged = map(tuned.whole, (base, run, tmp_path / "merged"))
+    moved = {(n, i) for n in after for i in (0, 1) if n in before and "layers" in n
+             and not np.array_equal(before[n][i], after[n][i])}  # fmt: skip
+    assert moved == {(f"encoder/layers/attention/{n}/bias", 1) for n in ("query", "value")}
+    for name in ("query", "value"):
+        path = f"encoder/layers/attention/{name}"
+        b = after[f"adapters/{path}/default_b"]
+        assert not np.any(b[0]) and np.any(b[1])
+        kernels = before[f"{path}/kernel"], merged[f"{path}/kernel"]
+        assert [np.array_equal(*pair) for pair in zip(*kernels)] == [True, False]
+
+
 PISSA = ("peft.name=lora", "peft.initialization=pissa", "peft.rank=2")
 
 
@@ -190,6 +208,19 @@ def test_pissa_is_gone_on_with_and_merged(pissa, table, tmp_path):
         ),
         (("peft.name=lora", "init.scratch=true"), "starts from nothing", "peft, init.from"),
         (("peft.name=adalora",), "", "peft"),
+        (("peft.name=lora", "peft.layers=[1,2]"), "no such layer", "peft.default.layers"),
+        (("peft.name=lora", "peft.layers=[-1]"), "not a choice of layers", "peft"),
+        (("peft.name=lora", "peft.layers=[0]", "peft.targets=[tokens]"), "nowhere", "peft"),
+        (
+            ("peft.name=lora", "peft.targets=['encoder/layers[0]/attention/query']"),
+            "those of all layers",
+            "peft",
+        ),
+        (
+            ("peft.name=lora", "peft.targets=[tokens]", "peft.bias=lora_only"),
+            "no biases that could be trained",
+            "peft.default.bias",
+        ),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused(settings, what, where, base, table, tmp_path):

@@ -31,7 +31,7 @@ from jaxssl.models.transformer import check_rates
 from jaxssl.ops.dropout import dropout
 from jaxssl.transfer.peft.base import Arrays, Method, check_targets, is_target, product
 
-ZEROS = initializers.zeros
+ZEROS, ONES = initializers.zeros, initializers.ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,11 @@ class Lora(Method):
     each is drawn from N(0, 1/100) in one half of the rank and zero in the other (`orthogonal`); or
     they are the base's largest singular vectors (`pissa`), or the first columns and rows of its QR
     decomposition (`olora`), less what they are at first."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Biases of the model that are trained besides: all, or those of the changed projections."""
+    layers: tuple[int, ...] | None = None
+    """The layers of each stack that are changed, counted from 0; null is all. Several ranks or
+    alphas, by layer: several adapters, each with its layers."""
     rank_by_target: Mapping[str, int] = field(default_factory=dict)
     """Other ranks, by target: {feed_forward/up: 32}. The first that fits counts."""
     alpha_by_target: Mapping[str, float] = field(default_factory=dict)
@@ -70,6 +75,7 @@ class Lora(Method):
         check_above_zero(self, "alpha")
         check_rates(dropout=self.dropout)
         self._check_even()
+        self._check_layers()
         check_targets(self.targets, "targets")
         for key, values in (("rank", self.rank_by_target), ("alpha", self.alpha_by_target)):
             for target, value in values.items():
@@ -93,6 +99,27 @@ class Lora(Method):
                     got=rank,
                 )
 
+    def _check_layers(self) -> None:
+        if self.layers is not None and (not self.layers or min(self.layers) < 0):
+            raise UserError(
+                "not a choice of layers",
+                where="layers",
+                expected="numbers from 0, or null for all layers",
+                got=list(self.layers),
+            )
+        for where in ("targets", "rank_by_target", "alpha_by_target"):
+            ranged = [target for target in getattr(self, where) if "layers[" in target]
+            if ranged:
+                raise UserError(
+                    "targets are those of all layers, which are kept as one array",
+                    where=where,
+                    expected="names without numbers of layers",
+                    got=", ".join(ranged),
+                    fix="say which layers with `layers`; for several ranks or alphas take several "
+                    "adapters, each with its layers: peft: {low: {name: lora, layers: [0, 1], "
+                    "rank: 4}, high: {name: lora, layers: [2, 3], rank: 16}}",
+                )
+
     def __hash__(self):
         values = {**vars(self)}
         values |= {name: tuple(x.items()) for name, x in values.items() if isinstance(x, Mapping)}
@@ -102,6 +129,24 @@ class Lora(Method):
     def wanted(self) -> Sequence[str]:
         """The targets, and those that have a rank or an alpha of their own."""
         return (*self.targets, *self.rank_by_target, *self.alpha_by_target)
+
+    def trains_beside(self, modules: Sequence[str]) -> Sequence[str]:
+        """Biases: none, all, or those of these modules in the layers that are changed."""
+        if self.bias != "lora_only":
+            return ("**/bias",) if self.bias == "all" else ()
+        if self.layers is None:
+            return [f"{module}/bias" for module in modules]
+        within = [f"/layers[{layer}]/" for layer in self.layers]
+        return [f"{m.replace('/layers/', part)}/bias" for part in within for m in modules]
+
+    @property
+    def changed_layers(self) -> Sequence[int] | None:
+        """`layers`."""
+        return self.layers
+
+    def _is_target(self, path: str) -> bool:
+        is_within = self.layers is None or "/layers/" in path
+        return is_within and is_target(path, self.targets)
 
     def rank_at(self, path: str) -> int:
         """The rank at a site."""
@@ -117,19 +162,22 @@ class Lora(Method):
     def projection(self, site: Site, compute: Compute, x: jax.Array) -> jax.Array:
         """y and s B A dropout(x)."""
         y = compute(x)
-        if not is_target(site.path, self.targets):
+        if not self._is_target(site.path):
             return y
         module = site.module
         ins, outs = x.shape[x.ndim - module.num_in :], module.features
         first, second = self._matrices(site, ins)
+        axes = module.axes[module.num_in :]
+        length = site.parameter("m", ONES, axes, outs) if self.magnitude else None
+        if self.is_outside("/".join(site.module.path)):
+            return y
         dropped = dropout(x, self.dropout, site.dropout_key(), site.batch.get("row"))
         low = product(site, dropped, first, module.num_in)
         change = (product(site, low, second, 1) * self.scale_at(site.path)).astype(y.dtype)
-        if not self.magnitude:
+        if length is None:
             return y + change
         if site.is_by_row:
             raise _no_lengths(site.path, "rows of one batch with different adapters")
-        length = site.parameter("m", initializers.ones, module.axes[module.num_in :], outs)
         kernel = site.base("kernel").astype(jnp.promote_types(x.dtype, jnp.float32))
         whole = jax.lax.stop_gradient(self._whole(site.path, kernel, first, second))
         share = length / row_lengths(whole, len(outs))
@@ -198,7 +246,7 @@ class Lora(Method):
     def embedding(self, site: Site, compute: Compute, ids: jax.Array) -> jax.Array:
         """Rows of the table and s times those of a thin one, brought to its width."""
         y = compute(ids)
-        if not is_target(site.path, self.targets):
+        if not self._is_target(site.path):
             return y
         if self.magnitude:
             raise _no_lengths(site.path, "a table")
@@ -226,7 +274,7 @@ class Lora(Method):
             "r": self.rank,
             "lora_alpha": self.alpha,
             "lora_dropout": self.dropout,
-            "bias": "none",
+            "bias": self.bias,
             "use_rslora": False,
             "use_dora": self.magnitude,
             "init_lora_weights": True,
