@@ -34,6 +34,7 @@ def write_adapters(
     modules = by_module(unflatten(added), trained.model.adapters)
     heads = {"pooler", *found.heads.values()} - {h.name for h in trained.model.heads if h.use}
     kept = {path: x for path, x in whole.items() if path.split("/")[0] in heads}
+    biases = {path: x for path, x in whole.items() if path.endswith("/bias")}
     base = _base(trained)
     for name, method in trained.config.peft.items():
         place = directory if len(trained.config.peft) == 1 else directory / name
@@ -48,6 +49,7 @@ def write_adapters(
             heads=found.heads,
             architecture=found.name,
             base=base,
+            biases=biases,
         )
     say(
         f"adapters for PeftModel.from_pretrained(transformers.{found.name}, ...), of "

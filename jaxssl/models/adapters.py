@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from flax.core.scope import LazyRng
 
-from jaxssl.core.layer_names import ADAPTERS, canonical
+from jaxssl.core.layer_names import ADAPTERS, canonical, layer_range
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
 from jaxssl.models.attention import CrossAttention, SelfAttention
@@ -122,18 +122,33 @@ class Adapter:
     """The method."""
 
     @property
+    def changed_layers(self) -> Sequence[int] | None:
+        """The layers of each stack that are changed; None is all. In the others its parameters stay
+        as they begin, and change nothing."""
+        return None
+
+    def is_outside(self, path: str) -> bool:
+        """Whether a site or a parameter is in a segment without a layer that is changed; a run is
+        cut so that the other layers are in such segments."""
+        segment, layers = layer_range(path), self.changed_layers
+        if segment is None or layers is None:
+            return False
+        return not any(segment[0] <= layer < segment[1] for layer in layers)
+
+    @property
     def begun_from(self) -> Mapping[str, str]:
         """{parameter: the module's own that it is made of, before the first step}."""
         return {}
 
-    def begin(self, name: str, own: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    def begin(self, name: str, path: str, own: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """The first value of such a parameter, of this shape: here a copy.
 
         Args:
           name: without the adapter's.
+          path: of the site, one for all layers of a stack.
           own: the module's parameter, of one layer.
         """
-        del name
+        del name, path
         return own.reshape(shape)
 
     def projection(self, site: Site, compute: Compute, x: jax.Array) -> jax.Array:
@@ -200,6 +215,17 @@ def begun(adapters: Sequence[Attached], path: str) -> tuple[Attached, str, str] 
         if name != leaf and name in adapter.method.begun_from:
             return adapter, name, f"{module}/{adapter.method.begun_from[name]}"
     return None
+
+
+def is_at_rest(adapters: Sequence[Attached], path: str) -> bool:
+    """Whether a parameter, by its path in the network, is an adapter's that is read nowhere, since
+    the adapter does not change its layers."""
+    if not path.startswith(f"{ADAPTERS}/"):
+        return False
+    leaf = path.rsplit("/", 1)[1]
+    owners = [each for each in adapters if leaf.startswith(f"{each.name}_")]
+    owner = max(owners, key=lambda each: len(each.name), default=None)
+    return owner is not None and owner.method.is_outside(path)
 
 
 SITES: dict[tuple[type[nn.Module], str], str] = {

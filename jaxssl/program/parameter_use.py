@@ -8,6 +8,7 @@ from jax.interpreters import partial_eval
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.types import Params, Vocabulary
+from jaxssl.models.adapters import is_at_rest
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import all_sums, total_loss
@@ -17,9 +18,11 @@ from jaxssl.program.step import make_eval_step
 
 
 def unread(model: Model, streams: Sequence[Stream], vocabulary: Vocabulary) -> list[str]:
-    """The parameters that neither a loss nor a prediction reads, by path."""
+    """The parameters that neither a loss nor a prediction reads, by path; but for those of adapters
+    in layers that these do not change."""
     params = unbox(model.abstract())
-    names = left = jax.tree.leaves(parameter_names(params))
+    names = jax.tree.leaves(parameter_names(params))
+    left = [name for name in names if not is_at_rest(model.adapters, name)]
     evaluating = [(s, make_eval_step(model, s.objective, vocabulary, seed=0)) for s in streams]
     training = [(stream, _loss_of(model, stream, vocabulary)) for stream in streams]
     for stream, step in [*evaluating, *training]:  # what training alone reads is rare

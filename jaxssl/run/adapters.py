@@ -1,20 +1,21 @@
 """The adapters of a run: whether they fit the model, and what they have trained."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from jaxssl.core.errors import UserError, did_you_mean
-from jaxssl.core.layer_names import ADAPTERS
+from jaxssl.core.layer_names import ADAPTERS, changed_by, layer_names, matched, stack_of
 from jaxssl.core.names import flatten, matches
 from jaxssl.models.adapters import Adapter, Attached, Compute, Site
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
 from jaxssl.run.config import RunConfig
 from jaxssl.transfer.freezing import Freezing
-from jaxssl.transfer.peft.base import ALL_LINEAR
+from jaxssl.transfer.peft.base import ALL_LINEAR, Arrays, Method
+from jaxssl.transfer.peft.merge import by_module
 from jaxssl.transfer.start import Start, uncut
 
 
@@ -37,7 +38,17 @@ def check_adapters(config: RunConfig, model: Model) -> None:
             if target != ALL_LINEAR and not any(_is_named(path, target) for path in own):
                 raise _no_target(model, target, where)
         body = [path for path in paths if _is_of_body(path, model)]
-        if not own and not any(matches(p, path) for p in method.trains for path in body):
+        _check_layers(method, own, _depths(model), where)
+        trained = method.trains_beside(sorted(own))
+        is_found = bool(_matching(trained, _names(model, body)))
+        if own and trained and not is_found:
+            raise UserError(
+                "what is changed has no biases that could be trained",
+                where=f"{where}.bias",
+                expected="none, in this model",
+                got=f"no parameter {trained[0]}",
+            )
+        if not own and not is_found:
             raise UserError(
                 f"this model has nothing that {method.name} changes",
                 where=where,
@@ -47,6 +58,37 @@ def check_adapters(config: RunConfig, model: Model) -> None:
                 got=f"none, of model.name={config.model.name}",
                 fix="choose another method, such as lora",
             )
+
+
+def _check_layers(
+    method: Method, modules: Iterable[str], depths: Mapping[str, int], where: str
+) -> None:
+    """Refuses layers that no stack has where it changes something."""
+    deepest = max((depths.get(stack_of(module) or "", 0) for module in modules), default=0)
+    missing = [layer for layer in method.changed_layers or () if layer >= deepest]
+    if missing and deepest:
+        raise UserError(
+            "the model has no such layer",
+            where=f"{where}.layers",
+            expected=f"0 to {deepest - 1}",
+            got=", ".join(map(str, missing)),
+        )
+
+
+def _depths(model: Model) -> dict[str, int]:
+    return {stack.name: stack.depth for stack in model.stacks}
+
+
+def _names(model: Model, paths: Iterable[str]) -> list[str]:
+    """The names of all layers of these parameters, of an uncut model."""
+    depths = _depths(model)
+    sizes = ((path, depths.get(changed_by(stack_of(path) or ""))) for path in paths)
+    return [name for path, size in sizes for name in layer_names(path, size)]
+
+
+def _matching(patterns: Iterable[str], names: Sequence[str]) -> tuple[str, ...]:
+    """The patterns that match some name."""
+    return tuple(pattern for pattern in patterns if matched(pattern, names))
 
 
 def _is_named(path: str, target: str) -> bool:
@@ -99,16 +141,46 @@ def trained_with_adapters(
     chosen, heads = config.freezing, model.head_parts
     if not config.peft:
         return chosen, heads
-    paths = flatten(model.abstract())
-    named = [pattern for method in config.peft.values() for pattern in method.trains]
-    patterns = [pattern for pattern in named if any(matches(pattern, path) for path in paths)]
-    if ADAPTERS in model.abstract():
+    whole = unbox(uncut(model).abstract())
+    names = _names(model, flatten(whole))
+    added = by_module(whole.get(ADAPTERS, {}), model.adapters)
+    named = [
+        pattern
+        for name, method in config.peft.items()
+        for pattern in method.trains_beside(sorted(added.get(name, {})))
+    ]
+    patterns = [*_matching(dict.fromkeys(named), names)]
+    if ADAPTERS in whole:
         patterns.insert(0, f"{ADAPTERS}/**")
     fresh = {str(entry.target).split("/")[0] for entry in start.entries if entry.action == "fresh"}
     language = {head.name for head in model.heads if head.use is not None}
     heads = [head for head in heads if head not in language or head in fresh]
     preset, train = chosen.preset or "head", (*chosen.train, *patterns)
-    return dataclasses.replace(chosen, preset=preset, train=train), heads
+    freeze = _matching(_frozen(config, model, added), names)
+    stages = tuple(
+        dataclasses.replace(stage, freeze=(*stage.freeze, *freeze)) for stage in chosen.stages
+    )
+    freeze = (*chosen.freeze, *freeze)
+    changes = {"preset": preset, "train": train, "freeze": freeze, "stages": stages}
+    return dataclasses.replace(chosen, **changes), heads
+
+
+def _frozen(
+    config: RunConfig, model: Model, added: Mapping[str, Mapping[str, Arrays]]
+) -> Iterator[str]:
+    """Patterns of the adapters' parameters that are not trained: those that are kept as they begin,
+    and all in layers that are not changed.
+
+    Args:
+      added: {adapter: {module: its parameters, by name}}.
+    """
+    deepest = max(_depths(model).values(), default=0)
+    for name, method in config.peft.items():
+        leaves = sorted({leaf for arrays in added.get(name, {}).values() for leaf in arrays})
+        yield from (f"{ADAPTERS}/**/{name}_{leaf}" for leaf in method.frozen)
+        for layer in range(deepest):
+            if method.changed_layers is not None and layer not in method.changed_layers:
+                yield f"{ADAPTERS}/**/layers[{layer}]/**/{name}_{{{','.join(leaves)}}}"
 
 
 def rate_factors(config: RunConfig, model: Model, start: Start) -> Callable[[str], float] | None:
@@ -119,21 +191,23 @@ def rate_factors(config: RunConfig, model: Model, start: Start) -> Callable[[str
     if not config.peft:
         return None
     fastest = max(method.learning_rate_factor for method in config.peft.values())
-    names = sorted(config.peft, key=len, reverse=True)
+    longest_first = sorted(config.peft, key=len, reverse=True)
     heads = (*trained_with_adapters(config, model, start)[1], "pooler")
+    added = by_module(unbox(uncut(model).abstract()).get(ADAPTERS, {}), model.adapters)
+    beside = [
+        (pattern, method.learning_rate_factor)
+        for name, method in config.peft.items()
+        for pattern in method.trains_beside(sorted(added.get(name, {})))
+    ]
 
     def factor(path: str) -> float:
         if path.startswith(f"{ADAPTERS}/"):
             leaf = path.rsplit("/", 1)[1]
-            name = next(name for name in names if leaf.startswith(f"{name}_"))
+            name = next(name for name in longest_first if leaf.startswith(f"{name}_"))
             return config.peft[name].rate_factor(leaf.removeprefix(f"{name}_"))
         if path.split("/")[0] in heads:
             return fastest
-        own = [
-            method.learning_rate_factor
-            for method in config.peft.values()
-            if any(matches(pattern, path) for pattern in method.trains)
-        ]
-        return max(own, default=1.0)
+        names = _names(model, [path])
+        return max((rate for pattern, rate in beside if matched(pattern, names)), default=1.0)
 
     return factor

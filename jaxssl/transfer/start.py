@@ -404,7 +404,8 @@ def first_params(
         whole = {name: _value(start, by_target.get(name), fresh[name], raw) for name in own}
         for name, (adapter, parameter, path) in derived.items():
             shape = fresh[name].shape[is_stacked(path) :]
-            begin = functools.partial(adapter.method.begin, parameter, shape=shape)
+            site = path.rsplit("/", 1)[0]
+            begin = functools.partial(adapter.method.begin, parameter, site, shape=shape)
             begin = jax.vmap(begin) if is_stacked(path) else begin
             whole[name] = begin(whole[path]).astype(fresh[name].dtype)
         return {path: _part(path, whole[canonical(path)]) for path in made}

@@ -135,6 +135,66 @@ def test_lengths_of_dora_begin_as_those_of_the_base(more, base, table, tmp_path)
         np.testing.assert_allclose(after[f"adapters/{path}/default_m"], want, rtol=1e-6)
 
 
+def test_layers_that_are_not_chosen_and_biases_of_others_keep_their_bits(base, table, tmp_path):
+    """Trained and merged; by DoRA, whose lengths would move the kernels of all layers."""
+    run, chosen = tmp_path / "run", ("peft.name=lora", "peft.layers=[1]", "peft.bias=lora_only")
+    settings = (*chosen, "peft.magnitude=true", "train.steps=3", "train.epochs=null")
+    train_run(tuned.configured(base, table, run, *settings, "task.pooling=cls"), QUIET)
+    merge(run, tmp_path / "merged", say=QUIET)
+    before, after, merged = map(tuned.whole, (base, run, tmp_path / "merged"))
+    moved = {(n, i) for n in after for i in (0, 1) if n in before and "layers" in n
+             and not np.array_equal(before[n][i], after[n][i])}  # fmt: skip
+    assert moved == {(f"encoder/layers/attention/{n}/bias", 1) for n in ("query", "value")}
+    for name in ("query", "value"):
+        path = f"encoder/layers/attention/{name}"
+        b = after[f"adapters/{path}/default_b"]
+        assert not np.any(b[0]) and np.any(b[1])
+        kernels = before[f"{path}/kernel"], merged[f"{path}/kernel"]
+        assert [np.array_equal(*pair) for pair in zip(*kernels)] == [True, False]
+
+
+PISSA = ("peft.name=lora", "peft.initialization=pissa", "peft.rank=2")
+
+
+@pytest.fixture(scope="module")
+def pissa(base, table, tmp_path_factory):
+    out = tmp_path_factory.mktemp("pissa") / "run"
+    train_run(configured(base, table, out, *PISSA), QUIET)
+    return out
+
+
+def test_what_pissa_begins_with_is_of_the_base_and_kept_as_it_is(pissa, base, table, tmp_path):
+    """Also when the run is cut off and started again."""
+    before, after = tuned.whole(base), tuned.whole(pissa)
+    for name in ("query", "value"):
+        path = f"encoder/layers/attention/{name}"
+        assert np.array_equal(before[f"{path}/kernel"], after[f"{path}/kernel"])
+        kernels = before[f"{path}/kernel"].reshape(2, 16, 16)
+        a, b, a0, b0 = (after[f"adapters/{path}/default_{x}"] for x in ("a", "b", "a0", "b0"))
+        products = 8 * a0.reshape(2, -1, 2) @ b0.reshape(2, 2, -1)
+        left = np.linalg.svd(kernels - products, compute_uv=False)[:, :-2]
+        want = np.linalg.svd(kernels, compute_uv=False)[:, 2:]
+        np.testing.assert_allclose(left, want, rtol=0, atol=1e-6)
+        assert np.any(a) and np.any(b)
+    again = tmp_path / "run"
+    shutil.copytree(pissa, again)
+    shutil.rmtree(again / "checkpoints" / "18")
+    train_run(configured(base, table, again, *PISSA), QUIET)
+    toy.assert_same_arrays(toy.restored(again, 18), toy.restored(pissa, 18))
+
+
+def test_pissa_is_gone_on_with_and_merged(pissa, table, tmp_path):
+    out, once = tmp_path / "more", ("train.steps=2", "train.epochs=null")
+    train_run(tuned.configured(pissa, table, out, *PISSA, *once, "task.pooling=cls"), QUIET)
+    before, after = tuned.whole(pissa), tuned.whole(out)
+    held = [name for name in before if name.endswith(("_a0", "_b0"))]
+    assert len(held) == 4 and all(np.array_equal(before[name], after[name]) for name in held)
+    merge(pissa, tmp_path / "merged", say=QUIET)
+    _, mine = rows_of(pissa, tmp_path / "run.jsonl")
+    _, again = rows_of(tmp_path / "merged", tmp_path / "merged.jsonl")
+    np.testing.assert_allclose(mine, again, rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize(
     ("settings", "what", "where"),
     [
@@ -148,6 +208,19 @@ def test_lengths_of_dora_begin_as_those_of_the_base(more, base, table, tmp_path)
         ),
         (("peft.name=lora", "init.scratch=true"), "starts from nothing", "peft, init.from"),
         (("peft.name=adalora",), "", "peft"),
+        (("peft.name=lora", "peft.layers=[1,2]"), "no such layer", "peft.default.layers"),
+        (("peft.name=lora", "peft.layers=[-1]"), "not a choice of layers", "peft"),
+        (("peft.name=lora", "peft.layers=[0]", "peft.targets=[tokens]"), "nowhere", "peft"),
+        (
+            ("peft.name=lora", "peft.targets=['encoder/layers[0]/attention/query']"),
+            "those of all layers",
+            "peft",
+        ),
+        (
+            ("peft.name=lora", "peft.targets=[tokens]", "peft.bias=lora_only"),
+            "no biases that could be trained",
+            "peft.default.bias",
+        ),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused(settings, what, where, base, table, tmp_path):

@@ -39,6 +39,17 @@ class Method(Adapter):
         """Patterns of the model's own parameters that are trained: none."""
         return ()
 
+    def trains_beside(self, modules: Sequence[str]) -> Sequence[str]:
+        """Patterns of the model's own parameters that are trained, where these modules are changed:
+        paths, one for all layers of a stack."""
+        del modules
+        return self.trains
+
+    @property
+    def frozen(self) -> Sequence[str]:
+        """Those of its parameters that are kept as they begin, without the adapter's name."""
+        return ()
+
     @property
     def wanted(self) -> Sequence[str]:
         """The targets, each of which must be somewhere in the model."""

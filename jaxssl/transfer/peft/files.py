@@ -42,6 +42,7 @@ def write_adapter(
     heads: Mapping[str, str],
     architecture: str,
     base: str | None,
+    biases: Mapping[str, np.ndarray] = {},
 ) -> None:
     """Writes one adapter to an existing directory.
 
@@ -53,6 +54,7 @@ def write_adapter(
       heads: {a head's name there: its name here}.
       architecture: the class of `transformers`.
       base: where PEFT finds the model; None says nothing of it.
+      biases: all of the model's own, by canonical name.
 
     Raises:
       UserError: PEFT has no such method, or it cannot say what the adapter does.
@@ -70,6 +72,8 @@ def write_adapter(
         paths = [ours.rsplit("/", 1)[0] for ours, _ in group]
         sizes = [_num_outputs(pair, shapes[ours]) for ours, pair in group]
         for layer, name in _places(group[0][1], theirs, config):
+            if layer is not None and layer not in (method.changed_layers or [layer]):
+                continue
             parts = [_of_layer(found, layer, group[0][1]) for found in chosen]
             made = method.peft_tensors(paths, parts, sizes)
             module = name.removesuffix(".weight")
@@ -89,6 +93,9 @@ def write_adapter(
         )
     saved, kept = _trained(pairs, trained)
     tensors |= saved
+    if (which := given.get("bias", "none")) != "none":
+        made = _biases(pairs, biases, targets, which == "all", config)
+        tensors |= {name: x for name, x in made.items() if name not in tensors}
     content = {
         **given,
         **_scales(given, ranks, scales),
@@ -137,6 +144,30 @@ def _num_outputs(pair: Pair, shape: tuple[int, ...]) -> int:
     """Of a projection, or the width of a table."""
     own = shape[1:] if "{layer}" in pair.theirs else shape
     return math.prod(own[pair.num_in :])
+
+
+def _biases(
+    pairs: Mapping[str, Sequence[tuple[str, Pair]]],
+    biases: Mapping[str, np.ndarray],
+    targets: Sequence[str],
+    is_all: bool,
+    config: Any,
+) -> dict[str, np.ndarray]:
+    """Those of the modules that are changed, under PEFT's names, and all others."""
+    tensors = {}
+    for theirs, group in pairs.items():
+        if not all(ours in biases for ours, _ in group):
+            continue
+        for layer, name in _places(group[0][1], theirs, config):
+            module = name.removesuffix(".bias")
+            if module in targets:
+                name = f"{module}.base_layer.bias"
+            elif not is_all:
+                continue
+            found = [biases[ours] if layer is None else biases[ours][layer] for ours, _ in group]
+            parts = [pair.give(x) for (_, pair), x in zip(group, found)]
+            tensors[LEAD + name] = np.concatenate(parts)
+    return tensors
 
 
 def _trained(

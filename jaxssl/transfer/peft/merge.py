@@ -1,14 +1,15 @@
 """Merging: adapters computed into the parameters of the model that they change."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxssl.core.errors import UserError
-from jaxssl.core.layer_names import ADAPTERS, canonical, is_stacked
+from jaxssl.core.layer_names import ADAPTERS, canonical, is_stacked, layer_range
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.types import Params
 from jaxssl.models.adapters import Attached
@@ -73,7 +74,22 @@ def _merged(adapter: Attached, module: str, flat: Params, added: Mapping[str, An
         return method.merge(path, own, added)
 
     new = (jax.vmap(one) if is_stacked(module) else one)(*wide)
+    if method.changed_layers is not None and is_stacked(module):
+        new = _in_layers(method.changed_layers, module, new, wide[0])
     return {f"{module}/{name}": x.astype(own[name].dtype) for name, x in new.items()}
+
+
+def _in_layers(
+    layers: Sequence[int], module: str, new: Mapping[str, Any], own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The new parameters in these layers, the module's own in the others."""
+    first = (layer_range(module) or (0, 0))[0]
+
+    def chosen(x: jax.Array) -> np.ndarray:
+        numbers = first + np.arange(x.shape[0]).reshape(-1, *(1,) * (x.ndim - 1))
+        return np.isin(numbers, layers)
+
+    return {name: jnp.where(chosen(x), x, own[name]) for name, x in new.items()}
 
 
 def _check(adapter: Attached, model: Model, added: Mapping[str, Any]) -> None:

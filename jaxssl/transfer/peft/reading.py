@@ -1,11 +1,14 @@
 """Adapters out of PEFT's files: LoRA and IA3, and what was trained beside them."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxssl.checkpoint.hf.directory import HfDirectory
@@ -19,7 +22,7 @@ from jaxssl.models.layers import unbox
 from jaxssl.transfer.peft.base import Method
 from jaxssl.transfer.peft.files import CONFIG, LEAD, WEIGHTS
 from jaxssl.transfer.peft.ia3 import Ia3
-from jaxssl.transfer.peft.lora import Lora
+from jaxssl.transfer.peft.lora import Lora, row_lengths
 
 ENDINGS = {
     "lora_A.weight": "a",
@@ -33,7 +36,6 @@ ENDINGS = {
 PLAIN = (True, False, "gaussian", "orthogonal", "eva")
 """Initialisations that leave the model's own parameters as they are."""
 UNREAD = {
-    "bias": "none",
     "lora_bias": False,
     "trainable_token_indices": None,
     "layer_replication": None,
@@ -41,6 +43,8 @@ UNREAD = {
 """Fields that say of an adapter what is not built here, with the value that says nothing."""
 
 Modules = Mapping[str, Mapping[str, np.ndarray]]
+ByLayer = dict[int | None, np.ndarray]
+"""Of a parameter; outside a stack the layer is None."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +71,10 @@ def read_adapter(path: Path, base: HfDirectory) -> ReadAdapter:
     given = read_config(path)
     tensors = _tensors(path)
     left = dict(tensors)
-    found: dict[str, dict[str, dict[int | None, np.ndarray]]] = {}
+    found: dict[str, dict[str, ByLayer]] = {}
     shapes = {name: tuple(x.shape) for name, x in flatten(unbox(base.model.abstract())).items()}
     trained: dict[str, np.ndarray] = {}
+    biases: dict[str, ByLayer] = {}
     for ours, pair in base.pairs.items():
         module, leaf = ours.rsplit("/", 1)
         for layer, theirs in layers_of(pair, base.config):
@@ -85,10 +90,18 @@ def read_adapter(path: Path, base: HfDirectory) -> ReadAdapter:
                 for name in names:
                     for ending in ENDINGS:
                         left.pop(f"{name.removesuffix('.weight')}.{ending}", None)
+            if leaf == "bias" and given.get("bias", "none") != "none":
+                names = [each for name in names for each in (_beside(name), name)]
+                for name in names:
+                    if name in tensors:
+                        taken = pair.take(tensors[name], inner)
+                        biases.setdefault(ours, {})[layer] = taken
+                        left.pop(name, None)
             name = next((name for name in names if name in tensors), None)
             if name is not None and layer is None:
                 trained[ours] = pair.take(tensors[name], inner)
                 left.pop(name, None)
+    left = {name: x for name, x in left.items() if not _is_copy(name)}
     if left:
         raise UserError(
             "the adapter has tensors that the model has no place for",
@@ -98,12 +111,46 @@ def read_adapter(path: Path, base: HfDirectory) -> ReadAdapter:
             fix="give the model that the adapter was trained on; a head that the adapter brings "
             "must be in that model's directory, too",
         )
-    modules = {
-        module: {name: _stacked(path, module, layers, base) for name, layers in arrays.items()}
-        for module, arrays in found.items()
-    }
-    _check_complete(path, given, modules)
-    return ReadAdapter(_method(path, given, modules, base), modules, trained)
+    trained |= {ours: _filled(ours, layers, base) for ours, layers in biases.items()}
+    if given["peft_type"] == "IA3":
+        modules = {
+            module: {name: _stacked(path, module, layers, base) for name, layers in arrays.items()}
+            for module, arrays in found.items()
+        }
+        _check_complete(path, given, modules)
+        return ReadAdapter(_ia3(modules), modules, trained)
+    read = [_of_lora(path, given, module, arrays, base) for module, arrays in found.items()]
+    modules = {each.module: each.arrays for each in read}
+    return ReadAdapter(_lora(given, read), modules, trained)
+
+
+def _beside(name: str) -> str:
+    """A bias's name where PEFT has wrapped its module."""
+    return f"{name.removesuffix('.bias')}.base_layer.bias"
+
+
+def _is_copy(name: str) -> bool:
+    """Whether a tensor is one that PEFT writes twice, of a module that it keeps with its biases."""
+    parts = {*name.split(".")}
+    return name.endswith(".bias") and bool({"original_module", "modules_to_save"} & parts)
+
+
+def _filled(ours: str, layers: ByLayer, base: HfDirectory) -> np.ndarray:
+    """A parameter of all layers, the model's own in those that a file has none of."""
+    if None in layers:
+        return layers[None]
+    whole = _own(ours, base)
+    for layer, x in layers.items():
+        whole[layer] = x
+    return whole
+
+
+def _own(ours: str, base: HfDirectory) -> np.ndarray:
+    """A parameter of the model."""
+    shape = flatten(unbox(base.model.abstract()))[ours]
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=here)
+    return np.array(base.read(ours, wanted))
 
 
 def _check_complete(path: Path, given: Mapping[str, Any], modules: Modules) -> None:
@@ -141,6 +188,8 @@ def read_config(path: Path) -> dict[str, Any]:
     kind = given.get("peft_type")
     if kind not in ("LORA", "IA3"):
         raise _not_here(path, "peft_type", "LORA or IA3", kind)
+    if given.get("bias", "none") not in ("none", "all", "lora_only"):
+        raise _not_here(path, "bias", "none, all or lora_only", given["bias"])
     for field, nothing in UNREAD.items():
         if given.get(field) not in (nothing, None, False, [], {}):
             raise _not_here(path, field, nothing, given[field])
@@ -238,50 +287,130 @@ def _stacked(
     return np.stack([layers[layer] for layer in range(depth)])
 
 
-def _method(path: Path, given: Mapping[str, Any], modules: Modules, base: HfDirectory) -> Method:
+def _ia3(modules: Modules) -> Method:
     """The method with its settings; targets are paths."""
-    if given["peft_type"] == "IA3":
-        return Ia3(
-            targets=tuple(sorted(m for m, x in modules.items() if "factor" in x)),
-            inputs=tuple(sorted(m for m, x in modules.items() if "in_factor" in x)),
-        )
-    ranks = {module: x["b"].shape[is_stacked(module)] for module, x in modules.items()}
-    alphas = {module: _alpha(path, given, module, base) for module in modules}
+    return Ia3(
+        targets=tuple(sorted(m for m, x in modules.items() if "factor" in x)),
+        inputs=tuple(sorted(m for m, x in modules.items() if "in_factor" in x)),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _ReadLora:
+    """What a file has of one module.
+
+    Attributes:
+      arrays: of all layers of one rank, filled up with zeros, which training leaves: where both
+        matrices are zero, no gradient reaches either.
+      layers: those that the file has; None outside a stack.
+      depth: how many there are.
+    """
+
+    module: str
+    arrays: Mapping[str, np.ndarray]
+    rank: int
+    alpha: float
+    layers: tuple[int, ...] | None = None
+    depth: int = 0
+
+
+def _lora(given: Mapping[str, Any], read: Sequence[_ReadLora]) -> Method:
+    """The method with its settings; targets are paths."""
     rank, alpha = int(given.get("r", 8)), float(given.get("lora_alpha", 8))
+    layers = sorted({layer for each in read for layer in each.layers or ()})
+    is_all = any(each.layers is None for each in read)
+    is_all = is_all or len(layers) == max(each.depth for each in read)
+    read = sorted(read, key=lambda each: each.module)
     return Lora(
         rank=rank,
         alpha=alpha,
-        targets=tuple(sorted(modules)),
+        targets=tuple(each.module for each in read),
         dropout=float(given.get("lora_dropout", 0.0)),
         rank_stabilized=bool(given.get("use_rslora", False)),
         magnitude=bool(given.get("use_dora", False)),
-        rank_by_target={module: x for module, x in sorted(ranks.items()) if x != rank},
-        alpha_by_target={module: x for module, x in sorted(alphas.items()) if x != alpha},
+        bias=given.get("bias", "none"),
+        layers=None if is_all else tuple(layers),
+        rank_by_target={each.module: each.rank for each in read if each.rank != rank},
+        alpha_by_target={each.module: each.alpha for each in read if each.alpha != alpha},
     )
 
 
-def _alpha(path: Path, given: Mapping[str, Any], module: str, base: HfDirectory) -> float:
-    """The alpha of a module, by the first of PEFT's patterns that fits each of its layers."""
-    pair = next(
-        base.pairs[f"{module}/{x}"]
-        for x in ("kernel", "embedding")
-        if f"{module}/{x}" in base.pairs
+def _of_lora(
+    path: Path,
+    given: Mapping[str, Any],
+    module: str,
+    arrays: Mapping[str, ByLayer],
+    base: HfDirectory,
+) -> _ReadLora:
+    """What a file has of a module. Ranks that differ from layer to layer are filled up with zeros;
+    where scales do, the second matrices hold the rest."""
+    leaf = next(x for x in ("kernel", "embedding") if f"{module}/{x}" in base.pairs)
+    pair = base.pairs[f"{module}/{leaf}"]
+    names = {
+        layer: base.family.prefix + theirs.removesuffix(".weight")
+        for layer, theirs in layers_of(pair, base.config)
+    }
+    there = {layer for layers in arrays.values() for layer in layers}
+    if None not in there:
+        there |= {layer for layer, name in names.items() if _is_meant(given, name)}
+    by_layer = {
+        layer: {name: layers[layer] for name, layers in arrays.items() if layer in layers}
+        for layer in sorted(there, key=lambda layer: layer or 0)
+    }
+    for layer, own in by_layer.items():
+        _check_complete(path, given, {names[layer]: own})
+    alphas = {layer: _alpha(given, names[layer]) for layer in by_layer}
+    ranks = {layer: len(own["b"]) for layer, own in by_layer.items()}
+    widest = max(ranks, key=lambda layer: ranks[layer])
+    rank, alpha = ranks[widest], alphas[widest]
+    if None in by_layer:
+        return _ReadLora(module, by_layer[None], rank, alpha)
+
+    def scale(layer: int | None) -> float:
+        root = math.sqrt if given.get("use_rslora") else float
+        return alphas[layer] / root(ranks[layer])
+
+    made = {}
+    for layer, own in by_layer.items():
+        more, share = rank - ranks[layer], scale(layer) / scale(widest)
+        b = own["b"] if share == 1 else own["b"] * np.asarray(share, own["b"].dtype)
+        a = np.pad(own["a"], [(0, 0)] * (own["a"].ndim - 1) + [(0, more)])
+        made[layer] = {**own, "a": a, "b": np.pad(b, [(0, more)] + [(0, 0)] * (b.ndim - 1))}
+    nothing = {name: np.zeros_like(x) for name, x in made[widest].items()}
+    stacked = {
+        name: np.stack([made.get(layer, nothing)[name] for layer in names]) for name in nothing
+    }
+    if "m" in stacked and len(made) < len(names):
+        kernels = _own(f"{module}/{leaf}", base)
+        for layer in names.keys() - made.keys():
+            stacked["m"][layer] = row_lengths(jnp.asarray(kernels[layer]), stacked["m"].ndim - 1)
+    layers = tuple(layer for layer in made if layer is not None)
+    return _ReadLora(module, stacked, rank, alpha, layers, len(names))
+
+
+def _is_meant(given: Mapping[str, Any], name: str) -> bool:
+    """Whether a config says that PEFT changes the module of this name there."""
+
+    def is_among(field: str) -> bool:
+        found = given.get(field) or ()
+        if isinstance(found, str):
+            return re.fullmatch(found, name) is not None
+        return any(f".{name}".endswith(f".{each}") for each in found)
+
+    layers = given.get("layers_to_transform")
+    if layers is not None and not isinstance(given.get("target_modules"), str):
+        number = re.match(r".*?\.[^.]*\.(\d+)\.", name)
+        chosen = [layers] if isinstance(layers, int) else layers
+        if number is None or (chosen and int(number[1]) not in chosen):
+            return False
+    return is_among("target_modules") and not is_among("exclude_modules")
+
+
+def _alpha(given: Mapping[str, Any], name: str) -> float:
+    """The alpha of a module there, by the first of PEFT's patterns that fits."""
+    fitting = (
+        value
+        for key, value in (given.get("alpha_pattern") or {}).items()
+        if re.fullmatch(rf"(.*\.)?({key})", name)
     )
-    found = set()
-    for _, theirs in layers_of(pair, base.config):
-        name = base.family.prefix + theirs.removesuffix(".weight")
-        fitting = (
-            value
-            for key, value in (given.get("alpha_pattern") or {}).items()
-            if re.fullmatch(rf"(.*\.)?({key})", name)
-        )
-        found.add(float(next(fitting, given.get("lora_alpha", 8))))
-    if len(found) > 1:
-        raise UserError(
-            "the adapter is not alike in all layers",
-            where=f"{path / CONFIG}, alpha_pattern",
-            expected=f"one alpha in all layers of {module}",
-            got=sorted(found),
-            fix="merge it where peft is installed, and import the model",
-        )
-    return found.pop()
+    return float(next(fitting, given.get("lora_alpha", 8)))

@@ -85,6 +85,9 @@ METHODS = {
     "one of three": Lora(rank=2, targets=("value",)),
     "ia3": Ia3(),
     "dora": Lora(rank=3, targets=("query", "key", "value", "down"), magnitude=True),
+    "top": Lora(rank=3, targets=("query", "down"), layers=(1,), bias="lora_only"),
+    "biases": Lora(rank=2, targets=("query", "up"), bias="all"),
+    "pissa": Lora(rank=2, targets=("query", "key", "down"), initialization="pissa"),
 }
 
 
@@ -125,7 +128,27 @@ def adapted(case, method, root):
     flat = flatten(drawn)
     lengths = {path: 1 + np.abs(x) for path, x in flat.items() if path.endswith("_m")}
     drawn = unflatten({**flat, **lengths})
+    if (layers := METHODS[method].changed_layers) is not None:
+        keep = np.isin(np.arange(2), layers)
+        drawn = jax.tree.map(lambda x: (x.T * keep).T, drawn)
+    base = {**flatten(base), **trained_biases(METHODS[method], flatten(base), model)}
+    base = unflatten(base)
     return place, model, {**base, ADAPTERS: drawn}, name
+
+
+def trained_biases(method, base, model):
+    """What a method has made of the biases that it trains; `pooler` is not in all classes."""
+    if getattr(method, "bias", "none") == "none":
+        return {}
+    of = {path.rsplit("/", 1)[0] + "/bias" for path in flatten(model.abstract()[ADAPTERS])}
+    draw = np.random.default_rng(11).standard_normal
+    found = {}
+    for path, x in base.items():
+        if path.endswith("/bias") and (method.bias == "all" or path in of):
+            found[path] = (x + 0.2 * draw(x.shape)).astype(x.dtype)
+            if method.changed_layers is not None:
+                found[path][0] = x[0]
+    return found
 
 
 def hidden(model, params):
@@ -163,6 +186,7 @@ def written(place, model, params, name, out, base=None):
         heads=heads,
         architecture=name,
         base=base,
+        biases={path: x for path, x in flatten(params).items() if path.endswith("/bias")},
     )
     return out
 
@@ -247,6 +271,7 @@ def made_by_peft(case, root, out, settings):
     return wrapped
 
 
+DOWN = ["query", "output.dense"]
 THEIRS = {
     "gpt2": dict(r=3, lora_alpha=5, target_modules=["c_attn", "mlp.c_proj"], fan_in_fan_out=True),
     "llama": dict(r=4, lora_alpha=8, target_modules="all-linear", rank_pattern={"down_proj": 2}),
@@ -257,10 +282,30 @@ THEIRS = {
 }
 
 
-@pytest.mark.parametrize("case", THEIRS)
-def test_what_peft_made_is_read_and_does_the_same(case, root, tmp_path):
+UNEVEN = [
+    ("llama", dict(target_modules=["q_proj", "down_proj"], layers_to_transform=[1])),
+    ("qwen3", dict(target_modules=["q_proj"], layers_to_transform=[0], use_dora=True)),
+    ("bert", dict(target_modules=DOWN, bias="all")),
+    ("bert", dict(target_modules=DOWN, bias="lora_only", layers_to_transform=1)),
+    ("gpt2", dict(target_modules=["c_attn"], bias="lora_only", fan_in_fan_out=True)),
+    (
+        "llama",
+        dict(
+            target_modules=["q_proj", "v_proj"],
+            rank_pattern={"layers.0.self_attn.q_proj": 4},
+            alpha_pattern={"layers.1.self_attn.v_proj": 5},
+        ),
+    ),
+    ("t5", dict(target_modules=["q"], rank_pattern={r"block\.1\..*q": 3}, use_rslora=True)),
+]
+
+
+@pytest.mark.parametrize(
+    ("case", "settings"), [*THEIRS.items(), *((case, {"r": 2, **x}) for case, x in UNEVEN)]
+)
+def test_what_peft_made_is_read_and_does_the_same(case, settings, root, tmp_path):
     out = tmp_path / "adapter"
-    wrapped = made_by_peft(case, root, out, peft.LoraConfig(**THEIRS[case]))
+    wrapped = made_by_peft(case, root, out, peft.LoraConfig(**settings))
     place, plain, base, name = case_of(case, root)
     read = read_adapter(out, open_model(place))
     model = dataclasses.replace(plain, adapters=(Attached("own", read.method),))
@@ -271,8 +316,9 @@ def test_what_peft_made_is_read_and_does_the_same(case, root, tmp_path):
     }
     shapes = flatten(unbox(model.abstract()))
     added = {path for path in shapes if path.startswith(f"{ADAPTERS}/")}
-    assert flat.keys() == added and not read.trained
-    params = unflatten({**flatten(base), **flat})
+    assert flat.keys() == added and bool(read.trained) == ("bias" in settings)
+    assert read.trained.keys() <= flatten(base).keys()
+    params = unflatten({**flatten(base), **read.trained, **flat})
     mine, ids = hidden(model, params)
     yours = theirs(wrapped, ids, model.config.encoder_decoder)
     assert np.abs(mine - yours).max() <= 1e-5 * np.abs(mine).max()
@@ -300,7 +346,7 @@ def test_files_that_are_written_and_read_again_have_the_same_bits(root, tmp_path
     [
         ({"peft_type": "BOFT"}, "peft_type"),
         ({"lora_bias": True}, "lora_bias"),
-        ({"bias": "all"}, "bias"),
+        ({"bias": "some"}, "bias"),
         ({"init_lora_weights": "pissa"}, "adapter_config.json"),
     ],
 )
@@ -317,7 +363,8 @@ def test_adapters_of_another_kind_are_refused(change, where, root, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (lambda x: {k: v for k, v in x.items() if "1.self_attn.q_proj.lora_B" not in k}, "alike"),
+        (lambda x: {k: v for k, v in x.items() if "1.self_attn.q_proj.lora_B" not in k}, "lacks"),
+        (lambda x: {k: v for k, v in x.items() if "1.self_attn.q_proj" not in k}, "lacks"),
         (lambda x: {k: v for k, v in x.items() if "lora_B" not in k}, "lacks a tensor"),
         (
             lambda x: {k: v[:, :5].copy() if "lora_A" in k else v for k, v in x.items()},
