@@ -2,7 +2,7 @@
 
 A method is a dataclass over `Adapter`; attached to a model under a name (`Model.adapters`) it is an
 adapter of it. What every family is assembled of are its sites: projections, embeddings, sublayers,
-and the keys and values of self-attention. There it may compute something else, with parameters that
+and the keys and values of attention. There it may compute something else, with parameters that
 it makes there. They lie at the path, and in the segment, of what they change:
 `adapters/encoder/layers/attention/query/default_a`, so that freezing, learning rates, sharding and
 the ledger work on them as on all others.
@@ -154,7 +154,8 @@ class Adapter:
     def keys_values(
         self, site: Site, keys: jax.Array, values: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Of self-attention, [B, S, K, D]. What it puts before them is seen by every query."""
+        """Of attention, to a row's own tokens or to a memory, [B, S, K, D]. What it puts before
+        them is seen by every query."""
         del site
         return keys, values
 
@@ -209,6 +210,7 @@ SITES: dict[tuple[type[nn.Module], str], str] = {
     (CrossAttention, "__call__"): "sublayer",
     (FeedForward, "__call__"): "sublayer",
     (SelfAttention, "keys_values"): "keys_values",
+    (CrossAttention, "keys_values"): "keys_values",
 }
 """The method of `Adapter` that a module's method is given to."""
 

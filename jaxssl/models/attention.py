@@ -136,8 +136,8 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention to the memory: a token sees what is of its own segment there, and
-    attends to nothing, which gives 0, where that is nothing."""
+    """Multi-head attention to the memory: a token sees what is of its own segment there, and keys
+    of adapters; it attends to nothing, which gives 0, where that is nothing."""
 
     config: BlockConfig
 
@@ -153,16 +153,22 @@ class CrossAttention(nn.Module):
                 got="none",
             )
         q = project(block, c, "query", x)
-        k, v = self._keys_values(memory)
+        k, v = self.keys_values(*self._of_memory(memory))
+        always = k.shape[1] - memory.segment_ids.shape[1]
         queries, keys = Tokens(context.segment_ids), Tokens(memory.segment_ids)
         drop = WeightDropout(c.dropout, dropout_rng(self), context.rows)
         operands = Operands(q, k, v, queries, keys, scale=c.scale)
-        out = attention(c.kernel, operands, Pattern(), block.precision, drop)
-        # The softmax of a token that sees no key would be over all of them.
-        sees = context.segment_ids[:, :, None] == memory.segment_ids[:, None, :]
-        return project_out(block, c, jnp.where(sees.any(-1)[..., None, None], out, 0))
+        out = attention(c.kernel, operands, Pattern(always=always), block.precision, drop)
+        if not always:  # the softmax of a token that sees no key would be over all of them
+            sees = context.segment_ids[:, :, None] == memory.segment_ids[:, None, :]
+            out = jnp.where(sees.any(-1)[..., None, None], out, 0)
+        return project_out(block, c, out)
 
-    def _keys_values(self, memory: Memory) -> tuple[jax.Array, jax.Array]:
+    def keys_values(self, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """As of `SelfAttention`."""
+        return k, v
+
+    def _of_memory(self, memory: Memory) -> tuple[jax.Array, jax.Array]:
         """Those of the memory, [B, S, K, D]: made of it, and kept where there is a cache, or what
         the cache has kept of a memory that is given no more."""
         block, c = self.config, self.config.cross_attention

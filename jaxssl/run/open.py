@@ -7,6 +7,7 @@ runs.fill_masks("runs/books", ["It was the best of [MASK]."])
 
 import contextlib
 import dataclasses
+import functools
 import re
 import sys
 from collections.abc import Sequence
@@ -62,6 +63,7 @@ from jaxssl.run.recipes import read_config
 from jaxssl.run.tokenizers import make_vocabulary
 from jaxssl.train.evaluation import DataPass, Evaluation, evaluate
 from jaxssl.train.samples import fill_text, mask_text
+from jaxssl.transfer.peft.merge import fold_adapters, folded_model
 from jaxssl.transfer.start import Start, first_params, plan_start
 
 SAMPLING, WRITING = Sampling(), Writing()
@@ -133,6 +135,13 @@ def open_run(
         params = first_params(start, model, 0, abstract, wanted)
     if alone:
         params, model = model.own(params), dataclasses.replace(model, ties=(), others=())
+    if (folded := folded_model(model)) != model:
+        with use_layout(mesh, make_rules(config.mesh.rules)):
+            layout = jax.tree.map(lambda x: x.sharding, laid_out(folded.abstract(), mesh))
+            fold = functools.partial(fold_adapters, model)
+            params = jax.jit(fold, out_shardings=layout)(params)
+        methods: Any = {each.name: each.method for each in folded.adapters}
+        model, config = folded, dataclasses.replace(config, peft=methods)
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
     return TrainedModel(config, model, params, tokenizer, vocabulary, mesh, chosen)
 

@@ -13,6 +13,8 @@ from jaxssl.commands.import_hf import import_model
 from jaxssl.commands.merge import merge
 from jaxssl.commands.predict import predict
 from jaxssl.core.errors import UserError
+from jaxssl.core.names import flatten
+from jaxssl.run import open as runs
 from jaxssl.run.open import evaluate_run
 from jaxssl.run.train import train_run
 
@@ -135,6 +137,25 @@ def test_lengths_of_dora_begin_as_those_of_the_base(more, base, table, tmp_path)
         np.testing.assert_allclose(after[f"adapters/{path}/default_m"], want, rtol=1e-6)
 
 
+def test_a_run_that_is_opened_has_the_prefix_that_its_projection_gives(
+    base, table, tmp_path, monkeypatch
+):
+    settings = ("peft.name=prefix", "peft.projection_size=16", "peft.length=3")
+    few = ("train.steps=3", "train.epochs=null", "checkpoint.every=3")
+    train_run(tuned.configured(base, table, tmp_path / "run", *settings, *few), QUIET)
+    held = {name for name in toy.restored(tmp_path / "run", 3) if "adapters" in name}
+    assert any("inner_kernel" in name for name in held)
+    opened, values = runs.open_run(tmp_path / "run"), evaluate_run(tmp_path / "run")
+    own = flatten(opened.params["adapters"])
+    assert {name.rsplit("/")[-1] for name in own} == {"default_key", "default_value"}
+    assert opened.config.peft["default"].projection_size is None
+    monkeypatch.setattr(runs, "folded_model", lambda model: model)
+    as_trained = evaluate_run(tmp_path / "run")
+    assert "default_table" in str(runs.open_run(tmp_path / "run").params["adapters"])
+    for name, value in as_trained.items():
+        assert values[name] == pytest.approx(value, rel=3e-6), name
+
+
 @pytest.mark.parametrize(
     ("settings", "what", "where"),
     [
@@ -144,6 +165,11 @@ def test_lengths_of_dora_begin_as_those_of_the_base(more, base, table, tmp_path)
         (
             ("peft.name=bottleneck", "peft.after=[cross_attention]"),
             "nothing that bottleneck changes",
+            "peft.default",
+        ),
+        (
+            ("peft.name=prefix", "peft.where=[decoder,cross_attention]"),
+            "nothing that prefix changes",
             "peft.default",
         ),
         (("peft.name=lora", "init.scratch=true"), "starts from nothing", "peft, init.from"),

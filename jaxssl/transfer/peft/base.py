@@ -35,6 +35,15 @@ class Method(Adapter):
     def check(self, model: ModelConfig) -> None:
         """Refuses a model that it cannot change. Raises UserError."""
 
+    @property
+    def folded(self) -> "Method":
+        """The method that computes what this one does once it is trained; most often itself."""
+        return self
+
+    def fold(self, added: Arrays) -> Arrays:
+        """The parameters of `folded` for these, of one module and layer."""
+        return added
+
     def merge(self, path: str, own: Arrays, added: Arrays) -> dict[str, jax.Array]:
         """The module's parameters as they would be without the adapter, to the same effect.
 

@@ -28,6 +28,7 @@ METHODS = {
     "dora": Lora(rank=2, magnitude=True),
     "bottleneck": Bottleneck(reduction=4),
     "prefix": Prefix(length=3),
+    "projected": Prefix(length=2, projection_size=8),
     "ia3": Ia3(),
     "bitfit": BitFit(),
     "norms": Norms(),
