@@ -30,6 +30,7 @@ from jaxssl.core.types import Batch
 from jaxssl.models.attention import CrossAttention, SelfAttention
 from jaxssl.models.blocks import FeedForward
 from jaxssl.models.layers import Embedding, Names, Projection, unbox
+from jaxssl.models.transformer import Embeddings
 
 Compute = Callable[[jax.Array], jax.Array]
 """What a site computes without this adapter, with those before it."""
@@ -151,6 +152,17 @@ class Adapter:
         del site
         return compute(x)
 
+    @property
+    def lead(self) -> int:
+        """Tokens of its own that it puts before each text (`embedded`): here none."""
+        return 0
+
+    def embedded(self, site: Site, x: jax.Array) -> jax.Array:
+        """Of the embeddings of a row's tokens, [B, T, E]: those of `lead` more before them. Of an
+        encoder-decoder those that the encoder reads."""
+        del site
+        return x
+
     def keys_values(
         self, site: Site, keys: jax.Array, values: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
@@ -211,6 +223,7 @@ SITES: dict[tuple[type[nn.Module], str], str] = {
     (FeedForward, "__call__"): "sublayer",
     (SelfAttention, "keys_values"): "keys_values",
     (CrossAttention, "keys_values"): "keys_values",
+    (Embeddings, "embedded"): "embedded",
 }
 """The method of `Adapter` that a module's method is given to."""
 
@@ -233,6 +246,8 @@ def adapted(
         ]
         if kind == "keys_values":
             return functools.reduce(lambda pair, change: change(*pair), changes, compute(*args))
+        if kind == "embedded":
+            return functools.reduce(lambda x, change: change(x), changes, compute(*args))
         x, *rest = args
 
         def computed(x):

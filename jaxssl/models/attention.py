@@ -102,7 +102,8 @@ class SelfAttention(nn.Module):
             weight_dropout = WeightDropout(c.dropout, key, rows)
             return attention(c.kernel, operands, pattern, self.config.precision, weight_dropout)
 
-        patterns = [dataclasses.replace(each, always=always) for each in context.patterns]
+        more = {"always": always, "shared": context.lead}
+        patterns = [dataclasses.replace(each, **more) for each in context.patterns]
         branches = [functools.partial(attend, pattern) for pattern in patterns]
         if number is None:
             return branches[0](key, rows, operands)
@@ -116,10 +117,12 @@ class SelfAttention(nn.Module):
         return switch(number, key, rows, operands)
 
     def _prefix(self, context: Context, slots: int) -> jax.Array | None:
-        """Of what a cache holds: the rows' first tokens, which are read in one pass from slot 0."""
+        """Of what a cache holds: the rows' first tokens, which are read in one pass from slot 0, or
+        behind what is before all texts."""
         if context.prefix is None:
             return None
-        return jnp.pad(context.prefix, ((0, 0), (0, slots - context.prefix.shape[1])))
+        lead, length = context.lead, context.prefix.shape[1]
+        return jnp.pad(context.prefix, ((0, 0), (lead, slots - lead - length)))
 
     def _cached(self, k: jax.Array, v: jax.Array, context: Context) -> tuple[jax.Array, jax.Array]:
         """Writes k, v [B, T, K, D] to their slots; all keys and values [B, S, K, D].

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import jax
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import matches
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.models.adapters import Adapter, Site
 from jaxssl.models.model import ModelConfig
 from jaxssl.ops.linear import linear
@@ -31,6 +32,11 @@ class Method(Adapter):
     def wanted(self) -> Sequence[str]:
         """The targets, each of which must be somewhere in the model."""
         return ()
+
+    def prepared(self, tokenizer: Tokenizer) -> Self:
+        """The method as a run keeps it, with what it takes from the tokenizer. Raises UserError."""
+        del tokenizer
+        return self
 
     def check(self, model: ModelConfig) -> None:
         """Refuses a model that it cannot change. Raises UserError."""
