@@ -567,6 +567,11 @@ def _(p):
     return p.pretrain("peft.name=lora", "peft.targets=[qeury]", f"init.from={p.trained}")
 
 
+@case("virtual tokens where rows hold several texts", "rows hold several", "data.rows", "documents")
+def _(p):
+    return p.pretrain("peft.name=prompt", "peft.length=2", f"init.from={p.trained}")
+
+
 @case("an unknown method", "lorra", "peft.default.name", "did you mean 'lora'?")
 def _(p):
     return p.pretrain("peft.name=lorra", f"init.from={p.trained}")

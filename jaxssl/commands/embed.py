@@ -32,7 +32,7 @@ from jaxssl.data.tables.read import file_paths, read_chunks
 from jaxssl.data.tables.table import Note, Table, say
 from jaxssl.data.tables.writers import check_output, check_place
 from jaxssl.data.tokenizer.tokenizer import Frame
-from jaxssl.models.model import Model, ModelConfig, check_length
+from jaxssl.models.model import Model, check_length
 from jaxssl.ops.pooling import Pooling, pool
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_shards, replicated
@@ -127,7 +127,7 @@ def open_embedder(
     trained = open_run(run_dir, step, layers, alone=True)
     declared = sentence_of(trained.config)
     poolings = (pooling,) if isinstance(pooling, str) else pooling
-    sentence = _chosen(declared, trained.model.config, poolings, normalize, max_length)
+    sentence = _chosen(declared, trained.model, poolings, normalize, max_length)
     frame = None
     if declared is not None and trained.config.imported is not None:
         # Nothing is put around a text that the directory does not say.
@@ -149,13 +149,13 @@ def open_embedder(
 
 def _chosen(
     declared: SentenceConfig | None,
-    config: ModelConfig,
+    model: Model,
     pooling: Sequence[Pooling] | None,
     normalize: bool | None,
     max_length: int | None,
 ) -> SentenceConfig:
     """How a vector is made of a text: as asked for, else as declared, else as usual."""
-    usual = min(MAX_LENGTH, config.max_positions)
+    config, usual = model.config, min(MAX_LENGTH, model.max_positions)
     found = declared or SentenceConfig(pooling=("mean",), max_length=usual)
     asked = {
         "pooling": pooling and tuple(pooling),
@@ -164,7 +164,7 @@ def _chosen(
     }
     given = {name: value for name, value in asked.items() if value is not None}
     found = dataclasses.replace(found, **given)
-    check_length(config, found.max_length, "--max-length")
+    check_length(config, found.max_length, "--max-length", lead=model.lead)
     if "cls" in found.pooling and config.causal:
         raise UserError(
             "the first token of a causal model has seen nothing of the text",

@@ -92,7 +92,7 @@ class Conversation:
         self.messages: list[Mapping[str, str]] = []
         if system is not None:
             self.messages.append({"role": "system", "content": system})
-        self._state = nothing_read(self._plan)
+        self._state = nothing_read(self._plan, self._params)
         self._kept = np.zeros(0, np.int32)
         self._number = 0
 
@@ -166,10 +166,10 @@ class Conversation:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def nothing_read(plan: Plan) -> Written:
+def nothing_read(plan: Plan, params: Params) -> Written:
     """One text of no tokens."""
     return Written(
-        cache=plan.model.empty_cache(1, plan.slots),
+        cache=plan.model.fresh_cache(params, 1, plan.slots),
         segments=None,
         last=jnp.zeros((1, plan.model.config.hidden_size)),
         tokens=jnp.zeros((1, plan.slots), jnp.int32),

@@ -142,7 +142,8 @@ def _planned(
     if not prompts or min(map(len, prompts)) < 1:
         raise UserError("a prompt is empty", expected="at least one token", where="prompt")
     begun, longest = _prompts(model, prompts, samples)
-    most = sampling.fitted(longest, model.config.max_positions, trained_length).max_new_tokens
+    room = model.config.max_positions if model.config.encoder_decoder else model.max_positions
+    most = sampling.fitted(longest, room, trained_length).max_new_tokens
     assert most is not None
     slots = begun.tokens.shape[1] + -(-most // TOGETHER) * TOGETHER
     # The number itself is not compiled in: with every longest prompt it may be another.
@@ -158,11 +159,11 @@ def _prompts(model: Model, prompts: Sequence[np.ndarray], samples: int) -> tuple
     """The prompts of all texts, and how many tokens of positions they take at most."""
     c = model.config
     rows = [row for row in prompts for _ in range(samples)]
-    tokens, lengths = _padded(rows, c.max_positions)
+    tokens, lengths = _padded(rows, model.max_positions)
     if not isinstance(c, EncoderDecoderConfig):
         return Prompts(tokens, lengths), int(lengths.max())
     longest = int(lengths.max())
-    check_source(longest, c.max_positions)
+    check_source(longest, model.max_positions)
     start = np.full((len(rows), 1), c.decoder_start_token_id, np.int32)
     return Prompts(start, np.ones(len(rows), np.int32), tokens, lengths), 1
 

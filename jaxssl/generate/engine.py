@@ -120,9 +120,10 @@ def begin(plan: Plan, params: Params, prompts: Prompts) -> Written:
     memory, segments = None, None
     if source is not None:
         read = row_batch(source, source_lengths)
-        segments = read["segment_ids"]
-        memory = Memory(model.encode(params, read), segments)
-    cache = model.empty_cache(B, plan.slots, None if source is None else source.shape[1])
+        memory = model.memory(params, read)
+        segments = memory.segment_ids
+    width = None if source is None else source.shape[1]
+    cache = model.fresh_cache(params, B, plan.slots, width)
     batch, pattern = row_batch(tokens, None), None
     if plan.prefix:
         pattern = Pattern(causal=True, prefix=True)

@@ -32,11 +32,11 @@ def fill_mask(
       UserError: a row is longer than the model's positions, or `top` is out of range.
     """
     length, c = max(len(row) for row in rows), model.config
-    if length > c.max_positions:
+    if length > model.max_positions:
         raise UserError(
             "a text is longer than the model's positions",
             where="texts",
-            expected=f"at most {c.max_positions} tokens, special tokens included",
+            expected=f"at most {model.max_positions} tokens, special tokens included",
             got=length,
             fix="shorten the text",
         )

@@ -2,7 +2,7 @@
 
 A method is a dataclass over `Adapter`; attached to a model under a name (`Model.adapters`) it is an
 adapter of it. What every family is assembled of are its sites: projections, embeddings, sublayers,
-and the keys and values of self-attention. There it may compute something else, with parameters that
+and the keys and values of attention. There it may compute something else, with parameters that
 it makes there. They lie at the path, and in the segment, of what they change:
 `adapters/encoder/layers/attention/query/default_a`, so that freezing, learning rates, sharding and
 the ledger work on them as on all others.
@@ -30,6 +30,7 @@ from jaxssl.core.types import Batch
 from jaxssl.models.attention import CrossAttention, SelfAttention
 from jaxssl.models.blocks import FeedForward
 from jaxssl.models.layers import Embedding, Names, Projection, unbox
+from jaxssl.models.transformer import Embeddings
 
 Compute = Callable[[jax.Array], jax.Array]
 """What a site computes without this adapter, with those before it."""
@@ -166,10 +167,22 @@ class Adapter:
         del site
         return compute(x)
 
+    @property
+    def lead(self) -> int:
+        """Tokens of its own that it puts before each text (`embedded`): here none."""
+        return 0
+
+    def embedded(self, site: Site, x: jax.Array) -> jax.Array:
+        """Of the embeddings of a row's tokens, [B, T, E]: those of `lead` more before them. Of an
+        encoder-decoder those that the encoder reads."""
+        del site
+        return x
+
     def keys_values(
         self, site: Site, keys: jax.Array, values: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Of self-attention, [B, S, K, D]. What it puts before them is seen by every query."""
+        """Of attention, to a row's own tokens or to a memory, [B, S, K, D]. What it puts before
+        them is seen by every query."""
         del site
         return keys, values
 
@@ -235,6 +248,8 @@ SITES: dict[tuple[type[nn.Module], str], str] = {
     (CrossAttention, "__call__"): "sublayer",
     (FeedForward, "__call__"): "sublayer",
     (SelfAttention, "keys_values"): "keys_values",
+    (CrossAttention, "keys_values"): "keys_values",
+    (Embeddings, "embedded"): "embedded",
 }
 """The method of `Adapter` that a module's method is given to."""
 
@@ -257,6 +272,8 @@ def adapted(
         ]
         if kind == "keys_values":
             return functools.reduce(lambda pair, change: change(*pair), changes, compute(*args))
+        if kind == "embedded":
+            return functools.reduce(lambda x, change: change(x), changes, compute(*args))
         x, *rest = args
 
         def computed(x):

@@ -102,7 +102,8 @@ class SelfAttention(nn.Module):
             weight_dropout = WeightDropout(c.dropout, key, rows)
             return attention(c.kernel, operands, pattern, self.config.precision, weight_dropout)
 
-        patterns = [dataclasses.replace(each, always=always) for each in context.patterns]
+        more = {"always": always, "shared": context.lead}
+        patterns = [dataclasses.replace(each, **more) for each in context.patterns]
         branches = [functools.partial(attend, pattern) for pattern in patterns]
         if number is None:
             return branches[0](key, rows, operands)
@@ -116,10 +117,12 @@ class SelfAttention(nn.Module):
         return switch(number, key, rows, operands)
 
     def _prefix(self, context: Context, slots: int) -> jax.Array | None:
-        """Of what a cache holds: the rows' first tokens, which are read in one pass from slot 0."""
+        """Of what a cache holds: the rows' first tokens, which are read in one pass from slot 0, or
+        behind what is before all texts."""
         if context.prefix is None:
             return None
-        return jnp.pad(context.prefix, ((0, 0), (0, slots - context.prefix.shape[1])))
+        lead, length = context.lead, context.prefix.shape[1]
+        return jnp.pad(context.prefix, ((0, 0), (lead, slots - lead - length)))
 
     def _cached(self, k: jax.Array, v: jax.Array, context: Context) -> tuple[jax.Array, jax.Array]:
         """Writes k, v [B, T, K, D] to their slots; all keys and values [B, S, K, D].
@@ -136,8 +139,8 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention to the memory: a token sees what is of its own segment there, and
-    attends to nothing, which gives 0, where that is nothing."""
+    """Multi-head attention to the memory: a token sees what is of its own segment there, and keys
+    of adapters; it attends to nothing, which gives 0, where that is nothing."""
 
     config: BlockConfig
 
@@ -153,16 +156,22 @@ class CrossAttention(nn.Module):
                 got="none",
             )
         q = project(block, c, "query", x)
-        k, v = self._keys_values(memory)
+        k, v = self.keys_values(*self._of_memory(memory))
+        always = k.shape[1] - memory.segment_ids.shape[1]
         queries, keys = Tokens(context.segment_ids), Tokens(memory.segment_ids)
         drop = WeightDropout(c.dropout, dropout_rng(self), context.rows)
         operands = Operands(q, k, v, queries, keys, scale=c.scale)
-        out = attention(c.kernel, operands, Pattern(), block.precision, drop)
-        # The softmax of a token that sees no key would be over all of them.
-        sees = context.segment_ids[:, :, None] == memory.segment_ids[:, None, :]
-        return project_out(block, c, jnp.where(sees.any(-1)[..., None, None], out, 0))
+        out = attention(c.kernel, operands, Pattern(always=always), block.precision, drop)
+        if not always:  # the softmax of a token that sees no key would be over all of them
+            sees = context.segment_ids[:, :, None] == memory.segment_ids[:, None, :]
+            out = jnp.where(sees.any(-1)[..., None, None], out, 0)
+        return project_out(block, c, out)
 
-    def _keys_values(self, memory: Memory) -> tuple[jax.Array, jax.Array]:
+    def keys_values(self, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """As of `SelfAttention`."""
+        return k, v
+
+    def _of_memory(self, memory: Memory) -> tuple[jax.Array, jax.Array]:
         """Those of the memory, [B, S, K, D]: made of it, and kept where there is a cache, or what
         the cache has kept of a memory that is given no more."""
         block, c = self.config, self.config.cross_attention

@@ -50,6 +50,8 @@ class Context:
     """What layers with cross-attention attend to."""
     slots: int | None = field(default=None, metadata={"static": True})
     """Of the cache, where there is one: as many keys as a row has."""
+    lead: int = field(default=0, metadata={"static": True})
+    """So many of a row's first tokens are before all its texts, which see them."""
     patterns: tuple[Pattern, ...] = field(default=(), metadata={"static": True})
     """The different patterns of the layers."""
     rotations: tuple[jax.Array, jax.Array] | None = None

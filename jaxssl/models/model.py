@@ -137,6 +137,16 @@ class Model:
             others=tuple(other.with_segments(segments) for other in self.others),
         )
 
+    @property
+    def lead(self) -> int:
+        """Tokens that adapters put before each text; of an encoder-decoder before what is read."""
+        return sum(each.method.lead for each in self.adapters)
+
+    @property
+    def max_positions(self) -> int:
+        """Most tokens of a text: the positions that adapters leave."""
+        return self.config.max_positions - self.lead
+
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters, boxed with their logical axes (`layers.unbox` takes them off): of the
         main network its own and the other networks', of another its own alone."""
@@ -153,7 +163,7 @@ class Model:
         def touch_everything(module):
             ids = jnp.zeros((1, 2), jnp.int32)
             batch = {"tokens": ids, "segment_ids": ids + 1, "positions": ids}
-            hidden = module.encode(batch)
+            hidden = module.encode(batch, lead=self.lead)[:, self.lead :]
             pooled = module.pool(hidden) if self.config.body().pooler else hidden[:, 0]
             if self.config.encoder_decoder:
                 hidden = module.decode(batch, Memory(hidden, batch["segment_ids"]))
@@ -254,7 +264,25 @@ class Model:
         """
         if "features" in batch:
             return jnp.asarray(batch["features"])
-        return self.apply(params, "encode", batch, pattern, key=dropout_key, batch=batch)
+        hidden = self._encode(params, batch, dropout_key, pattern)
+        return hidden[:, self.lead :] if self.lead else hidden
+
+    def _encode(
+        self, params: Params, batch: Batch, key: jax.Array | None, pattern: Pattern | None
+    ) -> jax.Array:
+        """With what adapters put before the text."""
+        args = (batch, pattern, None, self.lead)
+        return self.apply(params, "encode", *args, key=key, batch=batch)
+
+    def memory(self, params: Params, batch: Batch, dropout_key: jax.Array | None = None) -> Memory:
+        """What an encoder-decoder's decoder attends to, as `encode` makes it; what adapters put
+        before the text is seen, too."""
+        segments = jnp.asarray(batch["segment_ids"])
+        if "features" in batch or not self.lead:
+            return Memory(self.encode(params, batch, dropout_key), segments)
+        before = jnp.broadcast_to(segments[:, :1], (len(segments), self.lead))
+        segments = jnp.concatenate([before, segments], axis=1)
+        return Memory(self._encode(params, batch, dropout_key, None), segments)
 
     def write(
         self,
@@ -282,7 +310,8 @@ class Model:
     ) -> tuple[jax.Array, Any]:
         """Hidden states of new tokens and the cache with their keys and values written.
 
-        The batch's `positions` are slots of the cache; each row fills its own without gaps.
+        The batch's `positions` are slots of the cache, behind those of what adapters put before
+        the text; each row fills its own without gaps.
 
         Args:
           memory: of an encoder-decoder: with hidden states in the first call, whose keys and values
@@ -292,7 +321,10 @@ class Model:
         kept = [x for path, x in flatten(cache).items() if path.endswith("cached_key")]
         slots = kept[0].shape[-2] if kept else batch["tokens"].shape[1]
         if memory is None:
-            return self.apply(params, "encode", batch, pattern, slots, cache=cache, batch=batch)
+            if self.lead:
+                batch = {**batch, "positions": batch["positions"] + self.lead}
+            args = (batch, pattern, slots, self.lead, True)
+            return self.apply(params, "encode", *args, cache=cache, batch=batch)
         return self.apply(params, "decode", batch, memory, slots, cache=cache, batch=batch)
 
     def head(
@@ -325,9 +357,21 @@ class Model:
         wanted += [tie.of for tie in self.ties if any(_is_within(tie.own, p) for p in parts)]
         return split(params, lambda path: any(_is_within(path, part) for part in wanted))[0]
 
+    def fresh_cache(
+        self, params: Params, batch_size: int, length: int, memory_length: int | None = None
+    ) -> Params:
+        """A cache as `empty_cache` makes it, that has read what adapters put before the text."""
+        cache = self.empty_cache(batch_size, length, memory_length)
+        if not self.lead or memory_length is not None:
+            return cache
+        none = jnp.zeros((batch_size, 0), jnp.int32)
+        batch = {"tokens": none, "segment_ids": none, "positions": none}
+        args = (batch, None, length + self.lead, self.lead)
+        return self.apply(params, "encode", *args, cache=cache, batch=batch)[1]
+
     def empty_cache(self, batch_size: int, length: int, memory_length: int | None = None) -> Params:
         """Zeroed keys and values for `length` positions of each row, and for a memory of
-        `memory_length` tokens, in the compute dtype.
+        `memory_length` tokens, in the compute dtype; for what adapters put before these, too.
 
         What the layers keep, and how it is laid out, they say themselves: it is what they would
         write in a pass over rows of that length.
@@ -336,12 +380,13 @@ class Model:
 
         memory = None
         if memory_length is not None:
-            shape = (batch_size, memory_length)
+            shape = (batch_size, memory_length + self.lead)
             hidden = jnp.zeros((*shape, self.config.hidden_size), self.precision.compute)
             memory = Memory(hidden, jnp.zeros(shape, jnp.int32))
 
         def written(params):
-            ids = jnp.zeros((batch_size, length), jnp.int32)
+            slots = length + (self.lead if memory is None else 0)
+            ids = jnp.zeros((batch_size, slots), jnp.int32)
             batch = {"tokens": ids, "segment_ids": ids, "positions": ids}
             return alone.decode(params, batch, {}, memory)[1]
 
@@ -385,13 +430,31 @@ def num_parameters(params: Params, leave_out: tuple[str, ...] = ()) -> int:
 
 
 def check_length(
-    config: ModelConfig, sequence_length: int, where: str = "data.sequence_length"
+    config: ModelConfig,
+    sequence_length: int,
+    where: str = "data.sequence_length",
+    *,
+    lead: int = 0,
 ) -> None:
     """Refuses sequences longer than the model's positions.
+
+    Args:
+      lead: tokens that adapters put before each.
 
     Raises:
       UserError: says both lengths.
     """
+    if lead and sequence_length + lead > config.max_positions:
+        room = config.max_positions - lead
+        shorter = f"set {where}={room}, or " if room > 0 and where.startswith("data.") else ""
+        raise UserError(
+            "with the tokens of adapters before it, the sequence is longer than the model's "
+            "positions",
+            where=where,
+            expected=f"at most model.max_positions={config.max_positions} less {lead}",
+            got=sequence_length,
+            fix=f"{shorter}give the adapter a smaller length",
+        )
     if sequence_length > config.max_positions:
         raise UserError(
             "the sequence is longer than the model's positions",

@@ -229,28 +229,55 @@ class Embeddings(nn.Module):
         if c.embedding_width != c.hidden_size:
             self.projection = Projection((c.hidden_size,), ("embed", None), c.initializer, p)
 
-    def __call__(self, batch: Batch, table: Embedding | None = None) -> jax.Array:
+    def __call__(
+        self, batch: Batch, table: Embedding | None = None, *, leads: bool = False
+    ) -> jax.Array:
         """Hidden states [B, T, H] of `tokens`, `positions`, optional `token_types`, and
         `first_embedding` [B, E], which stands in the place of each row's first token's.
 
         Args:
           table: of tokens, where it has none of its own.
+          leads: whether adapters put their tokens before these; of what is given of the tokens,
+            all but `tokens` counts them (`led`).
         """
         c, body, tokens = self.config, self.config.body(), batch["tokens"]
         x = (self.tokens if table is None else table)(tokens)
+        x = self.embedded(x) if leads else x
         if body.embedding_scale != 1:
             x = x * jnp.asarray(body.embedding_scale, x.dtype)
         if "first_embedding" in batch:
-            x = x.at[:, 0].set(batch["first_embedding"].astype(x.dtype))
+            first = x.shape[1] - tokens.shape[1]
+            x = x.at[:, first].set(batch["first_embedding"].astype(x.dtype))
         if body.position_rows:
             x = x + self.positions(batch["positions"] + body.position_offset)
         if body.type_rows:
-            types = batch.get("token_types", jnp.zeros_like(tokens))
+            types = batch.get("token_types", jnp.zeros(x.shape[:2], jnp.int32))
             x = x + self.token_types(jnp.minimum(types, body.type_rows - 1))
         if body.embedding_norm:
             x = self.norm(x)
         x = dropout(x, c.dropout, dropout_rng(self), batch.get("row"))
         return x if c.embedding_width == c.hidden_size else self.projection(x)
+
+    def embedded(self, x: jax.Array) -> jax.Array:
+        """The embeddings of a row's tokens [B, T, E]: a site of adapters, which put others before
+        these."""
+        return x
+
+
+def led(batch: Batch, lead: int) -> Batch:
+    """What is said of the tokens of rows, with so many more before them: of the segment and the
+    type of the first one, on the places before it."""
+    (B, T), more = batch["tokens"].shape, {}
+    for name, blank in (("segment_ids", 1), ("token_types", 0)):
+        if name in batch:
+            first = batch[name][:, :1] if T else jnp.full((B, 1), blank, jnp.int32)
+            before = jnp.broadcast_to(first, (B, lead))
+            more[name] = jnp.concatenate([before, batch[name]], axis=1)
+    places = jnp.broadcast_to(jnp.arange(lead, dtype=jnp.int32), (B, lead))
+    more["positions"] = jnp.concatenate([places, batch["positions"] + lead], axis=1)
+    if "prefix" in batch:
+        more["prefix"] = jnp.pad(batch["prefix"], ((0, 0), (lead, 0)))
+    return {**batch, **more}
 
 
 class Transformer(nn.Module):
@@ -274,7 +301,12 @@ class Transformer(nn.Module):
             setattr(self, head.name, head.make(c, p))
 
     def encode(
-        self, batch: Batch, pattern: Pattern | None = None, slots: int | None = None
+        self,
+        batch: Batch,
+        pattern: Pattern | None = None,
+        slots: int | None = None,
+        lead: int = 0,
+        has_read_lead: bool = False,
     ) -> jax.Array:
         """Hidden states [B, T, H] of `tokens`, `segment_ids`, `positions`, optional `token_types`,
         `first_embedding` [B, E], in the place of each row's first token's, `row`, the rows' places
@@ -283,14 +315,24 @@ class Transformer(nn.Module):
         Args:
           pattern: of attention, in place of the configuration's; layers keep their windows.
           slots: of the cache, where there is one.
+          lead: so many tokens of adapters are before each text; they come out, too. Of a causal
+            stack they are before all texts of a row and see none of them.
+          has_read_lead: the cache has them, and `positions` begin behind them.
         """
+        leads = lead > 0 and not has_read_lead
+        batch = led(batch, lead) if leads else batch
         context = Context(
-            batch["segment_ids"], batch["positions"], rows=batch.get("row"), slots=slots
+            batch["segment_ids"],
+            batch["positions"],
+            rows=batch.get("row"),
+            slots=slots,
+            lead=lead if self.config.causal else 0,
         )
         if pattern is not None and pattern.prefix:
             context = dataclasses.replace(context, prefix=batch["prefix"] > 0)
         stack = getattr(self, self.config.stacks[0].name)
-        return self._ended(self._run(stack, self.embeddings(batch), context, pattern), context)
+        x = self.embeddings(batch, leads=leads)
+        return self._ended(self._run(stack, x, context, pattern), context)
 
     def _run(
         self, stack: LayerStack, x: jax.Array, context: Context, pattern: Pattern | None

@@ -15,7 +15,6 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.models.encoder_decoder import EncoderDecoderConfig
 from jaxssl.models.heads import CAUSAL_LM, Head
-from jaxssl.models.layer_context import Memory
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Loss, Objective, Outputs, Sums
 from jaxssl.objectives.next_token import next_token_sums
@@ -74,8 +73,7 @@ class TwoSided(Objective):
         self, model: Model, params: Params, batch: Batch, key: jax.Array | None
     ) -> dict[str, Any]:
         """`hidden` [B, U, H]: of each place, the state that its target is guessed from."""
-        encoded = model.encode(params, batch, key)
-        memory = Memory(encoded, batch["segment_ids"])
+        memory = model.memory(params, batch, key)
         key = None if key is None else jax.random.fold_in(key, 1)
         return {"hidden": model.write(params, written(batch, model.config), memory, key)}
 

@@ -9,10 +9,14 @@ import jax
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.layer_names import ADAPTERS, changed_by, layer_names, matched, stack_of
 from jaxssl.core.names import flatten, matches
+from jaxssl.data.config import DataConfig, StoreConfig
+from jaxssl.data.store.documents import Documents
+from jaxssl.data.store.pairs import Pairs
 from jaxssl.models.adapters import Adapter, Attached, Compute, Site
 from jaxssl.models.layers import unbox
-from jaxssl.models.model import Model
+from jaxssl.models.model import Model, check_length
 from jaxssl.run.config import RunConfig
+from jaxssl.run.feeds import Opened
 from jaxssl.transfer.freezing import Freezing
 from jaxssl.transfer.peft.base import ALL_LINEAR, Arrays, Method
 from jaxssl.transfer.peft.merge import by_module
@@ -89,6 +93,36 @@ def _names(model: Model, paths: Iterable[str]) -> list[str]:
 def _matching(patterns: Iterable[str], names: Sequence[str]) -> tuple[str, ...]:
     """The patterns that match some name."""
     return tuple(pattern for pattern in patterns if matched(pattern, names))
+
+
+def check_leads(config: RunConfig, model: Model, opened: Mapping[str, Opened]) -> None:
+    """Refuses tokens before each text that the model has no positions for, or that rows of several
+    texts have no room for.
+
+    Raises:
+      UserError: says how long rows may be, or which rows to take.
+    """
+    for name, stream in config.all_streams.items() if model.lead else ():
+        lead, (length, key) = f"streams.{name}." if name else "", stream.data.longest
+        check_length(config.model, length, key, lead=model.lead)
+        if config.model.causal or not _holds_several(stream.data, opened[name]):
+            continue
+        raise UserError(
+            "each text has tokens of an adapter before it, and rows hold several",
+            where=f"{lead}data.rows" if isinstance(stream.data, StoreConfig) else "task.packing",
+            expected="rows of one text each, for models that see both ways",
+            got=f"peft {', '.join(x.name for x in model.adapters if x.method.lead)}",
+            fix=f"set {lead}data.rows.name=documents"
+            if isinstance(stream.data, StoreConfig)
+            else "set task.packing=false",
+        )
+
+
+def _holds_several(data: DataConfig, opened: Opened) -> bool:
+    if isinstance(data, StoreConfig):
+        return not isinstance(data.rows, Documents | Pairs)
+    train: Any = opened.splits["train"]
+    return "segment_ids" in train.examples.per_token
 
 
 def _is_named(path: str, target: str) -> bool:

@@ -25,7 +25,7 @@ from jaxssl.parallel.mesh import check_batch, make_mesh
 from jaxssl.program.parameter_use import check_read, reached
 from jaxssl.program.phase import Phases
 from jaxssl.program.program import Program, Stage, Stream
-from jaxssl.run.adapters import check_adapters, rate_factors, trained_with_adapters
+from jaxssl.run.adapters import check_adapters, check_leads, rate_factors, trained_with_adapters
 from jaxssl.run.config import RunConfig, StreamConfig
 from jaxssl.run.feeds import Opened, open_stream
 from jaxssl.run.networks import check_untrained, inits, make_model, untrained, with_networks
@@ -77,12 +77,15 @@ def build(config: RunConfig) -> Built:
         for name, stream in config.all_streams.items()
     }
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
+    methods = {name: method.prepared(tokenizer) for name, method in config.peft.items()}
+    config = dataclasses.replace(config, peft=methods)
     config = config.with_streams({name: each.config for name, each in opened.items()})
     config = dataclasses.replace(config, model=fitted(config.model, config.objectives))
     config = with_networks(config)
     for objective in config.objectives:
         objective.check(config.model, vocabulary)
-    check_samples(config.samples, config.model, config.heads, tokenizer, vocabulary)
+    read = (config.model, config.heads, tokenizer, vocabulary)
+    check_samples(config.samples, *read, lead=config.lead)
     program, epochs = make_program(config, vocabulary, opened, new_pieces(config, tokenizer))
     train, evaluation = epochs.resolve(config.train, config.evaluation)
     settings = dataclasses.replace(config, train=train, evaluation=evaluation)
@@ -117,6 +120,7 @@ def make_program(
     model = make_model(config)
     _check_vocabularies(model)
     check_adapters(config, model)
+    check_leads(config, model, opened)
     start = open_starts(inits(config), model, config.checkpoint, config.out, pieces)
     check_untrained(config, start.entries)
     model, stages, group_of = plan_stages(config, model, start, epochs)

@@ -246,6 +246,11 @@ class RunConfig:
         return [self.objective] if self.objective else []
 
     @property
+    def lead(self) -> int:
+        """Tokens that adapters put before each text."""
+        return sum(method.lead for method in self.peft.values())
+
+    @property
     def chosen_by(self) -> str:
         """The number of a validation that chooses the best checkpoint: that of the first stream
         that is validated, unless `evaluation.best_by` names one."""

@@ -7,6 +7,7 @@ runs.fill_masks("runs/books", ["It was the best of [MASK]."])
 
 import contextlib
 import dataclasses
+import functools
 import re
 import sys
 from collections.abc import Sequence
@@ -62,6 +63,7 @@ from jaxssl.run.recipes import read_config
 from jaxssl.run.tokenizers import make_vocabulary
 from jaxssl.train.evaluation import DataPass, Evaluation, evaluate
 from jaxssl.train.samples import fill_text, mask_text
+from jaxssl.transfer.peft.merge import fold_adapters, folded_model
 from jaxssl.transfer.start import Start, first_params, plan_start
 
 SAMPLING, WRITING = Sampling(), Writing()
@@ -133,6 +135,13 @@ def open_run(
         params = first_params(start, model, 0, abstract, wanted)
     if alone:
         params, model = model.own(params), dataclasses.replace(model, ties=(), others=())
+    if (folded := folded_model(model)) != model:
+        with use_layout(mesh, make_rules(config.mesh.rules)):
+            layout = jax.tree.map(lambda x: x.sharding, laid_out(folded.abstract(), mesh))
+            fold = functools.partial(fold_adapters, model)
+            params = jax.jit(fold, out_shardings=layout)(params)
+        methods: Any = {each.name: each.method for each in folded.adapters}
+        model, config = folded, dataclasses.replace(config, peft=methods)
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
     return TrainedModel(config, model, params, tokenizer, vocabulary, mesh, chosen)
 
@@ -231,7 +240,7 @@ def evaluate_run(
     refuse_below(1, batches=batches)
     trained = open_run(run_dir, step, layers)
     chosen = choose_stream(trained.config, stream)
-    check_length(trained.config.model, *chosen.data.longest)
+    check_length(trained.config.model, *chosen.data.longest, lead=trained.model.lead)
     if store is not None:
         chosen = dataclasses.replace(chosen, data=chosen.data.of_store(store))
     else:
@@ -384,11 +393,11 @@ class TextWriter:
         Raises:
           UserError: names its place.
         """
-        model = self.trained.model.config
+        model = self.trained.model
         ids = prompt_ids(self.trained.language_model, prompts, self.writing.start)
         for row, place in zip(ids, places):
             try:
-                if model.encoder_decoder:
+                if model.config.encoder_decoder:
                     check_source(len(row), model.max_positions)
                 else:
                     length = self.writing.trained_length
@@ -444,7 +453,7 @@ def open_conversation(
     """
     trained = open_run(run_dir, step, layers, alone=True)
     _check_head(trained, "continue")
-    model = trained.model.config
+    model, most = trained.model.config, trained.model.max_positions
     if model.encoder_decoder:
         raise UserError(
             "an encoder-decoder cannot be talked to",
@@ -453,14 +462,15 @@ def open_conversation(
             got=f"model.name={model.name}",
             fix="jaxssl generate RUN TEXT",
         )
-    if window is not None and not 3 <= window <= model.max_positions:
+    if window is not None and not 3 <= window <= most:
         raise UserError(
             "no such window",
             where="window (--window)",
-            expected=f"3 to model.max_positions={model.max_positions}",
+            expected=f"3 to model.max_positions={model.max_positions}"
+            + (f", less {trained.model.lead} tokens of adapters" if trained.model.lead else ""),
             got=window,
         )
-    size = min(_trained_window(trained.config), model.max_positions) if window is None else window
+    size = min(_trained_window(trained.config), most) if window is None else window
     tokenizer, vocabulary = with_template(trained.tokenizer, template), trained.vocabulary
     ends = stop_ids(Path(run_dir), vocabulary.size) or (vocabulary.document_end,)
     asked = LanguageModel(trained.model, trained.params, tokenizer, vocabulary)

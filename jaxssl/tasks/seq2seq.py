@@ -335,11 +335,12 @@ class Seq2seq(TwoSided, Task):
             return TwoSided.forward(self, model, params, batch, key)
         row, lengths = in_one_row(batch)
         width = row["tokens"].shape[1]
-        if width > model.config.max_positions:
+        if width > model.max_positions:
             raise UserError(
                 "what is read and what is written are longer than the model's positions together",
                 where="data.max_length, task.max_target_length",
-                expected=f"at most model.max_positions={model.config.max_positions}",
+                expected=f"at most model.max_positions={model.config.max_positions}"
+                + (f", less {model.lead} tokens of adapters" if model.lead else ""),
                 got=f"{batch['tokens'].shape[1]} + {batch[SIDE].shape[1]}",
                 fix="set the one or the other lower",
             )

@@ -39,11 +39,14 @@ def check_samples(
     heads: Sequence[Head],
     tokenizer: Tokenizer,
     vocabulary: Vocabulary,
+    *,
+    lead: int = 0,
 ) -> None:
     """Refuses prompts that `samples` could do nothing with, before the training and not after.
 
     Args:
       heads: the objective's; they decide what is done with a prompt.
+      lead: tokens that adapters put before each.
 
     Raises:
       UserError: the first such prompt, or a `top` larger than the vocabulary.
@@ -52,9 +55,9 @@ def check_samples(
         return
     uses = [head.use for head in heads]
     if "continue" in uses:
-        _check_continued(config, model, tokenizer)
+        _check_continued(config, model, tokenizer, lead)
     elif "fill" in uses:
-        _check_filled(config, model, tokenizer, vocabulary)
+        _check_filled(config, model, tokenizer, vocabulary, lead)
     else:
         raise UserError(
             "this objective can neither continue a prompt nor fill a mask in it",
@@ -65,16 +68,20 @@ def check_samples(
         )
 
 
-def _check_continued(config: SamplesConfig, model: ModelConfig, tokenizer: Tokenizer) -> None:
+def _check_continued(
+    config: SamplesConfig, model: ModelConfig, tokenizer: Tokenizer, lead: int
+) -> None:
     """All prompts are continued together, so the longest one decides."""
     lengths = [max(1, len(ids)) for ids in tokenizer.encode_batch(list(config.prompts))]
     longest, new = max(lengths), config.sampling.max_new_tokens or 1
+    if not model.encoder_decoder:
+        longest += lead
     if longest + new > model.max_positions:
         room = model.max_positions - longest
         shorter = f"set samples.sampling.max_new_tokens={room}, or " if room > 0 else ""
         raise UserError(
             "a prompt and its continuation are longer than the model's positions",
-            where=f"samples.prompts[{lengths.index(longest)}]",
+            where=f"samples.prompts[{lengths.index(max(lengths))}]",
             expected=f"at most model.max_positions={model.max_positions} tokens in all",
             got=f"{longest} and samples.sampling.max_new_tokens={new}",
             fix=f"{shorter}shorten the prompt",
@@ -82,7 +89,11 @@ def _check_continued(config: SamplesConfig, model: ModelConfig, tokenizer: Token
 
 
 def _check_filled(
-    config: SamplesConfig, model: ModelConfig, tokenizer: Tokenizer, vocabulary: Vocabulary
+    config: SamplesConfig,
+    model: ModelConfig,
+    tokenizer: Tokenizer,
+    vocabulary: Vocabulary,
+    lead: int,
 ) -> None:
     if config.top > vocabulary.size:
         raise UserError(
@@ -101,13 +112,13 @@ def _check_filled(
                 expected=f"{mask_text(tokenizer, vocabulary)} in the text",
                 got=repr(prompt),
             )
-        if len(row) > model.max_positions:
+        if len(row) + lead > model.max_positions:
             raise UserError(
                 "a prompt is longer than the model's positions",
                 where=f"samples.prompts[{number}]",
                 expected=f"at most model.max_positions={model.max_positions} tokens, special "
-                "tokens included",
-                got=len(row),
+                "tokens and those of adapters included",
+                got=len(row) + lead,
                 fix="shorten the prompt",
             )
 

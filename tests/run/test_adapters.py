@@ -1,10 +1,13 @@
 """Runs with adapters: what is trained and kept, going on, merging, and PEFT's files."""
 
+import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
+import tiny
 import toy
 import tuned
 
@@ -13,8 +16,11 @@ from jaxssl.commands.import_hf import import_model
 from jaxssl.commands.merge import merge
 from jaxssl.commands.predict import predict
 from jaxssl.core.errors import UserError
+from jaxssl.core.names import flatten
+from jaxssl.run import open as runs
 from jaxssl.run.open import evaluate_run
 from jaxssl.run.train import train_run
+from jaxssl.transfer.peft.prompt import Prompt
 
 QUIET = lambda text: None  # noqa: E731
 
@@ -195,6 +201,64 @@ def test_pissa_is_gone_on_with_and_merged(pissa, table, tmp_path):
     np.testing.assert_allclose(mine, again, rtol=0, atol=2e-6)
 
 
+def test_a_run_that_is_opened_has_the_prefix_that_its_projection_gives(
+    base, table, tmp_path, monkeypatch
+):
+    settings = ("peft.name=prefix", "peft.projection_size=16", "peft.length=3")
+    few = ("train.steps=3", "train.epochs=null", "checkpoint.every=3")
+    train_run(tuned.configured(base, table, tmp_path / "run", *settings, *few), QUIET)
+    held = {name for name in toy.restored(tmp_path / "run", 3) if "adapters" in name}
+    assert any("inner_kernel" in name for name in held)
+    opened, values = runs.open_run(tmp_path / "run"), evaluate_run(tmp_path / "run")
+    own = flatten(opened.params["adapters"])
+    assert {name.rsplit("/")[-1] for name in own} == {"default_key", "default_value"}
+    assert opened.config.peft["default"].projection_size is None
+    monkeypatch.setattr(runs, "folded_model", lambda model: model)
+    as_trained = evaluate_run(tmp_path / "run")
+    assert "default_table" in str(runs.open_run(tmp_path / "run").params["adapters"])
+    for name, value in as_trained.items():
+        assert values[name] == pytest.approx(value, rel=3e-6), name
+
+
+def test_virtual_tokens_begin_as_those_of_a_text_and_are_before_every_text(base, table, tmp_path):
+    text = "my sister sees a cat"
+    settings = ("peft.name=prompt", "peft.length=7", "peft.initialization=text")
+    given = (*settings, f"peft.initial_text={text}", "train.steps=1", "train.epochs=null")
+    still = ("optimizer.learning_rate=1e-12", "optimizer.schedule.warmup=0", "task.pooling=cls")
+    run = tmp_path / "run"
+    train_run(tuned.configured(base, table, run, *given, *still), QUIET)
+    opened = runs.open_run(run)
+    (ids,) = opened.tokenizer.encode_batch([text])
+    assert len(ids) == 5
+    wanted = opened.params["embeddings"]["tokens"]["embedding"][np.resize(ids, 7)]
+    prompt = opened.params["adapters"]["embeddings"]["default_prompt"]
+    np.testing.assert_allclose(prompt, wanted, rtol=1e-6)
+    # As a model without adapters reads a row with these tokens before [CLS].
+    texts, mine = rows_of(run, tmp_path / "rows.jsonl")
+    plain = dataclasses.replace(opened.model, adapters=())
+    for row, text in zip(mine, texts):
+        (body,) = opened.tokenizer.encode_batch([text])
+        before, _, after = opened.tokenizer.frame(pair=False)
+        batch = tiny.rows([[np.concatenate([np.resize(ids, 7), before, body, after])]])
+        states = plain.encode(opened.params, batch)[:, 7:]
+        logits = plain.head(opened.params, "classify", plain.pool(opened.params, states))
+        np.testing.assert_allclose(row, jax.nn.softmax(logits)[0], rtol=0, atol=2e-6)
+    with pytest.raises(UserError, match="what prompt adds is nothing"):
+        merge(run, tmp_path / "merged", say=QUIET)
+    with pytest.raises(UserError, match="with the tokens of adapters before it"):
+        evaluate_run(run, layers=["data.max_length=60"])
+
+
+def test_virtual_tokens_begin_as_ordinary_tokens_that_are_drawn(base):
+    tokenizer = runs.open_run(base).tokenizer
+    drawn = Prompt(length=20, initialization="vocabulary").prepared(tokenizer).initial_ids
+    other = Prompt(length=20, initialization="vocabulary", seed=1).prepared(tokenizer).initial_ids
+    assert len({*drawn}) == 20 and drawn != other
+    assert not {*drawn} & {*tokenizer.special_ids.values()}
+    with pytest.raises(UserError, match="no tokens"):
+        Prompt(initialization="text", initial_text=" ").prepared(tokenizer)
+
+
 @pytest.mark.parametrize(
     ("settings", "what", "where"),
     [
@@ -206,6 +270,13 @@ def test_pissa_is_gone_on_with_and_merged(pissa, table, tmp_path):
             "nothing that bottleneck changes",
             "peft.default",
         ),
+        (
+            ("peft.name=prefix", "peft.where=[decoder,cross_attention]"),
+            "nothing that prefix changes",
+            "peft.default",
+        ),
+        (("peft.name=prompt", "peft.length=32"), "no position for a text", "peft, length"),
+        (("peft.name=prompt", "peft.length=10"), "with the tokens of adapters", "data.max_length"),
         (("peft.name=lora", "init.scratch=true"), "starts from nothing", "peft, init.from"),
         (("peft.name=adalora",), "", "peft"),
         (("peft.name=lora", "peft.layers=[1,2]"), "no such layer", "peft.default.layers"),

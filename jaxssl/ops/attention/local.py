@@ -24,7 +24,7 @@ NO_TOKEN = -1
 
 def is_cheaper(pattern: Pattern, length: int) -> bool:
     """Whether a block of queries sees fewer keys than there are."""
-    if pattern.window is None or pattern.prefix or pattern.always:
+    if pattern.window is None or pattern.prefix or pattern.always or pattern.shared:
         return False
     blocks = Blocks(pattern, length)
     return blocks.reach * blocks.size < length

@@ -24,9 +24,12 @@ class Pattern:
     """Also those that the batch marks as a prefix, wherever they are: a prefix LM."""
     always: int = 0
     """So many leading keys are no tokens of the row, and every query sees them."""
+    shared: int = 0
+    """So many leading tokens of the row are before all its segments: they see each other up to
+    their own place and no more, and all see them."""
 
     def __post_init__(self):
-        check_at_least(0, self, "window", "always")
+        check_at_least(0, self, "window", "always", "shared")
 
     def within(self, window: int | None) -> "Pattern":
         """This pattern in a layer that sees no further than `window`."""
@@ -86,4 +89,6 @@ def visible(
         seen |= keys.prefix[:, None, :]
     if queries.segment_ids is not None and keys.segment_ids is not None:
         seen &= queries.segment_ids[:, :, None] == keys.segment_ids[:, None, :]
+    if pattern.shared:
+        seen = jnp.where(s < pattern.shared, s <= t, seen & (t >= pattern.shared))
     return jnp.pad(seen, ((0, 0), (0, 0), (pattern.always, 0)), constant_values=True)

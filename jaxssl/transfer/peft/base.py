@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import jax
 
 from jaxssl.core.bounds import check_above_zero
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import matches
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.models.adapters import Adapter, Site
 from jaxssl.models.model import ModelConfig
 from jaxssl.ops.linear import linear
@@ -55,8 +56,22 @@ class Method(Adapter):
         """The targets, each of which must be somewhere in the model."""
         return ()
 
+    def prepared(self, tokenizer: Tokenizer) -> Self:
+        """The method as a run keeps it, with what it takes from the tokenizer. Raises UserError."""
+        del tokenizer
+        return self
+
     def check(self, model: ModelConfig) -> None:
         """Refuses a model that it cannot change. Raises UserError."""
+
+    @property
+    def folded(self) -> "Method":
+        """The method that computes what this one does once it is trained; most often itself."""
+        return self
+
+    def fold(self, added: Arrays) -> Arrays:
+        """The parameters of `folded` for these, of one module and layer."""
+        return added
 
     def merge(self, path: str, own: Arrays, added: Arrays) -> dict[str, jax.Array]:
         """The module's parameters as they would be without the adapter, to the same effect.

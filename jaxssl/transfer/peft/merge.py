@@ -1,4 +1,5 @@
-"""Merging: adapters computed into the parameters of the model that they change."""
+"""Merging: adapters computed into the parameters of the model that they change; and folding, what
+trained them computed into their own."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,28 @@ def merge_adapters(model: Model, params: Params) -> tuple[Model, Params]:
 
     layout = jax.tree.map(lambda x: x.sharding, base)
     return plain, jax.jit(merge, out_shardings=layout)(base, added)
+
+
+def folded_model(model: Model) -> Model:
+    """The model whose adapters compute what those of this one do once they are trained."""
+    adapters: Any = model.adapters
+    made = tuple(dataclasses.replace(each, method=each.method.folded) for each in adapters)
+    return dataclasses.replace(model, adapters=made)
+
+
+def fold_adapters(model: Model, params: Params) -> Params:
+    """The parameters of `folded_model` for these, of the model alone or with other networks."""
+    if ADAPTERS not in params:
+        return params
+    flat = {}
+    for name, modules in by_module(params[ADAPTERS], model.adapters).items():
+        adapter: Any = next(each for each in model.adapters if each.name == name)
+        for module, arrays in modules.items():
+            fold = adapter.method.fold
+            fold = fold if adapter.sets is None else jax.vmap(fold)
+            made = (jax.vmap(fold) if is_stacked(module) else fold)(arrays)
+            flat |= {f"{module}/{name}_{each}": x for each, x in made.items()}
+    return {**params, ADAPTERS: unflatten(flat)}
 
 
 def by_module(

@@ -8,5 +8,6 @@ from jaxssl.transfer.peft.ia3 import Ia3
 from jaxssl.transfer.peft.lora import Lora
 from jaxssl.transfer.peft.own import BitFit, Norms
 from jaxssl.transfer.peft.prefix import Prefix
+from jaxssl.transfer.peft.prompt import Prompt
 
-register(Method, Lora, Bottleneck, Prefix, Ia3, BitFit, Norms)
+register(Method, Lora, Bottleneck, Prefix, Prompt, Ia3, BitFit, Norms)

@@ -88,7 +88,9 @@ def test_there_are_as_many_parameters_as_the_formulas_say(family):
     assert count(Bottleneck(reduction=4)) == sublayers * (2 * H * narrow + narrow + H)
     stacks = STACKS[family] * L
     assert count(Ia3()) == attentions * 2 * keys + stacks * F
-    assert count(Prefix(length=7)) == stacks * 2 * 7 * keys
+    assert count(Prefix(length=7)) == attentions * 2 * 7 * keys
+    only = Prefix(length=7, where=("encoder", "decoder"))
+    assert count(only) == stacks * 2 * 7 * keys
 
 
 @pytest.mark.parametrize("family", ["gpt2", "t5"])

@@ -22,12 +22,16 @@ from jaxssl.transfer.peft.ia3 import Ia3
 from jaxssl.transfer.peft.lora import Lora
 from jaxssl.transfer.peft.own import BitFit, Norms
 from jaxssl.transfer.peft.prefix import Prefix
+from jaxssl.transfer.peft.prompt import Prompt
 
 METHODS = {
     "lora": Lora(targets=("all-linear", "tokens"), dropout=0.2),
     "dora": Lora(rank=2, magnitude=True),
     "bottleneck": Bottleneck(reduction=4),
     "prefix": Prefix(length=3),
+    "projected": Prefix(length=2, projection_size=8),
+    "prompt": Prompt(length=2),
+    "encoded": Prompt(length=2, encoder="mlp", encoder_hidden_size=8),
     "ia3": Ia3(),
     "bitfit": BitFit(),
     "norms": Norms(),

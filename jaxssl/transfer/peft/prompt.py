@@ -1,0 +1,179 @@
+"""Prompt tuning (Lester et al., 2021): vectors before the embeddings of each text, trained as if
+they were those of tokens; and P-tuning (Liu et al., 2021), where they come out of a small network.
+
+They are before the text in its positions, too: token 0 is at position `length`. Nothing is told of
+them but what the text's tokens make of them: the hidden states that heads read are the text's, so
+that `cls` is the text's first token and a mean is over the text alone. (PEFT's classifiers pool the
+first virtual token instead.)
+
+In causal models they are read first and see nothing of the text: a row of several documents has
+them once, and a cache holds them. Windows of attention do not hide them. In models that see both
+ways they see the text, so that each needs its own: rows hold one text each. Of an encoder-decoder
+the encoder reads them, and the decoder sees what it made of them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.nn import initializers
+
+from jaxssl.core.bounds import check_at_least, check_seed, check_unused
+from jaxssl.core.errors import UserError
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
+from jaxssl.models.adapters import Site
+from jaxssl.models.model import ModelConfig
+from jaxssl.transfer.peft.base import Arrays, Method, product
+
+INNER = ("first", "second")
+"""The layers of the network, before the last one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt(Method):
+    """Virtual tokens before each text."""
+
+    name: Literal["prompt"] = "prompt"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """The method."""
+    length: int = 20
+    """How many. They count among the model's positions."""
+    initialization: Literal["random", "vocabulary", "text"] = "random"
+    """What they begin as: a normal of the scale that the table of tokens has, the table's rows of
+    tokens that are drawn, or of those of `initial_text`."""
+    initial_text: str | None = None
+    """A text, such as what is to be done; its tokens are cut or repeated to `length`."""
+    initial_ids: tuple[int, ...] = ()
+    """The tokens that they begin as; the run finds them."""
+    seed: int = 0
+    """Of what is drawn; 0 to 2**32 - 1."""
+    encoder: Literal["none", "mlp"] = "none"
+    """What they are computed by while they are trained: nothing, or three layers with rectifiers
+    between (P-tuning). A run that is opened has computed them already."""
+    encoder_hidden_size: int | None = None
+    """Width of these; null is that of the embeddings."""
+
+    def __post_init__(self):
+        check_at_least(1, self, "length", "encoder_hidden_size")
+        check_seed(self)
+        if self.encoder == "none":
+            check_unused(self, ["encoder_hidden_size"], where="without an encoder")
+        elif self.initialization != "random":
+            raise UserError(
+                "what an encoder gives cannot begin as tokens",
+                where="initialization",
+                expected="random, with encoder=mlp",
+                got=self.initialization,
+            )
+        if self.initialization != "text":
+            check_unused(self, ["initial_text"], where=f"of {self.initialization} initialization")
+        elif not self.initial_text:
+            raise UserError(
+                "there is no text to begin as",
+                where="initial_text",
+                expected="a text, with initialization=text",
+                got=self.initial_text,
+            )
+
+    @property
+    def lead(self) -> int:
+        """Its length."""
+        return self.length
+
+    def check(self, model: ModelConfig) -> None:
+        """Refuses a model that has no position left for a text."""
+        if self.length >= model.max_positions:
+            raise UserError(
+                "the virtual tokens leave no position for a text",
+                where="peft, length",
+                expected=f"below model.max_positions={model.max_positions}",
+                got=self.length,
+            )
+
+    def prepared(self, tokenizer: Tokenizer) -> "Prompt":
+        """With the tokens that they begin as: of the text, or drawn among those that are not
+        special."""
+        if self.initialization == "random":
+            return dataclasses.replace(self, initial_ids=())
+        if self.initialization == "text":
+            (ids,) = tokenizer.encode_batch([self.initial_text or ""])
+            if not len(ids):
+                raise UserError(
+                    "the text to begin as has no tokens",
+                    where="initial_text",
+                    expected="some text",
+                    got=repr(self.initial_text),
+                )
+            ids = np.resize(ids, self.length)
+        else:
+            special = {*tokenizer.special_ids.values(), *tokenizer.special_tokens.values()}
+            ordinary = [i for i in range(tokenizer.vocab_size) if i not in special]
+            ids = np.random.default_rng(self.seed).permutation(ordinary)
+            ids = np.resize(ids, self.length)
+        return dataclasses.replace(self, initial_ids=tuple(ids.tolist()))
+
+    # --- What is computed ---
+
+    def embedded(self, site: Site, x: jax.Array) -> jax.Array:
+        """[B, length + T, E]."""
+        width = x.shape[-1]
+        shape = (len(x), self.length, width)
+        lead = self._flat(site, width) if self.encoder == "none" else self._encoded(site, width)
+        return jnp.concatenate([jnp.broadcast_to(lead, shape).astype(x.dtype), x], axis=1)
+
+    def _flat(self, site: Site, width: int) -> jax.Array:
+        start = site.module.config.embedding_initializer
+        return site.parameter("prompt", start, (None, "embed"), (self.length, width))
+
+    def _encoded(self, site: Site, width: int) -> jax.Array:
+        """As PEFT's encoder of kind MLP: W relu(V relu(U e + a) + b) + c."""
+        inner, p, zeros = self.encoder_hidden_size or width, site.parameter, initializers.zeros
+        x = p("table", initializers.normal(1.0), (None, "embed"), (self.length, width))
+        for name, axis, drawn in zip(
+            INNER, ("embed", None), (initializers.lecun_normal(), initializers.he_normal())
+        ):
+            kernel = p(f"{name}_kernel", drawn, (axis, None), (x.shape[-1], inner))
+            bias = p(f"{name}_bias", zeros, (None,), (inner,))
+            x = jax.nn.relu(product(site, x, kernel, 1) + bias)
+        start = site.module.config.embedding_initializer
+        kernel = p("last_kernel", start, (None, "embed"), (inner, width))
+        return product(site, x, kernel, 1) + p("last_bias", zeros, ("embed",), (width,))
+
+    # --- What it begins as ---
+
+    @property
+    def begun_from(self) -> Mapping[str, str]:
+        """The table of tokens: what comes out begins at its scale."""
+        return {"prompt" if self.encoder == "none" else "last_kernel": "tokens/embedding"}
+
+    def begin(self, name: str, own: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """Rows of the table, or a normal of the scale that it has."""
+        if self.initial_ids:
+            return jnp.broadcast_to(own[np.array(self.initial_ids)], shape)
+        wide = own.astype(jnp.promote_types(own.dtype, jnp.float32))
+        scale = jnp.sqrt(jnp.mean(jnp.square(wide)))
+        if name == "last_kernel":  # the mean square of what it reads is a half
+            scale = scale * math.sqrt(2 / shape[-2])
+        return scale * jax.random.normal(jax.random.key(self.seed), shape, wide.dtype)
+
+    # --- Once trained ---
+
+    @property
+    def folded(self) -> "Prompt":
+        """Without an encoder."""
+        if self.encoder == "none":
+            return self
+        return dataclasses.replace(self, encoder="none", encoder_hidden_size=None)
+
+    def fold(self, added: Arrays) -> Arrays:
+        """The vectors that an encoder gives."""
+        if self.encoder == "none":
+            return added
+        x: Any = added["table"]
+        for name in INNER:
+            x = jax.nn.relu(x @ added[f"{name}_kernel"] + added[f"{name}_bias"])
+        return {"prompt": x @ added["last_kernel"] + added["last_bias"]}
