@@ -28,6 +28,13 @@ def check_adapters(config: RunConfig, model: Model) -> None:
     for name, method in config.peft.items():
         where = f"peft.{name}"
         method.check(config.model)
+        if method.trains and (method.frozen or method.from_):
+            raise UserError(
+                f"{method.name} has no parameters of its own",
+                where=where,
+                expected="neither `from` nor `frozen`",
+                got=f"from={method.from_}, frozen={method.frozen}",
+            )
         own = {
             path.rsplit("/", 1)[0].removeprefix(f"{ADAPTERS}/")
             for path in paths
@@ -108,4 +115,11 @@ def trained_with_adapters(
     language = {head.name for head in model.heads if head.use is not None}
     heads = [head for head in heads if head not in language or head in fresh]
     preset, train = chosen.preset or "head", (*chosen.train, *patterns)
-    return dataclasses.replace(chosen, preset=preset, train=train), heads
+    frozen = [own_parameters(name) for name, method in config.peft.items() if method.frozen]
+    freeze = (*chosen.freeze, *frozen)
+    return dataclasses.replace(chosen, preset=preset, train=train, freeze=freeze), heads
+
+
+def own_parameters(name: str) -> str:
+    """A pattern over the parameters of an adapter."""
+    return f"{ADAPTERS}/**/{name}_*"

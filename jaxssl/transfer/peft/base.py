@@ -22,6 +22,12 @@ ALL_LINEAR = "all-linear"
 class Method(Adapter):
     """A method that recipes can name: an adapter with settings, registered."""
 
+    from_: str | None = None
+    """Begin as it was trained elsewhere, with the settings that it has there: a run directory,
+    RUN#NAME of a run with several, or a directory of PEFT's files. On the same model."""
+    frozen: bool = False
+    """Keep its parameters as they begin."""
+
     @property
     def trains(self) -> tuple[str, ...]:
         """Patterns of the model's own parameters that are trained: none."""
