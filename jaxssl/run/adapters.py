@@ -1,7 +1,7 @@
 """The adapters of a run: whether they fit the model, and what they have trained."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,8 +14,32 @@ from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
 from jaxssl.run.config import RunConfig
 from jaxssl.transfer.freezing import Freezing
-from jaxssl.transfer.peft.base import ALL_LINEAR
+from jaxssl.transfer.peft.base import ALL_LINEAR, Method
 from jaxssl.transfer.start import Start, uncut
+
+
+def attached(peft: Mapping[str, Method]) -> tuple[Attached, ...]:
+    """The adapters of a model; those that others take over are part of these.
+
+    Raises:
+      UserError: one that is not there, or is taken over twice.
+    """
+    used = [part for method in peft.values() for part in method.uses]
+    for name, method in peft.items():
+        for part in method.uses:
+            if part not in peft or used.count(part) > 1:
+                raise UserError(
+                    "an adapter is taken over twice" if part in peft else "no such adapter",
+                    where=f"peft.{name}.of",
+                    expected="names of other adapters, each in one place",
+                    got=part,
+                    fix=None if part in peft else did_you_mean(part, peft),
+                )
+    return tuple(
+        Attached(name, method.joined({part: peft[part] for part in method.uses}))
+        for name, method in peft.items()
+        if name not in used
+    )
 
 
 def check_adapters(config: RunConfig, model: Model) -> None:
@@ -44,7 +68,11 @@ def check_adapters(config: RunConfig, model: Model) -> None:
             if target != ALL_LINEAR and not any(_is_named(path, target) for path in own):
                 raise _no_target(model, target, where)
         body = [path for path in paths if _is_of_body(path, model)]
-        if not own and not any(matches(p, path) for p in method.trains for path in body):
+        if (
+            not own
+            and not method.uses
+            and not any(matches(p, path) for p in method.trains for path in body)
+        ):
             raise UserError(
                 f"this model has nothing that {method.name} changes",
                 where=where,

@@ -9,7 +9,9 @@ import toy
 import tuned
 
 from jaxssl.commands.export import export
+from jaxssl.commands.merge import merge
 from jaxssl.core.errors import UserError
+from jaxssl.run.open import evaluate_run
 from jaxssl.run.train import train_run
 
 QUIET = lambda text: None  # noqa: E731
@@ -114,3 +116,34 @@ def test_peft_files_are_begun_from(run, base, table, tmp_path):
     assert all(np.array_equal(before[name], after[name]) for name in before)
     with pytest.raises(UserError, match="beside the model that it is for"):
         configured(base, table, tmp_path / "more", *settings)
+
+
+def test_a_fusion_is_trained_alone_over_adapters_that_were_trained_before(base, table, tmp_path):
+    parts, out, told = tmp_path / "parts", tmp_path / "run", []
+    narrow = ("name=bottleneck", "reduction=8", "after=[feed_forward]")
+    small = ("name=compacter", "reduction=4", "after=[feed_forward]")
+    settings = [f"peft.{n}.{x}" for n, each in (("a", narrow), ("b", small)) for x in each]
+    train_run(configured(base, table, parts, *settings), QUIET)
+    of = [f"peft.{n}.{x}" for n in "ab" for x in (f"from={parts}", "frozen=true")]
+    of += ["peft.own.name=fusion", "peft.own.of=[a, b]"]
+    train_run(configured(base, table, out, *of), told.append)
+    before, after = tuned.whole(parts), tuned.whole(out)
+    same = [name for name in before if "/a_" in name or "/b_" in name]
+    assert len(same) == 4 + 6 + 1
+    assert all(np.array_equal(before[name], after[name]) for name in same)
+    names = {name.split("']['", 1)[1] for name in toy.restored(out, 9) if "['kept']" in name}
+    assert len(names) == len(same)
+    value = after["adapters/encoder/layers/feed_forward/own_value"]
+    assert np.abs(value - np.eye(value.shape[-1])).max() > 1e-3, "it was trained"
+    assert evaluate_run(out)["step"] == 9
+    with pytest.raises(UserError, match="nothing that the model's own parameters could do"):
+        merge(out, tmp_path / "merged", say=QUIET)
+    with pytest.raises(UserError, match="PEFT cannot read"):
+        export(out, tmp_path / "exported", say=QUIET)
+
+    # Cut off and started again it ends with the same bits.
+    again = tmp_path / "again" / "run"
+    shutil.copytree(out, again)
+    shutil.rmtree(again / "checkpoints" / "9")
+    train_run(configured(base, table, again, *of), QUIET)
+    toy.assert_same_arrays(toy.restored(again, 9), toy.restored(out, 9))

@@ -38,6 +38,23 @@ class Method(Adapter):
         """The targets, each of which must be somewhere in the model."""
         return ()
 
+    @property
+    def uses(self) -> Sequence[str]:
+        """The names of other adapters that it takes over, which then are not on their own."""
+        return ()
+
+    def joined(self, parts: Mapping[str, "Method"]) -> Adapter:
+        """The adapter that a model has of it.
+
+        Args:
+          parts: what it uses, by name.
+
+        Raises:
+          UserError: one that it cannot use.
+        """
+        del parts
+        return self
+
     def check(self, model: ModelConfig) -> None:
         """Refuses a model that it cannot change. Raises UserError."""
 

@@ -56,10 +56,19 @@ class Lora(Method):
     """Other ranks, by target: {feed_forward/up: 32}. The first that fits counts."""
     alpha_by_target: Mapping[str, float] = field(default_factory=dict)
     """Other alphas, by target."""
+    weight: float = 1.0
+    """Of what is added, too: a run's own, also of an adapter that was trained elsewhere."""
 
     def __post_init__(self):
         check_at_least(1, self, "rank")
-        check_above_zero(self, "alpha")
+        check_above_zero(self, "alpha", "weight")
+        if self.magnitude and self.weight != 1:
+            raise UserError(
+                "what DoRA changes has no weight: it is more than what is added",
+                where="weight",
+                expected="1, with magnitude=true",
+                got=self.weight,
+            )
         check_rates(dropout=self.dropout)
         check_targets(self.targets, "targets")
         for key, values in (("rank", self.rank_by_target), ("alpha", self.alpha_by_target)):
@@ -91,7 +100,7 @@ class Lora(Method):
         """What the product is multiplied by at a site."""
         found = (alpha for key, alpha in self.alpha_by_target.items() if is_target(path, (key,)))
         alpha, rank = next(found, self.alpha), self.rank_at(path)
-        return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
+        return self.weight * alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
 
     def projection(self, site: Site, compute: Compute, x: jax.Array) -> jax.Array:
         """y and s B A dropout(x)."""
