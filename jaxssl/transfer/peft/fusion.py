@@ -122,7 +122,13 @@ class Fusion(Joined):
     """The method."""
 
     def join(self, site: Site, h: jax.Array, changes: Sequence[jax.Array]) -> jax.Array:
-        """V of their weighted mean."""
+        """V of their weighted mean; where there is one alone, of that."""
+        p, axes, shape = site.parameter, ("embed", None), (h.shape[-1], h.shape[-1])
+        mean = self._mean(site, h, changes) if len(changes) > 1 else changes[0]
+        return product(site, mean, p("value", _near_identity, axes, shape), 1)
+
+    def _mean(self, site: Site, h: jax.Array, changes: Sequence[jax.Array]) -> jax.Array:
+        """For each token the mean of what it attends to."""
         p, axes, shape = site.parameter, ("embed", None), (h.shape[-1], h.shape[-1])
         query = product(site, h, p("query", DRAWN, axes, shape), 1)
         query = query + p("query_bias", initializers.zeros, (None,), shape[:1])
@@ -133,8 +139,7 @@ class Fusion(Joined):
             "bth,btah->bta", query, keys, precision="highest", preferred_element_type=wide
         )
         shares = jax.nn.softmax(scores, axis=-1).astype(h.dtype)
-        mean = jnp.sum(shares[..., None] * given, axis=-2)
-        return product(site, mean, p("value", _near_identity, axes, shape), 1)
+        return jnp.sum(shares[..., None] * given, axis=-2)
 
 
 def _near_identity(key, shape, dtype=jnp.float32, out_sharding=None):
