@@ -28,6 +28,7 @@ from jaxssl.run.config import RunConfig
 from jaxssl.tasks.classify import Classify
 from jaxssl.train.settings import TrainConfig
 from jaxssl.transfer.freezing import Freezing, UnfreezingStage
+from jaxssl.transfer.peft.fusion import Fusion, Sum
 
 SIZES = (
     *("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"),
@@ -66,11 +67,13 @@ REQUIRED = {
     Dialogue: dict.fromkeys(("speaker", "text", "assistant", "episode"), "a"),
     Denoiser: {"mode": "regular", "rate": 0.15},
     StoreConfig: {"store": "here"},
+    Fusion: {"of": ("a", "b")},
     InitConfig: {"from_": "runs/base"},
     TablesConfig: {"tables": TABLES},
     TableSplits: {"train": TABLE},
     TableFile: {"path": "train.csv"},
     SentenceConfig: {"pooling": ("mean",)},
+    Sum: {"of": ("a", "b")},
     Sgd: {"learning_rate": 0.1},
     Term: {"objective": MaskedLm()},
     UnfreezingStage: {"epoch": 1.0},

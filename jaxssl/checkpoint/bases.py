@@ -11,6 +11,9 @@ from jaxssl.core.json_files import parse_json
 
 NETWORKS = "networks"
 """Where the notes of further networks' bases lie beside those of the main one's."""
+ADOPTED = "adopted"
+"""Where the notes lie of where adapters come from that other runs trained, by the adapters' names.
+They are no bases: a run holds its adapters itself."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ def read_bases(noted: Any, path: Path) -> dict[str, dict[str, Any]]:
 
 def by_network(noted: Mapping[str, Any]) -> dict[str, Any]:
     """{network: what is noted of its base}, of a file's content; the main one's name is empty."""
-    main = {key: value for key, value in noted.items() if key != NETWORKS}
+    main = {key: value for key, value in noted.items() if key not in (NETWORKS, ADOPTED)}
     return ({"": main} if main else {}) | dict(noted.get(NETWORKS, {}))
 
 

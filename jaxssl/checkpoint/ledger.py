@@ -19,7 +19,9 @@ from jaxssl.core.layer_names import is_stacked
 from jaxssl.core.names import compile_pattern, matches
 
 FILE_NAME = "ledger.json"
-Action = Literal["restored", "renamed", "resized", "fresh", "dropped"]
+Action = Literal["restored", "renamed", "resized", "fresh", "dropped", "adopted"]
+"""`adopted` is what comes from elsewhere than the rest, as an adapter of another run does: the
+run's own checkpoints hold it."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ adapter of it. What every family is assembled of are its sites: projections, emb
 and the keys and values of attention. There it may compute something else, with parameters that
 it makes there. They lie at the path, and in the segment, of what they change:
 `adapters/encoder/layers/attention/query/default_a`, so that freezing, learning rates, sharding and
-the ledger work on them as on all others.
+the ledger work on them as on all others. Those that all sites have in common lie at
+`adapters/shared`.
 
 Several sets of parameters of one adapter may lie side by side, and each row of a batch use one of
 them.
@@ -15,7 +16,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import flax.errors
@@ -32,6 +33,10 @@ from jaxssl.models.blocks import FeedForward
 from jaxssl.models.layers import Embedding, Names, Projection, unbox
 from jaxssl.models.transformer import Embeddings
 
+SHARED = "shared"
+"""Where parameters lie that all sites of an adapter have in common."""
+Shared = Mapping[str, tuple[nn.initializers.Initializer, tuple[int, ...]]]
+"""Such parameters, by their full names: what they begin as, and their shapes."""
 Compute = Callable[[jax.Array], jax.Array]
 """What a site computes without this adapter, with those before it."""
 
@@ -47,6 +52,7 @@ class Site:
       sets: how many sets of parameters lie side by side; None is one.
       batch: that of `encode`; of a head `row` alone, where it is known, and of a pooler nothing.
         When parameters are made it is empty.
+      common: parameters that all sites have in common, by their full names.
     """
 
     module: Any
@@ -54,6 +60,7 @@ class Site:
     precision: Precision
     sets: int | None
     batch: Batch
+    common: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -79,7 +86,7 @@ class Site:
         Of several sets each row's comes out, [B, *shape], of a vector [B, 1, size], so that it
         meets [B, T, size] as one for all would; the first, where a batch does not choose.
         """
-        scope, one = self.module.scope, shape
+        scope = self.module.scope
         if self.sets is not None:
             axes, shape = (None, *axes), (self.sets, *shape)
             initializer = _in_sets(initializer)
@@ -95,9 +102,18 @@ class Site:
             value = scope.variable(ADAPTERS, full, fresh).value
         if value.shape != shape:
             raise flax.errors.ScopeParamShapeError(full, scope.path_text, shape, value.shape)
+        return self._chosen(value)
+
+    def shared_parameter(self, name: str) -> jax.Array:
+        """A parameter that all sites of the adapter have in common (`Adapter.in_common`), in the
+        compute dtype; of several sets as `parameter`."""
+        return self._chosen(self.common[f"{self.adapter}_{name}"])
+
+    def _chosen(self, value: jax.Array) -> jax.Array:
+        """Of several sets each row's, or the first."""
         if self.is_by_row:
             value = value[self.batch["adapter"]]
-            value = value[:, None] if len(one) == 1 else value
+            value = value[:, None] if value.ndim == 2 else value
         elif self.sets is not None:
             value = value[0]
         return value.astype(self.precision.compute)
@@ -121,6 +137,21 @@ class Adapter:
 
     name: str
     """The method."""
+
+    def in_common(self, adapter: str) -> Shared:
+        """The parameters that all sites have in common: none.
+
+        Args:
+          adapter: its name, which theirs begin with.
+        """
+        del adapter
+        return {}
+
+    @property
+    def parameter_names(self) -> Sequence[str]:
+        """What names of its parameters begin with, besides the adapter's own: those of others that
+        it takes over."""
+        return ()
 
     @property
     def changed_layers(self) -> Sequence[int] | None:
@@ -203,6 +234,19 @@ class Attached:
     sets: int | None = None
 
 
+def shared_parameters(adapters: Sequence[Attached], key: jax.Array, dtype: Any) -> dict[str, Any]:
+    """Fresh parameters that all sites of an adapter have in common, boxed, by their full names."""
+    found = {}
+    for adapter in adapters:
+        for full, (initializer, shape) in adapter.method.in_common(adapter.name).items():
+            key, own = jax.random.split(key)
+            if adapter.sets is not None:
+                initializer, shape = _in_sets(initializer), (adapter.sets, *shape)
+            names = (None,) * len(shape)
+            found[full] = nn.with_logical_partitioning(initializer, names)(own, shape, dtype)
+    return found
+
+
 def _in_sets(initializer: nn.initializers.Initializer) -> nn.initializers.Initializer:
     """Of several sets, each drawn by itself."""
 
@@ -255,9 +299,17 @@ SITES: dict[tuple[type[nn.Module], str], str] = {
 
 
 def adapted(
-    adapters: Sequence[Attached], precision: Precision, batch: Batch
+    adapters: Sequence[Attached],
+    precision: Precision,
+    batch: Batch,
+    shared: Mapping[str, Any] = {},
 ) -> AbstractContextManager[None]:
-    """Where a module is called with these adapters; the first is the innermost."""
+    """Where a module is called with these adapters; the first is the innermost.
+
+    Args:
+      shared: parameters that all sites of an adapter have in common.
+    """
+    common = {name: unbox(x) for name, x in shared.items()}
 
     def intercept(compute: Callable[..., Any], args: Any, kwargs: Any, call: Any) -> Any:
         kind = SITES.get((type(call.module), call.method_name))
@@ -266,7 +318,7 @@ def adapted(
         changes = [
             functools.partial(
                 getattr(each.method, kind),
-                Site(call.module, each.name, precision, each.sets, batch),
+                Site(call.module, each.name, precision, each.sets, batch, common),
             )
             for each in adapters
         ]

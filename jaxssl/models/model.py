@@ -16,7 +16,7 @@ from jaxssl.core.layer_names import ADAPTERS
 from jaxssl.core.names import flatten, join, split, unflatten
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch, Params
-from jaxssl.models.adapters import Attached, adapted
+from jaxssl.models.adapters import SHARED, Attached, adapted, shared_parameters
 from jaxssl.models.config import Stack
 from jaxssl.models.encoder_decoder import EncoderDecoder
 from jaxssl.models.heads import Head, Use
@@ -173,10 +173,12 @@ class Model:
 
         rngs = {"params": key, ADAPTERS: jax.random.fold_in(key, _number(ADAPTERS))}
         init = functools.partial(self.module.init, rngs, method=touch_everything)
-        with adapted(self.adapters, self.precision, {}):
+        shared = shared_parameters(self.adapters, rngs[ADAPTERS], self.precision.parameters)
+        with adapted(self.adapters, self.precision, {}, shared):
             variables = init(mutable=("params", ADAPTERS))
-        added = {ADAPTERS: variables[ADAPTERS]} if ADAPTERS in variables else {}
-        return {**variables["params"], **added}
+        added = dict(variables[ADAPTERS]) if ADAPTERS in variables else {}
+        added |= {SHARED: shared} if shared else {}
+        return {**variables["params"], **({ADAPTERS: added} if added else {})}
 
     def abstract(self) -> Params:
         """Shapes and dtypes of the parameters, boxed; nothing is computed."""
@@ -235,10 +237,12 @@ class Model:
             key = jax.random.fold_in(key, _number(self.root))
         rngs = None if key is None else {"dropout": key}
         variables = {"params": {name: x for name, x in params.items() if name != ADAPTERS}}
-        if ADAPTERS in params:
-            variables[ADAPTERS] = params[ADAPTERS]
+        added = dict(params.get(ADAPTERS, {}))
+        shared = added.pop(SHARED, {})
+        if added:
+            variables[ADAPTERS] = added
         call = functools.partial(self.module.apply, method=method, rngs=rngs)
-        with adapted(self.adapters, self.precision, batch or {}):
+        with adapted(self.adapters, self.precision, batch or {}, shared):
             if cache is None:
                 return call(variables, *args)
             out, new = call({**variables, "cache": cache}, *args, mutable="cache")

@@ -23,6 +23,30 @@ from jaxssl.transfer.peft.merge import by_module
 from jaxssl.transfer.start import Start, uncut
 
 
+def attached(peft: Mapping[str, Method]) -> tuple[Attached, ...]:
+    """The adapters of a model; those that others take over are part of these.
+
+    Raises:
+      UserError: one that is not there, or is taken over twice.
+    """
+    used = [part for method in peft.values() for part in method.uses]
+    for name, method in peft.items():
+        for part in method.uses:
+            if part not in peft or used.count(part) > 1:
+                raise UserError(
+                    "an adapter is taken over twice" if part in peft else "no such adapter",
+                    where=f"peft.{name}.of",
+                    expected="names of other adapters, each in one place",
+                    got=part,
+                    fix=None if part in peft else did_you_mean(part, peft),
+                )
+    return tuple(
+        Attached(name, method.joined({part: peft[part] for part in method.uses}))
+        for name, method in peft.items()
+        if name not in used
+    )
+
+
 def check_adapters(config: RunConfig, model: Model) -> None:
     """Refuses a method that finds nothing to change in the model, or not all that it names.
 
@@ -33,6 +57,13 @@ def check_adapters(config: RunConfig, model: Model) -> None:
     for name, method in config.peft.items():
         where = f"peft.{name}"
         method.check(config.model)
+        if method.trains and (method.frozen or method.from_):
+            raise UserError(
+                f"{method.name} has no parameters of its own",
+                where=where,
+                expected="neither `from` nor `frozen`",
+                got=f"from={method.from_}, frozen={method.frozen}",
+            )
         own = {
             path.rsplit("/", 1)[0].removeprefix(f"{ADAPTERS}/")
             for path in paths
@@ -52,7 +83,7 @@ def check_adapters(config: RunConfig, model: Model) -> None:
                 expected="none, in this model",
                 got=f"no parameter {trained[0]}",
             )
-        if not own and not is_found:
+        if not own and not method.uses and not is_found:
             raise UserError(
                 f"this model has nothing that {method.name} changes",
                 where=where,
@@ -210,8 +241,10 @@ def _frozen(
     """
     deepest = max(_depths(model).values(), default=0)
     for name, method in config.peft.items():
+        if method.frozen:
+            yield own_parameters(name)
         leaves = sorted({leaf for arrays in added.get(name, {}).values() for leaf in arrays})
-        yield from (f"{ADAPTERS}/**/{name}_{leaf}" for leaf in method.frozen)
+        yield from (f"{ADAPTERS}/**/{name}_{leaf}" for leaf in method.fixed)
         for layer in range(deepest):
             if method.changed_layers is not None and layer not in method.changed_layers:
                 yield f"{ADAPTERS}/**/layers[{layer}]/**/{name}_{{{','.join(leaves)}}}"
@@ -224,7 +257,8 @@ def rate_factors(config: RunConfig, model: Model, start: Start) -> Callable[[str
     thawed besides, have the optimizer's own. None without adapters."""
     if not config.peft:
         return None
-    fastest = max(method.learning_rate_factor for method in config.peft.values())
+    learning = [method for method in config.peft.values() if not method.frozen]
+    fastest = max((method.learning_rate_factor for method in learning), default=1.0)
     longest_first = sorted(config.peft, key=len, reverse=True)
     heads = (*trained_with_adapters(config, model, start)[1], "pooler")
     added = by_module(unbox(uncut(model).abstract()).get(ADAPTERS, {}), model.adapters)
@@ -245,3 +279,8 @@ def rate_factors(config: RunConfig, model: Model, start: Start) -> Callable[[str
         return max((rate for pattern, rate in beside if matched(pattern, names)), default=1.0)
 
     return factor
+
+
+def own_parameters(name: str) -> str:
+    """A pattern over the parameters of an adapter."""
+    return f"{ADAPTERS}/**/{name}_*"

@@ -26,9 +26,10 @@ from jaxssl.program.parameter_use import check_read, reached
 from jaxssl.program.phase import Phases
 from jaxssl.program.program import Program, Stage, Stream
 from jaxssl.run.adapters import check_adapters, check_leads, rate_factors, trained_with_adapters
+from jaxssl.run.adopted import with_adopted, without_adopted
 from jaxssl.run.config import RunConfig, StreamConfig
 from jaxssl.run.feeds import Opened, open_stream
-from jaxssl.run.networks import check_untrained, inits, make_model, untrained, with_networks
+from jaxssl.run.networks import check_untrained, make_model, untrained, with_networks
 from jaxssl.run.tokenizers import find_tokenizer, make_vocabulary, new_pieces
 from jaxssl.train.feeds import Feed, Feeds
 from jaxssl.train.loop import Work
@@ -121,7 +122,8 @@ def make_program(
     _check_vocabularies(model)
     check_adapters(config, model)
     check_leads(config, model, opened)
-    start = open_starts(inits(config), model, config.checkpoint, config.out, pieces)
+    start = open_starts(without_adopted(config), model, config.checkpoint, config.out, pieces)
+    start = with_adopted(start, config, model)
     check_untrained(config, start.entries)
     model, stages, group_of = plan_stages(config, model, start, epochs)
     check_no_decay(config.optimizer.no_decay, model.abstract())

@@ -8,11 +8,11 @@ from jaxssl.checkpoint.init_config import InitConfig
 from jaxssl.checkpoint.ledger import Entry
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.names import flatten, matches
-from jaxssl.models.adapters import Attached
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.models.network import Network, Tie
 from jaxssl.objectives.union import unite_networks
+from jaxssl.run.adapters import attached
 from jaxssl.run.config import NetworkConfig, RunConfig, StreamConfig
 
 RESERVED = ("adapters", "embeddings", "encoder", "decoder", "norm", "pooler")
@@ -102,7 +102,7 @@ def make_model(config: RunConfig) -> Model:
             expected="ties and nothing else; its heads are the objective's `heads`",
             got=main,
         )
-    adapters = tuple(Attached(name, method) for name, method in config.peft.items())
+    adapters = attached(config.peft)
     model = Model(config.model, config.heads, config.precision, ties=main.ties, adapters=adapters)
     others = []
     for name, network in wanted.items():

@@ -17,6 +17,7 @@ from jaxssl.core.registry import choice_name, members
 from jaxssl.core.seal import check_seal
 from jaxssl.models.model import ModelConfig
 from jaxssl.optim.schedules import upgraded_schedule
+from jaxssl.run.adopted import adopted_settings
 from jaxssl.run.config import RunConfig
 from jaxssl.run.plugins import check_plugins
 
@@ -66,7 +67,9 @@ def config_layers(
     layers = [upgraded(content) for content in contents]
     layers.append(upgraded(configuration.combine([], overrides)))
     given = configuration.combine(layers)
-    below = configuration.combine([defaults, base_model(given), base_networks(given)])
+    below = configuration.combine(
+        [defaults, base_model(given), base_networks(given), adopted_settings(given)]
+    )
     if isinstance(given.get("streams"), Mapping) and given["streams"]:
         _check_beside_streams(given)
         below = {k: v for k, v in below.items() if k not in ("objective", "data")}

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxssl.checkpoint import ledger
-from jaxssl.checkpoint.bases import NETWORKS, by_network, describe_base, read_bases
+from jaxssl.checkpoint.bases import ADOPTED, NETWORKS, by_network, describe_base, read_bases
 from jaxssl.checkpoint.init_config import InitConfig
 from jaxssl.checkpoint.ledger import Entry, Leaf, make_ledger
 from jaxssl.checkpoint.manager import (
@@ -63,6 +63,7 @@ class Start:
         network's, and under `networks` those of others.
       moments: the checkpoint whose optimizer state is taken too.
       grown: how parameters are made whose new rows come from the stored ones, by target.
+      adopted: what is noted of adapters that come from elsewhere, by name.
     """
 
     entries: Sequence[Entry] = ()
@@ -71,6 +72,7 @@ class Start:
     base: Mapping[str, Any] = field(default_factory=dict)
     moments: Path | None = None
     grown: Mapping[str, Growth] = field(default_factory=dict)
+    adopted: Mapping[str, Any] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """What is told of it: the ledger, and where it comes from."""
@@ -220,7 +222,8 @@ def write_start(run_dir: Path, start: Start, *, keeps_base: bool) -> None:
     the base holds. Removes what an earlier start that saved nothing has left.
     """
     if start.base:
-        ledger.write_ledger(run_dir / ledger.FILE_NAME, start.base, start.entries)
+        noted = {**start.base, **({ADOPTED: start.adopted} if start.adopted else {})}
+        ledger.write_ledger(run_dir / ledger.FILE_NAME, noted, start.entries)
     else:
         (run_dir / ledger.FILE_NAME).unlink(missing_ok=True)
     if start.base and keeps_base:

@@ -24,6 +24,11 @@ ALL_LINEAR = "all-linear"
 class Method(Adapter):
     """A method that recipes can name: an adapter with settings, registered."""
 
+    from_: str | None = None
+    """Begin as it was trained elsewhere, with the settings that it has there: a run directory,
+    RUN#NAME of a run with several, or a directory of PEFT's files. On the same model."""
+    frozen: bool = False
+    """Keep its parameters as they begin."""
     learning_rate_factor: float = 10.0
     """Its learning rate over `optimizer.learning_rate`, which is meant for training everything."""
 
@@ -47,7 +52,7 @@ class Method(Adapter):
         return self.trains
 
     @property
-    def frozen(self) -> Sequence[str]:
+    def fixed(self) -> Sequence[str]:
         """Those of its parameters that are kept as they begin, without the adapter's name."""
         return ()
 
@@ -59,6 +64,23 @@ class Method(Adapter):
     def prepared(self, tokenizer: Tokenizer) -> Self:
         """The method as a run keeps it, with what it takes from the tokenizer. Raises UserError."""
         del tokenizer
+        return self
+
+    @property
+    def uses(self) -> Sequence[str]:
+        """The names of other adapters that it takes over, which then are not on their own."""
+        return ()
+
+    def joined(self, parts: Mapping[str, "Method"]) -> Adapter:
+        """The adapter that a model has of it.
+
+        Args:
+          parts: what it uses, by name.
+
+        Raises:
+          UserError: one that it cannot use.
+        """
+        del parts
         return self
 
     def check(self, model: ModelConfig) -> None:

@@ -25,26 +25,26 @@ SUBLAYERS = ("attention", "cross_attention", "feed_forward")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bottleneck(Method):
-    """A narrow layer after or beside each sublayer."""
+class Narrow(Method):
+    """What narrow layers after or beside sublayers have in common, whatever their projections."""
 
-    name: Literal["bottleneck"] = "bottleneck"  # pyright: ignore[reportIncompatibleVariableOverride]
-    """The method."""
-    reduction: float = 16.0
+    reduction: float
     """The hidden size over the width of the narrow layer."""
     after: tuple[Literal["attention", "cross_attention", "feed_forward"], ...] = SUBLAYERS
     """Which sublayers are changed: all as in Houlsby's, [feed_forward] as in Pfeiffer's."""
     place: Literal["sequential", "parallel"] = "sequential"
     """Whether the narrow layer reads what the sublayer gives, or what it is given."""
-    activation: Activation = "relu"
+    activation: Activation
     """Between the two projections."""
     scale: float = 1.0
     """Of what is added; 4 in He et al.'s parallel adapters."""
+    weight: float = 1.0
+    """Of what is added, too: a run's own, also of an adapter that was trained elsewhere."""
 
     def __post_init__(self):
         super().__post_init__()
         check_at_least(1, self, "reduction")
-        check_above_zero(self, "scale")
+        check_above_zero(self, "scale", "weight")
         if not self.after or len({*self.after}) < len(self.after):
             raise UserError(
                 "not a choice of sublayers",
@@ -56,19 +56,44 @@ class Bottleneck(Method):
     def sublayer(self, site: Site, compute: Compute, x: jax.Array) -> jax.Array:
         """h + s f(h), or h + s f(x)."""
         h = compute(x)
-        if not is_target(site.path, self.after):
-            return h
-        width, p = h.shape[-1], site.parameter
-        narrow, zeros = max(1, round(width / self.reduction)), initializers.zeros
-        drawn = initializers.he_uniform()
-        down, up = (
-            p("down", drawn, ("embed", None), (width, narrow)),
-            p("up", zeros, (None, "embed"), (narrow, width)),
-        )
-        down_bias, up_bias = (
-            p("down_bias", zeros, (None,), (narrow,)),
-            p("up_bias", zeros, (None,), (width,)),
-        )
-        read = h if self.place == "sequential" else x
-        inner = ACTIVATIONS[self.activation](product(site, read, down, 1) + down_bias)
-        return h + self.scale * (product(site, inner, up, 1) + up_bias)
+        return h + self.change(site, h, x) if self.is_at(site.path) else h
+
+    def is_at(self, path: str) -> bool:
+        """Whether a sublayer is changed."""
+        return is_target(path, self.after)
+
+    def change(self, site: Site, h: jax.Array, x: jax.Array) -> jax.Array:
+        """What is added to the output h of a sublayer that reads x."""
+        width, read = h.shape[-1], h if self.place == "sequential" else x
+        down = self.project(site, "down", read, self.narrow(width))
+        up = self.project(site, "up", ACTIVATIONS[self.activation](down), width)
+        return self.weight * self.scale * up
+
+    def narrow(self, width: int) -> int:
+        """The size of the narrow layer."""
+        return max(1, round(width / self.reduction))
+
+    def project(self, site: Site, name: str, x: jax.Array, size: int) -> jax.Array:
+        """`down` or `up`: [B, T, in] to [B, T, size]. `up` gives zero at first."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bottleneck(Narrow):
+    """A narrow layer after or beside each sublayer."""
+
+    name: Literal["bottleneck"] = "bottleneck"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """The method."""
+    reduction: float = 16.0
+    """The hidden size over the width of the narrow layer."""
+    activation: Activation = "relu"
+    """Between the two projections."""
+
+    def project(self, site: Site, name: str, x: jax.Array, size: int) -> jax.Array:
+        """x W + b."""
+        drawn, axes = initializers.he_uniform(), ("embed", None)
+        if name == "up":
+            drawn, axes = initializers.zeros, (None, "embed")
+        kernel = site.parameter(name, drawn, axes, (x.shape[-1], size))
+        bias = site.parameter(f"{name}_bias", initializers.zeros, (None,), (size,))
+        return product(site, x, kernel, 1) + bias

@@ -72,11 +72,20 @@ class Lora(Method):
     second_factor: float = 1.0
     """Learning rate of the second matrix over that of the first; 16 in LoRA+ (Hayou et al.,
     2024)."""
+    weight: float = 1.0
+    """Of what is added, too: a run's own, also of an adapter that was trained elsewhere."""
 
     def __post_init__(self):
         super().__post_init__()
         check_at_least(1, self, "rank")
-        check_above_zero(self, "alpha", "second_factor")
+        check_above_zero(self, "alpha", "second_factor", "weight")
+        if self.magnitude and self.weight != 1:
+            raise UserError(
+                "what DoRA changes has no weight: it is more than what is added",
+                where="weight",
+                expected="1, with magnitude=true",
+                got=self.weight,
+            )
         check_rates(dropout=self.dropout)
         self._check_even()
         self._check_layers()
@@ -166,7 +175,7 @@ class Lora(Method):
         """What the product is multiplied by at a site."""
         found = (alpha for key, alpha in self.alpha_by_target.items() if is_target(path, (key,)))
         alpha, rank = next(found, self.alpha), self.rank_at(path)
-        return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
+        return self.weight * alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
 
     def projection(self, site: Site, compute: Compute, x: jax.Array) -> jax.Array:
         """y and s B A dropout(x)."""
@@ -225,7 +234,7 @@ class Lora(Method):
         return self.initialization in ("pissa", "olora")
 
     @property
-    def frozen(self) -> Sequence[str]:
+    def fixed(self) -> Sequence[str]:
         """The matrices that PiSSA and OLoRA begin with."""
         return ("a0", "b0") if self._has_first else ()
 
@@ -233,7 +242,7 @@ class Lora(Method):
     def begun_from(self) -> Mapping[str, str]:
         """DoRA's lengths are those of the kernel's rows; PiSSA's and OLoRA's first matrices."""
         lengths = {"m": "kernel"} if self.magnitude else {}
-        return {**lengths, **dict.fromkeys(self.frozen, "kernel")}
+        return {**lengths, **dict.fromkeys(self.fixed, "kernel")}
 
     def begin(self, name: str, path: str, own: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """The lengths of a kernel's rows [*out], or one of its first matrices."""

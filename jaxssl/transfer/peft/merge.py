@@ -75,7 +75,8 @@ def by_module(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """{adapter: {module's path: {name: array}}}, names without the adapter's."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    names = sorted((each.name for each in attached), key=len, reverse=True)
+    own = (name for x in attached for name in (x.name, *x.method.parameter_names))
+    names = sorted(own, key=len, reverse=True)
     for path, x in flatten(adapters).items():
         module, leaf = path.rsplit("/", 1)
         name = next(name for name in names if leaf.startswith(f"{name}_"))

@@ -56,8 +56,11 @@ class Prompt(Method):
     between (P-tuning). A run that is opened has computed them already."""
     encoder_hidden_size: int | None = None
     """Width of these; null is that of the embeddings."""
+    learning_rate_factor: float = 30.0
+    """Its learning rate over `optimizer.learning_rate`, which is meant for training everything."""
 
     def __post_init__(self):
+        super().__post_init__()
         check_at_least(1, self, "length", "encoder_hidden_size")
         check_seed(self)
         if self.encoder == "none":

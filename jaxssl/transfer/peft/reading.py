@@ -54,15 +54,21 @@ class ReadAdapter:
     Attributes:
       modules: {path of a module of ours: its arrays}, of a stack all layers.
       trained: parameters of the model that were trained beside it, by name.
+      heads: tensors of heads that the model has not.
     """
 
     method: Method
     modules: Modules
     trained: Mapping[str, np.ndarray]
+    heads: tuple[str, ...] = ()
 
 
-def read_adapter(path: Path, base: HfDirectory) -> ReadAdapter:
+def read_adapter(path: Path, base: HfDirectory, *, leaves_heads: bool = False) -> ReadAdapter:
     """Reads an adapter of a model.
+
+    Args:
+      leaves_heads: leave modules that were trained whole beside it, and that the model has no place
+        for, as a task's head.
 
     Raises:
       UserError: files that are damaged or lack something, a method or a field that is not built
@@ -102,6 +108,9 @@ def read_adapter(path: Path, base: HfDirectory) -> ReadAdapter:
                 trained[ours] = pair.take(tensors[name], inner)
                 left.pop(name, None)
     left = {name: x for name, x in left.items() if not _is_copy(name)}
+    whole = given.get("modules_to_save") or ()
+    heads = [name for name in left if leaves_heads and {*name.split(".")} & {*whole}]
+    left = {name: x for name, x in left.items() if name not in heads}
     if left:
         raise UserError(
             "the adapter has tensors that the model has no place for",
@@ -118,10 +127,10 @@ def read_adapter(path: Path, base: HfDirectory) -> ReadAdapter:
             for module, arrays in found.items()
         }
         _check_complete(path, given, modules)
-        return ReadAdapter(_ia3(modules), modules, trained)
+        return ReadAdapter(_ia3(modules), modules, trained, tuple(sorted(heads)))
     read = [_of_lora(path, given, module, arrays, base) for module, arrays in found.items()]
     modules = {each.module: each.arrays for each in read}
-    return ReadAdapter(_lora(given, read), modules, trained)
+    return ReadAdapter(_lora(given, read), modules, trained, tuple(sorted(heads)))
 
 
 def _beside(name: str) -> str:

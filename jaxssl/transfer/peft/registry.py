@@ -4,10 +4,12 @@ line here."""
 from jaxssl.core.registry import register
 from jaxssl.transfer.peft.base import Method
 from jaxssl.transfer.peft.bottleneck import Bottleneck
+from jaxssl.transfer.peft.compacter import Compacter
+from jaxssl.transfer.peft.fusion import Fusion, Sum
 from jaxssl.transfer.peft.ia3 import Ia3
 from jaxssl.transfer.peft.lora import Lora
 from jaxssl.transfer.peft.own import BitFit, Norms
 from jaxssl.transfer.peft.prefix import Prefix
 from jaxssl.transfer.peft.prompt import Prompt
 
-register(Method, Lora, Bottleneck, Prefix, Prompt, Ia3, BitFit, Norms)
+register(Method, Lora, Bottleneck, Compacter, Fusion, Sum, Prefix, Prompt, Ia3, BitFit, Norms)

@@ -12,14 +12,17 @@ import tiny
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.layer_names import ADAPTERS
-from jaxssl.core.names import flatten
+from jaxssl.core.names import flatten, unflatten
 from jaxssl.models.adapters import Attached
 from jaxssl.models.bart import BartConfig
 from jaxssl.models.layer_context import Memory
 from jaxssl.models.llama import LlamaConfig
 from jaxssl.models.model import Model, num_parameters
 from jaxssl.models.t5 import T5Config
+from jaxssl.run.adapters import attached
 from jaxssl.transfer.peft.bottleneck import Bottleneck
+from jaxssl.transfer.peft.compacter import Compacter
+from jaxssl.transfer.peft.fusion import Fusion, Sum
 from jaxssl.transfer.peft.ia3 import Ia3
 from jaxssl.transfer.peft.lora import Lora
 from jaxssl.transfer.peft.prefix import Prefix
@@ -54,6 +57,7 @@ AT_FIRST = [
     ("bart", Ia3()),
     ("gpt2", Bottleneck()),
     ("t5", Bottleneck()),
+    ("bart", Compacter(reduction=4)),
 ]
 
 
@@ -86,11 +90,134 @@ def test_there_are_as_many_parameters_as_the_formulas_say(family):
     sublayers = {"t5": 5, "bart": 5}.get(family, 2) * L
     narrow = H // 4
     assert count(Bottleneck(reduction=4)) == sublayers * (2 * H * narrow + narrow + H)
+    small = 2 * 4 * (H // 4 + narrow // 4) + narrow + H
+    assert count(Compacter(reduction=4)) == sublayers * small + 4**3
+    assert count(Compacter(reduction=4, shared=False)) == sublayers * (small + 2 * 4**3)
     stacks = STACKS[family] * L
     assert count(Ia3()) == attentions * 2 * keys + stacks * F
     assert count(Prefix(length=7)) == attentions * 2 * 7 * keys
     only = Prefix(length=7, where=("encoder", "decoder"))
     assert count(only) == stacks * 2 * 7 * keys
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_a_compacter_is_a_bottleneck_of_kronecker_products(shared, remat):
+    config = dataclasses.replace(FAMILIES["gpt2"], remat=remat)
+    model = with_method(config, Compacter(reduction=2, rank=2, shared=shared, activation="relu"))
+    params = tiny.random_params(model, scale=0.5)
+    own, whole = flatten(params[ADAPTERS]), {}
+    for module in ("decoder/layers/attention", "decoder/layers/feed_forward"):
+        for name in ("down", "up"):
+            left, right = (own[f"{module}/own_{name}_{side}"] for side in ("left", "right"))
+            rule = own["shared/own_rule" if shared else f"{module}/own_{name}_rule"]
+            rule = np.broadcast_to(rule, (L, 4, 4, 4))
+            whole[f"{module}/own_{name}"] = np.stack(
+                [
+                    sum(np.kron(rule[i, n], left[i, n] @ right[i, n]) for n in range(4))
+                    for i in range(L)
+                ]
+            )
+            whole[f"{module}/own_{name}_bias"] = own[f"{module}/own_{name}_bias"]
+    plain = with_method(config, Bottleneck(reduction=2))
+    want = plain.encode({**params, ADAPTERS: unflatten(whole)}, BATCH)
+    got = jax.jit(model.encode)(params, BATCH)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+    bare = {**params, ADAPTERS: jax.tree.map(jnp.zeros_like, params[ADAPTERS])}
+    assert np.abs(got - model.encode(bare, BATCH)).max() > 0.1
+    slope = jax.grad(lambda p: jnp.sum(jnp.sin(model.encode(p, BATCH))))(params)
+    assert all(np.any(x) for x in flatten(slope[ADAPTERS]).values())
+
+
+@pytest.mark.parametrize("method", [Bottleneck(place="parallel"), Lora(), Compacter(reduction=4)])
+def test_what_is_added_has_a_weight(method):
+    config = dataclasses.replace(FAMILIES["gpt2"], num_layers=1)
+    params = tiny.random_params(with_method(config, method))
+    seen = []
+
+    def watch(compute, args, kwargs, context):
+        y = compute(*args, **kwargs)
+        if context.module.name in ("query", "attention") and context.method_name == "__call__":
+            seen.append(np.asarray(y))
+        return y
+
+    def first(weight):
+        model = with_method(config, dataclasses.replace(method, weight=weight))
+        seen.clear()
+        with nn.intercept_methods(watch), jax.disable_jit():
+            model.encode(params, BATCH)
+        return seen[0 if method.name == "lora" else 1]
+
+    zero = {**params, ADAPTERS: jax.tree.map(jnp.zeros_like, params[ADAPTERS])}
+    one, two = first(1.0), first(0.25)
+    params, kept = zero, params
+    none, params = first(1.0), kept
+    assert np.abs(one - none).max() > 1e-3
+    np.testing.assert_allclose(two - none, 0.25 * (one - none), rtol=0, atol=1e-6)
+
+
+PARTS = {"a": Bottleneck(reduction=4), "b": Compacter(reduction=4, weight=0.5)}
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_a_fusion_that_is_certain_takes_one_and_gives_all_parameters_a_gradient(remat):
+    """With a query that points at what one of them gives, and V the identity."""
+    config = dataclasses.replace(FAMILIES["gpt2"], num_layers=1, remat=remat)
+    model = Model(config, adapters=attached({**PARTS, "own": Fusion(of=("a", "b"))}))
+    params = tiny.random_params(model, scale=0.4)
+    slope = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(model.encode(p, BATCH)))))(params)
+    assert all(np.any(x) for x in flatten(slope[ADAPTERS]).values())
+
+    flat = flatten(params)
+    for path, x in flat.items():
+        if path.endswith("a_up"):
+            flat[path] = np.zeros_like(x)
+        if path.endswith("a_up_bias"):
+            flat[path] = 0.5 * np.eye(1, H, dtype=x.dtype)  # what `a` gives, always
+        if path.endswith("/own_query_bias"):
+            flat[path] = 1e4 * np.eye(1, H, dtype=x.dtype)
+        if path.endswith(("/own_key", "/own_query", "/own_value")):
+            one = np.zeros((H, H)) if path.endswith("query") else np.eye(H)
+            flat[path] = one[None].astype(x.dtype)
+        if "/b_" in path:
+            flat[path] = 0.1 * x
+    got = model.encode(unflatten(flat), BATCH)
+    alone = Model(config, adapters=attached({"a": PARTS["a"]}))
+    kept = {n: x for n, x in flat.items() if not any(s in n for s in ("/own_", "/b_"))}
+    want = alone.encode(unflatten(kept), BATCH)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+
+
+def test_a_sum_reads_the_same_in_each_and_begins_without_a_change():
+    config = dataclasses.replace(FAMILIES["gpt2"], num_layers=1)
+    same = dataclasses.replace(PARTS["a"], weight=0.5)
+    model = Model(config, adapters=attached({"a": same, "b": same, "own": Sum(of=("a", "b"))}))
+    params = tiny.random_params(model, scale=0.4)
+    twice = {
+        path: flatten(params)[path.replace("/b_", "/a_")] if "/b_" in path else x
+        for path, x in flatten(params).items()
+    }
+    alone = Model(config, adapters=attached({"a": PARTS["a"]}))
+    once = {path: x for path, x in twice.items() if "/b_" not in path}
+    got, want = hidden(model, unflatten(twice)), hidden(alone, unflatten(once))
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)  # the average of one and itself
+    first = tiny.unbox(model.init(jax.random.key(1)))
+    base = {name: x for name, x in first.items() if name != ADAPTERS}
+    plain = dataclasses.replace(model, adapters=())
+    assert np.array_equal(hidden(model, first), hidden(plain, base))
+
+
+@pytest.mark.parametrize(
+    ("peft", "what"),
+    [
+        ({"own": Fusion(of=("a", "c"))}, "no such adapter"),
+        ({"own": Fusion(of=("a", "b")), "more": Sum(of=("a", "b"))}, "taken over twice"),
+        ({"x": Lora(), "own": Sum(of=("a", "x"))}, "is of bottlenecks"),
+    ],
+)
+def test_what_cannot_be_fused_is_refused(peft, what):
+    with pytest.raises(UserError, match=what):
+        attached({**PARTS, **peft})
 
 
 @pytest.mark.parametrize("family", ["gpt2", "t5"])
@@ -140,6 +267,10 @@ def test_a_bottleneck_reads_what_the_sublayer_gives_or_is_given(family, place):
         (lambda: Bottleneck(after=()), "not a choice of sublayers"),
         (lambda: Bottleneck(reduction=0.5), "reduction"),
         (lambda: Prefix(length=0), "length"),
+        (lambda: Compacter(rank=0), "rank"),
+        (lambda: Fusion(of=("a",)), "not a choice of adapters"),
+        (lambda: Compacter(dimension=3).check(FAMILIES["bert"]), "dimension"),
+        (lambda: Lora(magnitude=True, weight=0.5), "weight"),
         (lambda: Ia3(targets=(), inputs=()), "no targets"),
     ],
 )

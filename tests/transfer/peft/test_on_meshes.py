@@ -12,12 +12,14 @@ import tiny
 import jaxssl.transfer.peft.registry  # noqa: F401
 from jaxssl.core.names import flatten, join, matches
 from jaxssl.core.registry import members
-from jaxssl.models.adapters import Attached
 from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.program.program import Stage
+from jaxssl.run.adapters import attached
 from jaxssl.transfer.peft.base import Method
 from jaxssl.transfer.peft.bottleneck import Bottleneck
+from jaxssl.transfer.peft.compacter import Compacter
+from jaxssl.transfer.peft.fusion import Fusion, Sum
 from jaxssl.transfer.peft.ia3 import Ia3
 from jaxssl.transfer.peft.lora import Lora
 from jaxssl.transfer.peft.own import BitFit, Norms
@@ -28,6 +30,13 @@ METHODS = {
     "lora": Lora(targets=("all-linear", "tokens"), dropout=0.2),
     "dora": Lora(rank=2, magnitude=True),
     "bottleneck": Bottleneck(reduction=4),
+    "compacter": Compacter(reduction=4),
+    "narrow": Bottleneck(reduction=4, place="parallel"),
+    "small": Compacter(reduction=4, after=("feed_forward",)),
+    "fusion": Fusion(of=("narrow", "small")),
+    "first": Bottleneck(reduction=8, weight=0.5),
+    "second": Bottleneck(reduction=8, weight=0.5),
+    "sum": Sum(of=("first", "second")),
     "prefix": Prefix(length=3),
     "projected": Prefix(length=2, projection_size=8),
     "prompt": Prompt(length=2),
@@ -47,8 +56,7 @@ def test_no_method_is_missing_here():
 def trained(*sizes):
     """(losses, state, the parameters before, what is trained) of ten steps on a mesh of these
     sizes."""
-    attached = tuple(Attached(name, method) for name, method in METHODS.items())
-    model = Model(tiny.gpt2(dropout=0.1), CausalLm().heads, adapters=attached)
+    model = Model(tiny.gpt2(dropout=0.1), CausalLm().heads, adapters=attached(METHODS))
     wanted = ["adapters/**", *(p for method in METHODS.values() for p in method.trains)]
     chosen = lambda path: any(matches(pattern, path) for pattern in wanted)
     program = tiny.program(
