@@ -153,8 +153,9 @@ class Prompt(Method):
         """The table of tokens: what comes out begins at its scale."""
         return {"prompt" if self.encoder == "none" else "last_kernel": "tokens/embedding"}
 
-    def begin(self, name: str, own: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    def begin(self, name: str, path: str, own: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Rows of the table, or a normal of the scale that it has."""
+        del path
         if self.initial_ids:
             return jnp.broadcast_to(own[np.array(self.initial_ids)], shape)
         wide = own.astype(jnp.promote_types(own.dtype, jnp.float32))
