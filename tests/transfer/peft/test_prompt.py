@@ -204,18 +204,24 @@ def test_an_encoder_is_folded_to_the_vectors_that_it_gives():
 
 def test_what_they_begin_as():
     table = 3.0 * np.random.default_rng(0).standard_normal((40, 128)).astype(np.float32)
-    begun = Prompt(length=30).begin("prompt", jnp.asarray(table), (30, 128))
+    begun = Prompt(length=30).begin("prompt", "embeddings/tokens", jnp.asarray(table), (30, 128))
     assert float(np.std(begun)) == pytest.approx(3.0, rel=0.05)
-    other = Prompt(length=30, seed=1).begin("prompt", jnp.asarray(table), (30, 128))
+    other = Prompt(length=30, seed=1).begin(
+        "prompt", "embeddings/tokens", jnp.asarray(table), (30, 128)
+    )
     assert np.abs(begun - other).max() > 1
-    ids = Prompt(length=2, initial_ids=(7, 3)).begin("prompt", jnp.asarray(table), (2, 128))
+    ids = Prompt(length=2, initial_ids=(7, 3)).begin(
+        "prompt", "embeddings/tokens", jnp.asarray(table), (2, 128)
+    )
     np.testing.assert_array_equal(ids, table[[7, 3]])
     method = Prompt(length=200, encoder="mlp", encoder_hidden_size=256)
     model = Model(tiny.bert(hidden_size=128), adapters=(Attached("own", method),))
     params = tiny.unbox(model.init(jax.random.key(0)))
     own = params[ADAPTERS]["embeddings"]
     shape = own["own_last_kernel"].shape
-    own["own_last_kernel"] = method.begin("last_kernel", jnp.asarray(table), shape)
+    own["own_last_kernel"] = method.begin(
+        "last_kernel", "embeddings/tokens", jnp.asarray(table), shape
+    )
     given = fold_adapters(model, params)[ADAPTERS]["embeddings"]["own_prompt"]
     assert float(np.std(given)) == pytest.approx(3.0, rel=0.2)
 
