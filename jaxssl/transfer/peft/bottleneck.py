@@ -9,6 +9,7 @@ the residual. `adapters` puts Pfeiffer's behind a second pass through the block'
 with their norm before the sublayer do not have: this is Houlsby's place in both.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +26,7 @@ SUBLAYERS = ("attention", "cross_attention", "feed_forward")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Narrow(Method):
+class Narrow(Method, ABC):
     """What narrow layers after or beside sublayers have in common, whatever their projections."""
 
     reduction: float
@@ -73,9 +74,9 @@ class Narrow(Method):
         """The size of the narrow layer."""
         return max(1, round(width / self.reduction))
 
+    @abstractmethod
     def project(self, site: Site, name: str, x: jax.Array, size: int) -> jax.Array:
         """`down` or `up`: [B, T, in] to [B, T, size]. `up` gives zero at first."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ identity with a term of the loss.
 """
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -31,7 +32,7 @@ OFF_DIAGONAL = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Joined(Method):
+class Joined(Method, ABC):
     """What takes over several narrow layers."""
 
     of: tuple[str, ...]
@@ -65,9 +66,9 @@ class Joined(Method):
         narrow = {name: part for name, part in parts.items() if isinstance(part, Narrow)}
         return Together(name=self.name, method=self, parts=tuple(narrow.items()))
 
+    @abstractmethod
     def join(self, site: Site, h: jax.Array, changes: Sequence[jax.Array]) -> jax.Array:
         """What is added to h [B, T, H], of what each adapter would add."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
