@@ -44,7 +44,7 @@ def run(against: str | None = None) -> None:
     columns = f"{'step ms':>9}{'first step s':>14}{'cached s':>10}{'CPU s':>8}{'peak MiB':>10}"
     print(f"{'run':<20}{columns}  checkout")
     with tempfile.TemporaryDirectory() as scratch:
-        stores = _stores(Path(scratch))
+        stores = made_stores(Path(scratch))
         for name, (recipe, store, steps, changes) in RUNS.items():
             words = (recipe, f"data.store={stores / store}", f"train.steps={steps}", *changes)
             words += (f"model.vocab_size={SIZES[store]}", "optimizer.schedule.warmup=5")
@@ -66,7 +66,7 @@ def _environment(checkout: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(checkout)}
 
 
-def _stores(scratch: Path) -> Path:
+def made_stores(scratch: Path) -> Path:
     """Two token stores of made-up text, made by this checkout."""
     import numpy as np
 

@@ -13,14 +13,16 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxssl.core.errors import UserError
+from jaxssl.core.platform import platform
+from jaxssl.core.precision import Precision
 from jaxssl.models.config import AttentionConfig, BlockConfig
 from jaxssl.models.layer_context import Context, LayerNumbers, Memory
 from jaxssl.models.layers import Projection, dropout_rng, make_norm
-from jaxssl.ops.attention.kernels import attention
+from jaxssl.ops.attention.kernels import KERNELS, KernelName, attention, call_of, choose
 from jaxssl.ops.attention.operands import Operands, WeightDropout
 from jaxssl.ops.attention.pattern import Pattern, Tokens
 from jaxssl.ops.rotary import rotate
-from jaxssl.parallel.axes import constrain
+from jaxssl.parallel.axes import constrain, on_shards, to_spec
 
 CACHE = ("batch", "kv_heads", "sequence", "head_dim")
 """Heads before slots: as products read them. Else they were copied for each token, all of them."""
@@ -52,6 +54,30 @@ def project_out(block: BlockConfig, c: AttentionConfig, x: jax.Array) -> jax.Arr
         name="output",
     )
     return layer(checkpoint_name(x, "attention_output"))
+
+
+def on_kernel(
+    name: KernelName,
+    operands: Operands,
+    pattern: Pattern,
+    precision: Precision,
+    drop: WeightDropout,
+) -> jax.Array:
+    """Attention [B, T, N, D] by the kernel of this name, or `auto`'s choice; one that knows a
+    single device computes each device's shard of rows and heads."""
+    call = call_of(operands, pattern, precision, drop)
+    name = choose(name, call, platform()).name
+    if not KERNELS[name].is_local:
+        return attention(name, operands, pattern, precision, drop)
+    own, shared = ("batch", None, "heads", None), ("batch", None, "kv_heads", None)
+    rows = Tokens(*(to_spec(("batch", None)) for _ in range(3)))
+    specs = Operands(to_spec(own), to_spec(shared), to_spec(shared), rows, rows, None)
+    specs = dataclasses.replace(specs, scale=operands.scale)
+
+    def on_shard(operands: Operands) -> jax.Array:
+        return attention(name, operands, pattern, precision)
+
+    return on_shards(on_shard, (specs,), to_spec(own))(operands)
 
 
 class SelfAttention(nn.Module):
@@ -99,8 +125,8 @@ class SelfAttention(nn.Module):
         def attend(
             pattern: Pattern, key: jax.Array | None, rows: jax.Array | None, operands: Operands
         ) -> jax.Array:
-            weight_dropout = WeightDropout(c.dropout, key, rows)
-            return attention(c.kernel, operands, pattern, self.config.precision, weight_dropout)
+            drop = WeightDropout(c.dropout, key, rows)
+            return on_kernel(c.kernel, operands, pattern, self.config.precision, drop)
 
         more = {"always": always, "shared": context.lead}
         patterns = [dataclasses.replace(each, **more) for each in context.patterns]
@@ -161,7 +187,7 @@ class CrossAttention(nn.Module):
         queries, keys = Tokens(context.segment_ids), Tokens(memory.segment_ids)
         drop = WeightDropout(c.dropout, dropout_rng(self), context.rows)
         operands = Operands(q, k, v, queries, keys, scale=c.scale)
-        out = attention(c.kernel, operands, Pattern(always=always), block.precision, drop)
+        out = on_kernel(c.kernel, operands, Pattern(always=always), block.precision, drop)
         if not always:  # the softmax of a token that sees no key would be over all of them
             sees = context.segment_ids[:, :, None] == memory.segment_ids[:, None, :]
             out = jnp.where(sees.any(-1)[..., None, None], out, 0)

@@ -5,12 +5,13 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxssl.core.precision import Precision
 from jaxssl.models.config import NormConfig
 from jaxssl.ops.linear import linear
 from jaxssl.ops.norms import layer_norm, rms_norm
-from jaxssl.parallel.axes import constrain
+from jaxssl.parallel.axes import constrain, scattered
 
 Names = tuple[str | None, ...]
 
@@ -67,11 +68,13 @@ class Projection(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         p, shape = self.precision, x.shape[x.ndim - self.num_in :] + self.features
         kernel = parameter(self, "kernel", self.initializer, self.axes, shape, p)
+        kernel = scattered(kernel, self.axes)
         bias = None
         if self.use_bias:
             zeros, axes = nn.initializers.zeros, self.axes[self.num_in :]
             bias = parameter(self, "bias", zeros, axes, self.features, p)
-        return linear(x, kernel, bias, self.num_in, self.precision, self.wide)
+        out = linear(x, kernel, bias, self.num_in, self.precision, self.wide)
+        return checkpoint_name(out, "projection")
 
 
 class Embedding(nn.Module):

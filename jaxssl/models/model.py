@@ -424,7 +424,8 @@ def _number(name: str) -> int:
 @functools.lru_cache(maxsize=32)
 def _abstract(model: Model) -> Params:
     """To trace a model takes a third of a second, and its shapes are asked for a dozen times."""
-    return jax.eval_shape(model.init, jax.random.key(0))
+    # The key inside: outside, it would be computed on the devices of the mesh: a plan has none.
+    return jax.eval_shape(lambda: model.init(jax.random.key(0)))
 
 
 def num_parameters(params: Params, leave_out: tuple[str, ...] = ()) -> int:

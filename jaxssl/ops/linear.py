@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxssl.core.platform import platform
 from jaxssl.core.precision import Precision
 
 
@@ -52,19 +53,26 @@ def _forward(x, kernel, bias, num_in, precision, wide):
 def _backward(num_in, precision, wide, residuals, dy):
     x, kernel, bias = residuals
     dtype, reduce = precision.compute, jnp.dtype(precision.reduce)
-    dy = dy.astype(dtype)
-    ins, outs = math.prod(kernel.shape[:num_in]), math.prod(kernel.shape[num_in:])
-    # In two dimensions: with more, XLA's CPU backend transposes copies of x before it multiplies.
-    flat_x, flat_dy = x.astype(dtype).reshape(-1, ins), dy.reshape(-1, outs)
-    flat_kernel = kernel.astype(dtype).reshape(ins, outs)
+    shapes = x.shape, kernel.shape
+    x_dtype, kernel_dtype = x.dtype, kernel.dtype
+    x, kernel, dy = (each.astype(dtype) for each in (x, kernel, dy))
+    if platform() == "cpu":
+        # In two dimensions: with more, XLA's CPU backend transposes copies of x before it
+        # multiplies. Where a kernel lies in shards, the reshaped one would be gathered once more.
+        ins, outs = math.prod(kernel.shape[:num_in]), math.prod(kernel.shape[num_in:])
+        x, dy = x.reshape(-1, ins), dy.reshape(-1, outs)
+        kernel, num_in = kernel.reshape(ins, outs), 1
+    leading, num_out = tuple(range(x.ndim - num_in)), kernel.ndim - num_in
+    outs = tuple(range(dy.ndim - num_out, dy.ndim))
+    of_kernel = tuple(range(num_in, kernel.ndim))
     product = functools.partial(lax.dot_general, precision=precision.products)
-    dx = product(flat_dy, flat_kernel, (((1,), (1,)), ((), ())))
-    dkernel = product(flat_x, flat_dy, (((0,), (0,)), ((), ())), preferred_element_type=reduce)
+    dx = product(dy, kernel, ((outs, of_kernel), ((), ())))
+    dkernel = product(x, dy, ((leading, leading), ((), ())), preferred_element_type=reduce)
     dbias = None
     if bias is not None:
-        dbias = jnp.sum(flat_dy, axis=0, dtype=reduce).reshape(bias.shape).astype(bias.dtype)
-    dx = dx.reshape(x.shape).astype(x.dtype)
-    return dx, dkernel.reshape(kernel.shape).astype(kernel.dtype), dbias
+        dbias = jnp.sum(dy, axis=leading, dtype=reduce).reshape(bias.shape).astype(bias.dtype)
+    dx = dx.reshape(shapes[0]).astype(x_dtype)
+    return dx, dkernel.reshape(shapes[1]).astype(kernel_dtype), dbias
 
 
 linear.defvjp(_forward, _backward)

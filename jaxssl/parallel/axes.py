@@ -1,6 +1,7 @@
 """Arrays laid out by the logical names of their axes, inside a traced function."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,11 +17,71 @@ def to_spec(names: tuple[str | None, ...]) -> PartitionSpec:
 
 
 def constrain(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
-    """`x` laid out over the current mesh by its logical axes; unchanged where no mesh is set."""
-    spec = to_spec(names)
-    if jax.sharding.get_abstract_mesh().empty:
+    """`x` laid out over the current mesh by its logical axes; unchanged where no mesh is set.
+
+    Inside of a function that runs on each shard by itself, by the axes that are XLA's there.
+    """
+    spec, mesh = to_spec(names), jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x
+    if mesh.manual_axes:
+        spec = PartitionSpec(*(_without(mesh.manual_axes, part) for part in spec))
     return jax.lax.with_sharding_constraint(x, spec)
+
+
+def _without(manual: Sequence[str], part: Any) -> tuple[str, ...]:
+    axes = () if part is None else part if isinstance(part, tuple) else (part,)
+    return tuple(axis for axis in axes if axis not in manual)
+
+
+def divides(name: str, size: int) -> bool:
+    """Whether an axis of this logical name and size splits evenly over the current mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.empty or size % num_shards(mesh, rules_in_force().axes(name)) == 0
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def scattered(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+    """`x`, a parameter with these logical axes: its gradient is summed over devices straight into
+    their shards, where XLA may sum it whole on every device first, which sends twice as much."""
+    del names
+    return x
+
+
+def _forward(x: jax.Array, names: tuple[str | None, ...]) -> tuple[jax.Array, None]:
+    return x, None
+
+
+def _backward(names: tuple[str | None, ...], _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    return (constrain(gradient, names),)
+
+
+scattered.defvjp(_forward, _backward)
+
+
+def on_shards(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    """`function`, called by each device with its shards of the arguments: for kernels that know one
+    device. Without a mesh it is `function`.
+
+    Args:
+      in_specs, out_specs: PartitionSpecs in the place of arrays; more than there are arrays is
+        allowed where an argument is None.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return function
+
+    def sharded(*args: Any) -> Any:
+        there = jax.tree.map(
+            lambda x, spec: None if x is None else spec, args, in_specs, is_leaf=_is_none
+        )
+        # Without check_vma: a Pallas call does not say which axes its outputs vary over.
+        return jax.shard_map(function, in_specs=there, out_specs=out_specs, check_vma=False)(*args)
+
+    return sharded
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
 
 
 def over_batch_shards(

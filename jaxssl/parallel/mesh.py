@@ -1,7 +1,9 @@
 """The device mesh of a run, from the hardware layer of its configuration."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -56,10 +58,16 @@ class MeshConfig:
         return sizes[0], sizes[1], sizes[2]
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh over all devices, every axis automatic (XLA propagates shardings)."""
-    sizes = config.sizes(jax.device_count())
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh over all devices, every axis automatic (XLA propagates shardings); its axes lie
+    along the links of a TPU's torus.
+
+    Args:
+      devices: None for those of this machine.
+    """
+    devices = jax.devices() if devices is None else devices
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(config.sizes(len(devices)), AXES, axis_types=types, devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -14,6 +14,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
+from jaxssl.core.platform import use_platform
 
 AXES = ("data", "fsdp", "tensor")
 """Of every mesh."""
@@ -50,6 +51,7 @@ DEFAULT = Rules(
         ("batch", ("data", "fsdp")),
         ("microbatch", ()),
         ("sequence", ()),
+        ("residual", ("tensor",)),
         ("embed", ("fsdp",)),
         ("activation", ()),
         ("heads", ("tensor",)),
@@ -62,7 +64,10 @@ DEFAULT = Rules(
         ("norm", ()),
     )
 )
-"""Change here how all models are laid out; `mesh.rules` changes it for a run."""
+"""Change here how all models are laid out; `mesh.rules` changes it for a run.
+
+`residual` is the sequence between the sublayers, where tensor parallelism would else leave the same
+hidden states, and the same norms to compute, on each of its devices."""
 
 
 def make_rules(changes: Mapping[str, Sequence[str]]) -> Rules:
@@ -112,8 +117,14 @@ def use_rules(rules: Rules) -> Iterator[None]:
 @contextlib.contextmanager
 def use_layout(mesh: Mesh, rules: Rules) -> Iterator[None]:
     """Sets the mesh, and the table that says how arrays lie on it."""
-    with jax.set_mesh(mesh), use_rules(rules):
+    with jax.set_mesh(mesh), use_rules(rules), use_platform(platform_of(mesh)):
         yield
+
+
+def platform_of(mesh: Mesh) -> str:
+    """`cpu`, `gpu` or `tpu`."""
+    name = mesh.devices.flat[0].platform
+    return "gpu" if name in ("cuda", "rocm") else name
 
 
 def num_shards(mesh: Mesh | AbstractMesh, axes: Sequence[str]) -> int:

@@ -70,19 +70,8 @@ def build(config: RunConfig) -> Built:
     Raises:
       UserError: anything that would fail or mislead later.
     """
-    tokenizer = load_tokenizer(find_tokenizer(config))
-    for task in config.tasks.values():
-        tokenizer = task.prepared(tokenizer)
-    opened = {
-        name: open_stream(stream, config.model, tokenizer)
-        for name, stream in config.all_streams.items()
-    }
+    config, tokenizer, opened = read_data(config)
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
-    methods = {name: method.prepared(tokenizer) for name, method in config.peft.items()}
-    config = dataclasses.replace(config, peft=methods)
-    config = config.with_streams({name: each.config for name, each in opened.items()})
-    config = dataclasses.replace(config, model=fitted(config.model, config.objectives))
-    config = with_networks(config)
     for objective in config.objectives:
         objective.check(config.model, vocabulary)
     read = (config.model, config.heads, tokenizer, vocabulary)
@@ -99,21 +88,44 @@ def build(config: RunConfig) -> Built:
     return Built(config, work, opened, tuple(unread))
 
 
+def read_data(config: RunConfig) -> tuple[RunConfig, Tokenizer, dict[str, Opened]]:
+    """The data of all streams, and the configuration with what they tell: the labels, and the model
+    and the networks as the objectives want them.
+
+    Raises:
+      UserError: data that are not there or damaged, or that do not fit the model.
+    """
+    tokenizer = load_tokenizer(find_tokenizer(config))
+    for task in config.tasks.values():
+        tokenizer = task.prepared(tokenizer)
+    opened = {
+        name: open_stream(stream, config.model, tokenizer)
+        for name, stream in config.all_streams.items()
+    }
+    methods = {name: method.prepared(tokenizer) for name, method in config.peft.items()}
+    config = dataclasses.replace(config, peft=methods)
+    config = config.with_streams({name: each.config for name, each in opened.items()})
+    config = dataclasses.replace(config, model=fitted(config.model, config.objectives))
+    return with_networks(config), tokenizer, opened
+
+
 def make_program(
     config: RunConfig,
     vocabulary: Vocabulary,
     opened: Mapping[str, Opened],
     pieces: Mapping[str, NewPieces],
+    devices: Sequence[Any] | None = None,
 ) -> tuple[Program, Epochs]:
     """What is computed, and what an epoch is in steps.
 
     Args:
       pieces: those that the tokenizer has besides those of what a network starts from.
+      devices: None for those of this machine.
 
     Raises:
       UserError: parts that do not fit together.
     """
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh, devices)
     for name, stream in config.all_streams.items():
         _check_rows_enough(stream, f"streams.{name}." if name else "")
         check_batch(stream.data.batch_size, config.train.accumulation, mesh)
