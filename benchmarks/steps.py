@@ -74,13 +74,14 @@ def made_stores(scratch: Path) -> Path:
     letters = generator.integers(97, 123, (5000, 4)).astype(np.uint8)
     vocabulary = [bytes(word).decode() for word in letters]
     text = [vocabulary[i] for i in generator.zipf(1.3, WORDS) % len(vocabulary)]
-    lines = (" ".join(text[i : i + 100]) + "." for i in range(0, WORDS, 100))
+    sentences = [" ".join(text[i : i + 20]).capitalize() + "." for i in range(0, WORDS, 20)]
+    lines = (" ".join(sentences[i : i + 5]) for i in range(0, len(sentences), 5))
     (scratch / "text.txt").write_text("\n\n".join(lines))
     source = ("source.name=text", f"source.paths=[{scratch / 'text.txt'}]")
     for store, kind in KINDS.items():
         pieces = scratch / f"{store}-pieces"
         made = (f"kind={kind}", f"vocab_size={SIZES[store]}", f"out={pieces}")
-        kept = ("source.documents=blank_lines", "validation_fraction=0.1")
+        kept = ("source.documents=blank_lines", "validation_fraction=0.1", "sentences=rule")
         for words in (
             ("tokenizer", *made, *source),
             ("prepare", f"tokenizer={pieces}", f"out={scratch / store}", *source, *kept),

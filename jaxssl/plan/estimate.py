@@ -1,9 +1,11 @@
 """What a step takes on each chip of a slice, compiled for it."""
 
 import math
+import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -42,12 +44,22 @@ class Estimate:
         return sum(self.wire.values())
 
 
-def compile_step(program: Program, options: Mapping[str, str] | None = None) -> Any:
+@dataclass(frozen=True)
+class Compiled:
+    """A step for devices that are not there.
+
+    Attributes:
+      memory: what JAX tells of its memory.
+      text: the scheduled HLO, as the compiler wrote it down.
+    """
+
+    memory: Any
+    text: str
+
+
+def compile_step(program: Program) -> Compiled:
     """The first step of a program, compiled for the devices of its mesh; to be called under its
     layout.
-
-    Args:
-      options: of the compiler, over the program's.
 
     Raises:
       UserError: it does not fit in the chips' memory.
@@ -63,7 +75,7 @@ def compile_step(program: Program, options: Mapping[str, str] | None = None) -> 
     batches = {stream.name: jax.tree.map(shaped, dict(stream.batch)) for stream in streams}
     lowered = phase.step(drawn).lower(phase.abstract, batches, phase.constants)
     try:
-        return lowered.compile(compiler_options=dict(options or {}))
+        return _compile(lowered, dict(program.compiler))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -77,9 +89,19 @@ def compile_step(program: Program, options: Mapping[str, str] | None = None) -> 
         ) from error
 
 
-def estimate(compiled: Any, chip: Chip) -> Estimate:
+def _compile(lowered: Any, options: dict[str, Any]) -> Compiled:
+    # The compiler writes its text to files: an older jaxlib cannot read back what libtpu made where
+    # fusions are asynchronous.
+    with tempfile.TemporaryDirectory() as folder:
+        options |= {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        compiled = lowered.compile(compiler_options=options)
+        (file,) = Path(folder).glob("*.after_codegen.txt")
+        return Compiled(compiled.memory_analysis(), file.read_text())
+
+
+def estimate(compiled: Compiled, chip: Chip) -> Estimate:
     """What a compiled step takes."""
-    costs, memory = read_costs(compiled.as_text()), compiled.memory_analysis()
+    costs, memory = read_costs(compiled.text), compiled.memory
     return Estimate(
         seconds=costs.cycles / chip.clock,
         wire=dict(costs.wire),

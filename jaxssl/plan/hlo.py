@@ -21,7 +21,7 @@ _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _CALLED = re.compile(r"\b(calls|to_apply|body|branch_computations)=\{?%?([\w.\-, %]+)\}?")
-_CONSTANT = re.compile(r"\bs32\[\].* constant\((\d+)\)")
+_CONSTANT = re.compile(r"\b[su]32\[\].* constant\((\d+)\)")
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ def parse(text: str) -> Module:
             current = found[2]
             computations[current] = []
             entry = current if found[1] else entry
-        elif line.startswith("}"):
+        elif line.rstrip() == "}":  # lines of a Pallas call may begin with braces
             current = None
-        elif current is not None and " = " in line:
+        elif current is not None and line.startswith("  ") and " = " in line:
             computations[current].append(_instruction(line))
     if entry is None:
         raise ValueError("no computation is the entry: not the text of an HLO module")

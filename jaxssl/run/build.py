@@ -21,6 +21,7 @@ from jaxssl.objectives.base import Objective
 from jaxssl.optim.build import make_optimizer
 from jaxssl.optim.groups import GroupOf
 from jaxssl.optim.weight_decay import check_no_decay
+from jaxssl.parallel.compiler import compiler_options
 from jaxssl.parallel.mesh import check_batch, make_mesh
 from jaxssl.program.parameter_use import check_read, reached
 from jaxssl.program.phase import Phases
@@ -166,6 +167,7 @@ def make_program(
         ema=config.train.ema,
         draws=draws,
         reached=reach,
+        compiler=compiler_options(mesh, config.mesh.compiler),
     )
     return program, epochs
 

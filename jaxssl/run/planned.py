@@ -56,4 +56,17 @@ def _widened(opened: Opened, rows: int) -> Opened:
     largest = {
         name: np.broadcast_to(x[:1], (rows, *x.shape[1:])) for name, x in opened.largest.items()
     }
-    return dataclasses.replace(opened, largest=largest)
+    splits: Any = {"train": _OneBatch(rows)}
+    return dataclasses.replace(opened, largest=largest, splits=splits)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OneBatch:
+    """Data of which a plan asks nothing but how many there are."""
+
+    num_rows: int
+    per_epoch: int = 1
+
+    def train_batches(self, *args: Any) -> "_OneBatch":
+        del args
+        return self

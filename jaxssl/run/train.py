@@ -1,5 +1,7 @@
 """Training a run, from its configuration to its report: pretraining and fine-tuning are one.
 
+from jaxssl.program.program import Program
+from jaxssl.program.program import Program
 from jaxssl.run.recipes import load_config
 from jaxssl.run.train import train_run
 train_run(load_config(["pretrain/bert-tiny"], ["data.store=stores/wiki", "out=runs/wiki"]))
@@ -182,12 +184,18 @@ def describe(built: Built, cost: Receipt) -> list[str]:
         *unused_rows(config, program.vocabulary.size),
         f"{config.precision.summary}; attention: {kernels}"
         + (f"; {told}" if (told := allocator.summary()) else ""),
+        *_describe_compiler(program),
         *(line for name in built.streams for line in _describe_stream(built, name)),
         *describe_mixture(built),
         *([f"more parameters are trained from steps {', '.join(later)} on"] if later else []),
         *(receipt.table(cost) if is_partial else []),
         *nothing_before_the_end(settings.train.steps, settings.evaluation, config.checkpoint),
     ]
+
+
+def _describe_compiler(program: Program) -> list[str]:
+    options = ", ".join(f"{name}={value}" for name, value in program.compiler)
+    return [f"compiler: {options} (mesh.compiler changes them)"] if options else []
 
 
 def unused_rows(config: RunConfig, pieces: int) -> list[str]:
