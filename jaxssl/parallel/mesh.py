@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxssl.core.errors import UserError
@@ -69,8 +70,12 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
       devices: None for those of this machine.
     """
     devices = jax.devices() if devices is None else devices
-    types = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(config.sizes(len(devices)), AXES, axis_types=types, devices=devices)
+    sizes = config.sizes(len(devices))
+    try:
+        placed = mesh_utils.create_device_mesh(sizes, devices)
+    except NotImplementedError:  # tensor=4 on a torus whose axes are of 16: along a quarter of one
+        placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

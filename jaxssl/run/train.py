@@ -1,7 +1,5 @@
 """Training a run, from its configuration to its report: pretraining and fine-tuning are one.
 
-from jaxssl.program.program import Program
-from jaxssl.program.program import Program
 from jaxssl.run.recipes import load_config
 from jaxssl.run.train import train_run
 train_run(load_config(["pretrain/bert-tiny"], ["data.store=stores/wiki", "out=runs/wiki"]))
@@ -25,6 +23,7 @@ from jaxssl.models.model import num_parameters
 from jaxssl.objectives.base import Objective
 from jaxssl.parallel import hosts
 from jaxssl.parallel.rules import make_rules, use_rules
+from jaxssl.program.program import Program
 from jaxssl.run.alike import check_alike, check_data_alike
 from jaxssl.run.build import Built, build
 from jaxssl.run.config import RunConfig

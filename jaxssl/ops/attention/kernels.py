@@ -4,7 +4,6 @@ A kernel is asked for a `Call` before it computes anything, and refuses what it 
 is computed in another way than was asked for. `auto` takes the fastest that takes the call.
 """
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -89,8 +88,8 @@ def _splash_lacks(call: Call) -> str | None:
 def _splash(
     operands: Operands, pattern: Pattern, precision: Precision, weight_dropout: WeightDropout
 ) -> jax.Array:
-    # Pallas for TPUs takes half a second to import.
-    splash = importlib.import_module("jaxssl.ops.attention.splash")
+    from jaxssl.ops.attention import splash  # Pallas takes half a second to import
+
     return splash.attend(operands, pattern, precision, weight_dropout)
 
 
