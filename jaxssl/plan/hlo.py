@@ -162,19 +162,12 @@ def _own(instruction: Instruction, module: Module) -> Costs:
     if found := _CYCLES.search(instruction.rest):
         costs.cycles = float(found[1])
     if instruction.opcode == "custom-call" and "tpu_custom_call" in instruction.rest:
-        costs.kernels[_kernel(instruction.rest)] += 1
+        costs.kernels[re.sub(r"(\.clone|\.\d+)+$", "", instruction.name)] += 1
     kind = _kind(instruction, module)
     if kind is not None:
         costs.messages[kind] += 1
         costs.wire[kind] += _sent(kind, instruction)
     return costs
-
-
-def _kernel(rest: str) -> str:
-    found = re.search(r'kernel_name = ?\\?"([\w.\-]+)', rest) or re.search(
-        r'op_name="([^"]+)"', rest
-    )
-    return found[1].rsplit("/", 1)[-1] if found else "unnamed"
 
 
 def _kind(instruction: Instruction, module: Module) -> str | None:
