@@ -88,8 +88,11 @@ def read_costs(text: str) -> Costs:
         total = Costs()
         for instruction in module.computations[name]:
             total.add(_own(instruction, module), 1)
-            for called, times in _called(instruction, module):
-                total.add(of(called), times)
+            runs = [(of(called), times) for called, times in _called(instruction, module)]
+            if instruction.opcode == "conditional":  # one branch: the dearest
+                runs = sorted(runs, key=lambda run: run[0].cycles)[-1:]
+            for costs, times in runs:
+                total.add(costs, times)
         return total
 
     return of(module.entry)
