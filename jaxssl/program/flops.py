@@ -74,7 +74,9 @@ def _count_equation(equation: Any, inputs: Sequence[Known]) -> tuple[float, Sequ
     if name == "cond":
         return _count_branches(inner, inputs)
     if name in ("shard_map", "pallas_call"):
-        return _times_run(name, params) * _count(inner[0][0], inputs, inner[0][1])[0], ()
+        return _times_run(name, params) * _count(
+            inner[0][0], [None] * len(inner[0][0].invars), inner[0][1]
+        )[0], ()
     if len(inner) == 1 and name != "while" and len(inner[0][0].invars) == len(inputs):
         return _count(inner[0][0], inputs, inner[0][1])
     flops = sum(_count(jaxpr, [None] * len(jaxpr.invars), c)[0] for jaxpr, c in inner)
