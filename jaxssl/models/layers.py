@@ -11,7 +11,7 @@ from jaxssl.core.precision import Precision
 from jaxssl.models.config import NormConfig
 from jaxssl.ops.linear import linear
 from jaxssl.ops.norms import layer_norm, rms_norm
-from jaxssl.parallel.axes import constrain, scattered
+from jaxssl.parallel.axes import constrain, into_shards
 
 Names = tuple[str | None, ...]
 
@@ -68,12 +68,12 @@ class Projection(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         p, shape = self.precision, x.shape[x.ndim - self.num_in :] + self.features
         kernel = parameter(self, "kernel", self.initializer, self.axes, shape, p)
-        kernel = scattered(kernel, self.axes)
         bias = None
         if self.use_bias:
             zeros, axes = nn.initializers.zeros, self.axes[self.num_in :]
             bias = parameter(self, "bias", zeros, axes, self.features, p)
-        out = linear(x, kernel, bias, self.num_in, self.precision, self.wide)
+        summed = into_shards(self.axes, x.shape)
+        out = linear(x, kernel, bias, self.num_in, self.precision, self.wide, summed)
         return checkpoint_name(out, "projection")
 
 

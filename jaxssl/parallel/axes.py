@@ -1,13 +1,15 @@
 """Arrays laid out by the logical names of their axes, inside a traced function."""
 
-import functools
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxssl.parallel.rules import num_shards, rules_in_force
+from jaxssl.parallel.rules import num_shards, rings_in_force, rules_in_force
 
 
 def to_spec(names: tuple[str | None, ...]) -> PartitionSpec:
@@ -40,23 +42,77 @@ def divides(name: str, size: int) -> bool:
     return mesh.empty or size % num_shards(mesh, rules_in_force().axes(name)) == 0
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def scattered(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
-    """`x`, a parameter with these logical axes: its gradient is summed over devices straight into
-    their shards, where XLA may sum it whole on every device first, which sends twice as much."""
-    del names
-    return x
+@dataclass(frozen=True)
+class IntoShards:
+    """Sums the gradient of a kernel straight into the shards that parameters lie in: each device
+    sends its part of a sum once, where XLA sums it whole on every device, which sends it twice.
+
+    Attributes:
+      axes: of the mesh, that batches are split over.
+      shard_axis: of the mesh, that the kernel is split over.
+      dimension: of the kernel, that it splits.
+      groups: of places along that axis, one set for each ring of a torus that it lies on, the
+        slowest first: a TPU sums whole what would be scattered over more than a ring at once.
+    """
+
+    axes: tuple[str, ...]
+    shard_axis: str
+    dimension: int
+    groups: tuple[tuple[tuple[int, ...], ...], ...]
+
+    def __call__(self, product: Callable[..., jax.Array], x: jax.Array, dy: jax.Array) -> jax.Array:
+        """`product(x, dy)` of rows [B, ...], in shards."""
+
+        def on_shard(x: jax.Array, dy: jax.Array) -> jax.Array:
+            own = product(x, dy)
+            for groups in self.groups:
+                own = jax.lax.psum_scatter(
+                    own,
+                    self.shard_axis,
+                    scatter_dimension=self.dimension,
+                    axis_index_groups=groups,
+                    tiled=True,
+                )
+            others = tuple(axis for axis in self.axes if axis != self.shard_axis)
+            return jax.lax.psum(own, others) if others else own
+
+        rows = PartitionSpec(self.axes)
+        out = PartitionSpec(*[None] * self.dimension, self.shard_axis)
+        shards = jax.shard_map(
+            on_shard,
+            in_specs=(rows, rows),
+            out_specs=out,
+            axis_names={*self.axes, self.shard_axis},
+            check_vma=False,
+        )
+        return shards(x, dy)
 
 
-def _forward(x: jax.Array, names: tuple[str | None, ...]) -> tuple[jax.Array, None]:
-    return x, None
+def into_shards(names: tuple[str | None, ...], shape: tuple[int, ...]) -> IntoShards | None:
+    """How the gradient of a kernel with these logical axes is summed, given rows of `shape`
+    [B, ...]; None where that is XLA's: no mesh, no shards, or rows that do not lie in shards."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes:
+        return None
+    axes = tuple(axis for axis in rules_in_force().axes("batch") if mesh.shape[axis] > 1)
+    if not axes or shape[0] % num_shards(mesh, axes):
+        return None
+    for dimension, part in enumerate(to_spec(names)):
+        split = part if isinstance(part, tuple) else (part,)
+        if len(split) == 1 and split[0] in axes:
+            return IntoShards(axes, split[0], dimension, ring_groups(rings_in_force(split[0])))
+    return None
 
 
-def _backward(names: tuple[str | None, ...], _: None, gradient: jax.Array) -> tuple[jax.Array]:
-    return (constrain(gradient, names),)
-
-
-scattered.defvjp(_forward, _backward)
+def ring_groups(sizes: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """The places along an axis that make up each ring, for rings of these sizes, the slowest
+    first."""
+    places = np.arange(math.prod(sizes)).reshape(sizes)
+    made = []
+    for ring, size in enumerate(sizes):
+        rows = np.moveaxis(places, ring, -1).reshape(-1, size)
+        made.append(tuple(tuple(row) for row in rows.tolist()))
+    return tuple(made)
 
 
 def on_shards(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxssl.core.errors import UserError
@@ -23,6 +22,7 @@ from jaxssl.optim.groups import GroupOf
 from jaxssl.optim.weight_decay import check_no_decay
 from jaxssl.parallel.compiler import compiler_options
 from jaxssl.parallel.mesh import check_batch, make_mesh
+from jaxssl.parallel.rules import use_mesh
 from jaxssl.program.parameter_use import check_read, reached
 from jaxssl.program.phase import Phases
 from jaxssl.program.program import Program, Stage, Stream
@@ -84,7 +84,7 @@ def build(config: RunConfig) -> Built:
     feeds = dataclasses.replace(feeds, encodes_once=_encodes_once(config, program, opened))
     check_best_by(program, feeds, config.evaluation)
     unread = check_read(program.model, program.streams, vocabulary)
-    with jax.set_mesh(program.mesh):
+    with use_mesh(program.mesh):
         work = Work(program=program, feeds=feeds, settings=settings, phases=Phases(program))
     return Built(config, work, opened, tuple(unread))
 
