@@ -11,7 +11,7 @@ from jaxssl.core.precision import Precision
 from jaxssl.models.config import NormConfig
 from jaxssl.ops.linear import linear
 from jaxssl.ops.norms import layer_norm, rms_norm
-from jaxssl.parallel.axes import constrain, into_shards
+from jaxssl.parallel.axes import constrain, into_shards, scattered
 
 Names = tuple[str | None, ...]
 
@@ -73,6 +73,7 @@ class Projection(nn.Module):
             zeros, axes = nn.initializers.zeros, self.axes[self.num_in :]
             bias = parameter(self, "bias", zeros, axes, self.features, p)
         summed = into_shards(self.axes, x.shape)
+        kernel = scattered(kernel, self.axes) if summed is None else kernel
         out = linear(x, kernel, bias, self.num_in, self.precision, self.wide, summed)
         return checkpoint_name(out, "projection")
 

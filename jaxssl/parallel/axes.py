@@ -1,5 +1,6 @@
 """Arrays laid out by the logical names of their axes, inside a traced function."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,25 @@ def divides(name: str, size: int) -> bool:
     """Whether an axis of this logical name and size splits evenly over the current mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh.empty or size % num_shards(mesh, rules_in_force().axes(name)) == 0
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def scattered(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+    """`x`, a parameter with these logical axes: XLA is told at its gradient already that it lies in
+    shards, not first at the optimizer."""
+    del names
+    return x
+
+
+def _forward(x: jax.Array, names: tuple[str | None, ...]) -> tuple[jax.Array, None]:
+    return x, None
+
+
+def _backward(names: tuple[str | None, ...], _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    return (constrain(gradient, names),)
+
+
+scattered.defvjp(_forward, _backward)
 
 
 @dataclass(frozen=True)
@@ -90,18 +110,25 @@ class IntoShards:
 
 def into_shards(names: tuple[str | None, ...], shape: tuple[int, ...]) -> IntoShards | None:
     """How the gradient of a kernel with these logical axes is summed, given rows of `shape`
-    [B, ...]; None where that is XLA's: no mesh, no shards, or rows that do not lie in shards."""
+    [B, ...]; None where that is XLA's: no mesh, no shards, rows that do not lie in shards, or a
+    kernel that another axis splits, too (7B on 4,096 chips, tensor 4: 31.9 GiB a chip and step by
+    XLA, 48.9 by hand)."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.manual_axes:
         return None
     axes = tuple(axis for axis in rules_in_force().axes("batch") if mesh.shape[axis] > 1)
     if not axes or shape[0] % num_shards(mesh, axes):
         return None
-    for dimension, part in enumerate(to_spec(names)):
-        split = part if isinstance(part, tuple) else (part,)
-        if len(split) == 1 and split[0] in axes:
-            return IntoShards(axes, split[0], dimension, ring_groups(rings_in_force(split[0])))
-    return None
+    parts = [
+        (dimension, axis)
+        for dimension, part in enumerate(to_spec(names))
+        for axis in (part if isinstance(part, tuple) else (part,))
+        if axis is not None and mesh.shape[axis] > 1
+    ]
+    if len(parts) != 1 or parts[0][1] not in axes:
+        return None
+    dimension, axis = parts[0]
+    return IntoShards(axes, axis, dimension, ring_groups(rings_in_force(axis)))
 
 
 def ring_groups(sizes: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], ...], ...]:
