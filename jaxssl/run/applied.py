@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jaxssl.checkpoint.hf.places import ADAPTER
 from jaxssl.checkpoint.init_config import InitConfig, split_checkpoint
+from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.checkpoint.origin import RUN_CONFIG, RunOrigin
 from jaxssl.checkpoint.parameter_index import ParameterIndex, ParameterSource, read_base
 from jaxssl.core.errors import UserError, did_you_mean
@@ -145,9 +146,11 @@ class Applied:
         for wanted, method in found:
             if method.is_stored:
                 methods[wanted.name] = dataclasses.replace(method, from_=wanted.given)
+        init = config.init
         if config.is_fresh and config.imported is None:
-            config = dataclasses.replace(config, init=InitConfig(from_=str(self.run_dir)))
-        config = dataclasses.replace(config, peft={**config.peft, **methods})
+            init = InitConfig(from_=str(self.run_dir))
+        init = init and dataclasses.replace(init, cast=True)
+        config = dataclasses.replace(config, init=init, peft={**config.peft, **methods})
         model = make_model(config)
         for wanted, method in found:
             if method.is_stored:
@@ -206,8 +209,7 @@ def apply(
         own = None if None in chosen else tuple(name for name in chosen if name is not None)
         rest = [each for each in places if _run_of(each) != there]
         if config.peft:
-            active = [f"{run_dir}#{name}" for name in (names or plain.config().peft)]
-            rest = [*active, *rest]
+            rest = [*_own_places(run_dir, names, step), *rest]
         return Applied(
             run_dir=host,
             step="best" if at is None else at,
@@ -222,15 +224,22 @@ def _sorted_out(
     run_dir: Path, own: Mapping[str, Method], adapters: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of a run's own adapters, and the places of others."""
-    names, places = [], []
+    names, places, seen = [], [], set()
     for given in adapters:
-        place, _ = split_place(given)
-        if adapters.count(given) > 1:
+        place, name = split_place(given)
+        found = (place.resolve(), name) if place.is_dir() else given
+        if found in seen:
             raise UserError(
-                "an adapter is given twice",
+                "an adapter is given twice", where=OPTION, expected="each once", got=given
+            )
+        seen.add(found)
+        if split_checkpoint(place)[0].resolve() == run_dir.resolve():
+            raise UserError(
+                "the run has its own adapters already",
                 where=OPTION,
-                expected="each once",
-                got=given,
+                expected="the name of one of its own, or another run",
+                got=f"{given}, the run itself",
+                fix=f"{OPTION} {name}" if name in own else f"leave out {OPTION} {given}",
             )
         if place.is_dir():
             places.append(given)
@@ -246,6 +255,15 @@ def _sorted_out(
                 fix=did_you_mean(given, own) or suggestion(place),
             )
     return tuple(names), tuple(places)
+
+
+def _own_places(run_dir: Path, names: Sequence[str], step: int | str) -> list[str]:
+    """The adapters of a run, all of them or these, as those of another run are given."""
+    place = run_dir
+    if step != "best":
+        chosen = CheckpointManager(run_dir / "checkpoints").choose(step)
+        place = run_dir / "checkpoints" / str(chosen)
+    return [f"{place}#{name}" for name in names] or [str(place)]
 
 
 def _run_of(given: str) -> Path | None:

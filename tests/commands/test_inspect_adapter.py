@@ -85,7 +85,7 @@ def test_peft_files_are_told_from_their_headers(run, base, place, capsys, monkey
         (("fill-mask", "{run}", "a", "--adapter", "stile"), "did you mean 'style'"),
         (("evaluate", "{base}", "--adapter", "nowhere"), "no such adapter"),
         (("generate", "{base}", "--adapter", "{run}"), "cannot generate"),
-        (("chat", "{base}", "--adapter", "{base}"), "this run has no adapters"),
+        (("chat", "{base}", "--adapter", "{base}/"), "the run has its own adapters already"),
         (
             ("embed", "{base}", "--adapter", "{run}#x", "--input", "{table}", "--output", "o.npy"),
             "the run has no such adapter",

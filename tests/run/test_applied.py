@@ -213,12 +213,14 @@ def test_a_base_that_was_moved_is_found_where_it_is_named(base, law, tmp_path):
         ("base", ["style"], "no such adapter", ("--adapter", "a directory")),
         ("base", ["{law}x"], "no such adapter", ("did you mean", "law")),
         ("narrow", ["style", "style"], "given twice", ("style",)),
+        ("headed", ["{law}", "{law}/"], "given twice", ("law/",)),
+        ("narrow", ["{narrow}#style"], "its own adapters already", ("--adapter style",)),
         ("narrow", ["{law}#form"], "no such adapter", ("--adapter", "default")),
         ("headed", ["{base}"], "no adapters", ("--adapter", "{base}")),
         ("headed", ["{words}"], "no adapter to begin from", ("--adapter", "RUN#NAME")),
         ("headed", ["{biased}"], "the model itself were trained", ("{biased}", "**/bias")),
         ("biased", ["style"], "the model itself were trained", ("default", "**/bias")),
-        ("narrow", ["{narrow}#both"], "two adapters have one name", ("a", "fusion first")),
+        ("headed", ["{narrow}#a", "{narrow}#both"], "two adapters", ("fusion first",)),
     ],
 )
 def test_what_cannot_be_applied_is_refused(
@@ -233,6 +235,14 @@ def test_what_cannot_be_applied_is_refused(
     with pytest.raises(UserError, match=what) as caught:
         open_run(known[run], adapters=[text.format(**known) for text in adapters])
     assert all(text.format(**known) in str(caught.value) for text in told), caught.value
+
+
+def test_a_base_with_adapters_of_its_own_is_used_with_the_task_of_another(base, masked, law):
+    """Both are active: the same model, whichever is named first."""
+    both = open_run(masked, adapters=[str(law)])
+    assert [*both.config.peft] == ["default", "masked"] and both.run_dir == law
+    other_way = open_run(base, adapters=[str(law), str(masked)])
+    toy.assert_same_arrays(arrays(both), arrays(other_way))
 
 
 @pytest.fixture(scope="module")
