@@ -1,6 +1,7 @@
 """Adapters that a run is opened with: its own by name, those of other runs and of PEFT's files."""
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -19,6 +20,7 @@ from jaxssl.core.names import flatten, unflatten
 from jaxssl.run.applied import apply, fills, has_task, makes_vectors, writes
 from jaxssl.run.open import evaluate_run, fill_masks, open_run
 from jaxssl.run.train import train_run
+from jaxssl.transfer.peft.lora import Lora
 
 QUIET = lambda text: None  # noqa: E731
 TEXTS = ["the cat sees a [MASK] at home", "my sister sees a [MASK]"]
@@ -97,11 +99,9 @@ def test_a_base_without_a_task_is_used_as_the_run_of_the_adapter(base, law, tmp_
     assert evaluate_run(base, adapters=[str(law)]) == evaluate_run(law)
     given = {"adapters": [str(law)]}
     assert predicted(base, tmp_path / "a.jsonl", **given) == predicted(law, tmp_path / "b.jsonl")
-    vectors = [open_embedder(*x).embed(TEXTS) for x in ((law,),)]
-    vectors.append(open_embedder(base, adapters=[str(law)]).embed(TEXTS))
-    assert np.array_equal(*vectors)
-    plain = open_embedder(base).embed(TEXTS)
-    assert np.abs(vectors[0] - plain).max() > 1e-3, "the adapter changes something"
+    vectors, plain = open_embedder(law).embed(TEXTS), open_embedder(base).embed(TEXTS)
+    assert np.array_equal(open_embedder(base, adapters=[str(law)]).embed(TEXTS), vectors)
+    assert np.abs(vectors - plain).max() > 1e-3, "the adapter changes something"
 
 
 def test_a_base_with_a_head_keeps_it(base, law, headed, tmp_path, capsys):
@@ -135,6 +135,7 @@ def test_effects_of_several_add_up(base, law, headed, narrow):
             a, b = (flat.get(f"adapters/encoder/layers/{path}/{name}_{x}") for x in "ab")
             if a is None or b is None:
                 continue
+            assert isinstance(method, Lora)
             added = np.einsum("lir,lr...->li...", a.astype(float), b) * method.alpha / method.rank
             assert np.abs(added).max() > 1e-3
             flat[kernel] = (flat[kernel] + added).astype(np.float32)
@@ -268,8 +269,8 @@ def test_virtual_tokens_of_another_run_need_room(base, table, headed, place, tmp
     run = trained(base, table, place / "prompt", *settings)
     adapters = [str(run)]
     predicted(headed, tmp_path / "a.jsonl", adapters=adapters)
-    long = {"layers": ["data.max_length=30"], "adapters": adapters}
-    for verb in (evaluate_run, lambda run, **x: predicted(run, tmp_path / "b.jsonl", **x)):
+    long = ["data.max_length=30"]
+    for verb in (evaluate_run, functools.partial(predicted, out=tmp_path / "b.jsonl")):
         with pytest.raises(UserError, match="with the tokens of adapters before it"):
-            verb(headed, **long)
+            verb(headed, layers=long, adapters=adapters)
     assert not (tmp_path / "b.jsonl").exists()
