@@ -135,7 +135,8 @@ def _changes(
     yield f"  changes: {', '.join(plain) or 'no module'}"
     chosen = numbers if layers is None else layers
     if chosen or any("/layers/" in name for name in modules):
-        yield f"  layers: {', '.join(map(str, chosen)) if chosen else 'all'}"
+        named = f"  layers: {', '.join(map(str, chosen)) if chosen else 'all'}"
+        yield named + " (what is held for the others changes nothing)" * (layers is not None)
     count = sum(math.prod(shape) for shape, _ in arrays.values())
     size = sum(size for _, size in arrays.values())
     yield f"  parameters: {count:,}, {size:,} bytes"

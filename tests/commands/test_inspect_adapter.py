@@ -37,9 +37,9 @@ def said(capsys, *arguments):
 
 def test_an_adapter_of_a_run_is_told_with_its_base(run, base, capsys):
     code, out, _ = said(capsys, "inspect", run, "--adapter", "style")
-    assert code == 0 and f"adapter style of {run}: lora" in out and "form" not in out
+    assert code == 0 and f"adapter style of {run}: lora" in out and "adapter form" not in out
     assert "rank=3" in out and "attention/query" in out and "attention/value" in out
-    assert "layers: 1\n" in out
+    assert "layers: 1 (what is held for the others changes nothing)\n" in out
     # Two layers, two projections of 16 x 16: a of 16 x 3 and b of 3 x 16, in float32.
     assert f"parameters: {2 * 2 * 2 * 48:,}, {2 * 2 * 2 * 48 * 4:,} bytes" in out
     assert f"classify, pooler; {16 * 2 + 2 + 16 * 16 + 16:,} parameters" in out
