@@ -270,7 +270,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from jaxssl.parallel import hosts
     from jaxssl.run.open import evaluate_run, split_read
 
-    chosen = _chosen(options, "split", "store", "stream", "layers")
+    chosen = _chosen(options, "split", "store", "stream", "layers", "adapters")
     values = evaluate_run(options.run_dir, **chosen, **_chosen(options, "step", "batches"))
     if hosts.is_first():
         step, rows = int(values.pop("step")), int(values.pop("rows"))
@@ -287,7 +287,7 @@ def _predict(options: argparse.Namespace) -> int:
     from jaxssl.commands import predict
 
     chosen = _chosen(options, "format", "options", "keep_input", "overwrite", "step", "layers")
-    chosen |= _chosen(options, "stream")
+    chosen |= _chosen(options, "stream", "adapters")
     rows = predict.predict(options.run_dir, options.input, options.output, **chosen)
     _print_rows(options.output, rows)
     return 0
@@ -299,6 +299,7 @@ def _embed(options: argparse.Namespace) -> int:
 
     chosen = _chosen(options, "format", "options", "keep_input", "overwrite", "step", "layers")
     chosen |= _chosen(options, "text", "pooling", "normalize", "max_length", "batch_size", "prompt")
+    chosen |= _chosen(options, "adapters")
     rows = embed.embed_file(options.run_dir, options.input, options.output, **chosen)
     _print_rows(options.output, rows)
     return 0
@@ -334,7 +335,8 @@ def _generate(options: argparse.Namespace) -> int:
         beams = Beams(count=options.beams, **_given(options, *SEARCHED))
     check_searched(beams is not None, _given(options, *DRAWN), _given(options, *SEARCHED))
     check_source(options.prompts, options.input, options.output)
-    how = {"beams": beams, "choices": tuple(options.choice), **_chosen(options, "step", "layers")}
+    how = {"beams": beams, "choices": tuple(options.choice)}
+    how |= _chosen(options, "step", "layers", "adapters")
     prompts = [] if options.input else given_prompts(options.prompts or [""])
     if options.output is None:
         likely = options.log_probabilities
@@ -370,7 +372,7 @@ def _chat(options: argparse.Namespace) -> int:
     return chat.chat(
         options.run_dir,
         sampling,
-        **_chosen(options, "system", "template", "window", "step", "layers"),
+        **_chosen(options, "system", "template", "window", "step", "layers", "adapters"),
     )
 
 
@@ -380,7 +382,8 @@ def _fill_mask(options: argparse.Namespace) -> int:
     from jaxssl.parallel import hosts
     from jaxssl.run.open import fill_masks
 
-    filled = fill_masks(options.run_dir, options.texts, options.top, options.step, options.layers)
+    chosen = _chosen(options, "top", "step", "layers", "adapters")
+    filled = fill_masks(options.run_dir, options.texts, **chosen)
     for text, masks in zip(options.texts, filled) if hosts.is_first() else ():
         print(text)
         for predictions in masks:
@@ -480,7 +483,8 @@ def _compare(options: argparse.Namespace) -> int:
 def _inspect(options: argparse.Namespace) -> int:
     from jaxssl.commands.inspect import inspect_path
 
-    print("\n".join(inspect_path(Path(options.path), verify=options.verify)))
+    chosen = _chosen(options, "verify", "adapters")
+    print("\n".join(inspect_path(Path(options.path), **chosen)))
     return 0
 
 

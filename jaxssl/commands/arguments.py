@@ -31,8 +31,9 @@ Rows are sorted by length within some thousands and padded to 8, 16, 24, 32, 48,
 up to the run's data.max_length; each of these lengths is compiled once. What is longer is cut, and
 that is said. `--with data.batch_size=256` takes more rows at a time.
 
-example:
+examples:
   jaxssl predict runs/sst2 --input reviews.jsonl --output predictions.jsonl
+  jaxssl predict runs/base --adapter runs/sst2-lora --input reviews.jsonl --output out.jsonl
 """
 
 EMBED = """
@@ -260,6 +261,19 @@ def without_changes(words: Iterable[str]) -> tuple[list[str], list[str]]:
         if re.match(r"[a-z_]+(\.[\w-]+)*=", word) and not os.path.lexists(word)
     ]
     return [word for word in given if word not in changes], changes
+
+
+def add_adapter(parser: argparse.ArgumentParser) -> None:
+    """Adds the adapters that a run is used with."""
+    parser.add_argument(
+        "--adapter",
+        dest="adapters",
+        metavar="NAME_OR_DIR",
+        action="append",
+        default=[],
+        help="use the run with this adapter: one of its own by name, without the others; or what "
+        "another run (RUN, RUN#NAME) or PEFT's files have, on top; repeatable",
+    )
 
 
 def add_predict(parser: argparse.ArgumentParser) -> None:

@@ -20,12 +20,14 @@ def chat(
     window: int | None = None,
     step: int | str = "best",
     layers: Sequence[str] = (),
+    adapters: Sequence[str] = (),
     talks: bool | None = None,
 ) -> int:
     """Answers each line of the standard input until it ends.
 
     Args:
       window: most tokens of the conversation; see `run.open.open_conversation`.
+      adapters: to use the run with; see `run.open.open_run`.
       talks: whether somebody sits there: answers come token by token, and mistakes end nothing.
         Else the answers alone are written. None finds out.
 
@@ -33,8 +35,9 @@ def chat(
       UserError: a run that cannot be talked to; a line that is too long.
     """
     is_talk = sys.stdin.isatty() and sys.stdout.isatty() if talks is None else talks
+    how = {"system": system, "template": template, "window": window}
     trained, conversation = open_conversation(
-        run_dir, sampling, system=system, template=template, window=window, step=step, layers=layers
+        run_dir, sampling, step=step, layers=layers, adapters=adapters, **how
     )
     size = f"{conversation.window:,}"
     with trained.in_use():

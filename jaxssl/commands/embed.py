@@ -36,6 +36,7 @@ from jaxssl.models.model import Model, check_length
 from jaxssl.ops.pooling import Pooling, pool
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_shards, replicated
+from jaxssl.run.applied import apply, makes_vectors
 from jaxssl.run.open import TrainedModel, check_reads_no_tables, open_run
 from jaxssl.run.recipes import read_config
 from jaxssl.run.sentences import sentence_of
@@ -106,6 +107,7 @@ def open_embedder(
     batch_size: int = 64,
     step: int | str = "best",
     layers: Sequence[str] = (),
+    adapters: Sequence[str] = (),
 ) -> Embedder:
     """Restores a run. What is None is as the run was trained to make vectors, or as the
     sentence-transformers directory says that it was imported from.
@@ -117,14 +119,14 @@ def open_embedder(
       max_length: of a text in tokens, special ones included. Else 512, or what the model has.
       prompt: the name of the one that comes before each text; empty for none.
       batch_size: texts at a time.
-      step, layers: as for `trained.open_run`.
+      step, layers, adapters: as for `trained.open_run`.
 
     Raises:
       UserError: no such run; more tokens than the model has positions; no such prompt; the first
         token of a model in which it has seen nothing; less than one text or token at a time.
     """
     refuse_below(1, batch_size=batch_size, max_length=max_length)
-    trained = open_run(run_dir, step, layers, alone=True)
+    trained = open_run(run_dir, step, layers, alone=True, adapters=adapters, able=makes_vectors)
     declared = sentence_of(trained.config)
     poolings = (pooling,) if isinstance(pooling, str) else pooling
     sentence = _chosen(declared, trained.model, poolings, normalize, max_length)
@@ -221,6 +223,7 @@ def embed_file(
     keep_input: bool = True,
     overwrite: bool = False,
     layers: Sequence[str] = (),
+    adapters: Sequence[str] = (),
     note: Note = say,
     **chosen: Any,
 ) -> int:
@@ -231,7 +234,7 @@ def embed_file(
       output: ends in .npy (float32 [N, W]), .jsonl, .csv or .tsv (a list in `embedding`). A row
         without text has not-a-number, or null.
       text: the column of the texts.
-      layers: as for `trained.open_run`.
+      layers, adapters: as for `trained.open_run`.
       chosen: what else `open_embedder` takes.
 
     Returns:
@@ -245,11 +248,12 @@ def embed_file(
     paths = [path for file in files for path in file_paths(file.path)]
     is_array = output.endswith(NPY)
     check = check_place if is_array else functools.partial(check_output, also=f"{NPY}, ")
-    hosts.connect(read_config(Path(run_dir), layers).distributed)
-    check_reads_no_tables(run_dir, layers)
+    run = apply(run_dir, adapters, makes_vectors).run_dir
+    hosts.connect(read_config(run, layers).distributed)
+    check_reads_no_tables(run, layers)
     hosts.first_decides(lambda: check(output, paths, overwrite) or 0)
     is_first = hosts.is_first()
-    embedder = open_embedder(run_dir, layers=layers, **chosen)
+    embedder = open_embedder(run_dir, layers=layers, adapters=adapters, **chosen)
     tell = note if is_first else lambda text: None
     progress = bar(description="embed", unit="row", enabled=is_first)
     with progress, silent():

@@ -24,6 +24,7 @@ def generate(
     shows_likelihood: bool = False,
     step: int | str = "best",
     layers: Sequence[str] = (),
+    adapters: Sequence[str] = (),
 ) -> int:
     """Writes texts to the standard output; a single one token by token where that is a terminal."""
     writing = Writing(beams=beams, choices=choices)
@@ -32,7 +33,7 @@ def generate(
     if streams and len(prompts) * sampling.samples == 1:
         print(prompt_line(prompts[0]))
         on_piece: OnPiece | None = _show
-    texts = generate_texts(run_dir, prompts, sampling, step, layers, writing, on_piece)
+    texts = generate_texts(run_dir, prompts, sampling, step, layers, writing, on_piece, adapters)
     if not hosts.is_first():
         return 0
     if on_piece is not None:

@@ -23,6 +23,7 @@ from jaxssl.data.tables.writers import check_output
 from jaxssl.generate.settings import Beams, Sampling
 from jaxssl.generate.texts import Text, Writing
 from jaxssl.parallel import hosts
+from jaxssl.run.applied import apply, writes
 from jaxssl.run.open import TextWriter, check_reads_no_tables, open_writer, tell_special
 from jaxssl.run.recipes import read_config
 
@@ -81,6 +82,7 @@ def generate_file(
     overwrite: bool = False,
     step: int | str = "best",
     layers: Sequence[str] = (),
+    adapters: Sequence[str] = (),
     note: Note = say,
 ) -> int:
     """Writes a row for each text, `sampling.samples` for each prompt, in the order of the file. A
@@ -91,7 +93,7 @@ def generate_file(
       prompts: instead of inputs.
       column: of the prompts, in the inputs and in the output; what a .txt's lines are called.
       batch_size: prompts that are written after together.
-      step, layers: as for `run.open.open_run`.
+      step, layers, adapters: as for `run.open.open_run`.
       note: told of what is not an error.
 
     Returns:
@@ -105,20 +107,21 @@ def generate_file(
     paths = [path for file in files for path in file_paths(file.path)]
     places = [f"prompt {number}" for number in range(1, len(prompts) + 1)]
     given = None if files else Table({column: list(prompts)}, places)
-    hosts.connect(read_config(Path(run_dir), layers).distributed)
-    check_reads_no_tables(run_dir, layers)
+    run = apply(run_dir, adapters, writes).run_dir
+    hosts.connect(read_config(run, layers).distributed)
+    check_reads_no_tables(run, layers)
     hosts.first_decides(lambda: check_output(str(output), paths, overwrite) or 0)
     is_first = hosts.is_first()
     tell = note if is_first else lambda text: None
     source = Source(files, given, column)
     writing = Writing(beams=beams, choices=choices)
-    writer = open_writer(run_dir, sampling, step, layers, writing)
+    writer = open_writer(run_dir, sampling, step, layers, writing, adapters)
     count = _checked(writer, source, tell) * sampling.samples
 
     def settings() -> dict[str, Any]:
         how = {**dataclasses.asdict(sampling), **dataclasses.asdict(writing)}
         how |= {"keep_input": keep_input, "batch_size": batch_size}
-        return {**identity(writer.trained, run_dir), **source.settings, **how}
+        return {**identity(writer.trained), **source.settings, **how}
 
     with begun(str(output), settings, tell) as (rows, done):
         progress = bar(

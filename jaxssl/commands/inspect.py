@@ -1,20 +1,31 @@
-"""What a path holds: a run, a token store, a checkpoint step or a tokenizer, in a few lines."""
+"""What a path holds: a run, a token store, a checkpoint step, a tokenizer or an adapter, in a few
+lines."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from jaxssl.commands import inspect_adapter
 from jaxssl.core.errors import UserError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model")
 
 
-def inspect_path(path: Path, *, verify: bool = False) -> Iterator[str]:
+def inspect_path(
+    path: Path, *, verify: bool = False, adapters: Sequence[str] = ()
+) -> Iterator[str]:
     """Lines that describe `path`; `verify` also compares every file with its checksum.
 
+    Args:
+      adapters: names of a run's adapters, which alone are described.
+
     Raises:
-      UserError: it is none of the four, or it is damaged.
+      UserError: it is none of the five, or it is damaged; the run has no such adapter.
     """
+    if adapters:
+        _check_run(path, verify)
+        yield from inspect_adapter.of_run(path, adapters)
+        return
     yield from _described(path, verify)
     if verify:
         yield f"verified: {path}: every file that has a checksum matches it"
@@ -27,28 +38,49 @@ def _described(path: Path, verify: bool) -> Iterator[str]:
         return _checkpoint(path, verify)
     if (path / "manifest.json").is_file():
         return _store(path, verify)
+    if inspect_adapter.is_peft(path):
+        _check_verify(path, verify, "an adapter of PEFT's")
+        return inspect_adapter.peft_files(path)
     if path.suffix == ".model" or any((path / name).is_file() for name in TOKENIZER_FILES):
         return _tokenizer(path, verify)
     raise UserError(
         "nothing to inspect",
         where=path,
-        expected="a run directory, a token store, a checkpoint step (RUN/checkpoints/1000), or a "
-        "tokenizer directory",
+        expected="a run directory, a token store, a checkpoint step (RUN/checkpoints/1000), a "
+        "tokenizer directory, or PEFT's files",
         got="no such path" if not path.exists() else "none of these",
     )
+
+
+def _check_run(path: Path, verify: bool) -> None:
+    """Refuses adapters of what is no run. Raises UserError."""
+    if inspect_adapter.is_peft(path):
+        raise UserError(
+            "PEFT's files hold one adapter, which has no name",
+            where=f"--adapter, {path}",
+            expected="a run that trained adapters",
+            got="PEFT's files",
+            fix=f"jaxssl inspect {path}",
+        )
+    _check_verify(path, verify, "an adapter of a run")
+
+
+def _check_verify(path: Path, verify: bool, what: str) -> None:
+    """Refuses to verify what has no checksums. Raises UserError."""
+    if verify:
+        raise UserError(
+            f"{what} has no checksums to compare with",
+            where=path,
+            expected="a run, a token store or a checkpoint with --verify",
+            got=what,
+            fix=f"jaxssl inspect {path}",
+        )
 
 
 def _tokenizer(path: Path, verify: bool) -> Iterator[str]:
     from jaxssl.data.tokenizer.loading import load_tokenizer
 
-    if verify:
-        raise UserError(
-            "a tokenizer has no checksums to compare with",
-            where=path,
-            expected="a run, a token store or a checkpoint with --verify",
-            got="a tokenizer",
-            fix=f"jaxssl inspect {path}",
-        )
+    _check_verify(path, verify, "a tokenizer")
     tokenizer = load_tokenizer(path)
     roles = {role: id_ for role, id_ in tokenizer.special_ids.items() if id_ is not None}
     yield f"tokenizer {path}: {tokenizer.vocab_size:,} pieces"

@@ -8,6 +8,7 @@ from jaxssl.commands.arguments import (
     CHAT,
     Parser,
     add_adapt,
+    add_adapter,
     add_embed,
     add_generate,
     add_mine,
@@ -124,15 +125,18 @@ def _add_run_verbs(verbs: Verbs) -> None:
     """Those that ask a run about data."""
     verb = verbs.add("evaluate", "loss and metrics of a run over a split")
     _add_run(verb)
+    add_adapter(verb)
     verb.add_argument("--split", help="split of the run's data, or of --store (validation)")
     verb.add_argument("--store", help="another token store than the run's own")
     verb.add_argument("--stream", help="which of several the run was trained on (the first)")
     verb.add_argument("--batches", type=int, help="at most so many batches (the whole split)")
     verb = verbs.add("predict", "what a fine-tuned run says of each row of a file")
     _add_run(verb)
+    add_adapter(verb)
     add_predict(verb)
     verb = verbs.add("embed", "one vector for each text of a file")
     _add_run(verb)
+    add_adapter(verb)
     add_embed(verb)
     verb = verbs.add("mine", "texts that look like the answer of each row and are none")
     _add_run(verb)
@@ -145,6 +149,7 @@ def _add_text_verbs(verbs: Verbs) -> None:
     _add_chat(verbs)
     verb = verbs.add("fill-mask", "what a masked model would put at each mask")
     _add_run(verb)
+    add_adapter(verb)
     verb.add_argument("texts", nargs="+", help="texts with the mask token, [MASK] say")
     verb.add_argument("--top", type=int, default=5, help="candidates a mask (%(default)s)")
 
@@ -154,6 +159,7 @@ def _add_generate(verbs: Verbs) -> None:
         "generate", "continue prompts with a causal model, or answer with a T5 or BART"
     )
     _add_run(verb)
+    add_adapter(verb)
     verb.add_argument(
         "prompts",
         nargs="*",
@@ -187,6 +193,7 @@ def _add_chat(verbs: Verbs) -> None:
     verb = verbs.add("chat", "talk with a causal model whose tokenizer has a chat template")
     verb.epilog = CHAT
     _add_run(verb)
+    add_adapter(verb)
     verb.add_argument("--system", metavar="TEXT", help="what stands before the conversation")
     verb.add_argument(
         "--template", help="chatml, or a file with a template (the run's own template)"
@@ -319,9 +326,19 @@ def _add_showing_verbs(verbs: Verbs) -> None:
     verb.add_argument(
         "--out", help="file to write (report.html in the run; comparison.html beside the first run)"
     )
-    verb = verbs.add("inspect", "show what a run, token store or checkpoint holds")
-    verb.add_argument("path", help="a run, a token store, a checkpoint step or a tokenizer")
+    verb = verbs.add("inspect", "show what a run, token store, checkpoint or adapter holds")
+    verb.add_argument(
+        "path", help="a run, a token store, a checkpoint step, a tokenizer or PEFT's files"
+    )
     verb.add_argument("--verify", action="store_true", help="compare every file with its checksum")
+    verb.add_argument(
+        "--adapter",
+        dest="adapters",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="one of a run's adapters alone; repeatable",
+    )
     _add_plugin(verb)
     verb = verbs.add("seal", "accept a run's or token store's files as they are now, after an edit")
     verb.add_argument("directory", help="a run or a token store")

@@ -28,6 +28,7 @@ from jaxssl.models.model import check_length
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import replicated
 from jaxssl.program.step import make_predict_step
+from jaxssl.run.applied import apply, has_task
 from jaxssl.run.config import StreamConfig
 from jaxssl.run.feeds import as_data
 from jaxssl.run.open import (
@@ -108,13 +109,16 @@ def open_predictor(
     step: int | str = "best",
     layers: Sequence[str] = (),
     stream: str | None = None,
+    adapters: Sequence[str] = (),
 ) -> Predictor:
     """Restores a fine-tuned run; arguments and errors are those of `trained.open_run`, and of
     `labelled_stream`."""
-    chosen = labelled_stream(run_dir, layers, stream)
-    task, (max_length, _) = chosen.objective.tasks[0], chosen.data.longest
-    has_others = bool(task.networks(read_config(Path(run_dir), layers).model))
-    trained = open_run(run_dir, step, layers, alone=not has_others)
+    run = apply(run_dir, adapters, has_task).run_dir
+    chosen = labelled_stream(run, layers, stream)
+    task, (max_length, key) = chosen.objective.tasks[0], chosen.data.longest
+    has_others = bool(task.networks(read_config(run, layers).model))
+    trained = open_run(run_dir, step, layers, alone=not has_others, adapters=adapters)
+    check_length(trained.config.model, max_length, key, lead=trained.model.lead)
     predict_step = make_predict_step(trained.model, task, trained.vocabulary)
     return Predictor(
         trained=trained,
@@ -253,6 +257,7 @@ def predict(
     step: int | str = "best",
     layers: Sequence[str] = (),
     stream: str | None = None,
+    adapters: Sequence[str] = (),
     note: Note = say,
 ) -> int:
     """Predicts each row of files and writes one row for each, in their order.
@@ -266,6 +271,8 @@ def predict(
       overwrite: the output may replace a file.
       step, layers: as for `trained.open_run`.
       stream: which of the run's, where several have a task; None is the first, and is told.
+      adapters: to use the run with, as for `trained.open_run`. Where it has no task, that of the
+        first adapter's run is predicted.
       note: told of what is not an error.
 
     Returns:
@@ -275,15 +282,16 @@ def predict(
       UserError: a mistake in the arguments or the input. The output is not there then, or as it
         was before. What another end left is gone on with when the same is called again.
     """
-    chosen = labelled_stream(run_dir, layers, stream)
+    run = apply(run_dir, adapters, has_task).run_dir
+    chosen = labelled_stream(run, layers, stream)
     given = [inputs] if isinstance(inputs, str | Path) else inputs
     files = [
         input_file(str(x), format, options, chosen.objective.tasks[0].text_column) for x in given
     ]
     paths = [path for file in files for path in file_paths(file.path)]
-    config = read_config(Path(run_dir), layers)
+    config = read_config(run, layers)
     hosts.connect(config.distributed)
-    check_reads_no_tables(run_dir, layers)
+    check_reads_no_tables(run, layers)
     hosts.first_decides(lambda: check_output(str(output), paths, overwrite) or 0)
     is_first = hosts.is_first()
     tell = note if is_first else lambda text: None
@@ -294,12 +302,12 @@ def predict(
         unused = chosen.data.unused_options(file)
         if unused is not None:
             tell(f"{unused}; give them with --set where they hold")
-    predictor = open_predictor(run_dir, step, layers, stream)
+    predictor = open_predictor(run_dir, step, layers, stream, adapters)
 
     def settings() -> dict[str, Any]:
         how = {"keep_input": keep_input, "rows at a time": rows_together(predictor)}
         how["stream"] = stream
-        return {**identity(predictor.trained, run_dir), **content(files), **how}
+        return {**identity(predictor.trained), **content(files), **how}
 
     with begun(str(output), settings, tell) as (rows, done):
         tables = predictions_of(predictor, files, tell, done, rows and rows.remember)

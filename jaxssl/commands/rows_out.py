@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxssl import __version__
@@ -69,16 +68,18 @@ def begun(
         yield rows, Done(count, names, cut)
 
 
-def identity(trained: TrainedModel, run_dir: str | Path) -> dict[str, Any]:
+def identity(trained: TrainedModel) -> dict[str, Any]:
     """What tells a checkpoint of a run, and how it is used, from others."""
     config = dataclasses.replace(trained.config, distributed=hosts.DistributedConfig())
-    manifest = Path(run_dir) / "checkpoints" / str(trained.step) / MANIFEST
+    manifest = trained.run_dir / "checkpoints" / str(trained.step) / MANIFEST
+    adopted = {name: record["manifest"] for name, record in trained.adopted.items()}
     return {
         "jaxssl's version": __version__,
         "step": trained.step,
         "checkpoint": sha256(manifest) if manifest.exists() else None,
         "configuration": hashlib.sha256(to_yaml(config).encode()).hexdigest(),
         "tokenizer": trained.tokenizer.fingerprint,
+        **({"adapters": adopted} if adopted else {}),
     }
 
 

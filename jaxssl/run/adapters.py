@@ -10,12 +10,13 @@ from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.core.layer_names import ADAPTERS, changed_by, layer_names, matched, stack_of
 from jaxssl.core.names import flatten, matches
 from jaxssl.data.config import DataConfig, StoreConfig
+from jaxssl.data.loader import Data
 from jaxssl.data.store.documents import Documents
 from jaxssl.data.store.pairs import Pairs
 from jaxssl.models.adapters import Adapter, Attached, Compute, Site
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, check_length
-from jaxssl.run.config import RunConfig
+from jaxssl.run.config import RunConfig, StreamConfig
 from jaxssl.run.feeds import Opened
 from jaxssl.transfer.freezing import Freezing
 from jaxssl.transfer.peft.base import ALL_LINEAR, Arrays, Method
@@ -57,7 +58,7 @@ def check_adapters(config: RunConfig, model: Model) -> None:
     for name, method in config.peft.items():
         where = f"peft.{name}"
         method.check(config.model)
-        if method.trains and (method.frozen or method.from_):
+        if not method.is_stored and (method.frozen or method.from_):
             raise UserError(
                 f"{method.name} has no parameters of its own",
                 where=where,
@@ -133,27 +134,40 @@ def check_leads(config: RunConfig, model: Model, opened: Mapping[str, Opened]) -
     Raises:
       UserError: says how long rows may be, or which rows to take.
     """
-    for name, stream in config.all_streams.items() if model.lead else ():
-        lead, (length, key) = f"streams.{name}." if name else "", stream.data.longest
-        check_length(config.model, length, key, lead=model.lead)
-        if config.model.causal or not _holds_several(stream.data, opened[name]):
-            continue
-        raise UserError(
-            "each text has tokens of an adapter before it, and rows hold several",
-            where=f"{lead}data.rows" if isinstance(stream.data, StoreConfig) else "task.packing",
-            expected="rows of one text each, for models that see both ways",
-            got=f"peft {', '.join(x.name for x in model.adapters if x.method.lead)}",
-            fix=f"set {lead}data.rows.name=documents"
-            if isinstance(stream.data, StoreConfig)
-            else "set task.packing=false",
-        )
+    for name, stream in config.all_streams.items():
+        check_lead(model, stream, opened[name].splits["train"], f"streams.{name}." if name else "")
 
 
-def _holds_several(data: DataConfig, opened: Opened) -> bool:
-    if isinstance(data, StoreConfig):
-        return not isinstance(data.rows, Documents | Pairs)
-    train: Any = opened.splits["train"]
-    return "segment_ids" in train.examples.per_token
+def check_lead(model: Model, stream: StreamConfig, data: Data, before: str = "") -> None:
+    """As `check_leads`, of one stream.
+
+    Args:
+      data: its rows.
+      before: what comes before its settings.
+
+    Raises:
+      UserError: says how long rows may be, or which rows to take.
+    """
+    if not model.lead:
+        return
+    length, key = stream.data.longest
+    check_length(model.config, length, key, lead=model.lead)
+    if model.config.causal or not _holds_several(stream.data, data):
+        return
+    is_store, adapters = isinstance(stream.data, StoreConfig), model.adapters
+    raise UserError(
+        "each text has tokens of an adapter before it, and rows hold several",
+        where=f"{before}data.rows" if is_store else "task.packing",
+        expected="rows of one text each, for models that see both ways",
+        got=f"peft {', '.join(x.name for x in adapters if x.method.lead)}",
+        fix=f"set {before}data.rows.name=documents" if is_store else "set task.packing=false",
+    )
+
+
+def _holds_several(config: DataConfig, data: Any) -> bool:
+    if isinstance(config, StoreConfig):
+        return not isinstance(config.rows, Documents | Pairs)
+    return "segment_ids" in data.examples.per_token
 
 
 def _is_named(path: str, target: str) -> bool:

@@ -6,7 +6,6 @@ must be there while the run is trained, not to use it.
 """
 
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ from jaxssl.models.model import Model
 from jaxssl.run.adapters import own_parameters
 from jaxssl.run.config import RunConfig
 from jaxssl.run.networks import inits
+from jaxssl.run.same_model import check_model, imported_from, other_model
 from jaxssl.transfer.peft.base import Method
 from jaxssl.transfer.peft.files import WEIGHTS
 from jaxssl.transfer.peft.reading import ReadAdapter, read_adapter
@@ -61,6 +61,39 @@ class _One:
     """One method, as a configuration has it."""
 
     method: Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """An adapter that is to be as it is elsewhere, and what its mistakes say.
+
+    Attributes:
+      name: of the adapter here.
+      given: what names the place; see `split_place`.
+      start: what the model comes from: the model of PEFT's files.
+      where: the setting or option that names the place.
+      fix: what to do where the adapter was trained on another model.
+      beside: the names, there, of other adapters that are taken, too.
+    """
+
+    name: str
+    given: str
+    start: str | None
+    where: str
+    fix: str
+    beside: Sequence[str] = ()
+
+
+def wanted_by_recipe(name: str, given: str, start: str | None) -> Wanted:
+    """The adapter that `peft.NAME.from` names."""
+    return Wanted(
+        name=name,
+        given=given,
+        start=start,
+        where=f"peft.{name}.from",
+        fix="start from the model that the adapter was trained on (init.from), or from the run "
+        "that trained it, without peft.*.from",
+    )
 
 
 def split_place(given: str) -> tuple[Path, str | None]:
@@ -90,54 +123,56 @@ def adopted_settings(given: Layer) -> dict[str, Any]:
     found = {}
     for name, each in peft.items():
         if isinstance(each, Mapping) and isinstance(each.get("from"), str):
-            there = method_there(each["from"], name, None if start is None else str(start))
+            begun_from = None if start is None else str(start)
+            there = method_there(wanted_by_recipe(name, each["from"], begun_from))
             _check_settings({k: v for k, v in each.items() if k not in FREE}, there, name)
             settings = configuration.to_dict(there)
             found[name] = {k: v for k, v in settings.items() if k not in HERE}
     return {"peft": found} if found else {}
 
 
-def method_there(given: str, name: str, start: str | None) -> Method:
-    """The method that `from` names, with its settings.
-
-    Args:
-      name: of the adapter here, which one of several there may have, too.
-      start: what `init.from` names: the model of PEFT's files.
+def method_there(wanted: Wanted) -> Method:
+    """The method of an adapter elsewhere, with its settings.
 
     Raises:
       UserError: no adapter there.
     """
-    place, wanted = split_place(given)
+    place, _ = split_place(wanted.given)
     run_dir = split_checkpoint(place)[0]
     if (run_dir / RUN_CONFIG).is_file():
         peft = configuration.read_yaml(run_dir / RUN_CONFIG).get("peft") or {}
-        chosen = _choose(given, peft, wanted, name)
-        return configuration.load(_One, [{"method": peft[chosen]}]).method
+        return configuration.load(_One, [{"method": peft[_choose(wanted, peft)]}]).method
     if (place / ADAPTER).is_file():
-        return read_adapter(place, _model_of(place, start), leaves_heads=True).method
+        return read_adapter(place, _model_of(place, wanted), leaves_heads=True).method
     raise UserError(
         "no adapter to begin from",
-        where=f"peft.{name}.from",
+        where=wanted.where,
         expected=f"a run that trained adapters, RUN#NAME, or a directory with {ADAPTER}",
         got=looked_up(place) if not place.exists() else f"{place}, neither",
         fix=suggestion(place),
     )
 
 
-def _choose(given: str, peft: Layer, wanted: str | None, name: str) -> str:
+def _choose(wanted: Wanted, peft: Layer) -> str:
     """Which of a run's adapters: that which is named, the only one, or the one of this name."""
-    if wanted is None:
-        wanted = next(iter(peft)) if len(peft) == 1 else name
-    if wanted in peft:
-        return wanted
+    _, chosen = split_place(wanted.given)
+    if chosen is None:
+        chosen = next(iter(peft)) if len(peft) == 1 else wanted.name
+    return choose_adapter(chosen, peft, wanted.given, wanted.where)
+
+
+def choose_adapter(chosen: str, peft: Layer, given: str, where: str) -> str:
+    """The name of one of a run's adapters. Raises UserError: it has none of the name."""
+    if chosen in peft:
+        return chosen
     raise UserError(
         "the run has no such adapter" if peft else "this run has no adapters",
-        where=f"peft.{name}.from",
+        where=where,
         expected=f"{given.rpartition('#')[0] or given}#NAME with one of {', '.join(peft)}"
         if peft
         else "a run trained with peft",
         got=given,
-        fix=did_you_mean(wanted, peft) if peft else None,
+        fix=did_you_mean(chosen, peft) if peft else None,
     )
 
 
@@ -194,7 +229,10 @@ def with_adopted(start: Start, config: RunConfig, model: Model) -> Start:
     noted = _noted(Path(config.out))
     for name, method in config.peft.items():
         if method.from_:
-            start = _adopt(start, config, model, name, noted.get(name))
+            assert config.init is not None
+            wanted = wanted_by_recipe(name, method.from_, config.init.from_)
+            compare_settings(method, method_there(wanted), name)
+            start = adopt(start, config, model, wanted, noted.get(name))
     return start
 
 
@@ -208,14 +246,25 @@ def _noted(out: Path) -> Mapping[str, Any]:
     return read_bases({NETWORKS: noted.get(ADOPTED, {})}, path)
 
 
-def _adopt(
-    start: Start, config: RunConfig, model: Model, name: str, noted: Mapping[str, Any] | None
+def adopt(
+    start: Start,
+    config: RunConfig,
+    model: Model,
+    wanted: Wanted,
+    noted: Mapping[str, Any] | None = None,
 ) -> Start:
-    method = config.peft[name]
-    assert method.from_ is not None and config.init is not None
-    there = method_there(method.from_, name, config.init.from_)
-    compare_settings(method, there, name)
-    source, own, left = _open(start, config, model, name, noted)
+    """The start with one adapter that comes from elsewhere.
+
+    Args:
+      start: has what the model itself comes from.
+      model: with the adapter.
+      noted: where it came from when a run began that has saved something.
+
+    Raises:
+      UserError: it is of another model, or its parameters do not fit.
+    """
+    name = wanted.name
+    source, own, left = _open(start, config, model, wanted, noted)
     if noted is not None:
         check_base(noted, source)
     origins = {_renamed(path, name): path for path in own.pieces}
@@ -226,8 +275,8 @@ def _adopt(
         for path, x in shapes.items()
         if matches(own_parameters(name), path)
     }
-    cast = InitConfig(from_=method.from_, cast=config.init.cast)
-    lead = f"{method.from_}: "
+    cast = InitConfig(from_=wanted.given, cast=config.init is None or config.init.cast)
+    lead = f"{wanted.given}: "
     record = {"run": str(source.run.absolute()), "step": source.step}
     entries = [
         dataclasses.replace(
@@ -261,85 +310,32 @@ def _renamed(path: str, name: str) -> str:
 
 
 def _open(
-    start: Start, config: RunConfig, model: Model, name: str, noted: Mapping[str, Any] | None
+    start: Start,
+    config: RunConfig,
+    model: Model,
+    wanted: Wanted,
+    noted: Mapping[str, Any] | None,
 ) -> tuple[ParameterSource, ParameterIndex, list[str]]:
     """What holds an adapter, its parameters there, and what is told of what is left there."""
-    given, init = str(config.peft[name].from_), config.init
-    assert init is not None
-    place, wanted = split_place(given)
+    place, _ = split_place(wanted.given)
     run_dir = split_checkpoint(place)[0]
     if not (run_dir / RUN_CONFIG).is_file():
-        return _open_files(place, init.from_, name, model)
+        return _open_files(place, wanted, model)
     check_seal(run_dir)
     source, stored = RunOrigin(run_dir).open(InitConfig(from_=str(place)), config.checkpoint, noted)
-    _check_model(start, model, stored, run_dir, name)
+    check_model(start.taken(), model, stored, run_dir, where=wanted.where, fix=wanted.fix)
     peft = configuration.read_yaml(run_dir / RUN_CONFIG)["peft"]
-    chosen = _choose(given, peft, wanted, name)
+    chosen = _choose(wanted, peft)
     own = {p: x for p, x in stored.pieces.items() if matches(own_parameters(chosen), p)}
     heads = {path.split("/")[0] for path in stored.pieces} - {*model.body_parts, *model.others}
-    left = [*(f"adapter {other}" for other in peft if other != chosen), *sorted(heads)]
-    return source, ParameterIndex(own), _told(name, given, left)
+    others = [name for name in peft if name != chosen and name not in wanted.beside]
+    left = [*(f"adapter {other}" for other in others), *sorted(heads)]
+    return source, ParameterIndex(own), _told(wanted, left)
 
 
-def _told(name: str, given: str, left: Sequence[str]) -> list[str]:
-    return [f"note: of {given}, {name} is taken, and not {', '.join(left)}"] if left else []
-
-
-# --- Whether its model is this one ----------------------------------------------------------------
-
-
-def _check_model(
-    start: Start, model: Model, theirs: ParameterIndex, run_dir: Path, name: str
-) -> None:
-    """Refuses an adapter of another model: of each parameter the same arrays of the same
-    checkpoint. Of a run that was imported, what it was imported from must be the same."""
-    imported, here = _imported_from(run_dir), _imported_from(Path(start.base["run"]))
-    if imported is not None:
-        known = {start.base["manifest"], here} - {None}
-        if imported not in known:
-            raise _other_model(name, run_dir, f"checksum {imported[:16]}...", "another")
-        return
-    body = [part for part in model.body_parts if part != ADAPTERS]
-    mine = {entry.target: entry.source for entry in start.entries if entry.source is not None}
-    for path, pieces in theirs.pieces.items():
-        if path.split("/")[0] in body:
-            own = start.stored.pieces.get(str(mine.get(path)), ())
-            if _places(own) != _places(pieces):
-                there = sorted({str(piece.source.path) for piece in pieces})
-                got = sorted({str(piece.source.path) for piece in own}) or ["fresh parameters"]
-                raise _other_model(name, path, ", ".join(there), ", ".join(got))
-
-
-def _imported_from(run_dir: Path) -> str | None:
-    """The checksum of what a run was imported from; None of a run that was trained."""
-    path = run_dir / RUN_CONFIG
-    if not path.is_file() or not configuration.read_yaml(path).get("imported"):
-        return None
-    what, fix = "the ledger of a run is damaged", "restore it from a copy"
-    file = run_dir / ledger.FILE_NAME
-    noted = read_json(file, what=what, fix=fix)["from"] if file.is_file() else {}
-    return noted.get("manifest")
-
-
-def _places(pieces: Sequence[Piece]) -> list[tuple[Any, ...]]:
-    """What parameters are told apart by."""
-    return [(_checksum(x.source), x.name, x.start, x.end, x.offset) for x in pieces]
-
-
-@functools.lru_cache(maxsize=64)
-def _checksum(source: ParameterSource) -> str | None:
-    return source.checksum()
-
-
-def _other_model(name: str, where: Any, expected: str, got: str) -> UserError:
-    return UserError(
-        "an adapter was trained on another model than this run starts from",
-        where=f"peft.{name}.from, {where}",
-        expected=f"parameters from {expected}",
-        got=got,
-        fix="start from the model that the adapter was trained on (init.from), or from the run "
-        "that trained it, without peft.*.from",
-    )
+def _told(wanted: Wanted, left: Sequence[str]) -> list[str]:
+    taken = f"note: of {wanted.given}, {wanted.name} is taken"
+    return [f"{taken}, and not {', '.join(left)}"] if left else []
 
 
 # --- PEFT's files --------------------------------------------------------------------------------
@@ -388,9 +384,9 @@ def _files(place: Path, model: Path) -> tuple[ReadAdapter, dict[str, np.ndarray]
 
 
 def _open_files(
-    place: Path, start: str, name: str, model: Model
+    place: Path, wanted: Wanted, model: Model
 ) -> tuple[ParameterSource, ParameterIndex, list[str]]:
-    source = PeftSource(place / WEIGHTS, _model_of(place, start).path)
+    source = PeftSource(place / WEIGHTS, _model_of(place, wanted).path)
     adapter, arrays = _files(place, source.model)
     pieces = {
         path: (
@@ -400,27 +396,28 @@ def _open_files(
     }
     body = [path for path in adapter.trained if path.split("/")[0] in model.body_parts]
     if body:
-        raise _other_model(name, place, "the model that it names", f"{body[0]}, trained beside it")
+        got = f"{body[0]}, trained beside it"
+        raise other_model(f"{wanted.where}, {place}", "the model that it names", got, wanted.fix)
     left = [*sorted({path.split("/")[0] for path in adapter.trained}), *adapter.heads]
-    return source, ParameterIndex(pieces), _told(name, str(place), left)
+    return source, ParameterIndex(pieces), _told(wanted, left)
 
 
-def _model_of(place: Path, start: str | None) -> HfDirectory:
+def _model_of(place: Path, wanted: Wanted) -> HfDirectory:
     """The model that PEFT's files are read for: the directory of Hugging Face's that the run starts
     from, or that the run was imported from which it starts from."""
-    path = None if start is None else split_checkpoint(start)[0]
-    if path is not None and (wanted := _imported_from(path)) is not None:
+    path = None if wanted.start is None else split_checkpoint(wanted.start)[0]
+    if path is not None and (checksum := imported_from(path)) is not None:
         file = path / ledger.FILE_NAME
         what, fix = "the ledger of a run is damaged", "restore it from a copy"
         path = Path(read_json(file, what=what, fix=fix)["from"]["run"])
-        path = path if (path / CONFIG).is_file() and fingerprint(path) == wanted else None
+        path = path if (path / CONFIG).is_file() and fingerprint(path) == checksum else None
     if path is None or not (path / CONFIG).is_file():
         raise UserError(
             "an adapter of PEFT's begins beside the model that it is for",
-            where="init.from",
-            expected="a directory of Hugging Face's, with config.json, or a run that was imported "
-            "from one that is still there",
-            got=start,
-            fix=f"give the model of {place}: init.from=DIRECTORY",
+            where=f"{wanted.where}, {place}",
+            expected="a start from a directory of Hugging Face's, with config.json, or from a run "
+            "that was imported from one that is still there",
+            got=wanted.start,
+            fix=wanted.fix,
         )
     return open_model(path)

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from jaxssl.checkpoint.parameter_index import index_run
 from jaxssl.core.bounds import refuse_below
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import numbered_seed
-from jaxssl.core.names import flatten
+from jaxssl.core.names import flatten, matches
 from jaxssl.core.types import Params, Vocabulary
 from jaxssl.data.config import TablesConfig
 from jaxssl.data.loader import Data
@@ -54,7 +54,9 @@ from jaxssl.parallel.mesh import MeshConfig, batch_shards, make_mesh, replicated
 from jaxssl.parallel.rules import make_rules, use_layout
 from jaxssl.program.state import everything, laid_out
 from jaxssl.program.step import make_eval_step
+from jaxssl.run.adapters import check_lead
 from jaxssl.run.alike import check_alike
+from jaxssl.run.applied import Able, apply, fills, has_task, writes
 from jaxssl.run.config import RunConfig, StreamConfig
 from jaxssl.run.feeds import open_split
 from jaxssl.run.networks import inits, make_model
@@ -78,10 +80,13 @@ class TrainedModel:
     """A run's model with its parameters, and nothing of its optimizer.
 
     Attributes:
+      run_dir: the run's; with adapters of others, that whose task, heads and tokenizer are used.
       mesh: what the parameters are laid out over.
       step: the checkpoint's.
+      adopted: what is noted of adapters that come from elsewhere, by name.
     """
 
+    run_dir: Path
     config: RunConfig
     model: Model
     params: Params
@@ -89,6 +94,7 @@ class TrainedModel:
     vocabulary: Vocabulary
     mesh: Mesh
     step: int
+    adopted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def in_use(self) -> contextlib.AbstractContextManager[None]:
         """Inside, arrays are laid out as the run's are."""
@@ -106,6 +112,8 @@ def open_run(
     layers: Sequence[str] = (),
     *,
     alone: bool = False,
+    adapters: Sequence[str] = (),
+    able: Able = has_task,
 ) -> TrainedModel:
     """Restores the parameters of a run.
 
@@ -115,20 +123,32 @@ def open_run(
         configuration.
       alone: of several networks the main one by itself, what it borrows included. Nothing else is
         read: a teacher need not be there any more.
+      adapters: to use it with: names of its own, the others then being left out; directories of
+        other runs (RUN, RUN#NAME) or of PEFT's files, which come on top.
+      able: what is wanted of the run. Where it lacks that, and an adapter's run has it, the task,
+        the head and the tokenizer are that one's.
 
     Raises:
-      UserError: no run there, no such step, a damaged checkpoint.
+      UserError: no run there, no such step, a damaged checkpoint; no such adapter, or one of
+        another model.
     """
-    run_dir = Path(run_dir)
-    config = read_config(run_dir, layers)
+    applied = apply(run_dir, adapters, able, step)
+    run_dir = applied.run_dir
+    config = applied.config(layers)
     hosts.connect(config.distributed)
     check_alike(config)
+    config = applied.moved(config)
     manager = CheckpointManager(run_dir / "checkpoints", config.checkpoint)
-    chosen = hosts.first_decides(lambda: manager.choose(step))
+    chosen = hosts.first_decides(lambda: manager.choose(applied.step))
     tokenizer = load_tokenizer(str(run_dir / "tokenizer"))
     model = make_model(config)
     mesh = mesh_here(config.mesh)
-    start = stored_start(run_dir, manager.path(chosen), model, config, alone=alone)
+    start = stored_start(
+        run_dir, manager.path(chosen), model, config, alone=alone, without=applied.left_out()
+    )
+    config, model, start = applied.onto(config, start)
+    for line in applied.lines(config, start) if hosts.is_first() else ():
+        _say(line)
     wanted = model.is_needed_alone if alone else everything
     with use_layout(mesh, make_rules(config.mesh.rules)):
         abstract = laid_out(model.abstract(), mesh)
@@ -143,16 +163,24 @@ def open_run(
         methods: Any = {each.name: each.method for each in folded.adapters}
         model, config = folded, dataclasses.replace(config, peft=methods)
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
-    return TrainedModel(config, model, params, tokenizer, vocabulary, mesh, chosen)
+    opened = (run_dir, config, model, params, tokenizer, vocabulary, mesh, chosen)
+    return TrainedModel(*opened, start.adopted)
 
 
 def stored_start(
-    run_dir: Path, checkpoint: Path, model: Model, config: RunConfig, *, alone: bool = False
+    run_dir: Path,
+    checkpoint: Path,
+    model: Model,
+    config: RunConfig,
+    *,
+    alone: bool = False,
+    without: Sequence[str] = (),
 ) -> Start:
     """Where the parameters of a run lie: what it trained, and what its base holds.
 
     Args:
       alone: those of the main network, and what it borrows.
+      without: patterns of parameters that are left there.
 
     Raises:
       UserError: not the parameters of this model, or of another base.
@@ -164,7 +192,11 @@ def stored_start(
         run_dir, checkpoint, moved, verify=config.checkpoint.verify, networks=networks
     )
     start = InitConfig(from_=str(run_dir), cast=True)  # averages are float32, whatever they are of
-    wanted = model.is_needed_alone if alone else everything
+    of_networks = model.is_needed_alone if alone else everything
+
+    def wanted(path: str) -> bool:
+        return of_networks(path) and not any(matches(pattern, path) for pattern in without)
+
     return plan_start(start, model, stored, (), is_whole=True, wanted=wanted)
 
 
@@ -218,6 +250,7 @@ def evaluate_run(
     batches: int | None = None,
     stream: str | None = None,
     layers: Sequence[str] = (),
+    adapters: Sequence[str] = (),
 ) -> dict[str, float]:
     """Loss and metrics of a run's checkpoint over a split, each row counted once.
 
@@ -229,6 +262,7 @@ def evaluate_run(
       batches: at most so many, spread evenly over the split; None is all of it.
       stream: which of several the run is evaluated on; None is the first.
       layers: hardware files and overrides over the run's configuration.
+      adapters: to use it with, as for `open_run`.
 
     Returns:
       `step`, `rows` (how many were read), and the numbers: `loss`, `loss/<objective>`,
@@ -238,15 +272,16 @@ def evaluate_run(
       UserError: no such run, step, split, stream or store, or less than one batch.
     """
     refuse_below(1, batches=batches)
-    trained = open_run(run_dir, step, layers)
+    trained = open_run(run_dir, step, layers, adapters=adapters)
     chosen = choose_stream(trained.config, stream)
     check_length(trained.config.model, *chosen.data.longest, lead=trained.model.lead)
     if store is not None:
         chosen = dataclasses.replace(chosen, data=chosen.data.of_store(store))
     else:
-        chosen = stream_from_here(Path(run_dir), trained.config, chosen)
+        chosen = stream_from_here(trained.run_dir, trained.config, chosen)
     split = chosen.data.usual_split if split is None else split
     data, tokens_per_byte = open_split(chosen, split, trained.config.model, trained.tokenizer)
+    check_lead(trained.model, chosen, data)
     size = chosen.data.batch_size
     made = evaluate_on(
         trained, data, chosen.objective, size, batches, tokens_per_byte, stream=stream
@@ -263,12 +298,14 @@ def split_read(
     store: str | None = None,
     stream: str | None = None,
     layers: Sequence[str] = (),
+    adapters: Sequence[str] = (),
 ) -> str | None:
     """The split that `evaluate_run` reads where it is given the same; None where its data have no
     splits."""
     if split is not None:
         return split
-    data = choose_stream(read_config(Path(run_dir), layers), stream).data
+    config = apply(run_dir, adapters, has_task).config(layers)
+    data = choose_stream(config, stream).data
     return (data if store is None else data.of_store(store)).usual_split
 
 
@@ -353,13 +390,15 @@ def generate_texts(
     layers: Sequence[str] = (),
     writing: Writing = WRITING,
     on_piece: OnPiece | None = None,
+    adapters: Sequence[str] = (),
 ) -> list[Text]:
     """What a run writes after each prompt, or for each; see `generate.texts.write_texts`.
 
     Args:
       writing: beams and choices; what begins and ends texts is the run's.
+      adapters: to use it with, as for `open_run`.
     """
-    writer = open_writer(run_dir, sampling, step, layers, writing)
+    writer = open_writer(run_dir, sampling, step, layers, writing, adapters)
     tell_special(writer.trained.tokenizer.special_in(prompts))
     return writer.write(prompts, on_piece)
 
@@ -413,9 +452,10 @@ def open_writer(
     step: int | str = "best",
     layers: Sequence[str] = (),
     writing: Writing = WRITING,
+    adapters: Sequence[str] = (),
 ) -> TextWriter:
     """Restores a run that is to write; arguments are those of `generate_texts`."""
-    trained = open_run(run_dir, step, layers, alone=True)
+    trained = open_run(run_dir, step, layers, alone=True, adapters=adapters, able=writes)
     _check_head(trained, "continue")
     with trained.in_use():
         model, params = apart(trained.model, trained.params)
@@ -424,7 +464,7 @@ def open_writer(
     writing = dataclasses.replace(
         writing,
         start=tuple(_document_start(trained)),
-        stop_ids=tuple(stop_ids(Path(run_dir), trained.vocabulary.size)),
+        stop_ids=tuple(stop_ids(trained.run_dir, trained.vocabulary.size)),
         trained_length=None if trained.model.config.encoder_decoder else length,
     )
     return TextWriter(dataclasses.replace(trained, model=model, params=params), sampling, writing)
@@ -439,6 +479,7 @@ def open_conversation(
     window: int | None = None,
     step: int | str = "best",
     layers: Sequence[str] = (),
+    adapters: Sequence[str] = (),
 ) -> tuple[TrainedModel, Conversation]:
     """A run to talk with; call `ask` of the conversation inside the model's `in_use`.
 
@@ -447,11 +488,12 @@ def open_conversation(
       template: chatml or a file, instead of the run's own.
       window: most tokens of it; None is the length of rows in training, or 4096 where that is not
         known, as far as the model has positions.
+      adapters: to use it with, as for `open_run`.
 
     Raises:
       UserError: a run that cannot write or whose tokenizer has no template; no such window.
     """
-    trained = open_run(run_dir, step, layers, alone=True)
+    trained = open_run(run_dir, step, layers, alone=True, adapters=adapters, able=writes)
     _check_head(trained, "continue")
     model, most = trained.model.config, trained.model.max_positions
     if model.encoder_decoder:
@@ -472,7 +514,7 @@ def open_conversation(
         )
     size = min(_trained_window(trained.config), most) if window is None else window
     tokenizer, vocabulary = with_template(trained.tokenizer, template), trained.vocabulary
-    ends = stop_ids(Path(run_dir), vocabulary.size) or (vocabulary.document_end,)
+    ends = stop_ids(trained.run_dir, vocabulary.size) or (vocabulary.document_end,)
     asked = LanguageModel(trained.model, trained.params, tokenizer, vocabulary)
     return trained, Conversation(asked, sampling, size, ends, system)
 
@@ -498,9 +540,10 @@ def fill_masks(
     top: int = 5,
     step: int | str = "best",
     layers: Sequence[str] = (),
+    adapters: Sequence[str] = (),
 ) -> list[list[list[dict[str, Any]]]]:
     """For each text, for each mask in it, the likeliest tokens: `{"token", "probability"}`."""
-    trained = open_run(run_dir, step, layers, alone=True)
+    trained = open_run(run_dir, step, layers, alone=True, adapters=adapters, able=fills)
     _check_head(trained, "fill")
     mask = mask_text(trained.tokenizer, trained.vocabulary)
     for text in texts:

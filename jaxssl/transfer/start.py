@@ -29,6 +29,7 @@ from jaxssl.checkpoint.parameter_index import (
     BASE,
     ParameterIndex,
     ParameterSource,
+    Piece,
     RawArrays,
     assemble,
     base_record,
@@ -98,6 +99,11 @@ class Start:
         """Whether this leaf of the model was restored, renamed or resized, and not made fresh."""
         entry = self._by_target.get(canonical(path))
         return entry is not None and entry.source is not None and self._is_below_fresh(path)
+
+    def taken(self) -> dict[str, tuple[Piece, ...]]:
+        """{parameter of the model: what it comes from}; what is fresh is not there."""
+        taken = {path: entry.source for path, entry in self._by_target.items()}
+        return {path: self.stored.pieces[of] for path, of in taken.items() if of is not None}
 
     def _is_below_fresh(self, path: str) -> bool:
         first = self.fresh_from.get(stack_of(path) or "")

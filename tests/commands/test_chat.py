@@ -4,11 +4,17 @@ import io
 
 import pytest
 import talks
+import toy
 
 from jaxssl import cli
 from jaxssl.commands import chat
+from jaxssl.core.config import to_yaml
 from jaxssl.generate.chat import Conversation
 from jaxssl.generate.settings import Sampling
+from jaxssl.run.applied import apply, writes
+from jaxssl.run.open import generate_texts
+from jaxssl.run.recipes import load_config
+from jaxssl.run.train import train_run
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +66,35 @@ def test_in_a_terminal_answers_stream_and_a_mistake_ends_nothing(
     assert said.startswith("> > ") and said.endswith("\n> \n")
     assert said[4:-4].strip() == made.text and not made.ended
     assert "too long" in told and "the answer is cut" in told
+
+
+def test_with_an_adapter_it_answers_as_the_run_that_trained_it(
+    place, tmp_path, monkeypatch, capsys
+):
+    few = (
+        "train.steps=3",
+        "train.epochs=null",
+        "checkpoint.every=3",
+        "optimizer.schedule.warmup=1",
+    )
+    settings = (f"init.from={place / 'run'}", "peft.name=lora", "optimizer.learning_rate=0.1")
+    out = tmp_path / "lora"
+    given = (out, place / "tokens", place / "talks.jsonl")
+    train_run(talks.configured(*given, overrides=(*few, *settings)), lambda text: None)
+    answers = []
+    for run, adapters in ((out, []), (place / "run", ["--adapter", str(out)]), (place / "run", [])):
+        monkeypatch.setattr("sys.stdin", io.StringIO("the cat sees a dog\na dog"))
+        assert cli.main(["chat", str(run), *adapters, "--temperature", "0", "--tokens", "9"]) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] != answers[2]
+    sampling = Sampling(temperature=1, max_new_tokens=9)
+    texts = generate_texts(place / "run", ["the cat"], sampling, adapters=[str(out)])
+    assert texts == generate_texts(out, ["the cat"], sampling)
+    # Of a model that was only pretrained the turns are those that the adapter learnt.
+    plain = load_config([toy.recipe_of("gpt2", tmp_path, tmp_path / "plain", 304)])
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "config.yaml").write_text(to_yaml(plain))
+    assert apply(tmp_path / "plain", [str(out)], writes).run_dir == out
 
 
 @pytest.mark.parametrize(

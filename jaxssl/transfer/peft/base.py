@@ -52,6 +52,11 @@ class Method(Adapter):
         return self.trains
 
     @property
+    def is_stored(self) -> bool:
+        """Whether it has parameters of its own, which may come from elsewhere."""
+        return not self.trains
+
+    @property
     def fixed(self) -> Sequence[str]:
         """Those of its parameters that are kept as they begin, without the adapter's name."""
         return ()

@@ -116,6 +116,11 @@ class Sum(Joined):
         own = ["learning_rate_factor", "from_", "frozen"]
         check_unused(self, own, where="of a sum, which has no parameters: say it of its parts")
 
+    @property
+    def is_stored(self) -> bool:
+        """It has no parameters."""
+        return False
+
     def join(self, site: Site, h: jax.Array, changes: Sequence[jax.Array]) -> jax.Array:
         """Their sum."""
         del site, h

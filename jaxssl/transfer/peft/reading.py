@@ -39,8 +39,25 @@ UNREAD = {
     "lora_bias": False,
     "trainable_token_indices": None,
     "layer_replication": None,
+    "target_parameters": None,
+    "alora_invocation_tokens": None,
+    "arrow_config": None,
+    "kasa_config": None,
+    "use_bdlora": None,
+    "use_qalora": False,
 }
 """Fields that say of an adapter what is not built here, with the value that says nothing."""
+KNOWN = (
+    *("peft_type", "task_type", "peft_version", "auto_mapping", "base_model_name_or_path"),
+    *("revision", "inference_mode", "r", "lora_alpha", "lora_dropout", "bias", "use_rslora"),
+    *("use_dora", "init_lora_weights", "init_ia3_weights", "fan_in_fan_out", "target_modules"),
+    *("exclude_modules", "feedforward_modules", "modules_to_save", "layers_to_transform"),
+    *("layers_pattern", "rank_pattern", "alpha_pattern", "megatron_config", "megatron_core"),
+    *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config"),
+    *("monteclora_config", "runtime_config", "qalora_group_size", "ensure_weight_tying"),
+)
+"""Fields that are read, or that say how an adapter was trained. Of others it is not known what they
+say of what it computes."""
 
 Modules = Mapping[str, Mapping[str, np.ndarray]]
 ByLayer = dict[int | None, np.ndarray]
@@ -186,7 +203,7 @@ def _not_of_shape(path: Path, theirs: str, shape: tuple[int, ...]) -> UserError:
         where=f"{path / WEIGHTS}, {theirs.removesuffix('.weight')}",
         expected=f"those of a parameter {list(shape)}",
         got="another shape",
-        fix="give the model that the adapter was trained on: --base",
+        fix="give the model that the adapter was trained on",
     )
 
 
@@ -199,9 +216,9 @@ def read_config(path: Path) -> dict[str, Any]:
         raise _not_here(path, "peft_type", "LORA or IA3", kind)
     if given.get("bias", "none") not in ("none", "all", "lora_only"):
         raise _not_here(path, "bias", "none, all or lora_only", given["bias"])
-    for field, nothing in UNREAD.items():
-        if given.get(field) not in (nothing, None, False, [], {}):
-            raise _not_here(path, field, nothing, given[field])
+    for field, value in given.items():
+        if field not in KNOWN and value not in (None, False, [], {}):
+            raise _not_here(path, field, UNREAD.get(field, "fields that are known"), value)
     start = given.get("init_lora_weights", True)
     if start not in PLAIN:
         raise UserError(

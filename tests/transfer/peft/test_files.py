@@ -346,6 +346,8 @@ def test_files_that_are_written_and_read_again_have_the_same_bits(root, tmp_path
     [
         ({"peft_type": "BOFT"}, "peft_type"),
         ({"lora_bias": True}, "lora_bias"),
+        ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens"),
+        ({"of_a_later_version": {"on": True}}, "of_a_later_version"),
         ({"bias": "some"}, "bias"),
         ({"init_lora_weights": "pissa"}, "adapter_config.json"),
     ],
