@@ -2,8 +2,8 @@
 compiler estimates for each chip, beside what MaxText's step takes by the same compiler.
 
 A program is compiled in a process of its own, with the very code that trains: its recipe, its rows,
-its optimizer. `python -m benchmarks pods 1.37B` compiles those whose name begins so; libtpu comes
-with the extra `plan`.
+its optimizer. `python -m benchmarks.pods PREFIX` compiles those whose name begins so; libtpu comes with
+the extra `plan`.
 """
 
 import json
@@ -235,4 +235,7 @@ def _seen(pattern, length: int) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_compile(*sys.argv[1:])))
+    if len(sys.argv) == 3:
+        print(json.dumps(_compile(*sys.argv[1:])))
+    else:
+        run(*sys.argv[1:])

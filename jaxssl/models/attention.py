@@ -6,6 +6,7 @@ D width of a head.
 
 import dataclasses
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -56,6 +57,11 @@ def project_out(block: BlockConfig, c: AttentionConfig, x: jax.Array) -> jax.Arr
     return layer(checkpoint_name(x, "attention_output"))
 
 
+def kernel_of(module: nn.Module, c: AttentionConfig) -> KernelName:
+    """The kernel that is configured; any will do for the two tokens that parameters begin with."""
+    return "xla" if module.is_initializing() else c.kernel
+
+
 def on_kernel(
     name: KernelName,
     operands: Operands,
@@ -66,18 +72,19 @@ def on_kernel(
     """Attention [B, T, N, D] by the kernel of this name, or `auto`'s choice; one that knows a
     single device computes each device's shard of rows and heads."""
     call = call_of(operands, pattern, precision, drop)
-    name = choose(name, call, platform()).name
-    if not KERNELS[name].is_local:
-        return attention(name, operands, pattern, precision, drop)
-    own, shared = ("batch", None, "heads", None), ("batch", None, "kv_heads", None)
-    rows = Tokens(*(to_spec(("batch", None)) for _ in range(3)))
-    specs = Operands(to_spec(own), to_spec(shared), to_spec(shared), rows, rows, None)
-    specs = dataclasses.replace(specs, scale=operands.scale)
+    chosen = choose(name, call, platform()).name
+    if not KERNELS[chosen].is_local:
+        return attention(chosen, operands, pattern, precision, drop)
 
     def on_shard(operands: Operands) -> jax.Array:
-        return attention(name, operands, pattern, precision)
+        return attention(chosen, operands, pattern, precision)
 
-    return on_shards(on_shard, (specs,), to_spec(own))(operands)
+    row: Any = to_spec(("batch", None))
+    heads: Any = to_spec(("batch", None, "heads", None))
+    kv_heads: Any = to_spec(("batch", None, "kv_heads", None))
+    tokens = Tokens(row, row, row)
+    specs = Operands(heads, kv_heads, kv_heads, tokens, tokens, scale=operands.scale)
+    return on_shards(on_shard, (specs,), heads)(operands)
 
 
 class SelfAttention(nn.Module):
@@ -126,7 +133,7 @@ class SelfAttention(nn.Module):
             pattern: Pattern, key: jax.Array | None, rows: jax.Array | None, operands: Operands
         ) -> jax.Array:
             drop = WeightDropout(c.dropout, key, rows)
-            return on_kernel(c.kernel, operands, pattern, self.config.precision, drop)
+            return on_kernel(kernel_of(self, c), operands, pattern, self.config.precision, drop)
 
         more = {"always": always, "shared": context.lead}
         patterns = [dataclasses.replace(each, **more) for each in context.patterns]
@@ -187,7 +194,8 @@ class CrossAttention(nn.Module):
         queries, keys = Tokens(context.segment_ids), Tokens(memory.segment_ids)
         drop = WeightDropout(c.dropout, dropout_rng(self), context.rows)
         operands = Operands(q, k, v, queries, keys, scale=c.scale)
-        out = on_kernel(c.kernel, operands, Pattern(always=always), block.precision, drop)
+        kernel = kernel_of(self, c)
+        out = on_kernel(kernel, operands, Pattern(always=always), block.precision, drop)
         if not always:  # the softmax of a token that sees no key would be over all of them
             sees = context.segment_ids[:, :, None] == memory.segment_ids[:, None, :]
             out = jnp.where(sees.any(-1)[..., None, None], out, 0)

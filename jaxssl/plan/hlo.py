@@ -59,20 +59,18 @@ class Costs:
     """
 
     cycles: float = 0.0
-    wire: Counter[str] = dataclasses.field(default_factory=Counter)
+    wire: dict[str, float] = dataclasses.field(default_factory=dict)
     messages: Counter[str] = dataclasses.field(default_factory=Counter)
     kernels: Counter[str] = dataclasses.field(default_factory=Counter)
 
     def add(self, other: "Costs", times: int) -> None:
         """Adds what runs `times` times."""
         self.cycles += other.cycles * times
-        for mine, more in (
-            (self.wire, other.wire),
-            (self.messages, other.messages),
-            (self.kernels, other.kernels),
-        ):
-            for name, value in more.items():
-                mine[name] += value * times
+        for kind, sent in other.wire.items():
+            self.wire[kind] = self.wire.get(kind, 0.0) + sent * times
+        for mine, more in ((self.messages, other.messages), (self.kernels, other.kernels)):
+            for name, count in more.items():
+                mine[name] += count * times
 
 
 def read_costs(text: str) -> Costs:
@@ -169,7 +167,7 @@ def _own(instruction: Instruction, module: Module) -> Costs:
     kind = _kind(instruction, module)
     if kind is not None:
         costs.messages[kind] += 1
-        costs.wire[kind] += _sent(kind, instruction)
+        costs.wire[kind] = _sent(kind, instruction)
     return costs
 
 

@@ -90,7 +90,7 @@ def _times_run(name: str, params: dict[str, Any]) -> int:
     of a Pallas kernel, also of one in which nothing is seen."""
     if name == "pallas_call":
         return math.prod(params["grid_mapping"].grid)
-    axes = params.get("newly_manual_axes", params.get("manual_axes"))
+    axes = params["newly_manual_axes"] if "newly_manual_axes" in params else params["manual_axes"]
     return math.prod(params["mesh"].shape[axis] for axis in axes)
 
 
