@@ -2,8 +2,8 @@
 compiler estimates for each chip, beside what MaxText's step takes by the same compiler.
 
 A program is compiled in a process of its own, with the very code that trains: its recipe, its rows,
-its optimizer. `python -m benchmarks.pods PREFIX` compiles those whose name begins so; libtpu comes with
-the extra `plan`.
+its optimizer. `python -m benchmarks.pods PREFIX` compiles those whose name begins so; libtpu comes
+with the extra `plan`.
 """
 
 import json
