@@ -50,7 +50,7 @@ from jaxssl.run.networks import make_model
 from jaxssl.run.recipes import imported_objective, upgraded
 from jaxssl.run.sealing import seal_run
 from jaxssl.run.tokenizers import make_vocabulary
-from jaxssl.transfer.peft.reading import read_adapter
+from jaxssl.transfer.peft.reading import ReadAdapter, read_adapter
 from jaxssl.transfer.start import Start, first_params, plan_start
 
 HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
@@ -111,7 +111,7 @@ def import_model(
         imported=Imported(source=str(source), heads=_plain_heads(found), sentence=sentence),
         model=_with_vocabulary(found.config, tokenizer.vocab_size, pad_vocab_to),
         objective=task_of(found),
-        data=ImportedData(max_length=min(LENGTH, found.config.max_positions)),
+        data=ImportedData(max_length=min(LENGTH, _room(found, adapter))),
         precision=Precision(parameters=_dtype(found, dtype)),
         peft={} if adapter is None else {NAME: adapter.method},
     )
@@ -130,6 +130,12 @@ def import_model(
         beside = {} if adapter is None else parameters_of(adapter, found, config)
         _write(directory, config, model, start, tokenizer, path, beside)
     return Path(out)
+
+
+def _room(found: HfDirectory, adapter: ReadAdapter | None) -> int:
+    """Positions of the model that an adapter leaves to a text."""
+    taken = 0 if adapter is None else adapter.method.lead + adapter.method.shift
+    return found.config.max_positions - taken
 
 
 def _plain_heads(found: HfDirectory) -> tuple[str, ...]:

@@ -127,16 +127,16 @@ def _matching(patterns: Iterable[str], names: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_leads(config: RunConfig, model: Model, opened: Mapping[str, Opened]) -> None:
-    """Refuses tokens before each text that the model has no positions for, or that rows of several
-    texts have no room for.
+    """Refuses what the positions that adapters leave do not suffice for, and tokens before each
+    text where rows of several texts have no room for them.
 
     Raises:
       UserError: says how long rows may be, or which rows to take.
     """
-    for name, stream in config.all_streams.items() if model.lead else ():
+    for name, stream in config.all_streams.items() if model.taken else ():
         lead, (length, key) = f"streams.{name}." if name else "", stream.data.longest
-        check_length(config.model, length, key, lead=model.lead)
-        if config.model.causal or not _holds_several(stream.data, opened[name]):
+        check_length(config.model, length, key, lead=model.taken)
+        if not model.lead or config.model.causal or not _holds_several(stream.data, opened[name]):
             continue
         raise UserError(
             "each text has tokens of an adapter before it, and rows hold several",

@@ -118,6 +118,41 @@ def test_peft_on_torch_predicts_the_same_with_the_exported_adapter(run, base, tm
     np.testing.assert_allclose(mine, again, rtol=0, atol=2e-6)
 
 
+def test_a_prefix_goes_to_peft_and_comes_back(base, table, tmp_path):
+    torch = pytest.importorskip("torch", reason="the reference is peft on torch")
+    peft = pytest.importorskip("peft", reason="the reference is peft on torch")
+    import transformers
+
+    prefix = ("peft.name=prefix", "peft.length=3", "peft.takes_positions=true")
+    rate = ("optimizer.learning_rate=1e-2", "train.epochs=1", "checkpoint.every=9")
+    run, room = tmp_path / "run", ("task.pooling=cls", "data.max_length=13")
+    train_run(tuned.configured(base, table, run, *prefix, *rate, *room), QUIET)
+    export(base, tmp_path / "base", say=QUIET)
+    export(run, tmp_path / "adapter", say=QUIET)
+    of = transformers.AutoModelForSequenceClassification
+    plain = of.from_pretrained(tmp_path / "base", num_labels=2)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "adapter")
+    for each in (plain, tokenizer):
+        each.save_pretrained(tmp_path / "classifier")
+    wrapped = peft.PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
+    texts, mine = rows_of(run, tmp_path / "rows.jsonl")
+    with torch.no_grad():
+        logits = wrapped(**tokenizer(texts, return_tensors="pt", padding=True)).logits
+    np.testing.assert_allclose(mine, torch.softmax(logits, -1).numpy(), rtol=0, atol=2e-6)
+    classifier = str(tmp_path / "classifier")
+    import_model(tmp_path / "adapter", tmp_path / "imported", base=classifier, say=QUIET)
+    _, again = rows_of(tmp_path / "imported", tmp_path / "imported.jsonl")
+    np.testing.assert_allclose(mine, again, rtol=0, atol=2e-6)
+
+    out, adapter = tmp_path / "more", f"peft.given.from={tmp_path / 'adapter'}"
+    settings = (adapter, "peft.given.frozen=true", *rate, *room)
+    train_run(tuned.configured(tmp_path / "base", table, out, *settings), QUIET)
+    before, after = tuned.whole(run), tuned.whole(out)
+    for name in ("key", "value"):
+        path = f"adapters/encoder/layers/attention/{{}}_{name}"
+        np.testing.assert_array_equal(before[path.format("default")], after[path.format("given")])
+
+
 def test_adapters_of_a_run_are_gone_on_with(run, table, tmp_path):
     """They are restored, with the head, from the run that has them."""
     out = tmp_path / "more"
@@ -245,7 +280,7 @@ def test_virtual_tokens_begin_as_those_of_a_text_and_are_before_every_text(base,
         np.testing.assert_allclose(row, jax.nn.softmax(logits)[0], rtol=0, atol=2e-6)
     with pytest.raises(UserError, match="what prompt adds is nothing"):
         merge(run, tmp_path / "merged", say=QUIET)
-    with pytest.raises(UserError, match="with the tokens of adapters before it"):
+    with pytest.raises(UserError, match="with what adapters take of them"):
         evaluate_run(run, layers=["data.max_length=60"])
 
 
@@ -276,7 +311,7 @@ def test_virtual_tokens_begin_as_ordinary_tokens_that_are_drawn(base):
             "peft.default",
         ),
         (("peft.name=prompt", "peft.length=32"), "no position for a text", "peft, length"),
-        (("peft.name=prompt", "peft.length=10"), "with the tokens of adapters", "data.max_length"),
+        (("peft.name=prompt", "peft.length=10"), "with what adapters take", "data.max_length"),
         (("peft.name=lora", "init.scratch=true"), "starts from nothing", "peft, init.from"),
         (("peft.name=adalora",), "", "peft"),
         (("peft.name=lora", "peft.layers=[1,2]"), "no such layer", "peft.default.layers"),

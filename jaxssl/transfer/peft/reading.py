@@ -1,4 +1,5 @@
-"""Adapters out of PEFT's files: LoRA and IA3, and what was trained beside them."""
+"""Adapters out of PEFT's files: LoRA, IA3, prompts and prefixes, and what was trained beside
+them."""
 
 import math
 import re
@@ -19,6 +20,7 @@ from jaxssl.core.json_files import JsonObject, read_json
 from jaxssl.core.layer_names import is_stacked
 from jaxssl.core.names import flatten
 from jaxssl.models.layers import unbox
+from jaxssl.transfer.peft import virtual
 from jaxssl.transfer.peft.base import Method
 from jaxssl.transfer.peft.files import CONFIG, LEAD, WEIGHTS
 from jaxssl.transfer.peft.ia3 import Ia3
@@ -41,6 +43,9 @@ UNREAD = {
     "layer_replication": None,
 }
 """Fields that say of an adapter what is not built here, with the value that says nothing."""
+VIRTUAL = (*virtual.PROMPTS, *virtual.PREFIXES)
+KINDS = ("LORA", "IA3", *VIRTUAL)
+"""What PEFT calls the methods."""
 
 Modules = Mapping[str, Mapping[str, np.ndarray]]
 ByLayer = dict[int | None, np.ndarray]
@@ -75,7 +80,9 @@ def read_adapter(path: Path, base: HfDirectory, *, leaves_heads: bool = False) -
         here, or tensors that the model has no place for.
     """
     given = read_config(path)
-    tensors = _tensors(path)
+    is_virtual = given["peft_type"] in VIRTUAL
+    tensors = _tensors(path, virtual.LEAD if is_virtual else LEAD)
+    table = tensors.pop(virtual.TABLE, None) if is_virtual else None
     left = dict(tensors)
     found: dict[str, dict[str, ByLayer]] = {}
     shapes = {name: tuple(x.shape) for name, x in flatten(unbox(base.model.abstract())).items()}
@@ -121,6 +128,10 @@ def read_adapter(path: Path, base: HfDirectory, *, leaves_heads: bool = False) -
             "must be in that model's directory, too",
         )
     trained |= {ours: _filled(ours, layers, base) for ours, layers in biases.items()}
+    if is_virtual:
+        kinds = () if leaves_heads else base.heads
+        method, modules = _read_virtual(path, given, table, base, kinds)
+        return ReadAdapter(method, modules, trained, tuple(sorted(heads)))
     if given["peft_type"] == "IA3":
         modules = {
             module: {name: _stacked(path, module, layers, base) for name, layers in arrays.items()}
@@ -131,6 +142,27 @@ def read_adapter(path: Path, base: HfDirectory, *, leaves_heads: bool = False) -
     read = [_of_lora(path, given, module, arrays, base) for module, arrays in found.items()]
     modules = {each.module: each.arrays for each in read}
     return ReadAdapter(_lora(given, read), modules, trained, tuple(sorted(heads)))
+
+
+def _read_virtual(
+    path: Path,
+    given: Mapping[str, Any],
+    table: np.ndarray | None,
+    base: HfDirectory,
+    heads: Sequence[str],
+) -> tuple[Method, Modules]:
+    """A prompt or a prefix."""
+    name = "prompt" if given["peft_type"] in virtual.PROMPTS else "prefix"
+    virtual.check_model(name, base.config, heads, path)
+    if table is None:
+        raise UserError(
+            "an adapter's file lacks a tensor",
+            where=path / WEIGHTS,
+            expected=virtual.TABLE,
+            got="none",
+            fix="copy the adapter again",
+        )
+    return virtual.read(path / WEIGHTS, given, table, base.config)
 
 
 def _beside(name: str) -> str:
@@ -191,12 +223,12 @@ def _not_of_shape(path: Path, theirs: str, shape: tuple[int, ...]) -> UserError:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """`adapter_config.json`. Raises UserError: none of LoRA's or IA3's, or of what is not here."""
+    """`adapter_config.json`. Raises UserError: another method's, or of what is not here."""
     what, fix = "an adapter's file is damaged", "copy it again"
     given: dict[str, Any] = read_json(path / CONFIG, JsonObject, what=what, fix=fix)
     kind = given.get("peft_type")
-    if kind not in ("LORA", "IA3"):
-        raise _not_here(path, "peft_type", "LORA or IA3", kind)
+    if kind not in KINDS:
+        raise _not_here(path, "peft_type", ", ".join(KINDS), kind)
     if given.get("bias", "none") not in ("none", "all", "lora_only"):
         raise _not_here(path, "bias", "none, all or lora_only", given["bias"])
     for field, nothing in UNREAD.items():
@@ -225,18 +257,18 @@ def _not_here(path: Path, field: str, expected: Any, got: Any) -> UserError:
     )
 
 
-def _tensors(path: Path) -> dict[str, np.ndarray]:
+def _tensors(path: Path, lead: str) -> dict[str, np.ndarray]:
     """Those of the file, without what stands before all their names."""
     reader, found = Reader(), {}
     for name, tensor in open_file(path / WEIGHTS).items():
-        if not name.startswith(LEAD):
+        if not name.startswith(lead) and name != virtual.TABLE:
             raise UserError(
                 "not a file of an adapter",
                 where=path / WEIGHTS,
-                expected=f"tensors {LEAD}...",
+                expected=f"tensors {lead}...",
                 got=name,
             )
-        found[name.removeprefix(LEAD)] = reader.view(tensor)
+        found[name.removeprefix(lead)] = reader.view(tensor)
     return found
 
 
