@@ -22,6 +22,8 @@ from jaxssl.transfer.peft import virtual
 from jaxssl.transfer.peft.base import Method
 from jaxssl.transfer.peft.prefix import Prefix
 from jaxssl.transfer.peft.prompt import Prompt
+from jaxssl.transfer.peft.rows import Rows
+from jaxssl.transfer.peft.rows import written as written_rows
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LEAD = "base_model.model."
@@ -48,6 +50,7 @@ def write_adapter(
     architecture: str,
     base: str | None,
     biases: Mapping[str, np.ndarray] = {},
+    rows: Mapping[str, Rows] = {},
 ) -> None:
     """Writes one adapter to an existing directory.
 
@@ -60,6 +63,7 @@ def write_adapter(
       architecture: the class of `transformers`.
       base: where PEFT finds the model; None says nothing of it.
       biases: all of the model's own, by canonical name.
+      rows: of tables, that the model that it is for has not so, by the table's name.
 
     Raises:
       UserError: PEFT has no such method, or it cannot say what the adapter does.
@@ -78,8 +82,13 @@ def write_adapter(
         if (which := content.get("bias", "none")) != "none":
             made = _biases(pairs, biases, content["target_modules"], which == "all", config)
             tensors |= {name: x for name, x in made.items() if name not in tensors}
+    if rows:
+        _check_rows(method, modules)
+    more, indices = written_rows(rows, pairs, LEAD)
+    tensors |= more
     content = {
         **content,
+        **indices,
         "base_model_name_or_path": base,
         "task_type": task,
         "modules_to_save": kept or None,
@@ -88,6 +97,18 @@ def write_adapter(
     described = {name: (NAMES[x.dtype], x.shape) for name, x in tensors.items()}
     write_file(out / WEIGHTS, described, map(np.ascontiguousarray, tensors.values()))
     (out / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_rows(method: Method, modules: Mapping[str, Any]) -> None:
+    """Refuses rows of tables beside what PEFT has none for."""
+    if method.name != "lora" or any(module.endswith("/tokens") for module in modules):
+        raise UserError(
+            "PEFT has no rows of tokens beside this adapter",
+            where=f"peft, {method.name}",
+            expected="lora, with other targets than tokens",
+            got=f"{method.name}, and rows of the table of tokens that its base has not",
+            fix="merge, and export the whole model: jaxssl merge RUN OUT",
+        )
 
 
 def _of_modules(

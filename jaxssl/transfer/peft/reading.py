@@ -25,6 +25,7 @@ from jaxssl.transfer.peft.base import Method
 from jaxssl.transfer.peft.files import CONFIG, LEAD, WEIGHTS
 from jaxssl.transfer.peft.ia3 import Ia3
 from jaxssl.transfer.peft.lora import Lora, row_lengths
+from jaxssl.transfer.peft.rows import ENDING, OUTPUT, TABLE, Rows, filled, indices_of
 
 ENDINGS = {
     "lora_A.weight": "a",
@@ -35,11 +36,12 @@ ENDINGS = {
     "ia3_l": "factor",
 }
 """Of tensors' names, and what they are here."""
+ENDINGS_OF_TABLES = ("weight", "token_adapter.base_layer.weight", ENDING)
+"""Of tables that are there whole, those that they were before some rows were trained, and these."""
 PLAIN = (True, False, "gaussian", "orthogonal", "eva")
 """Initialisations that leave the model's own parameters as they are."""
 UNREAD = {
     "lora_bias": False,
-    "trainable_token_indices": None,
     "layer_replication": None,
 }
 """Fields that say of an adapter what is not built here, with the value that says nothing."""
@@ -110,11 +112,23 @@ def read_adapter(path: Path, base: HfDirectory, *, leaves_heads: bool = False) -
                         taken = pair.take(tensors[name], inner)
                         biases.setdefault(ours, {})[layer] = taken
                         left.pop(name, None)
+            if ours in (TABLE, OUTPUT):
+                whole = _table(path, given, tensors, names, ours, base)
+                trained |= {} if whole is None else {ours: whole}
+                for name in names:
+                    for ending in ENDINGS_OF_TABLES:
+                        left.pop(f"{name.removesuffix('.weight')}.{ending}", None)
+                continue
             name = next((name for name in names if name in tensors), None)
             if name is not None and layer is None:
                 trained[ours] = pair.take(tensors[name], inner)
                 left.pop(name, None)
-    left = {name: x for name, x in left.items() if not _is_copy(name)}
+    tables = _names(base, base.pairs[TABLE].theirs)
+    left = {
+        name: x
+        for name, x in left.items()
+        if not _is_copy(name, tensors) and not _repeats(name, x, tensors, tables)
+    }
     whole = given.get("modules_to_save") or ()
     heads = [name for name in left if leaves_heads and {*name.split(".")} & {*whole}]
     left = {name: x for name, x in left.items() if name not in heads}
@@ -128,6 +142,7 @@ def read_adapter(path: Path, base: HfDirectory, *, leaves_heads: bool = False) -
             "must be in that model's directory, too",
         )
     trained |= {ours: _filled(ours, layers, base) for ours, layers in biases.items()}
+    _check_output(path, trained, base)
     if is_virtual:
         kinds = () if leaves_heads else base.heads
         method, modules = _read_virtual(path, given, table, base, kinds)
@@ -165,15 +180,68 @@ def _read_virtual(
     return virtual.read(path / WEIGHTS, given, table, base.config)
 
 
+def _table(
+    path: Path,
+    given: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    ours: str,
+    base: HfDirectory,
+) -> np.ndarray | None:
+    """A table of tokens, or the output, that a file has whole or in some rows."""
+    for name in names:
+        module = name.removesuffix(".weight")
+        whole, before, rows = (tensors.get(f"{module}.{end}") for end in ENDINGS_OF_TABLES)
+        whole = before if whole is None else whole
+        if whole is not None and ours == OUTPUT:
+            whole = whole.T
+        if rows is not None:
+            own = _own(ours, base) if whole is None else whole
+            chosen = Rows(indices_of(given, module, ours), rows)
+            whole = filled(path / WEIGHTS, ours, own, chosen)
+        if whole is not None:
+            return whole
+    return None
+
+
+def _check_output(path: Path, trained: Mapping[str, np.ndarray], base: HfDirectory) -> None:
+    """Refuses more tokens in what is read than in what is written."""
+    table, output = trained.get(TABLE), trained.get(OUTPUT)
+    size = base.config.vocab_size if output is None else output.shape[-1]
+    if OUTPUT in base.pairs and table is not None and len(table) != size:
+        raise UserError(
+            "an adapter's file lacks rows of tokens",
+            where=f"{path / WEIGHTS}, {base.pairs[OUTPUT].theirs}",
+            expected=f"{len(table)} rows, as the table of embeddings has with the adapter",
+            got=size,
+            fix="train the output's rows, too, or merge the adapter where peft is installed",
+        )
+
+
 def _beside(name: str) -> str:
     """A bias's name where PEFT has wrapped its module."""
     return f"{name.removesuffix('.bias')}.base_layer.bias"
 
 
-def _is_copy(name: str) -> bool:
-    """Whether a tensor is one that PEFT writes twice, of a module that it keeps with its biases."""
-    parts = {*name.split(".")}
-    return name.endswith(".bias") and bool({"original_module", "modules_to_save"} & parts)
+def _repeats(
+    name: str, x: np.ndarray, tensors: Mapping[str, np.ndarray], tables: Sequence[str]
+) -> bool:
+    """Whether a tensor is that of the table once more, which PEFT writes of a tied output, too."""
+    origins = (
+        tensors.get(f"{table.removesuffix('.weight')}.{ending}")
+        for table in tables
+        for ending in ENDINGS_OF_TABLES
+        if name.endswith(f".{ending}")
+    )
+    return any(origin is not None and np.array_equal(x, origin) for origin in origins)
+
+
+def _is_copy(name: str, tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether a tensor is one that PEFT writes twice, of a module that it keeps with its biases, or
+    of a table that it keeps whole."""
+    parts = name.split(".")
+    plain = [part for part in parts if part not in ("original_module", "modules_to_save")]
+    return plain != parts and (name.endswith(".bias") or ".".join(plain) in tensors)
 
 
 def _filled(ours: str, layers: ByLayer, base: HfDirectory) -> np.ndarray:
