@@ -266,7 +266,7 @@ class Embeddings(nn.Module):
             first = x.shape[1] - tokens.shape[1]
             x = x.at[:, first].set(batch["first_embedding"].astype(x.dtype))
         if body.position_rows:
-            x = x + self.positions(batch["positions"] + body.position_offset)
+            x = x + self.positions(self.placed(batch["positions"]) + body.position_offset)
         if body.type_rows:
             types = batch.get("token_types", jnp.zeros(x.shape[:2], jnp.int32))
             x = x + self.token_types(jnp.minimum(types, body.type_rows - 1))
@@ -279,6 +279,11 @@ class Embeddings(nn.Module):
         """The embeddings of a row's tokens [B, T, E]: a site of adapters, which put others before
         these."""
         return x
+
+    def placed(self, positions: jax.Array) -> jax.Array:
+        """The learned positions of a row's tokens [B, T]: a site of adapters, which may move
+        them."""
+        return positions
 
 
 def led(batch: Batch, lead: int) -> Batch:

@@ -73,10 +73,12 @@ def build(config: RunConfig) -> Built:
     """
     config, tokenizer, opened = read_data(config)
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
+    shift = sum(method.shift for method in config.peft.values())
+    left = dataclasses.replace(config.model, max_positions=config.model.max_positions - shift)
     for objective in config.objectives:
-        objective.check(config.model, vocabulary)
+        objective.check(left, vocabulary)
     read = (config.model, config.heads, tokenizer, vocabulary)
-    check_samples(config.samples, *read, lead=config.lead)
+    check_samples(config.samples, *read, lead=config.taken)
     program, epochs = make_program(config, vocabulary, opened, new_pieces(config, tokenizer))
     train, evaluation = epochs.resolve(config.train, config.evaluation)
     settings = dataclasses.replace(config, train=train, evaluation=evaluation)
