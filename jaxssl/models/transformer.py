@@ -37,7 +37,7 @@ from jaxssl.ops.activations import Activation
 from jaxssl.ops.attention.kernels import Call, KernelName, check_call, choose
 from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.ops.dropout import dropout
-from jaxssl.parallel.axes import constrain
+from jaxssl.parallel.axes import constrain, is_split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,8 +367,9 @@ class Transformer(nn.Module):
     def _ended(self, x: jax.Array, context: Context, norm: str = "norm") -> jax.Array:
         """What comes after the last block of a stack."""
         body = self.config.body()
-        # Whole once, here: a loss in chunks would gather it in each of its turns.
-        x = constrain(x, ("batch", "sequence", "activation"))
+        if is_split("residual"):
+            # Whole once, here: a loss in chunks would gather it in each of its turns.
+            x = constrain(x, ("batch", "sequence", "activation"))
         x = getattr(self, norm)(x) if body.final_norm else x
         rate = self.config.dropout if body.final_dropout else 0.0
         return dropout(x, rate, dropout_rng(self), context.rows) if rate else x

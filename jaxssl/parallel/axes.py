@@ -37,6 +37,12 @@ def _without(manual: Sequence[str], part: Any) -> tuple[str, ...]:
     return tuple(axis for axis in axes if axis not in manual)
 
 
+def is_split(name: str) -> bool:
+    """Whether the current mesh splits the axes of this logical name."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and num_shards(mesh, rules_in_force().axes(name)) > 1
+
+
 def divides(name: str, size: int) -> bool:
     """Whether an axis of this logical name and size splits evenly over the current mesh."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -271,6 +271,6 @@ def test_virtual_tokens_of_another_run_need_room(base, table, headed, place, tmp
     predicted(headed, tmp_path / "a.jsonl", adapters=adapters)
     long = ["data.max_length=30"]
     for verb in (evaluate_run, functools.partial(predicted, out=tmp_path / "b.jsonl")):
-        with pytest.raises(UserError, match="with the tokens of adapters before it"):
+        with pytest.raises(UserError, match="with what adapters take of them"):
             verb(headed, layers=long, adapters=adapters)
     assert not (tmp_path / "b.jsonl").exists()
