@@ -44,7 +44,7 @@ def run(against: str | None = None) -> None:
     columns = f"{'step ms':>9}{'first step s':>14}{'cached s':>10}{'CPU s':>8}{'peak MiB':>10}"
     print(f"{'run':<20}{columns}  checkout")
     with tempfile.TemporaryDirectory() as scratch:
-        stores = _stores(Path(scratch))
+        stores = made_stores(Path(scratch))
         for name, (recipe, store, steps, changes) in RUNS.items():
             words = (recipe, f"data.store={stores / store}", f"train.steps={steps}", *changes)
             words += (f"model.vocab_size={SIZES[store]}", "optimizer.schedule.warmup=5")
@@ -66,7 +66,7 @@ def _environment(checkout: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(checkout)}
 
 
-def _stores(scratch: Path) -> Path:
+def made_stores(scratch: Path) -> Path:
     """Two token stores of made-up text, made by this checkout."""
     import numpy as np
 
@@ -74,13 +74,14 @@ def _stores(scratch: Path) -> Path:
     letters = generator.integers(97, 123, (5000, 4)).astype(np.uint8)
     vocabulary = [bytes(word).decode() for word in letters]
     text = [vocabulary[i] for i in generator.zipf(1.3, WORDS) % len(vocabulary)]
-    lines = (" ".join(text[i : i + 100]) + "." for i in range(0, WORDS, 100))
+    sentences = [" ".join(text[i : i + 20]).capitalize() + "." for i in range(0, WORDS, 20)]
+    lines = (" ".join(sentences[i : i + 5]) for i in range(0, len(sentences), 5))
     (scratch / "text.txt").write_text("\n\n".join(lines))
     source = ("source.name=text", f"source.paths=[{scratch / 'text.txt'}]")
     for store, kind in KINDS.items():
         pieces = scratch / f"{store}-pieces"
         made = (f"kind={kind}", f"vocab_size={SIZES[store]}", f"out={pieces}")
-        kept = ("source.documents=blank_lines", "validation_fraction=0.1")
+        kept = ("source.documents=blank_lines", "validation_fraction=0.1", "sentences=rule")
         for words in (
             ("tokenizer", *made, *source),
             ("prepare", f"tokenizer={pieces}", f"out={scratch / store}", *source, *kept),

@@ -949,6 +949,93 @@ def _(p):
     return p.pretrain("distributed.coordinator=localhost:1234")
 
 
+# --- Text to text -------------------------------------------------------------------------------
+
+
+def texts(p, task, rows, *overrides):
+    """Tunes a causal model of bytes, which has no chat template, on rows of a table."""
+    table = p.tmp / "rows.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plain = toy.recipe(p.bytes, p.tmp / "run", "gpt2")
+    del plain["objective"]
+    plain["data"] = {"tables": {"train": {"path": str(table)}, "validation_fraction": 0.2}}
+    plain["data"] |= {"max_length": 16, "batch_size": 8}
+    plain |= {"task": {"name": task}, "tokenizer": str(p.bytes / "tokenizer")}
+    return ["finetune", str(toy.write_recipe(p.tmp / "recipe.json", plain)), *overrides]
+
+
+PAIRS = [{"text": "the cat", "target": "a dog"}] * 20
+TALK = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "a dog"}]
+
+
+@case("a decoder that is to denoise", "one stack", "objective.name=denoising", "t5, bart")
+def _(p):
+    return p.pretrain("objective.name=denoising", kind="gpt2")
+
+
+@case("targets longer than positions", "longer than the model's positions", "task.max_target_len")
+def _(p):
+    return texts(p, "seq2seq", PAIRS, "task.max_target_length=33")
+
+
+@case("an empty target", "a text is empty", "rows.jsonl:4, column target", "remove the row")
+def _(p):
+    return texts(p, "seq2seq", [*PAIRS[:3], {"text": "the cat", "target": " "}, *PAIRS])
+
+
+def talk(p, talks, template):
+    (p.tmp / "chat.jinja").write_text(template)
+    rows = [{"messages": each} for each in talks]
+    return texts(p, "chat", rows, f"task.template={p.tmp / 'chat.jinja'}")
+
+
+PLAIN = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+
+
+@case("a chat without an answer", "without an answer", "rows.jsonl:3", "take it out")
+def _(p):
+    return talk(p, [TALK, TALK, TALK[:1], *[TALK] * 20], PLAIN)
+
+
+@case("a template that fails", "template fails", "TemplateError: only questions", "task.template")
+def _(p):
+    fails = "{% if messages[0].content == 'a' %}{{ raise_exception('only questions') }}{% endif %}"
+    return talk(p, [TALK] * 20, fails + PLAIN)
+
+
+@case("a template that fails on one line", "template fails", "rows.jsonl:2", "UndefinedError")
+def _(p):
+    fails = "{% if messages[0].content == 'b' %}{{ nobody.name }}{% endif %}"
+    other = [{"role": "user", "content": "b"}, TALK[1]]
+    return talk(p, [TALK, other, *[TALK] * 20], fails + PLAIN)
+
+
+@case("a template that leaves its sandbox", "template fails", "SecurityError", "unsafe")
+def _(p):
+    return talk(p, [TALK] * 20, "{{ ''.__class__.__mro__[1].__subclasses__() }}")
+
+
+@case("a template that is no text", "chat template's file is no text", "chat.jinja", "UTF-8")
+def _(p):
+    command = talk(p, [TALK] * 20, PLAIN)
+    (p.tmp / "chat.jinja").write_bytes(b"\xff\xfe{{")
+    return command
+
+
+@case("no template", "no chat template", "where:    tokenizer", "task.template, or --template")
+def _(p):
+    return texts(p, "chat", [{"messages": TALK}] * 20)
+
+
+@case("a stop string that cannot occur", "a stop string cannot occur", "where:    stop", "UNK")
+def _(p):
+    """The tokenizer has no piece for it."""
+    plain = toy.recipe(p.words, p.tmp / "gpt", "gpt2")
+    plain |= {"train": {"steps": 5}, "evaluation": {"every": 0}}
+    assert cli.main(["pretrain", str(toy.write_recipe(p.tmp / "gpt.json", plain))]) == 0
+    return ["generate", str(p.tmp / "gpt"), "the cat", "--stop", "\u4e16\u754c"]
+
+
 # --- Running them -----------------------------------------------------------------------------
 
 

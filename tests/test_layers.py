@@ -20,7 +20,7 @@ LAYERS = [
     {"tasks", "transfer"},
     {"program"},
     {"train"},
-    {"report"},
+    {"plan", "report"},
     {"run"},
     {"commands"},
     {"cli"},

@@ -9,6 +9,8 @@ from jaxssl.generate.settings import Sampling
 from jaxssl.run.open import open_conversation
 
 ASK = "> "
+QUIT = "/quit"
+"""Ends a talk, as the end of the input does. Lines of a file are all asked."""
 
 
 def chat(
@@ -66,7 +68,7 @@ def _lines(talks: bool) -> Iterator[str]:
         except EOFError:
             print()
             return
-        if not talks and not line:
+        if (talks and line.strip() == QUIT) or (not talks and not line):
             return
         if line.strip():
             yield line.strip()

@@ -166,7 +166,7 @@ def _chosen(
     }
     given = {name: value for name, value in asked.items() if value is not None}
     found = dataclasses.replace(found, **given)
-    check_length(config, found.max_length, "--max-length", lead=model.lead)
+    check_length(config, found.max_length, "--max-length", lead=model.taken)
     if "cls" in found.pooling and config.causal:
         raise UserError(
             "the first token of a causal model has seen nothing of the text",

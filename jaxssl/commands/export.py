@@ -78,7 +78,7 @@ def export(
         if head.name not in found.heads.values():
             say(f"left out: {head.name}, which {found.name} does not have")
     if trained.config.peft:
-        return _export_adapters(trained, found, out, dtype, say)
+        return _export_adapters(Path(run_dir), trained, found, out, dtype, say)
     trained = _with_padding(trained, found)
     dtype = dtype or trained.config.precision.parameters
     sentence = sentence_of(trained.config)
@@ -103,6 +103,7 @@ def export(
 
 
 def _export_adapters(
+    run_dir: Path,
     trained: TrainedModel,
     found: HfClass,
     out: str | Path,
@@ -118,7 +119,7 @@ def _export_adapters(
             got=dtype,
         )
     with new_directory(out) as directory:
-        write_adapters(trained, found, directory, say)
+        write_adapters(run_dir, trained, found, directory, say)
         write_tokenizer_for(found, trained.model.config, trained.tokenizer, directory)
     return found.name
 

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxssl.checkpoint.hf.directory import CONFIG
+from jaxssl.commands.beside_adapters import changed_rows
 from jaxssl.commands.exportable import HfClass
+from jaxssl.core.errors import UserError
 from jaxssl.core.layer_names import ADAPTERS
 from jaxssl.core.names import unflatten
 from jaxssl.run.open import TrainedModel
@@ -15,11 +17,16 @@ from jaxssl.transfer.peft.merge import by_module
 
 
 def write_adapters(
-    trained: TrainedModel, found: HfClass, directory: Path, say: Callable[[str], None]
+    run_dir: Path,
+    trained: TrainedModel,
+    found: HfClass,
+    directory: Path,
+    say: Callable[[str], None],
 ) -> None:
     """Writes PEFT's files of each adapter.
 
     Args:
+      run_dir: of the run.
       found: the class of `transformers` that the model is without them.
 
     Raises:
@@ -35,6 +42,16 @@ def write_adapters(
     heads = {"pooler", *found.heads.values()} - {h.name for h in trained.model.heads if h.use}
     kept = {path: x for path, x in whole.items() if path.split("/")[0] in heads}
     biases = {path: x for path, x in whole.items() if path.endswith("/bias")}
+    trains_biases = any(getattr(x, "bias", "none") != "none" for x in trained.config.peft.values())
+    rows = changed_rows(run_dir, trained, whole, {*kept, *(biases if trains_biases else ())})
+    if rows and len(trained.config.peft) > 1:
+        raise UserError(
+            "rows of tokens are of one adapter in PEFT's files",
+            where="peft",
+            expected="one adapter",
+            got=", ".join(trained.config.peft),
+            fix="merge, and export the whole model: jaxssl merge RUN OUT",
+        )
     base = _base(trained)
     for name, method in trained.config.peft.items():
         place = directory if len(trained.config.peft) == 1 else directory / name
@@ -50,7 +67,11 @@ def write_adapters(
             architecture=found.name,
             base=base,
             biases=biases,
+            rows=rows,
         )
+    if rows:
+        size = trained.model.config.vocab_size
+        say(f"with rows of tokens: give the model {size} first, resize_token_embeddings({size})")
     say(
         f"adapters for PeftModel.from_pretrained(transformers.{found.name}, ...), of "
         + (base or "the model that the run started from: jaxssl export writes it, too")

@@ -28,7 +28,14 @@ from jaxssl.checkpoint.hf.sentence import (
 from jaxssl.checkpoint.init_config import InitConfig
 from jaxssl.checkpoint.manager import CheckpointManager
 from jaxssl.checkpoint.parameter_index import HfSource, base_record, index_hf
-from jaxssl.commands.imported_adapter import NAME, base_of, is_adapter, parameters_of
+from jaxssl.commands.imported_adapter import (
+    NAME,
+    base_of,
+    brings_tokens,
+    is_adapter,
+    parameters_of,
+    rows_of,
+)
 from jaxssl.commands.imported_task import task_of
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
@@ -50,7 +57,7 @@ from jaxssl.run.networks import make_model
 from jaxssl.run.recipes import imported_objective, upgraded
 from jaxssl.run.sealing import seal_run
 from jaxssl.run.tokenizers import make_vocabulary
-from jaxssl.transfer.peft.reading import read_adapter
+from jaxssl.transfer.peft.reading import ReadAdapter, read_adapter
 from jaxssl.transfer.start import Start, first_params, plan_start
 
 HUB_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
@@ -102,16 +109,17 @@ def import_model(
     found = open_model(path)
     adapter = None if place == given else read_adapter(given, found)
     sentence = _sentence(place, found)
-    tokenizer = load_tokenizer(str(path))
-    _check_tokens(found, tokenizer, pad_vocab_to)
+    rows = rows_of(adapter, found)
+    tokenizer = load_tokenizer(str(given if brings_tokens(adapter, given, found) else path))
+    _check_tokens(found, tokenizer, rows, pad_vocab_to)
     if tokens:
         tokenizer = with_tokens(tokenizer, tokens)
     config = RunConfig(
         out=str(out),
         imported=Imported(source=str(source), heads=_plain_heads(found), sentence=sentence),
-        model=_with_vocabulary(found.config, tokenizer.vocab_size, pad_vocab_to),
+        model=_with_vocabulary(found.config, max(tokenizer.vocab_size, rows), pad_vocab_to),
         objective=task_of(found),
-        data=ImportedData(max_length=min(LENGTH, found.config.max_positions)),
+        data=ImportedData(max_length=min(LENGTH, _room(found, adapter))),
         precision=Precision(parameters=_dtype(found, dtype)),
         peft={} if adapter is None else {NAME: adapter.method},
     )
@@ -130,6 +138,12 @@ def import_model(
         beside = {} if adapter is None else parameters_of(adapter, found, config)
         _write(directory, config, model, start, tokenizer, path, beside)
     return Path(out)
+
+
+def _room(found: HfDirectory, adapter: ReadAdapter | None) -> int:
+    """Positions of the model that an adapter leaves to a text."""
+    taken = 0 if adapter is None else adapter.method.lead + adapter.method.shift
+    return found.config.max_positions - taken
 
 
 def _plain_heads(found: HfDirectory) -> tuple[str, ...]:
@@ -184,9 +198,9 @@ def _write(
     seal_run(run_dir)
 
 
-def _check_tokens(found: HfDirectory, tokenizer: Tokenizer, pad_vocab_to: int) -> None:
-    """Refuses a tokenizer that cannot be the model's, by its size."""
-    rows, tokens = found.config.vocab_size, tokenizer.vocab_size
+def _check_tokens(found: HfDirectory, tokenizer: Tokenizer, rows: int, pad_vocab_to: int) -> None:
+    """Refuses a tokenizer that cannot be that of a model with so many rows, by its size."""
+    tokens = tokenizer.vocab_size
     if tokens > rows and pad_vocab_to == 1:
         raise UserError(
             "the model's vocabulary is smaller than the tokenizer's",

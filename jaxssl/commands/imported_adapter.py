@@ -10,6 +10,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.layer_names import ADAPTERS
 from jaxssl.run.config import RunConfig
 from jaxssl.transfer.peft.reading import ReadAdapter, read_config
+from jaxssl.transfer.peft.rows import OUTPUT, TABLE
 
 NAME = "default"
 """Of the adapter in its run."""
@@ -42,6 +43,21 @@ def base_of(path: Path, base: str | None) -> str:
     return str(stated)
 
 
+def rows_of(adapter: ReadAdapter | None, found: HfDirectory) -> int:
+    """How many tokens the model has rows for with an adapter."""
+    table = None if adapter is None else adapter.trained.get(TABLE)
+    return found.config.vocab_size if table is None else len(table)
+
+
+def brings_tokens(adapter: ReadAdapter | None, path: Path, found: HfDirectory) -> bool:
+    """Whether the tokenizer is the adapter's: it has rows of tokens, and a tokenizer beside them,
+    or more of them than the model's could know."""
+    if adapter is None or TABLE not in adapter.trained:
+        return False
+    has_one = any(any(path.glob(pattern)) for pattern in ("tokenizer*", "*.model"))
+    return has_one or rows_of(adapter, found) > found.config.vocab_size
+
+
 def parameters_of(
     adapter: ReadAdapter, found: HfDirectory, config: RunConfig
 ) -> dict[str, np.ndarray]:
@@ -52,6 +68,10 @@ def parameters_of(
         f"{task}/{name.split('/', 1)[1]}" if name.split("/")[0] in heads else name: x
         for name, x in adapter.trained.items()
     }
+    for name in {TABLE, OUTPUT} & trained.keys():  # rows that have no token
+        more = config.model.vocab_size - len(trained[TABLE])
+        padding = [(0, 0), (0, more)] if name == OUTPUT else [(0, more), (0, 0)]
+        trained[name] = np.pad(trained[name], padding)
     own = {
         f"{ADAPTERS}/{module}/{NAME}_{name}": x
         for module, arrays in adapter.modules.items()

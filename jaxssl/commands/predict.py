@@ -160,7 +160,7 @@ def labelled_stream(
             expected="one of " + ", ".join(labelled),
             got=name,
         )
-    check_length(config.model, *labelled[name].data.longest, lead=config.lead)
+    check_length(config.model, *labelled[name].data.longest, lead=config.taken)
     return labelled[name]
 
 

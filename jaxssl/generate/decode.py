@@ -142,7 +142,7 @@ def _planned(
     if not prompts or min(map(len, prompts)) < 1:
         raise UserError("a prompt is empty", expected="at least one token", where="prompt")
     begun, longest = _prompts(model, prompts, samples)
-    room = model.config.max_positions if model.config.encoder_decoder else model.max_positions
+    room = model.max_positions + (model.lead if model.config.encoder_decoder else 0)
     most = sampling.fitted(longest, room, trained_length).max_new_tokens
     assert most is not None
     slots = begun.tokens.shape[1] + -(-most // TOGETHER) * TOGETHER

@@ -203,6 +203,16 @@ class Adapter:
         """Tokens of its own that it puts before each text (`embedded`): here none."""
         return 0
 
+    @property
+    def shift(self) -> int:
+        """Learned positions that tokens are moved by (`placed`): here none."""
+        return 0
+
+    def placed(self, site: Site, positions: jax.Array) -> jax.Array:
+        """Of the learned positions that a row's tokens are given, int32 [B, T]."""
+        del site
+        return positions
+
     def embedded(self, site: Site, x: jax.Array) -> jax.Array:
         """Of the embeddings of a row's tokens, [B, T, E]: those of `lead` more before them. Of an
         encoder-decoder those that the encoder reads."""
@@ -294,6 +304,7 @@ SITES: dict[tuple[type[nn.Module], str], str] = {
     (SelfAttention, "keys_values"): "keys_values",
     (CrossAttention, "keys_values"): "keys_values",
     (Embeddings, "embedded"): "embedded",
+    (Embeddings, "placed"): "placed",
 }
 """The method of `Adapter` that a module's method is given to."""
 
@@ -324,7 +335,7 @@ def adapted(
         ]
         if kind == "keys_values":
             return functools.reduce(lambda pair, change: change(*pair), changes, compute(*args))
-        if kind == "embedded":
+        if kind in ("embedded", "placed"):
             return functools.reduce(lambda x, change: change(x), changes, compute(*args))
         x, *rest = args
 

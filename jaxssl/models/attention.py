@@ -6,6 +6,7 @@ D width of a head.
 
 import dataclasses
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,14 +14,16 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxssl.core.errors import UserError
+from jaxssl.core.platform import platform
+from jaxssl.core.precision import Precision
 from jaxssl.models.config import AttentionConfig, BlockConfig
 from jaxssl.models.layer_context import Context, LayerNumbers, Memory
 from jaxssl.models.layers import Projection, dropout_rng, make_norm
-from jaxssl.ops.attention.kernels import attention
+from jaxssl.ops.attention.kernels import KERNELS, KernelName, attention, call_of, choose
 from jaxssl.ops.attention.operands import Operands, WeightDropout
 from jaxssl.ops.attention.pattern import Pattern, Tokens
 from jaxssl.ops.rotary import rotate
-from jaxssl.parallel.axes import constrain
+from jaxssl.parallel.axes import constrain, on_shards, to_spec
 
 CACHE = ("batch", "kv_heads", "sequence", "head_dim")
 """Heads before slots: as products read them. Else they were copied for each token, all of them."""
@@ -52,6 +55,36 @@ def project_out(block: BlockConfig, c: AttentionConfig, x: jax.Array) -> jax.Arr
         name="output",
     )
     return layer(checkpoint_name(x, "attention_output"))
+
+
+def kernel_of(module: nn.Module, c: AttentionConfig) -> KernelName:
+    """The kernel that is configured; any will do for the two tokens that parameters begin with."""
+    return "xla" if module.is_initializing() else c.kernel
+
+
+def on_kernel(
+    name: KernelName,
+    operands: Operands,
+    pattern: Pattern,
+    precision: Precision,
+    drop: WeightDropout,
+) -> jax.Array:
+    """Attention [B, T, N, D] by the kernel of this name, or `auto`'s choice; one that knows a
+    single device computes each device's shard of rows and heads."""
+    call = call_of(operands, pattern, precision, drop)
+    chosen = choose(name, call, platform()).name
+    if not KERNELS[chosen].is_local:
+        return attention(chosen, operands, pattern, precision, drop)
+
+    def on_shard(operands: Operands) -> jax.Array:
+        return attention(chosen, operands, pattern, precision)
+
+    row: Any = to_spec(("batch", None))
+    heads: Any = to_spec(("batch", None, "heads", None))
+    kv_heads: Any = to_spec(("batch", None, "kv_heads", None))
+    tokens = Tokens(row, row, row)
+    specs = Operands(heads, kv_heads, kv_heads, tokens, tokens, scale=operands.scale)
+    return on_shards(on_shard, (specs,), heads)(operands)
 
 
 class SelfAttention(nn.Module):
@@ -99,8 +132,8 @@ class SelfAttention(nn.Module):
         def attend(
             pattern: Pattern, key: jax.Array | None, rows: jax.Array | None, operands: Operands
         ) -> jax.Array:
-            weight_dropout = WeightDropout(c.dropout, key, rows)
-            return attention(c.kernel, operands, pattern, self.config.precision, weight_dropout)
+            drop = WeightDropout(c.dropout, key, rows)
+            return on_kernel(kernel_of(self, c), operands, pattern, self.config.precision, drop)
 
         more = {"always": always, "shared": context.lead}
         patterns = [dataclasses.replace(each, **more) for each in context.patterns]
@@ -161,7 +194,8 @@ class CrossAttention(nn.Module):
         queries, keys = Tokens(context.segment_ids), Tokens(memory.segment_ids)
         drop = WeightDropout(c.dropout, dropout_rng(self), context.rows)
         operands = Operands(q, k, v, queries, keys, scale=c.scale)
-        out = attention(c.kernel, operands, Pattern(always=always), block.precision, drop)
+        kernel = kernel_of(self, c)
+        out = on_kernel(kernel, operands, Pattern(always=always), block.precision, drop)
         if not always:  # the softmax of a token that sees no key would be over all of them
             sees = context.segment_ids[:, :, None] == memory.segment_ids[:, None, :]
             out = jnp.where(sees.any(-1)[..., None, None], out, 0)

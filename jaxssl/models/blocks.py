@@ -13,9 +13,14 @@ from jaxssl.models.layer_context import Context, LayerNumbers
 from jaxssl.models.layers import Projection, dropout_rng, make_norm
 from jaxssl.ops.activations import ACTIVATIONS
 from jaxssl.ops.dropout import dropout
-from jaxssl.parallel.axes import constrain
+from jaxssl.parallel.axes import constrain, divides
 
-HIDDEN = ("batch", "sequence", "activation")
+
+def laid_out(x: jax.Array) -> jax.Array:
+    """Hidden states [B, T, H] as they lie between sublayers: the sequence over the devices that
+    share a layer, where it divides."""
+    place = "residual" if divides("residual", x.shape[1]) else "sequence"
+    return constrain(x, ("batch", place, "activation"))
 
 
 class FeedForward(nn.Module):
@@ -63,12 +68,12 @@ class Block(nn.Module):
         self, x: jax.Array, context: Context, numbers: LayerNumbers
     ) -> tuple[jax.Array, None]:
         c, rows, skipped = self.config, context.rows, numbers.is_first
-        x = constrain(x, HIDDEN)
+        x = laid_out(x)
         x = self._add(x, rows, SelfAttention(c, name="attention"), context, numbers, skip=skipped)
         if c.cross_attention is not None:
             x = self._add(x, rows, CrossAttention(c, name="cross_attention"), context)
         x = self._add(x, rows, FeedForward(c, name="feed_forward"), rows)
-        return constrain(x, HIDDEN), None
+        return x, None
 
     def _add(
         self,
@@ -91,6 +96,6 @@ class Block(nn.Module):
             return dropout(y, c.dropout, dropout_rng(self), rows)
 
         if c.norm.place == "post":
-            return norm(x + drop(sublayer(x, *args)))
+            return laid_out(norm(x + drop(sublayer(x, *args))))
         read = norm(x) if skip is None else jnp.where(skip, x, norm(x))
-        return x + drop(sublayer(read, *args))
+        return laid_out(x + drop(sublayer(read, *args)))

@@ -5,12 +5,13 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxssl.core.precision import Precision
 from jaxssl.models.config import NormConfig
 from jaxssl.ops.linear import linear
 from jaxssl.ops.norms import layer_norm, rms_norm
-from jaxssl.parallel.axes import constrain
+from jaxssl.parallel.axes import constrain, into_shards, scattered
 
 Names = tuple[str | None, ...]
 
@@ -71,7 +72,10 @@ class Projection(nn.Module):
         if self.use_bias:
             zeros, axes = nn.initializers.zeros, self.axes[self.num_in :]
             bias = parameter(self, "bias", zeros, axes, self.features, p)
-        return linear(x, kernel, bias, self.num_in, self.precision, self.wide)
+        summed = into_shards(self.axes, x.shape)
+        kernel = scattered(kernel, self.axes) if summed is None else kernel
+        out = linear(x, kernel, bias, self.num_in, self.precision, self.wide, summed)
+        return checkpoint_name(out, "projection")
 
 
 class Embedding(nn.Module):

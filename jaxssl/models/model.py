@@ -143,9 +143,19 @@ class Model:
         return sum(each.method.lead for each in self.adapters)
 
     @property
+    def shift(self) -> int:
+        """Learned positions that adapters move tokens by."""
+        return sum(each.method.shift for each in self.adapters)
+
+    @property
+    def taken(self) -> int:
+        """Positions that adapters take."""
+        return self.lead + self.shift
+
+    @property
     def max_positions(self) -> int:
         """Most tokens of a text: the positions that adapters leave."""
-        return self.config.max_positions - self.lead
+        return self.config.max_positions - self.taken
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters, boxed with their logical axes (`layers.unbox` takes them off): of the
@@ -424,7 +434,8 @@ def _number(name: str) -> int:
 @functools.lru_cache(maxsize=32)
 def _abstract(model: Model) -> Params:
     """To trace a model takes a third of a second, and its shapes are asked for a dozen times."""
-    return jax.eval_shape(model.init, jax.random.key(0))
+    # The key inside: outside, it would be computed on the devices of the mesh: a plan has none.
+    return jax.eval_shape(lambda: model.init(jax.random.key(0)))
 
 
 def num_parameters(params: Params, leave_out: tuple[str, ...] = ()) -> int:
@@ -443,7 +454,7 @@ def check_length(
     """Refuses sequences longer than the model's positions.
 
     Args:
-      lead: tokens that adapters put before each.
+      lead: positions that adapters take.
 
     Raises:
       UserError: says both lengths.
@@ -452,8 +463,7 @@ def check_length(
         room = config.max_positions - lead
         shorter = f"set {where}={room}, or " if room > 0 and where.startswith("data.") else ""
         raise UserError(
-            "with the tokens of adapters before it, the sequence is longer than the model's "
-            "positions",
+            "with what adapters take of them, the sequence is longer than the model's positions",
             where=where,
             expected=f"at most model.max_positions={config.max_positions} less {lead}",
             got=sequence_length,

@@ -20,8 +20,8 @@ from jaxssl.models.relative import RelativeBias
 from jaxssl.ops.attention.pattern import Pattern
 
 Remat = Literal["none", "full", "dots", "attention", "attention+feed_forward"]
-"""What the backward pass finds kept: everything (`none`), only each block's input (`full`), matrix
-products, or the tensors named."""
+"""What the backward pass finds kept: everything (`none`), only each block's input (`full`), what
+projections and attention give (`dots`), or the tensors named."""
 
 
 class LayerStack(nn.Module):
@@ -67,7 +67,8 @@ def remat_block(remat: Remat) -> Any:
         return Block
     policy = {
         "full": policies.nothing_saveable,
-        "dots": policies.dots_with_no_batch_dims_saveable,
+        # By name: a policy sees the products of `linear`, a custom_vjp, as one call that is none.
+        "dots": policies.save_only_these_names("projection", "attention_output"),
         "attention": policies.save_only_these_names("attention_output"),
         "attention+feed_forward": policies.save_only_these_names(
             "attention_output", "feed_forward_hidden"

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.errors import UserError
+from jaxssl.core.platform import platform
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
 from jaxssl.models.config import (
@@ -33,9 +34,10 @@ from jaxssl.models.layer_context import Context, layer_patterns
 from jaxssl.models.layers import Embedding, Projection, dropout_rng, make_norm
 from jaxssl.models.stack import LayerStack, Remat
 from jaxssl.ops.activations import Activation
-from jaxssl.ops.attention.kernels import Call, KernelName, check_call
+from jaxssl.ops.attention.kernels import Call, KernelName, check_call, choose
 from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.ops.dropout import dropout
+from jaxssl.parallel.axes import constrain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +75,9 @@ class ModelConfig(ABC):
     """Added to the variance (of root mean square norms: the mean square) in each norm."""
     initializer_range: float = 0.02
     """Scale of the normal that kernels and embeddings start from."""
-    attention: KernelName = "xla"
-    """What computes attention."""
+    attention: KernelName = "auto"
+    """What computes attention: `auto` is the fastest kernel that takes the model and its rows, and
+    is told. A cache of keys is read by `xla`."""
     segments: tuple[int, ...] = ()
     """Sizes of the groups of layers that are scanned together; empty means one group of all."""
     remat: Remat = "none"
@@ -104,10 +107,24 @@ class ModelConfig(ABC):
             )
 
     def _check_attention(self) -> None:
-        has_dropout = self.attention_dropout > 0
-        for layer in self.self_attention().layers:
-            call = Call(pattern=layer.pattern, head_dim=self.head_dim, has_dropout=has_dropout)
+        for call in self._calls():
             check_call(self.attention, call)
+
+    def _calls(self, **more: Any) -> list[Call]:
+        """What the layers ask a kernel for, as far as the configuration tells."""
+        c, has_dropout = self.self_attention(), self.attention_dropout > 0
+        more |= {"head_dim": self.head_dim, "has_dropout": has_dropout}
+        has_bias = c.relative is not None
+        return [Call(pattern=each.pattern, has_bias=has_bias, **more) for each in c.layers]
+
+    def attention_told(self, length: int, precision: Precision) -> str:
+        """The kernels that training on rows of `length` tokens runs on, and why not faster ones."""
+        is_exact = precision.products == "highest"
+        calls = self._calls(lengths=(length, length), is_exact=is_exact)
+        chosen = dict.fromkeys(choose(self.attention, call, platform()) for call in calls)
+        why = "; ".join(dict.fromkeys(each.why for each in chosen if each.why))
+        names = " and ".join(dict.fromkeys(each.name for each in chosen))
+        return f"{names} ({why})" if why else names
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
@@ -249,7 +266,7 @@ class Embeddings(nn.Module):
             first = x.shape[1] - tokens.shape[1]
             x = x.at[:, first].set(batch["first_embedding"].astype(x.dtype))
         if body.position_rows:
-            x = x + self.positions(batch["positions"] + body.position_offset)
+            x = x + self.positions(self.placed(batch["positions"]) + body.position_offset)
         if body.type_rows:
             types = batch.get("token_types", jnp.zeros(x.shape[:2], jnp.int32))
             x = x + self.token_types(jnp.minimum(types, body.type_rows - 1))
@@ -262,6 +279,11 @@ class Embeddings(nn.Module):
         """The embeddings of a row's tokens [B, T, E]: a site of adapters, which put others before
         these."""
         return x
+
+    def placed(self, positions: jax.Array) -> jax.Array:
+        """The learned positions of a row's tokens [B, T]: a site of adapters, which may move
+        them."""
+        return positions
 
 
 def led(batch: Batch, lead: int) -> Batch:
@@ -345,6 +367,8 @@ class Transformer(nn.Module):
     def _ended(self, x: jax.Array, context: Context, norm: str = "norm") -> jax.Array:
         """What comes after the last block of a stack."""
         body = self.config.body()
+        # Whole once, here: a loss in chunks would gather it in each of its turns.
+        x = constrain(x, ("batch", "sequence", "activation"))
         x = getattr(self, norm)(x) if body.final_norm else x
         rate = self.config.dropout if body.final_dropout else 0.0
         return dropout(x, rate, dropout_rng(self), context.rows) if rate else x

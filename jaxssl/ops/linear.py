@@ -2,15 +2,22 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxssl.core.platform import platform
 from jaxssl.core.precision import Precision
 
+Product = Callable[[jax.Array, jax.Array], jax.Array]
+"""Of inputs and gradients of outputs: the gradient of a kernel."""
+Summed = Callable[[Product, jax.Array, jax.Array], jax.Array]
+"""How that is summed over devices: a function of the product and its operands. Hashable."""
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
 def linear(
     x: jax.Array,
     kernel: jax.Array,
@@ -18,6 +25,7 @@ def linear(
     num_in: int,
     precision: Precision,
     wide: bool = False,
+    summed: Summed | None = None,
 ) -> jax.Array:
     """`x` [..., *in] times `kernel` [*in, *out], plus `bias` [*out]: [..., *out].
 
@@ -28,6 +36,7 @@ def linear(
     Args:
       num_in: how many trailing axes of `x` are contracted.
       wide: return the sums in float32 at least, not rounded to the compute dtype: for logits.
+      summed: how the kernel's gradient is summed over devices; None leaves it to XLA.
     """
     dtype = precision.compute
     out = jnp.promote_types(dtype, jnp.float32) if wide else dtype
@@ -45,26 +54,37 @@ def _contract(ndim: int, num_in: int):
     return (tuple(range(ndim - num_in, ndim)), tuple(range(num_in))), ((), ())
 
 
-def _forward(x, kernel, bias, num_in, precision, wide):
-    return linear(x, kernel, bias, num_in, precision, wide), (x, kernel, bias)
+def _forward(x, kernel, bias, num_in, precision, wide, summed):
+    return linear(x, kernel, bias, num_in, precision, wide, summed), (x, kernel, bias)
 
 
-def _backward(num_in, precision, wide, residuals, dy):
+def _backward(num_in, precision, wide, summed, residuals, dy):
     x, kernel, bias = residuals
     dtype, reduce = precision.compute, jnp.dtype(precision.reduce)
-    dy = dy.astype(dtype)
-    ins, outs = math.prod(kernel.shape[:num_in]), math.prod(kernel.shape[num_in:])
-    # In two dimensions: with more, XLA's CPU backend transposes copies of x before it multiplies.
-    flat_x, flat_dy = x.astype(dtype).reshape(-1, ins), dy.reshape(-1, outs)
-    flat_kernel = kernel.astype(dtype).reshape(ins, outs)
+    shapes = x.shape, kernel.shape
+    x_dtype, kernel_dtype = x.dtype, kernel.dtype
+    x, kernel, dy = (each.astype(dtype) for each in (x, kernel, dy))
+    if platform() == "cpu" and summed is None:
+        # In two dimensions: with more, XLA's CPU backend transposes copies of x before it
+        # multiplies. Where a kernel lies in shards, the reshaped one would be gathered once more.
+        ins, outs = math.prod(kernel.shape[:num_in]), math.prod(kernel.shape[num_in:])
+        x, dy = x.reshape(-1, ins), dy.reshape(-1, outs)
+        kernel, num_in = kernel.reshape(ins, outs), 1
+    leading, num_out = tuple(range(x.ndim - num_in)), kernel.ndim - num_in
+    outs = tuple(range(dy.ndim - num_out, dy.ndim))
+    of_kernel = tuple(range(num_in, kernel.ndim))
     product = functools.partial(lax.dot_general, precision=precision.products)
-    dx = product(flat_dy, flat_kernel, (((1,), (1,)), ((), ())))
-    dkernel = product(flat_x, flat_dy, (((0,), (0,)), ((), ())), preferred_element_type=reduce)
+    dx = product(dy, kernel, ((outs, of_kernel), ((), ())))
+
+    def kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return product(x, dy, ((leading, leading), ((), ())), preferred_element_type=reduce)
+
+    dkernel = kernel_gradient(x, dy) if summed is None else summed(kernel_gradient, x, dy)
     dbias = None
     if bias is not None:
-        dbias = jnp.sum(flat_dy, axis=0, dtype=reduce).reshape(bias.shape).astype(bias.dtype)
-    dx = dx.reshape(x.shape).astype(x.dtype)
-    return dx, dkernel.reshape(kernel.shape).astype(kernel.dtype), dbias
+        dbias = jnp.sum(dy, axis=leading, dtype=reduce).reshape(bias.shape).astype(bias.dtype)
+    dx = dx.reshape(shapes[0]).astype(x_dtype)
+    return dx, dkernel.reshape(shapes[1]).astype(kernel_dtype), dbias
 
 
 linear.defvjp(_forward, _backward)

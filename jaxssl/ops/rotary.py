@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.errors import UserError
+from jaxssl.core.platform import platform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +149,20 @@ def rotations_of(
 def rotate(x: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:
     """Turns [B, T, N, D] by angles [B, T, D / 2]; dimension i goes with i + D / 2, as in Hugging
     Face's weights. In float32 at least, returned in the dtype of `x`."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    a, b = jnp.split(wide, 2, axis=-1)
     cosine, sine = cosine[:, :, None], sine[:, :, None]
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    if platform() == "tpu":
+        cosine, sine = (jnp.concatenate([each, each], axis=-1) for each in (cosine, sine))
+        return (wide * cosine + half_turn(x).astype(wide.dtype) * sine).astype(x.dtype)
+    a, b = jnp.split(wide, 2, axis=-1)
     return jnp.concatenate([a * cosine - b * sine, b * cosine + a * sine], axis=-1).astype(x.dtype)
+
+
+def half_turn(x: jax.Array) -> jax.Array:
+    """[..., D] with -x of the second half before the first: exact, as a product with a matrix of 0,
+    1 and -1. On a TPU halves would split the 128 lanes, and every array with them."""
+    half = x.shape[-1] // 2
+    ones = np.eye(half, dtype=np.float32)
+    matrix = np.block([[0 * ones, ones], [-ones, 0 * ones]])
+    product = jnp.einsum("...d,de->...e", x, matrix.astype(x.dtype), precision="highest")
+    return product.astype(x.dtype)

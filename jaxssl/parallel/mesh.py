@@ -1,9 +1,12 @@
 """The device mesh of a run, from the hardware layer of its configuration."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxssl.core.errors import UserError
@@ -23,6 +26,9 @@ class MeshConfig:
     rules: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Over the usual table: which of these axes split a logical one, as `{embed: [fsdp, tensor],
     mlp: []}`. One that an earlier dimension of an array has taken is left out of the later ones."""
+    compiler: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    """Options of the XLA compiler over those that this kind of chip has (they are told); null
+    leaves one out."""
 
     def __post_init__(self):
         make_rules(self.rules)
@@ -56,10 +62,20 @@ class MeshConfig:
         return sizes[0], sizes[1], sizes[2]
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh over all devices, every axis automatic (XLA propagates shardings)."""
-    sizes = config.sizes(jax.device_count())
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh over all devices, every axis automatic (XLA propagates shardings); its axes lie
+    along the links of a TPU's torus.
+
+    Args:
+      devices: None for those of this machine.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = config.sizes(len(devices))
+    try:
+        placed = mesh_utils.create_device_mesh(sizes, devices)
+    except NotImplementedError:  # tensor=4 on a torus whose axes are of 16: along a quarter of one
+        placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -9,11 +9,14 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
+from jaxssl.core.platform import use_platform
 
 AXES = ("data", "fsdp", "tensor")
 """Of every mesh."""
@@ -50,6 +53,7 @@ DEFAULT = Rules(
         ("batch", ("data", "fsdp")),
         ("microbatch", ()),
         ("sequence", ()),
+        ("residual", ("tensor",)),
         ("embed", ("fsdp",)),
         ("activation", ()),
         ("heads", ("tensor",)),
@@ -62,7 +66,10 @@ DEFAULT = Rules(
         ("norm", ()),
     )
 )
-"""Change here how all models are laid out; `mesh.rules` changes it for a run."""
+"""Change here how all models are laid out; `mesh.rules` changes it for a run.
+
+`residual` is the sequence between the sublayers, where tensor parallelism would else leave the same
+hidden states, and the same norms to compute, on each of its devices."""
 
 
 def make_rules(changes: Mapping[str, Sequence[str]]) -> Rules:
@@ -109,11 +116,56 @@ def use_rules(rules: Rules) -> Iterator[None]:
         yield
 
 
+_RINGS: Any = jax.make_user_context(())
+
+
+@contextlib.contextmanager
+def use_mesh(mesh: Mesh) -> Iterator[None]:
+    """Sets the mesh, and what it tells of its devices."""
+    rings = tuple((axis, rings_of(mesh, axis)) for axis in mesh.axis_names)
+    with jax.set_mesh(mesh), use_platform(platform_of(mesh)), _RINGS(rings):
+        yield
+
+
 @contextlib.contextmanager
 def use_layout(mesh: Mesh, rules: Rules) -> Iterator[None]:
     """Sets the mesh, and the table that says how arrays lie on it."""
-    with jax.set_mesh(mesh), use_rules(rules):
+    with use_mesh(mesh), use_rules(rules):
         yield
+
+
+def rings_in_force(axis: str) -> tuple[int, ...]:
+    """`rings_of` the mesh that is set; one ring where it was set without `use_mesh`."""
+    sizes = (jax.sharding.get_abstract_mesh().shape[axis],)
+    return dict(_RINGS.value).get(axis, sizes)
+
+
+def rings_of(mesh: Mesh, axis: str) -> tuple[int, ...]:
+    """The sizes of the rings of a TPU's torus that an axis of the mesh winds over, the slowest
+    first; one where devices do not say where they are."""
+    number = mesh.axis_names.index(axis)
+    line = np.moveaxis(mesh.devices, number, 0).reshape(mesh.devices.shape[number], -1)[:, 0]
+    places = [tuple(getattr(device, "coords", None) or ()) for device in line]
+    sizes, step = [], 1
+    while step < len(line) and all(places):
+        changed = [a != b for a, b in zip(places[0], places[step])]
+        size = 1
+        while step * size < len(line):
+            now = [a != b for a, b in zip(places[0], places[step * size])]
+            if size > 1 and now != changed:
+                break
+            size += 1
+        if len(line) % (step * size) or size == 1 or sum(changed) != 1:
+            return (len(line),)  # no torus that is wound over row by row
+        sizes.insert(0, size)
+        step *= size
+    return tuple(sizes) or (len(line),)
+
+
+def platform_of(mesh: Mesh) -> str:
+    """`cpu`, `gpu` or `tpu`."""
+    name = mesh.devices.flat[0].platform
+    return "gpu" if name in ("cuda", "rocm") else name
 
 
 def num_shards(mesh: Mesh | AbstractMesh, axes: Sequence[str]) -> int:

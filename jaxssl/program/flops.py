@@ -73,12 +73,25 @@ def _count_equation(equation: Any, inputs: Sequence[Known]) -> tuple[float, Sequ
         return _count_scan(equation, inputs)
     if name == "cond":
         return _count_branches(inner, inputs)
+    if name in ("shard_map", "pallas_call"):
+        return _times_run(name, params) * _count(
+            inner[0][0], [None] * len(inner[0][0].invars), inner[0][1]
+        )[0], ()
     if len(inner) == 1 and name != "while" and len(inner[0][0].invars) == len(inputs):
         return _count(inner[0][0], inputs, inner[0][1])
     flops = sum(_count(jaxpr, [None] * len(jaxpr.invars), c)[0] for jaxpr, c in inner)
     if flops and name == "while":
         raise ValueError("the length of a while loop is not known before it runs")
     return flops, ()
+
+
+def _times_run(name: str, params: dict[str, Any]) -> int:
+    """How often the body of a call runs that says its work for a part: a device's shard, or a block
+    of a Pallas kernel, also of one in which nothing is seen."""
+    if name == "pallas_call":
+        return math.prod(params["grid_mapping"].grid)
+    axes = params["newly_manual_axes"] if "newly_manual_axes" in params else params["manual_axes"]
+    return math.prod(params["mesh"].shape[axis] for axis in axes)
 
 
 def _count_branches(

@@ -44,7 +44,9 @@ class Phase:
         streams; it is compiled when it first runs."""
         if drawn not in self._steps:
             step = make_train_step(self.program, drawn, self.program.is_reached(drawn))
-            self._steps[drawn] = jit_train_step(step, self.abstract, self.program.mesh)
+            self._steps[drawn] = jit_train_step(
+                step, self.abstract, self.program.mesh, self.program.compiler
+            )
         return self._steps[drawn]
 
 

@@ -13,6 +13,7 @@ from jaxssl.core.types import Vocabulary
 from jaxssl.data.mixture import AllAtOnce, Draws
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import Objective
+from jaxssl.parallel.compiler import Options
 from jaxssl.program.state import Choice, everything
 from jaxssl.transfer.regularize import NONE, Regularization
 from jaxssl.transfer.start import Start
@@ -65,6 +66,7 @@ class Program:
       accumulation: microbatches a step.
       ema: decay of an average of the parameters; None keeps none.
       draws: which streams a batch number takes.
+      compiler: options of the XLA compiler for the training step.
       reached: {stream: the parameters that its losses depend on}, where steps differ in that; the
         others rest in a step.
     """
@@ -83,6 +85,7 @@ class Program:
     ema: float | None = None
     draws: Draws = AllAtOnce(("",))
     reached: Mapping[str, frozenset[str]] | None = None
+    compiler: Options = ()
 
     def is_reached(self, drawn: tuple[str, ...]) -> Choice:
         """Which parameters the losses of these streams depend on, by path."""

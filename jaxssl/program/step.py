@@ -17,6 +17,7 @@ from jaxssl.core.types import Batch, Params, Vocabulary
 from jaxssl.core.upcast import upcast
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import Objective, all_sums
+from jaxssl.parallel.compiler import Options
 from jaxssl.parallel.mesh import replicated
 from jaxssl.program.gradients import make_loss, num_rows
 from jaxssl.program.program import Program
@@ -167,12 +168,19 @@ def averaged(state: State, params: Params, decay: float) -> Params:
     return unflatten({path: mean(known[path], value) for path, value in moved.items()})
 
 
-def jit_train_step(step: Callable[..., Any], abstract: State, mesh: Mesh) -> Callable[..., Any]:
+def jit_train_step(
+    step: Callable[..., Any], abstract: State, mesh: Mesh, compiler: Options = ()
+) -> Callable[..., Any]:
     """`step` compiled, its state donated and kept where it was born.
 
     Left to itself, XLA moves small leaves in the first step, and the second is compiled again.
     """
-    return jax.jit(step, donate_argnums=0, out_shardings=(layout(abstract), replicated(mesh)))
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(layout(abstract), replicated(mesh)),
+        compiler_options=dict(compiler) or None,
+    )
 
 
 # --- Evaluation -----------------------------------------------------------------------------------

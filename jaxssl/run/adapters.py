@@ -128,8 +128,8 @@ def _matching(patterns: Iterable[str], names: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_leads(config: RunConfig, model: Model, opened: Mapping[str, Opened]) -> None:
-    """Refuses tokens before each text that the model has no positions for, or that rows of several
-    texts have no room for.
+    """Refuses what the positions that adapters leave do not suffice for, and tokens before each
+    text where rows of several texts have no room for them.
 
     Raises:
       UserError: says how long rows may be, or which rows to take.
@@ -148,11 +148,11 @@ def check_lead(model: Model, stream: StreamConfig, data: Data | None, before: st
     Raises:
       UserError: says how long rows may be, or which rows to take.
     """
-    if not model.lead:
+    if not model.taken:
         return
     length, key = stream.data.longest
-    check_length(model.config, length, key, lead=model.lead)
-    if model.config.causal or not _holds_several(stream.data, data):
+    check_length(model.config, length, key, lead=model.taken)
+    if not model.lead or model.config.causal or not _holds_several(stream.data, data):
         return
     is_store, adapters = isinstance(stream.data, StoreConfig), model.adapters
     raise UserError(

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxssl.core.errors import UserError
@@ -21,7 +20,9 @@ from jaxssl.objectives.base import Objective
 from jaxssl.optim.build import make_optimizer
 from jaxssl.optim.groups import GroupOf
 from jaxssl.optim.weight_decay import check_no_decay
+from jaxssl.parallel.compiler import compiler_options
 from jaxssl.parallel.mesh import check_batch, make_mesh
+from jaxssl.parallel.rules import use_mesh
 from jaxssl.program.parameter_use import check_read, reached
 from jaxssl.program.phase import Phases
 from jaxssl.program.program import Program, Stage, Stream
@@ -70,23 +71,14 @@ def build(config: RunConfig) -> Built:
     Raises:
       UserError: anything that would fail or mislead later.
     """
-    tokenizer = load_tokenizer(find_tokenizer(config))
-    for task in config.tasks.values():
-        tokenizer = task.prepared(tokenizer)
-    opened = {
-        name: open_stream(stream, config.model, tokenizer)
-        for name, stream in config.all_streams.items()
-    }
+    config, tokenizer, opened = read_data(config)
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
-    methods = {name: method.prepared(tokenizer) for name, method in config.peft.items()}
-    config = dataclasses.replace(config, peft=methods)
-    config = config.with_streams({name: each.config for name, each in opened.items()})
-    config = dataclasses.replace(config, model=fitted(config.model, config.objectives))
-    config = with_networks(config)
+    shift = sum(method.shift for method in config.peft.values())
+    left = dataclasses.replace(config.model, max_positions=config.model.max_positions - shift)
     for objective in config.objectives:
-        objective.check(config.model, vocabulary)
+        objective.check(left, vocabulary)
     read = (config.model, config.heads, tokenizer, vocabulary)
-    check_samples(config.samples, *read, lead=config.lead)
+    check_samples(config.samples, *read, lead=config.taken)
     program, epochs = make_program(config, vocabulary, opened, new_pieces(config, tokenizer))
     train, evaluation = epochs.resolve(config.train, config.evaluation)
     settings = dataclasses.replace(config, train=train, evaluation=evaluation)
@@ -94,9 +86,30 @@ def build(config: RunConfig) -> Built:
     feeds = dataclasses.replace(feeds, encodes_once=_encodes_once(config, program, opened))
     check_best_by(program, feeds, config.evaluation)
     unread = check_read(program.model, program.streams, vocabulary)
-    with jax.set_mesh(program.mesh):
+    with use_mesh(program.mesh):
         work = Work(program=program, feeds=feeds, settings=settings, phases=Phases(program))
     return Built(config, work, opened, tuple(unread))
+
+
+def read_data(config: RunConfig) -> tuple[RunConfig, Tokenizer, dict[str, Opened]]:
+    """The data of all streams, and the configuration with what they tell: the labels, and the model
+    and the networks as the objectives want them.
+
+    Raises:
+      UserError: data that are not there or damaged, or that do not fit the model.
+    """
+    tokenizer = load_tokenizer(find_tokenizer(config))
+    for task in config.tasks.values():
+        tokenizer = task.prepared(tokenizer)
+    opened = {
+        name: open_stream(stream, config.model, tokenizer)
+        for name, stream in config.all_streams.items()
+    }
+    methods = {name: method.prepared(tokenizer) for name, method in config.peft.items()}
+    config = dataclasses.replace(config, peft=methods)
+    config = config.with_streams({name: each.config for name, each in opened.items()})
+    config = dataclasses.replace(config, model=fitted(config.model, config.objectives))
+    return with_networks(config), tokenizer, opened
 
 
 def make_program(
@@ -104,16 +117,18 @@ def make_program(
     vocabulary: Vocabulary,
     opened: Mapping[str, Opened],
     pieces: Mapping[str, NewPieces],
+    devices: Sequence[Any] | None = None,
 ) -> tuple[Program, Epochs]:
     """What is computed, and what an epoch is in steps.
 
     Args:
       pieces: those that the tokenizer has besides those of what a network starts from.
+      devices: None for those of this machine.
 
     Raises:
       UserError: parts that do not fit together.
     """
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh, devices)
     for name, stream in config.all_streams.items():
         _check_rows_enough(stream, f"streams.{name}." if name else "")
         check_batch(stream.data.batch_size, config.train.accumulation, mesh)
@@ -154,6 +169,7 @@ def make_program(
         ema=config.train.ema,
         draws=draws,
         reached=reach,
+        compiler=compiler_options(mesh, config.mesh.compiler),
     )
     return program, epochs
 

@@ -246,9 +246,9 @@ class RunConfig:
         return [self.objective] if self.objective else []
 
     @property
-    def lead(self) -> int:
-        """Tokens that adapters put before each text."""
-        return sum(method.lead for method in self.peft.values())
+    def taken(self) -> int:
+        """Positions that adapters take."""
+        return sum(method.lead + method.shift for method in self.peft.values())
 
     @property
     def chosen_by(self) -> str:

@@ -274,7 +274,7 @@ def evaluate_run(
     refuse_below(1, batches=batches)
     trained = open_run(run_dir, step, layers, adapters=adapters)
     chosen = choose_stream(trained.config, stream)
-    check_length(trained.config.model, *chosen.data.longest, lead=trained.model.lead)
+    check_length(trained.config.model, *chosen.data.longest, lead=trained.model.taken)
     if store is not None:
         chosen = dataclasses.replace(chosen, data=chosen.data.of_store(store))
     else:
@@ -509,7 +509,7 @@ def open_conversation(
             "no such window",
             where="window (--window)",
             expected=f"3 to model.max_positions={model.max_positions}"
-            + (f", less {trained.model.lead} tokens of adapters" if trained.model.lead else ""),
+            + (f", less {trained.model.taken} of adapters" if trained.model.taken else ""),
             got=window,
         )
     size = min(_trained_window(trained.config), most) if window is None else window

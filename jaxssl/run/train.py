@@ -18,10 +18,12 @@ from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager
 from jaxssl.core import allocator
 from jaxssl.core.files import atomic_write
 from jaxssl.core.ramp import Ramp
+from jaxssl.core.types import batch_shape
 from jaxssl.models.model import num_parameters
 from jaxssl.objectives.base import Objective
 from jaxssl.parallel import hosts
 from jaxssl.parallel.rules import make_rules, use_rules
+from jaxssl.program.program import Program
 from jaxssl.run.alike import check_alike, check_data_alike
 from jaxssl.run.build import Built, build
 from jaxssl.run.config import RunConfig
@@ -169,6 +171,8 @@ def describe(built: Built, cost: Receipt) -> list[str]:
     shape = ", ".join(f"{name}={size}" for name, size in program.mesh.shape.items())
     is_partial = cost.own.trained < cost.parameters
     share = f", {cost.own.trained:,} of them trained ({cost.own.trained / cost.parameters:.1%})"
+    length = max(batch_shape(opened.largest)[-1] for opened in built.streams.values())
+    kernels = config.model.attention_told(length, config.precision)
     later = [str(stage.first_step) for stage in program.stages[1:]]
     return [
         *(warning for opened in built.streams.values() for warning in opened.warnings),
@@ -177,14 +181,20 @@ def describe(built: Built, cost: Receipt) -> list[str]:
         f"{jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
         *(f"{part}: nothing reads it (model.{part}=false leaves it out)" for part in built.unread),
         *unused_rows(config, program.vocabulary.size),
-        f"{config.precision.summary}; attention: {config.model.attention}"
+        f"{config.precision.summary}; attention: {kernels}"
         + (f"; {told}" if (told := allocator.summary()) else ""),
+        *_describe_compiler(program),
         *(line for name in built.streams for line in _describe_stream(built, name)),
         *describe_mixture(built),
         *([f"more parameters are trained from steps {', '.join(later)} on"] if later else []),
         *(receipt.table(cost) if is_partial else []),
         *nothing_before_the_end(settings.train.steps, settings.evaluation, config.checkpoint),
     ]
+
+
+def _describe_compiler(program: Program) -> list[str]:
+    options = ", ".join(f"{name}={value}" for name, value in program.compiler)
+    return [f"compiler: {options} (mesh.compiler changes them)"] if options else []
 
 
 def unused_rows(config: RunConfig, pieces: int) -> list[str]:

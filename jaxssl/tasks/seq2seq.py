@@ -340,7 +340,7 @@ class Seq2seq(TwoSided, Task):
                 "what is read and what is written are longer than the model's positions together",
                 where="data.max_length, task.max_target_length",
                 expected=f"at most model.max_positions={model.config.max_positions}"
-                + (f", less {model.lead} tokens of adapters" if model.lead else ""),
+                + (f", less {model.taken} of adapters" if model.taken else ""),
                 got=f"{batch['tokens'].shape[1]} + {batch[SIDE].shape[1]}",
                 fix="set the one or the other lower",
             )

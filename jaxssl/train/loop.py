@@ -24,6 +24,7 @@ from jaxssl.data.mixture import check_seen
 from jaxssl.generate.texts import LanguageModel
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import batch_sharding
+from jaxssl.parallel.rules import use_mesh
 from jaxssl.program.phase import Phases
 from jaxssl.program.program import Program
 from jaxssl.train.encode_once import encode_once, feature_bytes
@@ -84,7 +85,7 @@ def fit(
     before_save: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Trains from the newest intact checkpoint in `run_dir`, or from scratch, to the last step."""
-    with jax.set_mesh(work.program.mesh), contextlib.ExitStack() as stack:
+    with use_mesh(work.program.mesh), contextlib.ExitStack() as stack:
         return Loop(work, run_dir, say, before_save, stack).run()
 
 

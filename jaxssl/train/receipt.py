@@ -17,6 +17,7 @@ from jaxssl.core.types import batch_shape
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import num_parameters
 from jaxssl.parallel.mesh import batch_sharding
+from jaxssl.parallel.rules import use_mesh
 from jaxssl.program.flops import count_flops
 from jaxssl.program.phase import Phase, Phases
 from jaxssl.program.program import Program, Stage
@@ -86,7 +87,7 @@ def make_receipt(
         whole = dataclasses.replace(
             program, model=uncut(program.model), start=Start(), stages=(Stage(),)
         )
-        with jax.set_mesh(program.mesh):
+        with use_mesh(program.mesh):
             phase = Phases(whole).at(0)
         full = step_cost(phase, batches, may_not_fit=True)
     rows, length = sum(size[0] for size in sizes), max(size[-1] for size in sizes)
@@ -108,7 +109,7 @@ def step_cost(
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     arguments = (state, jax.tree.map(shaped, batches), phase.constants)
-    with jax.set_mesh(mesh):
+    with use_mesh(mesh):
         step = phase.step(tuple(batches))
         flops = count_flops(step, *arguments)
         memory = _memory(step.lower(*arguments), may_not_fit)

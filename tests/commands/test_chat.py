@@ -97,6 +97,18 @@ def test_with_an_adapter_it_answers_as_the_run_that_trained_it(
     assert apply(tmp_path / "plain", [str(out)], writes).run_dir == out
 
 
+def test_a_talk_is_ended_by_a_word_and_a_file_of_lines_is_not(place, answers, monkeypatch, capsys):
+    lines = ["/quit", "the cat"]
+    given = iter(lines)
+    monkeypatch.setattr("builtins.input", lambda prompt: next(given))
+    sampling = Sampling(temperature=0, max_new_tokens=12)
+    assert chat.chat(place / "run", sampling, talks=True) == 0
+    assert not answers
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    assert chat.chat(place / "run", sampling, talks=False) == 0
+    assert len(answers) == 2 and capsys.readouterr().out.count("\n") >= 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -126,11 +126,21 @@ def test_the_day_of_a_template_is_always_the_same(tokenizer):
     dated = "{{ strftime_now('%Y-%m-%d') }}" + talks.PLAIN
     ids = ChatTemplate(tokenizer.with_chat_template(dated)).written(TALK, "here").ids
     assert tokenizer.decode(ids).startswith("01 January 2025<|im_start|>system\n")
+    own = "{{ date_string if date_string is defined else '26 Jul 2024' }}" + talks.PLAIN
+    ids = ChatTemplate(tokenizer.with_chat_template(own)).written(TALK, "here").ids
+    assert tokenizer.decode(ids).startswith("26 Jul 2024<|im_start|>system\n")
 
 
 def test_of_several_templates_the_default_is_taken(tokenizer):
     named = [{"name": "tools", "template": "x"}, {"name": "default", "template": "y"}]
     assert own_template(tokenizer.with_chat_template(named)) == "y"
+
+
+@pytest.mark.parametrize("given", [3, [3], [{"name": "default"}, 4], {"default": ["x"]}])
+def test_what_is_no_template_is_refused(tokenizer, given):
+    with pytest.raises(UserError, match="chat template is no text") as raised:
+        own_template(tokenizer.with_chat_template(given))
+    assert "tokenizer_config.json" in raised.value.where
 
 
 # --- Tables -------------------------------------------------------------------------------------

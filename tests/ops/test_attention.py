@@ -198,9 +198,9 @@ def test_a_kernel_is_refused_what_it_does_not_take(monkeypatch):
     run(WeightDropout(0.1))  # in evaluation nothing is dropped
     with pytest.raises(UserError, match="narrow cannot") as error:
         run(WeightDropout(0.1, jax.random.key(0)))
-    assert error.value.where == "model.attention" and error.value.expected == "one of xla"
-    assert "takes no dropout of weights" in error.value.got
-    with pytest.raises(UserError, match="takes no bias"):
+    assert error.value.where == "model.attention" and error.value.expected == "one of auto, xla"
+    assert "it takes no dropout of weights" in error.value.got
+    with pytest.raises(UserError, match="it takes no bias"):
         check_call("narrow", Call(pattern=Pattern(), head_dim=D, has_bias=True))
 
 

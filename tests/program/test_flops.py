@@ -7,11 +7,15 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
+from jaxssl.core.precision import Precision
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
 from jaxssl.models.modernbert import ModernBertConfig
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.masked_lm import MaskedLm
+from jaxssl.ops.attention import splash, xla
+from jaxssl.ops.attention.operands import NO_DROPOUT, Operands
+from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.optim.adamw import AdamW
 from jaxssl.optim.build import make_optimizer
 from jaxssl.program.flops import count_flops
@@ -81,6 +85,25 @@ def test_layers_count_by_their_own_pattern(segments):
     local, whole = 2 * length * 3 * 16 * width, 2 * length * length * width
     num_local = 3  # layers 0 and 3 see everything
     assert count(1) - count(3) == 2 * 2 * num_local * (whole - local)
+
+
+def test_a_shard_counts_for_each_device_and_a_kernel_for_each_block():
+    mesh = tiny.mesh(fsdp=2, tensor=2)
+    rows = jax.sharding.PartitionSpec("fsdp")
+    with jax.set_mesh(mesh):
+        sharded = jax.shard_map(
+            lambda x, w: x @ w,
+            in_specs=(rows, jax.sharding.PartitionSpec()),
+            out_specs=rows,
+            axis_names={"fsdp"},
+        )
+        assert count_flops(sharded, X, W) == PRODUCT
+    q, k = jnp.ones((2, 256, 4, 64)), jnp.ones((2, 256, 2, 64))
+    given = Operands(q, k, k)
+    for attend in (splash.attend, xla.attend):
+        run = functools.partial(attend, pattern=Pattern(causal=True), precision=Precision())
+        counted = count_flops(functools.partial(run, weight_dropout=NO_DROPOUT), given)
+        assert counted == 2 * 2 * 2 * 4 * 64 * 256**2
 
 
 def test_a_loop_of_unknown_length_is_refused():

@@ -17,6 +17,7 @@ from jaxssl.commands.merge import merge
 from jaxssl.commands.predict import predict
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
+from jaxssl.data.tokenizer.loading import load_tokenizer, with_tokens
 from jaxssl.run import open as runs
 from jaxssl.run.open import evaluate_run
 from jaxssl.run.train import train_run
@@ -116,6 +117,93 @@ def test_peft_on_torch_predicts_the_same_with_the_exported_adapter(run, base, tm
     merge(tmp_path / "imported", tmp_path / "merged", say=QUIET)
     _, again = rows_of(tmp_path / "merged", tmp_path / "merged.jsonl")
     np.testing.assert_allclose(mine, again, rtol=0, atol=2e-6)
+
+
+def test_a_prefix_goes_to_peft_and_comes_back(base, table, tmp_path):
+    torch = pytest.importorskip("torch", reason="the reference is peft on torch")
+    peft = pytest.importorskip("peft", reason="the reference is peft on torch")
+    import transformers
+
+    prefix = ("peft.name=prefix", "peft.length=3", "peft.takes_positions=true")
+    rate = ("optimizer.learning_rate=1e-2", "train.epochs=1", "checkpoint.every=9")
+    run, room = tmp_path / "run", ("task.pooling=cls", "data.max_length=13")
+    train_run(tuned.configured(base, table, run, *prefix, *rate, *room), QUIET)
+    export(base, tmp_path / "base", say=QUIET)
+    export(run, tmp_path / "adapter", say=QUIET)
+    of = transformers.AutoModelForSequenceClassification
+    plain = of.from_pretrained(tmp_path / "base", num_labels=2)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "adapter")
+    for each in (plain, tokenizer):
+        each.save_pretrained(tmp_path / "classifier")
+    wrapped = peft.PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
+    texts, mine = rows_of(run, tmp_path / "rows.jsonl")
+    with torch.no_grad():
+        logits = wrapped(**tokenizer(texts, return_tensors="pt", padding=True)).logits
+    np.testing.assert_allclose(mine, torch.softmax(logits, -1).numpy(), rtol=0, atol=2e-6)
+    classifier = str(tmp_path / "classifier")
+    import_model(tmp_path / "adapter", tmp_path / "imported", base=classifier, say=QUIET)
+    _, again = rows_of(tmp_path / "imported", tmp_path / "imported.jsonl")
+    np.testing.assert_allclose(mine, again, rtol=0, atol=2e-6)
+
+    out, adapter = tmp_path / "more", f"peft.given.from={tmp_path / 'adapter'}"
+    settings = (adapter, "peft.given.frozen=true", *rate, *room)
+    train_run(tuned.configured(tmp_path / "base", table, out, *settings), QUIET)
+    before, after = tuned.whole(run), tuned.whole(out)
+    for name in ("key", "value"):
+        path = f"adapters/encoder/layers/attention/{{}}_{name}"
+        np.testing.assert_array_equal(before[path.format("default")], after[path.format("given")])
+
+
+def test_rows_of_new_tokens_go_to_peft_and_come_back(base, table, tmp_path):
+    """A tokenizer with one more token, whose row is trained with all others beside LoRA."""
+    torch = pytest.importorskip("torch", reason="the reference is peft on torch")
+    peft = pytest.importorskip("peft", reason="the reference is peft on torch")
+    import transformers
+
+    larger = with_tokens(load_tokenizer(str(base / "tokenizer")), ["a bird"])
+    larger.save(tmp_path / "larger")
+    size, run = larger.vocab_size, tmp_path / "run"
+    grown = (f"tokenizer={tmp_path / 'larger'}", "init.new_pieces=mean", f"model.vocab_size={size}")
+    settings = ("peft.name=lora", 'freezing.train=["embeddings/tokens/embedding"]', *grown)
+    once = ("train.epochs=1", "checkpoint.every=9", "task.pooling=cls")
+    train_run(tuned.configured(base, table, run, *settings, *once), QUIET)
+    told = []
+    export(base, tmp_path / "base", say=QUIET)
+    export(run, tmp_path / "adapter", say=told.append)
+    assert any(f"resize_token_embeddings({size})" in line for line in told)
+    of = transformers.AutoModelForSequenceClassification
+    plain = of.from_pretrained(tmp_path / "base", num_labels=2)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "adapter")
+    plain.save_pretrained(tmp_path / "classifier")
+    transformers.AutoTokenizer.from_pretrained(tmp_path / "base").save_pretrained(
+        tmp_path / "classifier"
+    )
+    plain.resize_token_embeddings(size)
+    wrapped = peft.PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
+    texts, mine = rows_of(run, tmp_path / "rows.jsonl")
+    given = tokenizer(texts, return_tensors="pt", padding=True)
+    assert (given["input_ids"] == size - 1).any(1).all()
+    with torch.no_grad():
+        logits = wrapped(**given).logits
+    np.testing.assert_allclose(mine, torch.softmax(logits, -1).numpy(), rtol=0, atol=2e-6)
+    classifier = str(tmp_path / "classifier")
+    import_model(tmp_path / "adapter", tmp_path / "imported", base=classifier, say=QUIET)
+    _, again = rows_of(tmp_path / "imported", tmp_path / "imported.jsonl")
+    np.testing.assert_allclose(mine, again, rtol=0, atol=2e-6)
+
+    # What is imported knows its base, too, and is written as it came.
+    export(tmp_path / "imported", tmp_path / "once more", say=QUIET)
+    weights = [tmp_path / name / "adapter_model.safetensors" for name in ("adapter", "once more")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_what_peft_files_do_not_hold_is_not_left_out_unsaid(base, table, tmp_path):
+    settings = ("peft.name=lora", 'freezing.train=["encoder/layers/attention_norm/**"]')
+    once = ("train.steps=1", "train.epochs=null", "task.pooling=cls")
+    train_run(tuned.configured(base, table, tmp_path / "run", *settings, *once), QUIET)
+    with pytest.raises(UserError, match="trained more than PEFT's files") as caught:
+        export(tmp_path / "run", tmp_path / "adapter", say=QUIET)
+    assert "norm" in str(caught.value.where)
 
 
 def test_adapters_of_a_run_are_gone_on_with(run, table, tmp_path):
@@ -245,7 +333,7 @@ def test_virtual_tokens_begin_as_those_of_a_text_and_are_before_every_text(base,
         np.testing.assert_allclose(row, jax.nn.softmax(logits)[0], rtol=0, atol=2e-6)
     with pytest.raises(UserError, match="what prompt adds is nothing"):
         merge(run, tmp_path / "merged", say=QUIET)
-    with pytest.raises(UserError, match="with the tokens of adapters before it"):
+    with pytest.raises(UserError, match="with what adapters take of them"):
         evaluate_run(run, layers=["data.max_length=60"])
 
 
@@ -276,7 +364,7 @@ def test_virtual_tokens_begin_as_ordinary_tokens_that_are_drawn(base):
             "peft.default",
         ),
         (("peft.name=prompt", "peft.length=32"), "no position for a text", "peft, length"),
-        (("peft.name=prompt", "peft.length=10"), "with the tokens of adapters", "data.max_length"),
+        (("peft.name=prompt", "peft.length=10"), "with what adapters take", "data.max_length"),
         (("peft.name=lora", "init.scratch=true"), "starts from nothing", "peft, init.from"),
         (("peft.name=adalora",), "", "peft"),
         (("peft.name=lora", "peft.layers=[1,2]"), "no such layer", "peft.default.layers"),

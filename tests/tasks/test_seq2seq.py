@@ -472,6 +472,45 @@ def test_a_killed_run_ends_with_the_same_bits(place, words):
     assert toy.rows_of(again, "validation") == toy.rows_of(place / "run", "validation")
 
 
+SIX = ("train.steps=6", "train.epochs=null", "checkpoint.every=3")
+SIX += ("evaluation.every=3", "evaluation.every_epochs=null")
+
+
+def test_a_killed_run_that_searches_ends_with_the_same_bits_and_scores(place, words):
+    """Validation with beams is part of what chooses the best checkpoint."""
+    settings = (*SIX, "task.beams.count=2", "task.beams.length_penalty=mean")
+    plain = to_dict(configured(place, words, "searched"))
+    whole = load_config([plain], settings, FINETUNE)
+    train_run(whole, lambda text: None)
+    again = shutil.copytree(place / "searched", place / "searched-again")
+    shutil.rmtree(again / "checkpoints" / "6")
+    train_run(dataclasses.replace(whole, out=str(again)), lambda text: None)
+    toy.assert_same_arrays(toy.restored(again, 6), toy.restored(place / "searched", 6))
+    rows = toy.rows_of(place / "searched", "validation")
+    assert [row["step"] for row in rows] == [3, 6] and {"bleu", "chrf"} <= rows[0].keys()
+    assert toy.rows_of(again, "validation") == rows
+    found = [json.loads((out / "scores.json").read_text()) for out in (again, place / "searched")]
+    assert found[0]["splits"] == found[1]["splits"]
+
+
+def test_virtual_tokens_before_what_is_read_are_all_that_is_trained(place, words):
+    """The prompt stands before the encoder's text, and goes on over a kill."""
+    wanted = (f"init.from={place / 'run'}", "peft.name=prompt", "peft.length=3")
+    config = load_config([to_dict(configured(place, words, "prompted"))], (*SIX, *wanted), FINETUNE)
+    train_run(config, lambda text: None)
+    before, after = (
+        {name: np.asarray(x) for name, x in flatten(open_run(place / run, step).params).items()}
+        for run, step in (("run", "best"), ("prompted", "last"))
+    )
+    assert all(np.array_equal(after[name], x) for name, x in before.items())
+    assert {name.split("/")[0] for name in after.keys() - before.keys()} == {"adapters"}
+    again = shutil.copytree(place / "prompted", place / "prompted-again")
+    shutil.rmtree(again / "checkpoints" / "6")
+    train_run(dataclasses.replace(config, out=str(again)), lambda text: None)
+    toy.assert_same_arrays(toy.restored(again, 6), toy.restored(place / "prompted", 6))
+    assert toy.rows_of(again, "validation") == toy.rows_of(place / "prompted", "validation")
+
+
 def test_it_is_tuned_by_lora_whose_head_stays_as_it_was(place, words):
     """Adapters in both stacks and in cross-attention; the language model's head is not a task's."""
     steps = ("train.steps=6", "train.epochs=null", f"init.from={place / 'run'}")

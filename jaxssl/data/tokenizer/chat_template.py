@@ -26,6 +26,8 @@ Spans = list[tuple[int, int]]
 
 CHATML = "chatml"
 """The template that comes with the package."""
+NAMED = "task.template, or --template of `jaxssl chat`"
+"""Where a user names a template."""
 TURN_TOKENS = ("<|im_start|>", "<|im_end|>")
 """The special tokens that it writes."""
 CUT = "\ufdd0"
@@ -51,11 +53,24 @@ class Written(NamedTuple):
 
 
 def own_template(tokenizer: Tokenizer) -> str | None:
-    """The template in a tokenizer's files; of several the one called "default"."""
+    """The template in a tokenizer's files; of several the one called "default".
+
+    Raises:
+      UserError: what stands there is none.
+    """
     given = json.loads(tokenizer.files[CONFIG_FILE]).get("chat_template")
-    if isinstance(given, list):
-        given = {each["name"]: each["template"] for each in given}
-    return given.get("default") if isinstance(given, dict) else given
+    if isinstance(given, list) and all(isinstance(each, dict) for each in given):
+        given = {str(each.get("name")): each.get("template") for each in given}
+    found = given.get("default") if isinstance(given, dict) else given
+    if not isinstance(found, str | None):
+        raise UserError(
+            "a tokenizer's chat template is no text",
+            where=f"{tokenizer.name}, chat_template in {CONFIG_FILE}",
+            expected="a template, or a list of {name, template}",
+            got=repr(found)[:80],
+            fix=f"correct it, or name another template: {NAMED}",
+        )
+    return found
 
 
 def with_template(tokenizer: Tokenizer, name: str | None) -> Tokenizer:
@@ -82,11 +97,16 @@ def _read(name: str) -> str:
     if not path.is_file():
         raise UserError(
             "there is no such chat template",
-            where="task.template",
+            where=NAMED,
             expected=f"{CHATML}, a file, or null for the tokenizer's own",
             got=name,
         )
-    return path.read_text("utf-8")
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            "a chat template's file is no text", where=name, expected="UTF-8", got=str(error)
+        ) from error
 
 
 def check_turn_tokens(tokenizer: Tokenizer) -> None:
@@ -127,7 +147,7 @@ class ChatTemplate:
                 where=tokenizer.name,
                 expected="chat_template in tokenizer_config.json, or chat_template.jinja",
                 got="neither",
-                fix=f"name one for training: task.template={CHATML}",
+                fix=f"name one, {CHATML} or a file: {NAMED}",
             )
         self.tokenizer = tokenizer
         self._marks_answers = re.search(r"\{%-?\+?\s*generation\s*[-+]?%\}", text) is not None
@@ -168,7 +188,6 @@ class ChatTemplate:
                 chat_template=self._text,
                 return_assistant_tokens_mask=self._marks_answers,
                 add_generation_prompt=asks,
-                date_string="01 January 2025",
                 **self._names,
             )
         except Exception as error:  # jinja2's own, and whatever the template's code raises
@@ -177,7 +196,7 @@ class ChatTemplate:
                 where=where,
                 expected="a template that writes this conversation",
                 got=f"{type(error).__name__}: {error}",
-                fix="correct the conversation, or name another template (task.template)",
+                fix=f"correct the conversation, or name another template: {NAMED}",
             ) from error
         return texts[0], spans[0] if spans else []
 

@@ -1,12 +1,12 @@
 """The kernels that attention may run on, and what each of them takes.
 
 A kernel is asked for a `Call` before it computes anything, and refuses what it has not: nothing
-is computed in another way than was asked for.
+is computed in another way than was asked for. `auto` takes the fastest that takes the call.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 
@@ -16,20 +16,29 @@ from jaxssl.ops.attention import xla
 from jaxssl.ops.attention.operands import NO_DROPOUT, Operands, WeightDropout
 from jaxssl.ops.attention.pattern import Pattern
 
-KernelName = Literal["xla"]
-"""`xla` runs everywhere."""
+KernelName = Literal["auto", "xla", "splash"]
+"""`xla` runs everywhere, `splash` on TPUs. `auto` takes the fastest that can do it."""
+LANES = 128
+"""Of a TPU: `splash` reads rows in multiples of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """What a kernel is asked for, as far as it is known while tracing."""
+    """What a kernel is asked for, as far as it is known while tracing.
+
+    Attributes:
+      lengths: of queries and keys, in tokens; empty before rows are known.
+      is_exact: products of float32 must not be rounded.
+      has_positions: queries or keys are not in order from 0 on: they are in a cache.
+    """
 
     pattern: Pattern
     head_dim: int
     has_bias: bool = False
     has_dropout: bool = False
     has_positions: bool = False
-    """Queries or keys are not in order from 0 on: they are in a cache."""
+    is_exact: bool = False
+    lengths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,35 +48,129 @@ class Kernel:
     Attributes:
       attend: as `xla.attend`.
       lacks: what of a call it does not take, in words; None where it takes all.
+      platforms: where it runs; empty is everywhere.
+      is_local: it computes on one device: each gets its shard of rows and heads.
     """
 
     attend: Callable[[Operands, Pattern, Precision, WeightDropout], jax.Array]
     lacks: Callable[[Call], str | None]
+    platforms: tuple[str, ...] = ()
+    is_local: bool = False
+
+    def refuses(self, call: Call, platform: str) -> str | None:
+        """Why it cannot compute a call there, in words; None where it can."""
+        if self.platforms and platform not in self.platforms:
+            return f"it runs on {' and '.join(self.platforms)}, not on {platform}"
+        lacking = self.lacks(call)
+        return None if lacking is None else f"it takes no {lacking}"
 
 
 def _nothing(call: Call) -> None:
     del call
 
 
-KERNELS: dict[str, Kernel] = {"xla": Kernel(xla.attend, _nothing)}
+def _splash_lacks(call: Call) -> str | None:
+    pattern, lengths = call.pattern, call.lengths
+    lacking = {
+        "bias on scores": call.has_bias,
+        "dropout of attention's weights": call.has_dropout,
+        "prefix that a row says": pattern.prefix,
+        "keys of adapters before the row's": pattern.always > 0,
+        "tokens of adapters before all segments": pattern.shared > 0,
+        "exact float32 products": call.is_exact,
+        f"rows of {lengths} tokens, no multiples of {LANES}": any(n % LANES for n in lengths),
+        "keys of other rows than the queries' with a causal pattern": len({*lengths}) > 1
+        and (pattern.causal or pattern.window is not None),
+    }
+    return next((what for what, is_lacking in lacking.items() if is_lacking), None)
 
 
-def check_call(name: str, call: Call) -> None:
+def _splash(
+    operands: Operands, pattern: Pattern, precision: Precision, weight_dropout: WeightDropout
+) -> jax.Array:
+    from jaxssl.ops.attention import splash  # Pallas takes half a second to import
+
+    return splash.attend(operands, pattern, precision, weight_dropout)
+
+
+KERNELS: dict[str, Kernel] = {
+    "xla": Kernel(xla.attend, _nothing),
+    "splash": Kernel(_splash, _splash_lacks, ("tpu",), is_local=True),
+}
+"""`auto` tries those of a platform of their own first, then `xla`."""
+
+
+class Chosen(NamedTuple):
+    """The kernel of a call, and why it is not a faster one; empty where there is none."""
+
+    name: str
+    why: str = ""
+
+
+def choose(name: str, call: Call, platform: str) -> Chosen:
+    """The kernel that a call runs on: that of this name, or `auto`'s choice.
+
+    A cache is read by `xla`, whatever the name: its queries are a token a row.
+
+    Raises:
+      UserError: says what the kernel lacks, and which others take the call.
+    """
+    if call.has_positions:
+        return Chosen("xla")
+    if name != "auto":
+        check_call(name, call, platform)
+        return Chosen(name)
+    why = ""
+    for other, kernel in KERNELS.items():
+        if platform in kernel.platforms:
+            refused = kernel.refuses(call, platform)
+            if refused is None:
+                return Chosen(other)
+            why = f"{other}: {refused}"
+    return Chosen("xla", why)
+
+
+def check_call(name: str, call: Call, platform: str | None = None) -> None:
     """Refuses a call that a kernel does not take.
+
+    Args:
+      platform: where it would run; None where that is not known yet.
 
     Raises:
       UserError: says what it lacks, and which kernels take the call.
     """
-    lacking = KERNELS[name].lacks(call)
+    if name == "auto":
+        return
+
+    def refused(kernel: Kernel) -> str | None:
+        return kernel.refuses(call, platform or next(iter(kernel.platforms), ""))
+
+    lacking = refused(KERNELS[name])
     if lacking is None:
         return
-    able = [other for other, kernel in KERNELS.items() if kernel.lacks(call) is None]
+    able = [other for other, kernel in KERNELS.items() if refused(kernel) is None]
     raise UserError(
         f"the attention kernel {name} cannot compute this model",
         where="model.attention",
-        expected=f"one of {', '.join(able)}" if able else "a model without it",
-        got=f"{name}, which takes no {lacking}",
-        fix=f"set model.attention={able[0]}" if able else None,
+        expected=f"one of {', '.join(['auto', *able])}" if able else "a model without it",
+        got=f"{name}: {lacking}",
+        fix="set model.attention=auto" if able else None,
+    )
+
+
+def call_of(
+    operands: Operands, pattern: Pattern, precision: Precision, weight_dropout: WeightDropout
+) -> Call:
+    """What these operands ask a kernel for."""
+    tokens, dtype = (operands.queries, operands.keys), operands.q.dtype
+    return Call(
+        pattern=pattern,
+        head_dim=operands.q.shape[-1],
+        has_bias=operands.bias is not None,
+        has_dropout=weight_dropout.is_on,
+        has_positions=any(each.positions is not None for each in tokens),
+        is_exact=dtype.itemsize >= 4 and precision.products == "highest",
+        lengths=(operands.q.shape[1], operands.k.shape[1]),
     )
 
 
@@ -83,13 +186,5 @@ def attention(
     Raises:
       UserError: the kernel does not take this.
     """
-    tokens = (operands.queries, operands.keys)
-    call = Call(
-        pattern=pattern,
-        head_dim=operands.q.shape[-1],
-        has_bias=operands.bias is not None,
-        has_dropout=weight_dropout.is_on,
-        has_positions=any(each.positions is not None for each in tokens),
-    )
-    check_call(name, call)
+    check_call(name, call_of(operands, pattern, precision, weight_dropout))
     return KERNELS[name].attend(operands, pattern, precision, weight_dropout)

@@ -144,7 +144,7 @@ class Method(Adapter):
         return UserError(
             "PEFT cannot read this adapter",
             where=f"peft, {self.name}",
-            expected="lora or ia3",
+            expected="lora, ia3, prompt or prefix",
             got=self.name,
             fix="it is used with jaxssl (predict, generate, ...), from its run directory",
         )

@@ -2,7 +2,7 @@
 
 `adapter_model.safetensors` and `adapter_config.json`. Names of tensors are those of the modules in
 `transformers`' class, with `base_model.model.` before them. Heads that were trained travel along,
-as PEFT's `modules_to_save`.
+as PEFT's `modules_to_save`. Prompts and prefixes are one table (`virtual`).
 """
 
 import json
@@ -18,7 +18,12 @@ from jaxssl.checkpoint.hf.mapping import Pair, layers_of
 from jaxssl.checkpoint.hf.safetensors import NAMES, write_file
 from jaxssl.checkpoint.hf.writing import grouped_pairs
 from jaxssl.core.errors import UserError
+from jaxssl.transfer.peft import virtual
 from jaxssl.transfer.peft.base import Method
+from jaxssl.transfer.peft.prefix import Prefix
+from jaxssl.transfer.peft.prompt import Prompt
+from jaxssl.transfer.peft.rows import Rows
+from jaxssl.transfer.peft.rows import written as written_rows
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LEAD = "base_model.model."
@@ -29,6 +34,8 @@ TASKS = {
     "causal_lm": "CAUSAL_LM",
 }
 """What PEFT calls what a head is for."""
+WRITES, FEATURES = "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"
+"""What it calls an encoder-decoder's, and a model that is for none of these."""
 
 
 def write_adapter(
@@ -43,6 +50,7 @@ def write_adapter(
     architecture: str,
     base: str | None,
     biases: Mapping[str, np.ndarray] = {},
+    rows: Mapping[str, Rows] = {},
 ) -> None:
     """Writes one adapter to an existing directory.
 
@@ -55,12 +63,64 @@ def write_adapter(
       architecture: the class of `transformers`.
       base: where PEFT finds the model; None says nothing of it.
       biases: all of the model's own, by canonical name.
+      rows: of tables, that the model that it is for has not so, by the table's name.
 
     Raises:
       UserError: PEFT has no such method, or it cannot say what the adapter does.
     """
-    given = method.peft_config()
     pairs = grouped_pairs(family_of(config), config, heads, architecture)
+    task = next((TASKS[head] for head in heads if head in TASKS), None)
+    task = WRITES if config.encoder_decoder and "causal_lm" in heads else task
+    if isinstance(method, Prompt | Prefix):
+        table, content = virtual.written(method, modules, config, heads)
+        saved, kept = _trained(pairs, trained, virtual.LEAD)
+        tensors, task = {virtual.TABLE: table, **saved}, task or FEATURES
+    else:
+        tensors, content = _of_modules(method, modules, pairs, shapes, config, architecture)
+        saved, kept = _trained(pairs, trained, LEAD)
+        tensors |= saved
+        if (which := content.get("bias", "none")) != "none":
+            made = _biases(pairs, biases, content["target_modules"], which == "all", config)
+            tensors |= {name: x for name, x in made.items() if name not in tensors}
+    if rows:
+        _check_rows(method, modules)
+    more, indices = written_rows(rows, pairs, LEAD)
+    tensors |= more
+    content = {
+        **content,
+        **indices,
+        "base_model_name_or_path": base,
+        "task_type": task,
+        "modules_to_save": kept or None,
+        "inference_mode": True,
+    }
+    described = {name: (NAMES[x.dtype], x.shape) for name, x in tensors.items()}
+    write_file(out / WEIGHTS, described, map(np.ascontiguousarray, tensors.values()))
+    (out / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_rows(method: Method, modules: Mapping[str, Any]) -> None:
+    """Refuses rows of tables beside what PEFT has none for."""
+    if method.name != "lora" or any(module.endswith("/tokens") for module in modules):
+        raise UserError(
+            "PEFT has no rows of tokens beside this adapter",
+            where=f"peft, {method.name}",
+            expected="lora, with other targets than tokens",
+            got=f"{method.name}, and rows of the table of tokens that its base has not",
+            fix="merge, and export the whole model: jaxssl merge RUN OUT",
+        )
+
+
+def _of_modules(
+    method: Method,
+    modules: Mapping[str, Mapping[str, np.ndarray]],
+    pairs: Mapping[str, Sequence[tuple[str, Pair]]],
+    shapes: Mapping[str, tuple[int, ...]],
+    config: Any,
+    architecture: str,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors of an adapter of single modules, and what its configuration says."""
+    given = method.peft_config()
     tensors: dict[str, np.ndarray] = {}
     targets, read, ranks, scales = [], [], {}, {}
     used = set()
@@ -91,26 +151,15 @@ def write_adapter(
             expected="projections and tables that the class has",
             got=architecture,
         )
-    saved, kept = _trained(pairs, trained)
-    tensors |= saved
-    if (which := given.get("bias", "none")) != "none":
-        made = _biases(pairs, biases, targets, which == "all", config)
-        tensors |= {name: x for name, x in made.items() if name not in tensors}
     content = {
         **given,
         **_scales(given, ranks, scales),
-        "base_model_name_or_path": base,
-        "task_type": next((TASKS[head] for head in heads if head in TASKS), None),
         "target_modules": targets,
-        "modules_to_save": kept or None,
         "fan_in_fan_out": any(pair.kind == "conv1d" for g in pairs.values() for _, pair in g),
-        "inference_mode": True,
     }
     if given["peft_type"] == "IA3":
         content["feedforward_modules"] = read
-    described = {name: (NAMES[x.dtype], x.shape) for name, x in tensors.items()}
-    write_file(out / WEIGHTS, described, map(np.ascontiguousarray, tensors.values()))
-    (out / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return tensors, content
 
 
 def _scales(
@@ -171,14 +220,14 @@ def _biases(
 
 
 def _trained(
-    pairs: Mapping[str, Sequence[tuple[str, Pair]]], trained: Mapping[str, np.ndarray]
+    pairs: Mapping[str, Sequence[tuple[str, Pair]]], trained: Mapping[str, np.ndarray], lead: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """The tensors of what was trained besides, and the names of its modules."""
     tensors, kept = {}, []
     for theirs, ((ours, pair), *_) in pairs.items():
         if ours not in trained:
             continue
-        tensors[LEAD + theirs] = pair.give(trained[ours])
+        tensors[lead + theirs] = pair.give(trained[ours])
         top = next(part for part in theirs.split(".") if part in _tops(ours, theirs))
         kept += [top] * (top not in kept)
     return tensors, kept

@@ -1,7 +1,8 @@
 """Prefix tuning (Li & Liang, 2021): keys and values of each layer that every token sees, besides
 those of its document. Nothing has to learn to attend to more: the softmax does.
 
-They have no positions: rotary models do not turn them, and tokens keep the places that they had.
+They have no positions: rotary models do not turn them, and tokens keep the places that they had,
+unless the prefix takes the first learned positions, as in PEFT.
 Every document of a packed row sees them. Without a projection it is what P-tuning v2 (Liu et al.,
 2022) trains.
 """
@@ -18,7 +19,9 @@ from jax.nn import initializers
 from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.models.adapters import Site
+from jaxssl.models.encoder_decoder import DECODER
 from jaxssl.models.layers import Names
+from jaxssl.models.model import ModelConfig
 from jaxssl.transfer.peft.base import Arrays, Method, product
 
 HEADS: Names = ("kv_heads", "head_dim")
@@ -39,6 +42,9 @@ class Prefix(Method):
     where: tuple[Place, ...] = PLACES
     """In which attention, of those that the model has: self-attention of the encoder or the
     decoder, or the decoder's attention to what the encoder made."""
+    takes_positions: bool = False
+    """Where positions are learned, tokens' begin behind the prefix, as in PEFT: so many fewer are
+    left for a text."""
     projection_size: int | None = None
     """Width of a layer that they are computed through while they are trained, a small network of
     each layer of the model by itself; null trains them as they are. A run that is opened has
@@ -59,6 +65,34 @@ class Prefix(Method):
                 expected=f"some of {', '.join(PLACES)}, each once",
                 got=list(self.where),
             )
+
+    def check(self, model: ModelConfig) -> None:
+        """Refuses to take positions that the model has not."""
+        if self.takes_positions and not model.body().position_rows:
+            raise UserError(
+                "the model has no learned positions that a prefix could take",
+                where="peft, takes_positions",
+                expected="false, or a model with learned positions (bert, gpt2, bart, ...)",
+                got=f"true, for model.name={model.name}",
+            )
+        if self.shift >= model.max_positions:
+            raise UserError(
+                "the prefix leaves no position for a text",
+                where="peft, length",
+                expected=f"below model.max_positions={model.max_positions}",
+                got=self.length,
+            )
+
+    @property
+    def shift(self) -> int:
+        """Its length, if it takes positions."""
+        return self.length if self.takes_positions else 0
+
+    def placed(self, site: Site, positions: jax.Array) -> jax.Array:
+        """Behind the prefix, of the stacks that have one."""
+        is_second = site.path.split("/")[-1].startswith("decoder")
+        stack = DECODER if is_second else site.module.config.stacks[0].name
+        return positions + self.shift if stack in self.where else positions
 
     def keys_values(
         self, site: Site, keys: jax.Array, values: jax.Array

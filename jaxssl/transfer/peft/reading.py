@@ -1,4 +1,5 @@
-"""Adapters out of PEFT's files: LoRA and IA3, and what was trained beside them."""
+"""Adapters out of PEFT's files: LoRA, IA3, prompts and prefixes, and what was trained beside
+them."""
 
 import math
 import re
@@ -19,10 +20,12 @@ from jaxssl.core.json_files import JsonObject, read_json
 from jaxssl.core.layer_names import is_stacked
 from jaxssl.core.names import flatten
 from jaxssl.models.layers import unbox
+from jaxssl.transfer.peft import virtual
 from jaxssl.transfer.peft.base import Method
 from jaxssl.transfer.peft.files import CONFIG, LEAD, WEIGHTS
 from jaxssl.transfer.peft.ia3 import Ia3
 from jaxssl.transfer.peft.lora import Lora, row_lengths
+from jaxssl.transfer.peft.rows import ENDING, OUTPUT, TABLE, Rows, filled, indices_of
 
 ENDINGS = {
     "lora_A.weight": "a",
@@ -33,11 +36,12 @@ ENDINGS = {
     "ia3_l": "factor",
 }
 """Of tensors' names, and what they are here."""
+ENDINGS_OF_TABLES = ("weight", "token_adapter.base_layer.weight", ENDING)
+"""Of tables that are there whole, those that they were before some rows were trained, and these."""
 PLAIN = (True, False, "gaussian", "orthogonal", "eva")
 """Initialisations that leave the model's own parameters as they are."""
 UNREAD = {
     "lora_bias": False,
-    "trainable_token_indices": None,
     "layer_replication": None,
     "target_parameters": None,
     "alora_invocation_tokens": None,
@@ -55,9 +59,17 @@ KNOWN = (
     *("layers_pattern", "rank_pattern", "alpha_pattern", "megatron_config", "megatron_core"),
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config"),
     *("monteclora_config", "runtime_config", "qalora_group_size", "ensure_weight_tying"),
+    *("trainable_token_indices", "num_virtual_tokens", "token_dim", "num_transformer_submodules"),
+    *("num_attention_heads", "num_layers", "prompt_tuning_init", "prompt_tuning_init_text"),
+    *("tokenizer_name_or_path", "tokenizer_kwargs", "encoder_reparameterization_type"),
+    *("encoder_hidden_size", "encoder_num_layers", "encoder_dropout", "prefix_projection"),
+    "init_weights",
 )
 """Fields that are read, or that say how an adapter was trained. Of others it is not known what they
 say of what it computes."""
+VIRTUAL = (*virtual.PROMPTS, *virtual.PREFIXES)
+KINDS = ("LORA", "IA3", *VIRTUAL)
+"""What PEFT calls the methods."""
 
 Modules = Mapping[str, Mapping[str, np.ndarray]]
 ByLayer = dict[int | None, np.ndarray]
@@ -92,7 +104,9 @@ def read_adapter(path: Path, base: HfDirectory, *, leaves_heads: bool = False) -
         here, or tensors that the model has no place for.
     """
     given = read_config(path)
-    tensors = _tensors(path)
+    is_virtual = given["peft_type"] in VIRTUAL
+    tensors = _tensors(path, virtual.LEAD if is_virtual else LEAD)
+    table = tensors.pop(virtual.TABLE, None) if is_virtual else None
     left = dict(tensors)
     found: dict[str, dict[str, ByLayer]] = {}
     shapes = {name: tuple(x.shape) for name, x in flatten(unbox(base.model.abstract())).items()}
@@ -120,11 +134,23 @@ def read_adapter(path: Path, base: HfDirectory, *, leaves_heads: bool = False) -
                         taken = pair.take(tensors[name], inner)
                         biases.setdefault(ours, {})[layer] = taken
                         left.pop(name, None)
+            if ours in (TABLE, OUTPUT):
+                whole = _table(path, given, tensors, names, ours, base)
+                trained |= {} if whole is None else {ours: whole}
+                for name in names:
+                    for ending in ENDINGS_OF_TABLES:
+                        left.pop(f"{name.removesuffix('.weight')}.{ending}", None)
+                continue
             name = next((name for name in names if name in tensors), None)
             if name is not None and layer is None:
                 trained[ours] = pair.take(tensors[name], inner)
                 left.pop(name, None)
-    left = {name: x for name, x in left.items() if not _is_copy(name)}
+    tables = _names(base, base.pairs[TABLE].theirs)
+    left = {
+        name: x
+        for name, x in left.items()
+        if not _is_copy(name, tensors) and not _repeats(name, x, tensors, tables)
+    }
     whole = given.get("modules_to_save") or ()
     heads = [name for name in left if leaves_heads and {*name.split(".")} & {*whole}]
     left = {name: x for name, x in left.items() if name not in heads}
@@ -138,6 +164,11 @@ def read_adapter(path: Path, base: HfDirectory, *, leaves_heads: bool = False) -
             "must be in that model's directory, too",
         )
     trained |= {ours: _filled(ours, layers, base) for ours, layers in biases.items()}
+    _check_output(path, trained, base)
+    if is_virtual:
+        kinds = () if leaves_heads else base.heads
+        method, modules = _read_virtual(path, given, table, base, kinds)
+        return ReadAdapter(method, modules, trained, tuple(sorted(heads)))
     if given["peft_type"] == "IA3":
         modules = {
             module: {name: _stacked(path, module, layers, base) for name, layers in arrays.items()}
@@ -150,15 +181,89 @@ def read_adapter(path: Path, base: HfDirectory, *, leaves_heads: bool = False) -
     return ReadAdapter(_lora(given, read), modules, trained, tuple(sorted(heads)))
 
 
+def _read_virtual(
+    path: Path,
+    given: Mapping[str, Any],
+    table: np.ndarray | None,
+    base: HfDirectory,
+    heads: Sequence[str],
+) -> tuple[Method, Modules]:
+    """A prompt or a prefix."""
+    name = "prompt" if given["peft_type"] in virtual.PROMPTS else "prefix"
+    virtual.check_model(name, base.config, heads, path)
+    if table is None:
+        raise UserError(
+            "an adapter's file lacks a tensor",
+            where=path / WEIGHTS,
+            expected=virtual.TABLE,
+            got="none",
+            fix="copy the adapter again",
+        )
+    return virtual.read(path / WEIGHTS, given, table, base.config)
+
+
+def _table(
+    path: Path,
+    given: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    ours: str,
+    base: HfDirectory,
+) -> np.ndarray | None:
+    """A table of tokens, or the output, that a file has whole or in some rows."""
+    for name in names:
+        module = name.removesuffix(".weight")
+        whole, before, rows = (tensors.get(f"{module}.{end}") for end in ENDINGS_OF_TABLES)
+        whole = before if whole is None else whole
+        if whole is not None and ours == OUTPUT:
+            whole = whole.T
+        if rows is not None:
+            own = _own(ours, base) if whole is None else whole
+            chosen = Rows(indices_of(given, module, ours), rows)
+            whole = filled(path / WEIGHTS, ours, own, chosen)
+        if whole is not None:
+            return whole
+    return None
+
+
+def _check_output(path: Path, trained: Mapping[str, np.ndarray], base: HfDirectory) -> None:
+    """Refuses more tokens in what is read than in what is written."""
+    table, output = trained.get(TABLE), trained.get(OUTPUT)
+    size = base.config.vocab_size if output is None else output.shape[-1]
+    if OUTPUT in base.pairs and table is not None and len(table) != size:
+        raise UserError(
+            "an adapter's file lacks rows of tokens",
+            where=f"{path / WEIGHTS}, {base.pairs[OUTPUT].theirs}",
+            expected=f"{len(table)} rows, as the table of embeddings has with the adapter",
+            got=size,
+            fix="train the output's rows, too, or merge the adapter where peft is installed",
+        )
+
+
 def _beside(name: str) -> str:
     """A bias's name where PEFT has wrapped its module."""
     return f"{name.removesuffix('.bias')}.base_layer.bias"
 
 
-def _is_copy(name: str) -> bool:
-    """Whether a tensor is one that PEFT writes twice, of a module that it keeps with its biases."""
-    parts = {*name.split(".")}
-    return name.endswith(".bias") and bool({"original_module", "modules_to_save"} & parts)
+def _repeats(
+    name: str, x: np.ndarray, tensors: Mapping[str, np.ndarray], tables: Sequence[str]
+) -> bool:
+    """Whether a tensor is that of the table once more, which PEFT writes of a tied output, too."""
+    origins = (
+        tensors.get(f"{table.removesuffix('.weight')}.{ending}")
+        for table in tables
+        for ending in ENDINGS_OF_TABLES
+        if name.endswith(f".{ending}")
+    )
+    return any(origin is not None and np.array_equal(x, origin) for origin in origins)
+
+
+def _is_copy(name: str, tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether a tensor is one that PEFT writes twice, of a module that it keeps with its biases, or
+    of a table that it keeps whole."""
+    parts = name.split(".")
+    plain = [part for part in parts if part not in ("original_module", "modules_to_save")]
+    return plain != parts and (name.endswith(".bias") or ".".join(plain) in tensors)
 
 
 def _filled(ours: str, layers: ByLayer, base: HfDirectory) -> np.ndarray:
@@ -208,12 +313,12 @@ def _not_of_shape(path: Path, theirs: str, shape: tuple[int, ...]) -> UserError:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """`adapter_config.json`. Raises UserError: none of LoRA's or IA3's, or of what is not here."""
+    """`adapter_config.json`. Raises UserError: another method's, or of what is not here."""
     what, fix = "an adapter's file is damaged", "copy it again"
     given: dict[str, Any] = read_json(path / CONFIG, JsonObject, what=what, fix=fix)
     kind = given.get("peft_type")
-    if kind not in ("LORA", "IA3"):
-        raise _not_here(path, "peft_type", "LORA or IA3", kind)
+    if kind not in KINDS:
+        raise _not_here(path, "peft_type", ", ".join(KINDS), kind)
     if given.get("bias", "none") not in ("none", "all", "lora_only"):
         raise _not_here(path, "bias", "none, all or lora_only", given["bias"])
     for field, value in given.items():
@@ -242,18 +347,18 @@ def _not_here(path: Path, field: str, expected: Any, got: Any) -> UserError:
     )
 
 
-def _tensors(path: Path) -> dict[str, np.ndarray]:
+def _tensors(path: Path, lead: str) -> dict[str, np.ndarray]:
     """Those of the file, without what stands before all their names."""
     reader, found = Reader(), {}
     for name, tensor in open_file(path / WEIGHTS).items():
-        if not name.startswith(LEAD):
+        if not name.startswith(lead) and name != virtual.TABLE:
             raise UserError(
                 "not a file of an adapter",
                 where=path / WEIGHTS,
-                expected=f"tensors {LEAD}...",
+                expected=f"tensors {lead}...",
                 got=name,
             )
-        found[name.removeprefix(LEAD)] = reader.view(tensor)
+        found[name.removeprefix(lead)] = reader.view(tensor)
     return found
 
 

@@ -2,7 +2,6 @@
 that it can wrap; in float64, since random networks amplify rounding."""
 
 import dataclasses
-import functools
 import json
 
 import jax
@@ -14,6 +13,7 @@ peft = pytest.importorskip("peft", reason="the reference is peft on torch")
 
 import tiny  # noqa: E402
 import transformers  # noqa: E402
+from peft_cases import CASES, LENGTH, case_of, hidden, theirs, written  # noqa: E402
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
 from jaxssl.checkpoint.hf.directory import open_model  # noqa: E402
@@ -23,56 +23,12 @@ from jaxssl.core.names import flatten, unflatten  # noqa: E402
 from jaxssl.models.adapters import Attached  # noqa: E402
 from jaxssl.models.layer_context import Memory  # noqa: E402
 from jaxssl.models.layers import unbox  # noqa: E402
-from jaxssl.transfer.peft.files import write_adapter  # noqa: E402
+from jaxssl.transfer.peft.bottleneck import Bottleneck  # noqa: E402
 from jaxssl.transfer.peft.ia3 import Ia3  # noqa: E402
 from jaxssl.transfer.peft.lora import Lora  # noqa: E402
-from jaxssl.transfer.peft.merge import by_module, merge_adapters  # noqa: E402
-from jaxssl.transfer.peft.prefix import Prefix  # noqa: E402
+from jaxssl.transfer.peft.merge import merge_adapters  # noqa: E402
 from jaxssl.transfer.peft.reading import read_adapter  # noqa: E402
 
-V, LENGTH = 41, 11
-COMMON = dict(bos_token_id=1, eos_token_id=2, pad_token_id=0)
-LLAMA = dict(
-    vocab_size=V,
-    hidden_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    intermediate_size=40,
-    max_position_embeddings=32,
-)
-BERT = dict(
-    vocab_size=V,
-    hidden_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=3,
-    intermediate_size=40,
-    max_position_embeddings=34,
-)
-T5 = dict(vocab_size=V, d_model=24, d_kv=8, d_ff=40, num_layers=2, num_heads=3)
-BART = dict(
-    vocab_size=V,
-    d_model=24,
-    encoder_layers=2,
-    decoder_layers=2,
-    encoder_attention_heads=3,
-    decoder_attention_heads=3,
-    encoder_ffn_dim=40,
-    decoder_ffn_dim=40,
-    max_position_embeddings=32,
-)
-CASES = {
-    "bert": ("Bert", "Model", BERT),
-    "roberta": ("Roberta", "Model", BERT),
-    "modernbert": ("ModernBert", "Model", {**BERT, "global_attn_every_n_layers": 2}),
-    "gpt2": ("GPT2", "LMHeadModel", dict(vocab_size=V, n_embd=24, n_layer=2, n_head=3, n_inner=40)),
-    "llama": ("Llama", "ForCausalLM", LLAMA),
-    "qwen2": ("Qwen2", "ForCausalLM", LLAMA),
-    "qwen3": ("Qwen3", "ForCausalLM", {**LLAMA, "head_dim": 8}),
-    "t5": ("T5", "ForConditionalGeneration", {**T5, "decoder_start_token_id": 0}),
-    "mt5": ("MT5", "ForConditionalGeneration", {**T5, "decoder_start_token_id": 0}),
-    "bart": ("Bart", "ForConditionalGeneration", {**BART, "decoder_start_token_id": 2}),
-}
 METHODS = {
     "lora": Lora(rank=3, alpha=6.0),
     "everywhere": Lora(
@@ -89,28 +45,6 @@ METHODS = {
     "biases": Lora(rank=2, targets=("query", "up"), bias="all"),
     "pissa": Lora(rank=2, targets=("query", "key", "down"), initialization="pissa"),
 }
-
-
-@functools.cache
-def case_of(case, root):
-    """(torch model, its directory, ours, parameters, the class's name)."""
-    family, ending, shape = CASES[case]
-    config = getattr(transformers, f"{family}Config")(**shape, **COMMON)
-    config._attn_implementation = "eager"
-    torch.manual_seed(0)
-    reference = getattr(transformers, f"{family}{ending}")(config).eval()
-    scale = (
-        0.1 if "T5" in family else 0.3
-    )  # its scores are not divided: larger ones amplify rounding
-    for p in reference.parameters():
-        p.data = p.data + scale * torch.randn(p.shape)
-    reference.save_pretrained(root / case)
-    found = open_model(root / case)
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    wanted = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
-    shapes = flatten(unbox(found.model.abstract()))
-    params = {name: np.asarray(found.read(name, wanted(x))) for name, x in shapes.items()}
-    return root / case, found.model, unflatten(params), f"{family}{ending}"
 
 
 @pytest.fixture(scope="module")
@@ -149,46 +83,6 @@ def trained_biases(method, base, model):
             if method.changed_layers is not None:
                 found[path][0] = x[0]
     return found
-
-
-def hidden(model, params):
-    """The hidden states of the model's last stack for one row, and the ids it was given."""
-    ids = np.random.default_rng(5).integers(3, V, (2, LENGTH)).astype(np.int32)
-    one = np.ones_like(ids)
-    places = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), ids.shape)
-    batch = {"tokens": ids, "segment_ids": one, "positions": places}
-    states = jax.jit(model.encode)(params, batch)
-    if model.config.encoder_decoder:
-        states = jax.jit(model.write)(params, batch, Memory(states, one))
-    return np.asarray(states), torch.tensor(ids).long()
-
-
-def theirs(wrapped, ids, is_two_sided):
-    """The same of a model on torch."""
-    more = {"decoder_input_ids": ids} if is_two_sided else {}
-    with torch.no_grad():
-        out = wrapped(input_ids=ids, output_hidden_states=True, **more)
-    last = out.decoder_hidden_states if is_two_sided else out.hidden_states
-    return last[-1].numpy()
-
-
-def written(place, model, params, name, out, base=None):
-    out.mkdir(exist_ok=True)
-    added = jax.tree.map(np.asarray, params[ADAPTERS])
-    heads = {head.name: head.name for head in model.heads}
-    write_adapter(
-        out,
-        model.adapters[0].method,
-        by_module(added, model.adapters)["own"],
-        {},
-        shapes={path: np.shape(x) for path, x in flatten(params).items()},
-        config=model.config,
-        heads=heads,
-        architecture=name,
-        base=base,
-        biases={path: x for path, x in flatten(params).items() if path.endswith("/bias")},
-    )
-    return out
 
 
 def combinations():
@@ -410,7 +304,7 @@ def test_queries_keys_and_values_that_share_their_first_matrix_stay_one_in_gpt2(
 
 def test_what_peft_does_not_have_is_refused(root, tmp_path):
     place, plain, base, name = case_of("llama", root)
-    model = dataclasses.replace(plain, adapters=(Attached("own", Prefix(length=3)),))
+    model = dataclasses.replace(plain, adapters=(Attached("own", Bottleneck()),))
     params = {**base, ADAPTERS: tiny.random_params(model)[ADAPTERS]}
     with pytest.raises(UserError, match="PEFT cannot read this adapter"):
         written(place, model, params, name, tmp_path / "adapter")

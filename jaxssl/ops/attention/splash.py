@@ -1,0 +1,86 @@
+"""Splash attention on TPUs: JAX's Pallas kernel, which never writes scores to memory.
+
+It reads a static mask (causal, a window) block by block and leaves out blocks in which nothing is
+seen; segments are compared inside it. Heads of keys that several heads of queries share are not
+repeated. It knows one device: `models.attention` calls it on each shard of rows and heads.
+
+Shapes: B rows, T queries, S keys, N heads, K heads of keys and values, D width of a head.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+from jaxssl.core.precision import Precision
+from jaxssl.ops.attention.operands import Operands, WeightDropout
+from jaxssl.ops.attention.pattern import Pattern
+
+LANES = 128
+"""Blocks are a multiple of it."""
+BLOCK = 512
+"""Queries, and keys, of a block at most: wider ones leave memory for less at once, narrower ones
+read keys more often."""
+KEPT = "attention_output"
+"""What the outputs are called for `remat`: kept, they need no second pass through the kernel."""
+
+
+def attend(
+    operands: Operands,
+    pattern: Pattern,
+    precision: Precision,
+    weight_dropout: WeightDropout,
+    *,
+    interpret: bool = False,
+) -> jax.Array:
+    """As `xla.attend`, of what `kernels` lets through; the softmax is in float32.
+
+    Args:
+      interpret: run it in Python, on any device: for tests.
+    """
+    del precision, weight_dropout  # no call with exact products or dropout comes here
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in (operands.q, operands.k, operands.v))
+    scale = q.shape[-1] ** -0.5 if operands.scale is None else operands.scale
+    q = q if scale == 1 else q * jnp.asarray(scale, q.dtype)
+    (_, num_heads, T, _), S = q.shape, k.shape[2]
+    kernel: Any = kernels.make_splash_mha(
+        masks.MultiHeadMask([_mask(pattern, T, S)] * num_heads),
+        block_sizes=_blocks(T, S),
+        head_shards=1,
+        q_seq_shards=1,
+        residual_checkpoint_name=KEPT,
+        interpret=interpret,
+    )
+    ours, theirs = operands.queries.segment_ids, operands.keys.segment_ids
+    if ours is None or theirs is None:
+        out = jax.vmap(kernel)(q, k, v)
+    else:
+        out = jax.vmap(kernel)(q, k, v, kernels.SegmentIds(ours, theirs))
+    return out.astype(v.dtype).transpose(0, 2, 1, 3)
+
+
+def _mask(pattern: Pattern, T: int, S: int) -> masks.Mask:
+    """What is seen within a segment."""
+    if pattern.window is not None:
+        after = 0 if pattern.causal else pattern.window
+        return masks.LocalMask((T, S), (pattern.window, after), offset=0)
+    return masks.CausalMask((T, S)) if pattern.causal else masks.FullMask((T, S))
+
+
+def _blocks(T: int, S: int) -> kernels.BlockSizes:
+    q, kv = block(T), block(S)
+    return kernels.BlockSizes(
+        block_q=q,
+        block_kv=kv,
+        block_q_dkv=q,
+        block_kv_dkv=kv,
+        block_q_dq=q,
+        block_kv_dq=kv,
+    )
+
+
+def block(length: int) -> int:
+    """The widest block, at most `BLOCK`, that divides a length, a multiple of `LANES`."""
+    return next(size for size in range(BLOCK, 0, -LANES) if length % size == 0)

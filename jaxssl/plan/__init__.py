@@ -1,0 +1,1 @@
+"""What a compiled step would take on machines that are not there."""
