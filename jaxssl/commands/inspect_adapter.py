@@ -29,17 +29,21 @@ def peft_files(path: Path) -> Iterator[str]:
       UserError: they are damaged, or of a method that is not built here.
     """
     from jaxssl.checkpoint.hf.safetensors import open_file
+    from jaxssl.transfer.peft import rows, virtual
     from jaxssl.transfer.peft.files import LEAD, WEIGHTS
     from jaxssl.transfer.peft.reading import ENDINGS, KNOWN, read_config
 
     given, tensors = read_config(path), open_file(path / WEIGHTS)
-    own = {name: x for name, x in tensors.items() if name.endswith(tuple(ENDINGS))}
-    modules = sorted({_module(name.removeprefix(LEAD), ENDINGS) for name in own})
+    endings = (*ENDINGS, rows.ENDING)
+    own = {
+        name: x for name, x in tensors.items() if name.endswith(endings) or name == virtual.TABLE
+    }
+    modules = sorted({_module(name.removeprefix(LEAD), endings) for name in own})
     yield f"adapter {path}: {given['peft_type']}, of PEFT's files"
     yield f"  settings: {_settings({k: given[k] for k in KNOWN if k in given}, PLACES)}"
     yield from _changes(modules, {name: (x.shape, x.end - x.start) for name, x in own.items()})
     beside = {
-        name.removeprefix(LEAD): (x.shape, x.end - x.start)
+        name.removeprefix(LEAD).removeprefix(virtual.LEAD): (x.shape, x.end - x.start)
         for name, x in tensors.items()
         if name not in own
     }
@@ -142,8 +146,9 @@ def _changes(
     yield f"  parameters: {count:,}, {size:,} bytes"
 
 
-def _module(name: str, endings: Mapping[str, str]) -> str:
-    ending = next(ending for ending in endings if name.endswith(ending))
+def _module(name: str, endings: Sequence[str]) -> str:
+    """The module of a tensor; a table of virtual tokens is one by itself."""
+    ending = next((ending for ending in endings if name.endswith(ending)), "")
     return name.removesuffix(f".{ending}")
 
 

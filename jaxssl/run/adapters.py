@@ -138,11 +138,11 @@ def check_leads(config: RunConfig, model: Model, opened: Mapping[str, Opened]) -
         check_lead(model, stream, opened[name].splits["train"], f"streams.{name}." if name else "")
 
 
-def check_lead(model: Model, stream: StreamConfig, data: Data, before: str = "") -> None:
+def check_lead(model: Model, stream: StreamConfig, data: Data | None, before: str = "") -> None:
     """As `check_leads`, of one stream.
 
     Args:
-      data: its rows.
+      data: its rows; of a token store its configuration says enough.
       before: what comes before its settings.
 
     Raises:

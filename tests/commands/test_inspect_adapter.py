@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 import tuned
 
 from jaxssl import cli
 from jaxssl.checkpoint.hf.directory import fingerprint
+from jaxssl.checkpoint.hf.safetensors import write_file
 from jaxssl.commands.export import export
 from jaxssl.core.files import sha256
 from jaxssl.run.train import train_run
@@ -74,6 +76,18 @@ def test_peft_files_are_told_from_their_headers(run, base, place, capsys, monkey
     path.write_text(json.dumps({**config, "of_a_later_version": 3}))
     code, out, err = said(capsys, "inspect", adapters)
     assert (code, out) == (2, "") and "of_a_later_version" in err
+
+
+def test_a_table_of_virtual_tokens_is_told(tmp_path, capsys):
+    given = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5, "token_dim": 16}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(given))
+    table = np.zeros((5, 16), np.float32)
+    described = {"prompt_embeddings": ("F32", table.shape)}
+    write_file(tmp_path / "adapter_model.safetensors", described, [table])
+    code, out, _ = said(capsys, "inspect", tmp_path)
+    assert code == 0 and "PROMPT_TUNING" in out and "num_virtual_tokens=5" in out
+    assert "changes: prompt_embeddings\n" in out and "parameters: 80, 320 bytes" in out
+    assert "beside it: nothing" in out and "base: not named" in out
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,8 @@ def opened_once(run, predictor, monkeypatch):
     monkeypatch.setattr(
         predict,
         "open_predictor",
-        lambda path, step, layers, stream: (
-            predictor if Path(path) == run and not layers else again(path, step, layers, stream)
+        lambda path, step, layers, *more: (
+            predictor if Path(path) == run and not layers else again(path, step, layers, *more)
         ),
     )
     return again

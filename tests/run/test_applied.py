@@ -17,6 +17,7 @@ from jaxssl.commands.import_hf import import_model
 from jaxssl.commands.predict import predict
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten, unflatten
+from jaxssl.run.adapters import check_lead
 from jaxssl.run.applied import apply, fills, has_task, makes_vectors, writes
 from jaxssl.run.open import evaluate_run, fill_masks, open_run
 from jaxssl.run.train import train_run
@@ -264,7 +265,7 @@ def test_biases_that_were_trained_come_with_their_run(base, biased):
     toy.assert_same_arrays(arrays(open_run(base, adapters=[str(biased)])), arrays(open_run(biased)))
 
 
-def test_virtual_tokens_of_another_run_need_room(base, table, headed, place, tmp_path):
+def test_virtual_tokens_of_another_run_need_room(base, table, words, headed, place, tmp_path):
     settings = ("peft.name=prompt", "peft.length=6", "train.steps=1", "checkpoint.every=1")
     run = trained(base, table, place / "prompt", *settings)
     adapters = [str(run)]
@@ -274,3 +275,6 @@ def test_virtual_tokens_of_another_run_need_room(base, table, headed, place, tmp
         with pytest.raises(UserError, match="with what adapters take of them"):
             verb(headed, layers=long, adapters=adapters)
     assert not (tmp_path / "b.jsonl").exists()
+    several = toy.configured(words, tmp_path / "run", "masked").all_streams[""]
+    with pytest.raises(UserError, match="rows hold several"):
+        check_lead(open_run(headed, adapters=adapters).model, several, None)
