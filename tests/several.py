@@ -1,8 +1,9 @@
-"""A run by two processes on this machine."""
+"""A run, or another command, by several processes on this machine."""
 
 import os
 import socket
 import subprocess
+from collections.abc import Callable
 
 import toy
 
@@ -33,20 +34,30 @@ def start_two(out, words, *overrides: str) -> list[subprocess.Popen]:
 
 def start_both(command: list, own: tuple[tuple[str, ...], ...] = ((), ())) -> list:
     """Two processes of one command; each may have overrides of its own."""
-    address = f"127.0.0.1:{free_port()}"
+    return _started(2, lambda number, found: [*command, *own[number], *found])
+
+
+def start_verb(command: list, count: int) -> list[subprocess.Popen]:
+    """So many processes of a command that takes overrides by `--with`."""
+    if count == 1:
+        return [toy.start(command)]
+    layered = lambda found: [word for layer in found for word in ("--with", layer)]
+    return _started(count, lambda number, found: [*command, *layered(found)])
+
+
+def _started(count: int, command: Callable[[int, list[str]], list]) -> list[subprocess.Popen]:
+    """Processes that find each other.
+
+    Args:
+      command: of a process's number, and the overrides that tell it of the others.
+    """
+    shared = [f"distributed.coordinator=127.0.0.1:{free_port()}"]
+    shared += [f"distributed.num_processes={count}"]
     os.environ["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
     try:
         return [
-            toy.start(
-                [
-                    *command,
-                    *own[number],
-                    f"distributed.coordinator={address}",
-                    "distributed.num_processes=2",
-                    f"distributed.process_id={number}",
-                ]
-            )
-            for number in (0, 1)
+            toy.start(command(number, [*shared, f"distributed.process_id={number}"]))
+            for number in range(count)
         ]
     finally:
         del os.environ["JAX_CPU_COLLECTIVES_IMPLEMENTATION"]

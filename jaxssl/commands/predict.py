@@ -68,6 +68,8 @@ class Predictor:
 
     Attributes:
       max_length: of a row, in tokens.
+      batch_size: that divides over the devices there are now.
+      asked_size: of a batch, as the run has it: the same on any devices.
       lengths: to which rows are padded. Each is compiled once, when it is first needed.
       step: a jitted `make_predict_step`.
     """
@@ -76,6 +78,7 @@ class Predictor:
     task: Task
     max_length: int
     batch_size: int
+    asked_size: int
     lengths: np.ndarray
     step: Callable[[Params, Batch], dict[str, jax.Array]]
 
@@ -125,6 +128,7 @@ def open_predictor(
         task=task,
         max_length=max_length,
         batch_size=fitting_size(trained, chosen.data.batch_size),
+        asked_size=chosen.data.batch_size,
         lengths=fixed_lengths(max_length),
         step=jax.jit(predict_step, out_shardings=replicated(trained.mesh)),
     )
@@ -211,9 +215,10 @@ def predictions_of(
 
 
 def rows_together(predictor: Predictor) -> int:
-    """How many rows are predicted and written together: few batches of them hold padding."""
+    """How many rows are predicted and written together: few batches of them hold padding. On other
+    devices they are as many, so that a file is gone on with there."""
     least = WRITTEN_ROWS if predictor.task.writes else CHUNK_ROWS
-    return -(-least // predictor.batch_size) * predictor.batch_size
+    return -(-least // predictor.asked_size) * predictor.asked_size
 
 
 def _is_done(table: Table, rows: int) -> bool:

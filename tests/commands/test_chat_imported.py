@@ -1,6 +1,7 @@
 """`jaxssl chat` with models of elsewhere: their own templates, against `transformers` on torch."""
 
 import io
+from typing import Any
 
 import hf_models
 import numpy as np
@@ -89,7 +90,8 @@ def test_prompts_are_those_of_transformers_and_so_are_answers(place, talk, monke
     assert [answer.forgotten for answer in made] == [0, 0, 1], [len(x) for x in prompts]
     assert told.count("the oldest turn is forgotten") == 1
     theirs = transformers.AutoTokenizer.from_pretrained(folder / "hf")
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder / "hf").double().eval()
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder / "hf")
+    model = model.double().eval()
     messages, turns = [{"role": "system", "content": SYSTEM}], []
     for line, prompt, answer in zip(LINES, prompts, made, strict=True):
         turns = turns[answer.forgotten :]

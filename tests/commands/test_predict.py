@@ -4,12 +4,12 @@ import dataclasses
 import json
 import re
 import shutil
-import socket
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import several
 import toy
 import tuned
 
@@ -170,18 +170,9 @@ def test_one_device_alone_says_what_eight_say(run, table, tmp_path):
         assert a == b and len(a) == 3
 
 
-def test_two_processes_write_what_one_does_once(run, table, tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_CPU_COLLECTIVES_IMPLEMENTATION", "gloo")
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{server.getsockname()[1]}"
+def test_two_processes_write_what_one_does_once(run, table, tmp_path):
     arguments = ["predict", run, "--input", table, "--output"]
-    layers = [f"distributed.coordinator={address}", "distributed.num_processes=2"]
-    given = lambda number: [
-        *(*arguments, tmp_path / "two.jsonl"),
-        *(x for layer in (*layers, f"distributed.process_id={number}") for x in ("--with", layer)),
-    ]
-    processes = [toy.start(given(number)) for number in (0, 1)]
+    processes = several.start_verb([*arguments, tmp_path / "two.jsonl"], 2)
     assert cli.main([str(x) for x in (*arguments, tmp_path / "one.jsonl")]) == 0
     (first, _, said), (second, _, silent) = [toy.finish(process) for process in processes]
     assert first == second == 0, said + silent
