@@ -3,7 +3,7 @@ them."""
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ ENDINGS_OF_TABLES = ("weight", "token_adapter.base_layer.weight", ENDING)
 """Of tables that are there whole, those that they were before some rows were trained, and these."""
 PLAIN = (True, False, "gaussian", "orthogonal", "eva")
 """Initialisations that leave the model's own parameters as they are."""
+AGAIN = ("pissa", "olora")
+"""Those that take from the model what can be computed again: no basis of its parts is the only one,
+but the product of the two matrices is. Randomised ones (`pissa_niter_4`) are not among them."""
 UNREAD = {
     "lora_bias": False,
     "layer_replication": None,
@@ -171,7 +174,9 @@ def read_adapter(path: Path, base: HfDirectory, *, leaves_heads: bool = False) -
         return ReadAdapter(method, modules, trained, tuple(sorted(heads)))
     if given["peft_type"] == "IA3":
         modules = {
-            module: {name: _stacked(path, module, layers, base) for name, layers in arrays.items()}
+            module: {
+                name: _stacked(path, given, module, layers, base) for name, layers in arrays.items()
+            }
             for module, arrays in found.items()
         }
         _check_complete(path, given, modules)
@@ -325,11 +330,13 @@ def read_config(path: Path) -> dict[str, Any]:
         if field not in KNOWN and value not in (None, False, [], {}):
             raise _not_here(path, field, UNREAD.get(field, "fields that are known"), value)
     start = given.get("init_lora_weights", True)
-    if start not in PLAIN:
+    is_simple = not given.get("use_dora") and given.get("bias", "none") == "none"
+    if start not in PLAIN and not (start in AGAIN and is_simple):
         raise UserError(
             "the adapter is one of a model whose own parameters were changed when it began",
             where=path / CONFIG,
-            expected="init_lora_weights of true, gaussian, orthogonal or eva",
+            expected="init_lora_weights of true, gaussian, orthogonal or eva; pissa or olora, "
+            "without DoRA and biases",
             got=start,
             fix="save it as plain LoRA: save_pretrained(OUT, "
             "path_initial_model_for_weight_conversion=...) of PEFT",
@@ -400,22 +407,21 @@ def _of_module(
 
 
 def _stacked(
-    path: Path, module: str, layers: Mapping[int | None, np.ndarray], base: HfDirectory
+    path: Path,
+    given: Mapping[str, Any],
+    module: str,
+    layers: Mapping[int | None, np.ndarray],
+    base: HfDirectory,
 ) -> np.ndarray:
-    """One array of all layers."""
+    """One array of factors of all layers, ones where the adapter leaves a layer out."""
     if None in layers:
         return layers[None]
-    depth = next(s.depth for s in base.config.stacks if module.startswith(f"{s.name}/"))
-    shapes = {x.shape for x in layers.values()}
-    if len(layers) < depth or len(shapes) > 1:
-        raise UserError(
-            "the adapter is not alike in all layers",
-            where=f"{path}, {module}",
-            expected=f"{depth} layers of one rank",
-            got=f"{len(layers)} layers, of shapes {sorted(shapes)}",
-            fix="merge it where peft is installed, and import the model",
-        )
-    return np.stack([layers[layer] for layer in range(depth)])
+    names = _modules_of(base, module)
+    ones = np.ones_like(next(iter(layers.values())))
+    for layer, name in names.items():
+        if layer not in layers and _is_meant(given, name):
+            _check_complete(path, given, {name: {}})
+    return np.stack([layers.get(layer, ones) for layer in names])
 
 
 def _ia3(modules: Modules) -> Method:
@@ -448,6 +454,7 @@ class _ReadLora:
 def _lora(given: Mapping[str, Any], read: Sequence[_ReadLora]) -> Method:
     """The method with its settings; targets are paths."""
     rank, alpha = int(given.get("r", 8)), float(given.get("lora_alpha", 8))
+    start = given.get("init_lora_weights", True)
     layers = sorted({layer for each in read for layer in each.layers or ()})
     is_all = any(each.layers is None for each in read)
     is_all = is_all or len(layers) == max(each.depth for each in read)
@@ -460,6 +467,7 @@ def _lora(given: Mapping[str, Any], read: Sequence[_ReadLora]) -> Method:
         rank_stabilized=bool(given.get("use_rslora", False)),
         magnitude=bool(given.get("use_dora", False)),
         bias=given.get("bias", "none"),
+        initialization=start if start in AGAIN else "uniform",
         layers=None if is_all else tuple(layers),
         rank_by_target={each.module: each.rank for each in read if each.rank != rank},
         alpha_by_target={each.module: each.alpha for each in read if each.alpha != alpha},
@@ -475,12 +483,7 @@ def _of_lora(
 ) -> _ReadLora:
     """What a file has of a module. Ranks that differ from layer to layer are filled up with zeros;
     where scales do, the second matrices hold the rest."""
-    leaf = next(x for x in ("kernel", "embedding") if f"{module}/{x}" in base.pairs)
-    pair = base.pairs[f"{module}/{leaf}"]
-    names = {
-        layer: base.family.prefix + theirs.removesuffix(".weight")
-        for layer, theirs in layers_of(pair, base.config)
-    }
+    leaf, names = _leaf_of(base, module), _modules_of(base, module)
     there = {layer for layers in arrays.values() for layer in layers}
     if None not in there:
         there |= {layer for layer, name in names.items() if _is_meant(given, name)}
@@ -501,12 +504,17 @@ def _of_lora(
         root = math.sqrt if given.get("use_rslora") else float
         return alphas[layer] / root(ranks[layer])
 
+    if given.get("init_lora_weights", True) in AGAIN:
+        by_layer = _less_first(path, given, module, by_layer, scale, base)
     made = {}
     for layer, own in by_layer.items():
         more, share = rank - ranks[layer], scale(layer) / scale(widest)
-        b = own["b"] if share == 1 else own["b"] * np.asarray(share, own["b"].dtype)
-        a = np.pad(own["a"], [(0, 0)] * (own["a"].ndim - 1) + [(0, more)])
-        made[layer] = {**own, "a": a, "b": np.pad(b, [(0, more)] + [(0, 0)] * (b.ndim - 1))}
+        made[layer] = dict(own)
+        for a, b in (("a", "b"), ("a0", "b0")):
+            if a in own:
+                wide = own[b] if share == 1 else own[b] * np.asarray(share, own[b].dtype)
+                made[layer][a] = np.pad(own[a], [(0, 0)] * (own[a].ndim - 1) + [(0, more)])
+                made[layer][b] = np.pad(wide, [(0, more)] + [(0, 0)] * (wide.ndim - 1))
     nothing = {name: np.zeros_like(x) for name, x in made[widest].items()}
     stacked = {
         name: np.stack([made.get(layer, nothing)[name] for layer in names]) for name in nothing
@@ -517,6 +525,49 @@ def _of_lora(
             stacked["m"][layer] = row_lengths(jnp.asarray(kernels[layer]), stacked["m"].ndim - 1)
     layers = tuple(layer for layer in made if layer is not None)
     return _ReadLora(module, stacked, rank, alpha, layers, len(names))
+
+
+def _less_first(
+    path: Path,
+    given: Mapping[str, Any],
+    module: str,
+    by_layer: Mapping[int | None, Mapping[str, np.ndarray]],
+    scale: Callable[[int | None], float],
+    base: HfDirectory,
+) -> dict[int | None, dict[str, np.ndarray]]:
+    """The two matrices of each layer less those that they began with, and these: what PEFT takes
+    from the model when it loads the file."""
+    leaf = _leaf_of(base, module)
+    pair = base.pairs[f"{module}/{leaf}"]
+    if pair.kind != "linear" or pair.part != (0, 1) or None in by_layer:
+        raise _not_here(
+            path, "init_lora_weights", f"true, for {module}", given["init_lora_weights"]
+        )
+    kernels, made = _own(f"{module}/{leaf}", base), {}
+    for layer, own in by_layer.items():
+        rank = len(own["b"])
+        method = Lora(
+            rank=rank, alpha=scale(layer) * rank, initialization=given["init_lora_weights"]
+        )
+        made[layer] = {}
+        for name, x in own.items():
+            kernel = jnp.asarray(kernels[layer])
+            first = np.asarray(method.begin(f"{name}0", module, kernel, x.shape))
+            made[layer] |= {name: x - first, f"{name}0": first}
+    return made
+
+
+def _leaf_of(base: HfDirectory, module: str) -> str:
+    return next(x for x in ("kernel", "embedding") if f"{module}/{x}" in base.pairs)
+
+
+def _modules_of(base: HfDirectory, module: str) -> dict[int | None, str]:
+    """{layer: the path there} of a projection or a table."""
+    pair = base.pairs[f"{module}/{_leaf_of(base, module)}"]
+    return {
+        layer: base.family.prefix + theirs.removesuffix(".weight")
+        for layer, theirs in layers_of(pair, base.config)
+    }
 
 
 def _is_meant(given: Mapping[str, Any], name: str) -> bool:

@@ -191,6 +191,19 @@ UNEVEN = [
         ),
     ),
     ("t5", dict(target_modules=["q"], rank_pattern={r"block\.1\..*q": 3}, use_rslora=True)),
+    ("llama", dict(target_modules=["q_proj", "down_proj"], init_lora_weights="pissa")),
+    (
+        "bert",
+        dict(
+            target_modules=DOWN,
+            init_lora_weights="pissa",
+            layers_to_transform=[1],
+            rank_pattern={"query": 4},
+            use_rslora=True,
+        ),
+    ),
+    ("t5", dict(target_modules=["q", "wo"], init_lora_weights="olora", alpha_pattern={"q": 5})),
+    ("bart", dict(init_lora_weights="olora", rank_pattern={r"layers\.1\..*q_proj": 3})),
 ]
 
 
@@ -218,6 +231,44 @@ def test_what_peft_made_is_read_and_does_the_same(case, settings, root, tmp_path
     assert np.abs(mine - yours).max() <= 1e-5 * np.abs(mine).max()
 
 
+@pytest.mark.parametrize(
+    ("case", "chosen", "inside"),
+    [
+        ("llama", r".*layers\.1.*(k_proj|down_proj)", r".*down_proj"),
+        ("bert", r".*layer\.0.*(key|value)|.*layer\.1.*(key|output\.dense)", r".*output\.dense"),
+        ("gpt2", r".*h\.1\.attn\.c_attn", "nothing"),
+    ],
+)
+def test_factors_of_some_layers_are_read(case, chosen, inside, root, tmp_path):
+    """As PEFT made them; the others have ones."""
+    settings = peft.IA3Config(target_modules=chosen, feedforward_modules=inside)
+    wrapped = made_by_peft(case, root, tmp_path / "adapter", settings)
+    place, plain, base, name = case_of(case, root)
+    read = read_adapter(tmp_path / "adapter", open_model(place))
+    model = dataclasses.replace(plain, adapters=(Attached("own", read.method),))
+    flat = {
+        f"{ADAPTERS}/{module}/own_{leaf}": x
+        for module, arrays in read.modules.items()
+        for leaf, x in arrays.items()
+    }
+    params = unflatten({**flatten(base), **flat})
+    mine, ids = hidden(model, params)
+    yours = theirs(wrapped, ids, model.config.encoder_decoder)
+    assert np.abs(mine - yours).max() <= 1e-5 * np.abs(mine).max()
+    out = written(place, model, params, name, tmp_path / "again")
+    reference = getattr(transformers, name).from_pretrained(place, attn_implementation="eager")
+    again = peft.PeftModel.from_pretrained(reference.eval(), out).eval()
+    np.testing.assert_allclose(theirs(again, ids, False), yours, rtol=0, atol=1e-5)
+
+    path = tmp_path / "adapter/adapter_model.safetensors"
+    tensors = load_file(path)
+    key = next(iter(tensors))
+    save_file({name: x for name, x in tensors.items() if name != key}, path)
+    if case == "bert":  # of whose keys other layers have theirs
+        with pytest.raises(UserError, match="lacks a tensor"):
+            read_adapter(tmp_path / "adapter", open_model(place))
+
+
 def test_files_that_are_written_and_read_again_have_the_same_bits(root, tmp_path):
     for case, method in (("gpt2", "everywhere"), ("bart", "ia3")):
         place, model, params, name = adapted(case, method, root)
@@ -243,7 +294,8 @@ def test_files_that_are_written_and_read_again_have_the_same_bits(root, tmp_path
         ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens"),
         ({"of_a_later_version": {"on": True}}, "of_a_later_version"),
         ({"bias": "some"}, "bias"),
-        ({"init_lora_weights": "pissa"}, "adapter_config.json"),
+        ({"init_lora_weights": "pissa_niter_4"}, "adapter_config.json"),
+        ({"init_lora_weights": "olora", "use_dora": True}, "adapter_config.json"),
     ],
 )
 def test_adapters_of_another_kind_are_refused(change, where, root, tmp_path):
