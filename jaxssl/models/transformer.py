@@ -108,7 +108,7 @@ class ModelConfig(ABC):
 
     def _check_attention(self) -> None:
         for call in self._calls():
-            check_call(self.attention, call)
+            check_call(self.attention, call, where="attention")
 
     def _calls(self, **more: Any) -> list[Call]:
         """What the layers ask a kernel for, as far as the configuration tells."""

@@ -67,4 +67,5 @@ def test_it_is_what_auto_takes_and_tells(interpreted):
 def test_a_model_that_it_cannot_compute_is_refused_at_once():
     with pytest.raises(UserError, match="splash cannot compute this model") as error:
         tiny.gpt2(attention="splash", attention_dropout=0.1)
+    assert error.value.where == "attention"  # to which the configuration adds its own path
     assert "no dropout" in error.value.got and error.value.fix == "set model.attention=auto"

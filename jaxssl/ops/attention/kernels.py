@@ -130,11 +130,14 @@ def choose(name: str, call: Call, platform: str) -> Chosen:
     return Chosen("xla", why)
 
 
-def check_call(name: str, call: Call, platform: str | None = None) -> None:
+def check_call(
+    name: str, call: Call, platform: str | None = None, where: str = "model.attention"
+) -> None:
     """Refuses a call that a kernel does not take.
 
     Args:
       platform: where it would run; None where that is not known yet.
+      where: what named the kernel.
 
     Raises:
       UserError: says what it lacks, and which kernels take the call.
@@ -151,7 +154,7 @@ def check_call(name: str, call: Call, platform: str | None = None) -> None:
     able = [other for other, kernel in KERNELS.items() if refused(kernel) is None]
     raise UserError(
         f"the attention kernel {name} cannot compute this model",
-        where="model.attention",
+        where=where,
         expected=f"one of {', '.join(['auto', *able])}" if able else "a model without it",
         got=f"{name}: {lacking}",
         fix="set model.attention=auto" if able else None,
