@@ -19,9 +19,12 @@ from jaxssl.models.layer_context import Context, layer_numbers, with_layers
 from jaxssl.models.relative import RelativeBias
 from jaxssl.ops.attention.pattern import Pattern
 
-Remat = Literal["none", "full", "dots", "attention", "attention+feed_forward"]
+Remat = Literal["none", "full", "dots", "dots_on_hosts", "attention", "attention+feed_forward"]
 """What the backward pass finds kept: everything (`none`), only each block's input (`full`), what
-projections and attention give (`dots`), or the tensors named."""
+projections and attention give (`dots`), on the devices or in the hosts' memory, or the tensors
+named."""
+
+DOTS = ("projection", "attention_output")
 
 
 class LayerStack(nn.Module):
@@ -68,7 +71,13 @@ def remat_block(remat: Remat) -> Any:
     policy = {
         "full": policies.nothing_saveable,
         # By name: a policy sees the products of `linear`, a custom_vjp, as one call that is none.
-        "dots": policies.save_only_these_names("projection", "attention_output"),
+        "dots": policies.save_only_these_names(*DOTS),
+        "dots_on_hosts": policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=DOTS,
+            offload_src="device",
+            offload_dst="pinned_host",
+        ),
         "attention": policies.save_only_these_names("attention_output"),
         "attention+feed_forward": policies.save_only_these_names(
             "attention_output", "feed_forward_hidden"
