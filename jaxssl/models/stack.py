@@ -17,6 +17,7 @@ from jaxssl.models.blocks import Block
 from jaxssl.models.config import BlockConfig, Stack
 from jaxssl.models.layer_context import Context, layer_numbers, with_layers
 from jaxssl.models.relative import RelativeBias
+from jaxssl.ops.attention import cudnn
 from jaxssl.ops.attention.pattern import Pattern
 
 Remat = Literal["none", "full", "dots", "attention", "attention+feed_forward"]
@@ -65,13 +66,13 @@ def remat_block(remat: Remat) -> Any:
     policies = jax.checkpoint_policies
     if remat == "none":
         return Block
-    policy = {
-        "full": policies.nothing_saveable,
-        # By name: a policy sees the products of `linear`, a custom_vjp, as one call that is none.
-        "dots": policies.save_only_these_names("projection", "attention_output"),
-        "attention": policies.save_only_these_names("attention_output"),
-        "attention+feed_forward": policies.save_only_these_names(
-            "attention_output", "feed_forward_hidden"
-        ),
+    if remat == "full":
+        return nn.remat(Block, prevent_cse=False, policy=policies.nothing_saveable)
+    # By name: a policy sees the products of `linear`, a custom_vjp, as one call that is none.
+    names = {
+        "dots": ("projection", "attention_output"),
+        "attention": ("attention_output",),
+        "attention+feed_forward": ("attention_output", "feed_forward_hidden"),
     }[remat]
+    policy = policies.save_from_both_policies(policies.save_only_these_names(*names), cudnn.is_kept)
     return nn.remat(Block, prevent_cse=False, policy=policy)

@@ -11,13 +11,15 @@ from typing import Literal, NamedTuple
 import jax
 
 from jaxssl.core.errors import UserError
+from jaxssl.core.platform import gpu_generation
 from jaxssl.core.precision import Precision
-from jaxssl.ops.attention import xla
+from jaxssl.ops.attention import cudnn, local, xla
 from jaxssl.ops.attention.operands import NO_DROPOUT, Operands, WeightDropout
 from jaxssl.ops.attention.pattern import Pattern
 
-KernelName = Literal["auto", "xla", "splash"]
-"""`xla` runs everywhere, `splash` on TPUs. `auto` takes the fastest that can do it."""
+KernelName = Literal["auto", "xla", "splash", "cudnn"]
+"""`xla` runs everywhere, `splash` on TPUs, `cudnn` on NVIDIA GPUs. `auto` takes the fastest that
+can do it."""
 LANES = 128
 """Of a TPU: `splash` reads rows in multiples of it."""
 
@@ -28,8 +30,10 @@ class Call:
 
     Attributes:
       lengths: of queries and keys, in tokens; empty before rows are known.
+      is_float32: queries, keys and values are of float32 at least.
       is_exact: products of float32 must not be rounded.
       has_positions: queries or keys are not in order from 0 on: they are in a cache.
+      gpu: see `gpu_generation`.
     """
 
     pattern: Pattern
@@ -37,8 +41,10 @@ class Call:
     has_bias: bool = False
     has_dropout: bool = False
     has_positions: bool = False
+    is_float32: bool = False
     is_exact: bool = False
     lengths: tuple[int, ...] = ()
+    gpu: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,26 @@ def _splash_lacks(call: Call) -> str | None:
     return next((what for what, is_lacking in lacking.items() if is_lacking), None)
 
 
+def _cudnn_lacks(call: Call) -> str | None:
+    pattern, lengths, width = call.pattern, call.lengths, call.head_dim
+    sees_both_sides = pattern.window is not None and not pattern.causal
+    lacking = {
+        "GPUs before Ampere, nor of other makers": call.gpu is not None and call.gpu < cudnn.OLDEST,
+        "float32 operands (precision.compute=bfloat16 has others)": call.is_float32,
+        "bias on scores": call.has_bias,
+        "dropout of attention's weights": call.has_dropout,
+        f"heads of width {width}, but multiples of {cudnn.MULTIPLE} up to {cudnn.WIDEST}": (
+            width % cudnn.MULTIPLE > 0 or width > cudnn.WIDEST
+        ),
+        "rows of an odd number of tokens": any(n % 2 for n in lengths),
+        # Of them it would compute all keys with a mask: 43 times as many in rows of 8,192 tokens.
+        "windows to both sides that xla cuts into blocks": sees_both_sides
+        and len({*lengths}) == 1
+        and local.is_cheaper(pattern, lengths[0]),
+    }
+    return next((what for what, is_lacking in lacking.items() if is_lacking), None)
+
+
 def _splash(
     operands: Operands, pattern: Pattern, precision: Precision, weight_dropout: WeightDropout
 ) -> jax.Array:
@@ -96,6 +122,7 @@ def _splash(
 KERNELS: dict[str, Kernel] = {
     "xla": Kernel(xla.attend, _nothing),
     "splash": Kernel(_splash, _splash_lacks, ("tpu",), is_local=True),
+    "cudnn": Kernel(cudnn.attend, _cudnn_lacks, ("gpu",), is_local=True),
 }
 """`auto` tries those of a platform of their own first, then `xla`."""
 
@@ -165,15 +192,17 @@ def call_of(
     operands: Operands, pattern: Pattern, precision: Precision, weight_dropout: WeightDropout
 ) -> Call:
     """What these operands ask a kernel for."""
-    tokens, dtype = (operands.queries, operands.keys), operands.q.dtype
+    tokens, is_float32 = (operands.queries, operands.keys), operands.q.dtype.itemsize >= 4
     return Call(
         pattern=pattern,
         head_dim=operands.q.shape[-1],
         has_bias=operands.bias is not None,
         has_dropout=weight_dropout.is_on,
         has_positions=any(each.positions is not None for each in tokens),
-        is_exact=dtype.itemsize >= 4 and precision.products == "highest",
+        is_float32=is_float32,
+        is_exact=is_float32 and precision.products == "highest",
         lengths=(operands.q.shape[1], operands.k.shape[1]),
+        gpu=gpu_generation(),
     )
 
 
