@@ -106,6 +106,8 @@ def test_a_step_for_gpus_calls_cudnn_once_each_way(cuda, sizes, remat, forward):
     assert len(re.findall(r"custom_call @__cudnn\$fmhaScaleBiasSoftmaxBackward\(", text)) == 1
     assert text.count("CAUSAL") == forward + 1
     assert "CustomSPMDPartitioning" not in text
+    layers_masks = rf"tensor<{model.config.num_layers}x\d+x1x{LENGTH}x{LENGTH}x"
+    assert not re.search(layers_masks, text)  # it is made, and kept, for all layers at once
 
 
 def test_what_cudnn_computes_counts_as_products(cuda):

@@ -178,22 +178,6 @@ def test_heads_of_keys_are_not_repeated_and_the_mask_has_one_head(cuda):
     ]
 
 
-def test_a_layer_keeps_no_mask_for_the_backward_pass(cuda):
-    """Of three layers in a scan: what goes from one pass to the other has no [.., T, T]."""
-    given = operands(dtype=jnp.bfloat16)
-
-    def layers(q, k, v):
-        def layer(x, _):
-            own = Operands(x, k, v, given.queries, given.keys)
-            return cudnn.attend(own, Pattern(causal=True), BFLOAT16, NO_DROPOUT), None
-
-        return jax.lax.scan(layer, q, None, length=3)[0].astype(jnp.float32).sum()
-
-    jaxpr = str(jax.make_jaxpr(jax.grad(layers, argnums=(0, 1, 2)))(given.q, given.k, given.v))
-    assert f"bf16[{B},1,{T},{T}]" in jaxpr and f"bf16[3,{B},{T},{N},{D}]" in jaxpr
-    assert f"[3,{B},1,{T},{T}]" not in jaxpr
-
-
 def test_it_is_lowered_on_shards_of_rows_and_heads(cuda):
     """Each device calls it with its own rows and heads, and nothing is sent."""
     given = operands(dtype=jnp.bfloat16)

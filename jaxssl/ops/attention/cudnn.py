@@ -6,8 +6,9 @@ repeated. It knows one device: `models.attention` calls it on each shard of rows
 
 Documents of a row are told apart by a mask [B, 1, T, S] for all heads, which the call turns into
 numbers that are added to scores: 2 B T S bytes, 32 MiB for 16 rows of 1,024 tokens, where the
-scores of 12 heads would be 768 MiB of float32. In jax 0.10.2 the backward pass writes as much
-again, a gradient of the mask that nobody reads; that is mended since (jax-ml/jax#39512).
+scores of 12 heads would be 768 MiB of float32. It does not depend on the layer, so a loop over
+layers makes it once. In jax 0.10.2 the backward pass of each layer writes as much again, a gradient
+of the mask that nobody reads; that is mended since (jax-ml/jax#39512).
 
 The other way is cuDNN's packing, which reads where each document begins and leaves out the blocks
 between them. It is not taken: JAX has it in a private module alone; GPUs before Hopper lack it; the
@@ -24,7 +25,7 @@ import jax
 
 from jaxssl.core.precision import Precision
 from jaxssl.ops.attention.operands import Operands, WeightDropout
-from jaxssl.ops.attention.pattern import Pattern, Tokens, visible
+from jaxssl.ops.attention.pattern import Pattern, visible
 
 MULTIPLE, WIDEST = 8, 128
 """Of the width of heads. Hopper alone takes wider ones in training."""
@@ -52,23 +53,19 @@ def attend(
     is_inside = T == S and pattern == Pattern(causal=True, window=pattern.window)
     window = pattern.window if is_inside else None
     rest = Pattern() if is_inside else pattern
-    is_masked = rest != Pattern() or _has_segments(operands.queries, operands.keys)
-
-    def call(q: jax.Array, k: jax.Array, v: jax.Array, queries: Tokens, keys: Tokens) -> jax.Array:
-        return jax.nn.dot_product_attention(
-            q,
-            k,
-            v,
-            mask=visible(rest, queries, keys, T, S)[:, None] if is_masked else None,
-            scale=operands.scale,
-            is_causal=is_inside,
-            local_window_size=None if window is None else (window, 0),
-            implementation=implementation,
-        )
-
-    # Checkpointed, for else each layer keeps its mask until the backward pass, 2 B T S bytes.
-    kept = jax.checkpoint(call, prevent_cse=False, policy=is_kept)
-    out = kept(operands.q, operands.k, operands.v, operands.queries, operands.keys)
+    mask = None
+    if rest != Pattern() or _has_segments(operands):
+        mask = visible(rest, operands.queries, operands.keys, T, S)[:, None]
+    out = jax.nn.dot_product_attention(
+        operands.q,
+        operands.k,
+        operands.v,
+        mask=mask,
+        scale=operands.scale,
+        is_causal=is_inside,
+        local_window_size=None if window is None else (window, 0),
+        implementation=implementation,
+    )
     return out.astype(operands.v.dtype)
 
 
@@ -78,5 +75,5 @@ def is_kept(primitive: Any, *_: Any, **__: Any) -> bool:
     return primitive.name == FORWARD
 
 
-def _has_segments(queries: Tokens, keys: Tokens) -> bool:
-    return queries.segment_ids is not None and keys.segment_ids is not None
+def _has_segments(operands: Operands) -> bool:
+    return all(x.segment_ids is not None for x in (operands.queries, operands.keys))
