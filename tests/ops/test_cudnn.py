@@ -3,6 +3,7 @@ kernel that makes a mask, and the program that a GPU would get."""
 
 import functools
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import tiny
 from jax._src.cudnn import fused_attention_stablehlo
 
 from jaxssl.core.errors import UserError
+from jaxssl.core.platform import gpu_generation
 from jaxssl.core.precision import Precision
 from jaxssl.ops.attention import cudnn, xla
 from jaxssl.ops.attention.kernels import Call, attention, choose
@@ -258,6 +260,16 @@ def test_it_runs_on_gpus_alone():
         with pytest.raises(UserError, match="cudnn cannot") as error:
             choose("cudnn", TAKEN, platform)
         assert f"runs on gpu, not on {platform}" in error.value.got
+
+
+@pytest.mark.parametrize(
+    ("told", "read"), [("9.0", (9, 0)), ("12.1", (12, 1)), ("7.5", (7, 5)), ("gfx90a", (0, 0))]
+)
+def test_the_generation_of_a_gpu_is_read(monkeypatch, told, read):
+    assert gpu_generation() is None
+    gpu = types.SimpleNamespace(platform="gpu", compute_capability=told)
+    monkeypatch.setattr(jax, "devices", lambda: [gpu])
+    assert gpu_generation() == read
 
 
 def test_a_cache_is_read_without_it():
