@@ -16,7 +16,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.platform import gpu_generation
 from jaxssl.core.precision import Precision
 from jaxssl.ops.attention import cudnn, xla
-from jaxssl.ops.attention.kernels import Call, attention, choose
+from jaxssl.ops.attention.kernels import Call, call_of, choose
 from jaxssl.ops.attention.operands import NO_DROPOUT, Operands
 from jaxssl.ops.attention.pattern import Pattern, Tokens
 
@@ -96,6 +96,18 @@ def test_it_equals_the_kernel_with_a_mask(pattern, segments):
 )
 def test_what_cudnn_has_no_word_for_is_in_the_mask(pattern):
     check_equal(operands(prefix=pattern.prefix), pattern)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_a_part_of_the_queries_sees_what_it_sees_among_all(pattern):
+    """As on a device that has the last third of each row's queries."""
+    given, begin = operands(), 2 * T // 3
+    ours = Tokens(given.queries.segment_ids[:, begin:])
+    part = Operands(given.q[:, begin:], given.k, given.v, ours, given.keys, scale=given.scale)
+    table = cudnn.make_table(T)[:, begin:]
+    out = as_xla(part, pattern, Precision(), NO_DROPOUT, table=table)
+    whole = xla.attend(given, pattern, Precision(), NO_DROPOUT)
+    assert jnp.abs(out - whole[:, begin:]).max() < 2e-6
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -220,8 +232,9 @@ TAKEN = Call(pattern=Pattern(causal=True), head_dim=64, lengths=(256, 256), gpu=
         ({"has_dropout": True}, "no dropout"),
         ({"head_dim": 20}, "no heads of width 20"),
         ({"head_dim": 136}, "no heads of width 136"),
-        ({"lengths": (255, 255)}, "no rows of an odd number"),
-        ({"lengths": (256, 255)}, "no rows of an odd number"),
+        ({"lengths": (255, 255)}, "no rows of (255, 255) tokens, an odd number"),
+        ({"lengths": (256, 255)}, "no rows of (256, 255) tokens, an odd number"),
+        ({"lengths": (252, 252), "shards": 4}, "tokens in 4 shards, an odd number"),
         ({"pattern": Pattern(window=20)}, "no windows to both sides"),
         ({"gpu": (7, 5)}, "no GPUs before Ampere"),
         ({"gpu": (0, 0)}, "nor of other makers"),
@@ -244,6 +257,7 @@ def test_what_it_does_not_take_is_refused_by_name_and_left_by_auto(more, why):
         {"gpu": (8, 0)},
         {"lengths": ()},
         {"lengths": (256, 128)},
+        {"shards": 4},
         {"head_dim": 128},
         {"pattern": Pattern(causal=True, window=20)},
         {"pattern": Pattern(window=200)},
@@ -277,5 +291,8 @@ def test_a_cache_is_read_without_it():
 
 
 def test_operands_say_what_they_ask_for():
+    call = call_of(operands(), Pattern(), Precision(matmul="default"), NO_DROPOUT)
     with pytest.raises(UserError, match="float32 operands"):
-        attention("cudnn", operands(), Pattern(), Precision(matmul="default"))
+        choose("cudnn", call, "gpu")
+    call = call_of(operands(dtype=jnp.bfloat16), Pattern(), BFLOAT16, NO_DROPOUT)
+    assert choose("cudnn", call, "gpu").name == "cudnn"

@@ -19,9 +19,11 @@ jax 0.10.2 finds keys of shared heads by the number of the queries' heads, which
 Shapes: B rows, T queries, S keys, N heads, K heads of keys and values, D width of a head.
 """
 
+import dataclasses
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
 from jaxssl.core.precision import Precision
 from jaxssl.ops.attention.operands import Operands, WeightDropout
@@ -41,21 +43,24 @@ def attend(
     precision: Precision,
     weight_dropout: WeightDropout,
     *,
+    table: jax.Array | None = None,
     implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> jax.Array:
     """As `xla.attend`, of what `kernels` lets through; the softmax is in float32.
 
     Args:
+      table: where the queries are in their rows, [1, T]; None is from the first one on.
       implementation: of JAX's call. "xla" computes the same anywhere: for tests.
     """
     del precision, weight_dropout  # no call with exact products or dropout comes here
     T, S = operands.q.shape[1], operands.k.shape[1]
-    is_inside = T == S and pattern == Pattern(causal=True, window=pattern.window)
+    is_inside = table is None and T == S and pattern == Pattern(causal=True, window=pattern.window)
     window = pattern.window if is_inside else None
     rest = Pattern() if is_inside else pattern
     mask = None
     if rest != Pattern() or _has_segments(operands):
-        mask = visible(rest, operands.queries, operands.keys, T, S)[:, None]
+        queries = dataclasses.replace(operands.queries, positions=table)
+        mask = visible(rest, queries, operands.keys, T, S)[:, None]
     out = jax.nn.dot_product_attention(
         operands.q,
         operands.k,
@@ -67,6 +72,12 @@ def attend(
         implementation=implementation,
     )
     return out.astype(operands.v.dtype)
+
+
+def make_table(length: int) -> jax.Array:
+    """The places of a row's queries, for devices that have a part of them each. A causal pattern is
+    then a mask, for the kernel takes the first query of a part for that of the row."""
+    return jnp.arange(length, dtype=jnp.int32)[None]
 
 
 def is_kept(primitive: Any, *_: Any, **__: Any) -> bool:
