@@ -3,9 +3,11 @@ the same models of `transformers` compiled by PyTorch, and whether a run gives t
 
 Each measurement is a process of its own, for each library takes the GPU's memory for itself. A step
 is timed with what comes before and after it, as a loop would. Both sides drop hidden states and no
-attention's weights. Ours tells the documents of a row apart, by a mask; the peer has none. MFU is by `step_flops`, in which logits of tokens without a label do not count,
-and by the peak that the GPU's maker states (`jaxssl.train.metrics.PEAK_FLOPS`). All of it takes 8
-minutes at most: what does not fit is left out, and told.
+attention's weights. Ours tells the documents of a row apart, by a mask; the peer has none.
+
+MFU is by `step_flops`, in which logits of tokens without a label do not count, and by the peak that
+the GPU's maker states (`jaxssl.train.metrics.PEAK_FLOPS`). All of it takes 8 minutes at most: what
+does not fit is left out, and told.
 """
 
 import hashlib
