@@ -297,8 +297,10 @@ def _compile(name: str, stores: str) -> dict[str, float]:
     pod = PODS[name]
     place = topology(pod.topology)
     given = [f"data.store={stores}/{pod.store}", *pod.changes]
-    config = load_config([pod.recipe], given)
-    if pod.base:
+    if not pod.base:
+        config = load_config([pod.recipe], given)
+    else:
+        config = load_config([pod.recipe], [x for x in given if not x.startswith("peft")])
         base = Path(stores) / name.replace(" ", "-")
         if not base.exists():
             made_base(config.model, Path(stores) / f"{pod.store}-pieces", base)

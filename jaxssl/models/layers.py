@@ -72,7 +72,7 @@ class Projection(nn.Module):
         if self.use_bias:
             zeros, axes = nn.initializers.zeros, self.axes[self.num_in :]
             bias = parameter(self, "bias", zeros, axes, self.features, p)
-        summed = into_shards(self.axes, x.shape)
+        summed = into_shards(self.axes, x.shape[: x.ndim - self.num_in])
         kernel = scattered(kernel, self.axes) if summed is None else kernel
         out = linear(x, kernel, bias, self.num_in, self.precision, self.wide, summed)
         return checkpoint_name(out, "projection")
