@@ -35,6 +35,8 @@ FINETUNE: Layer = {
 """What the verbs begin with: a layer below all recipes."""
 ENDINGS = (".yaml", ".yml")
 """Of recipes' files."""
+MESH = {"data": -1, "fsdp": 1, "context": 1, "tensor": 1}
+"""What earlier versions wrote of a mesh where nothing was given: a preset may be laid over it."""
 EITHER = (("train", ("steps", "epochs")), ("evaluation", ("every", "every_epochs")))
 """Keys of which one says what the other would: a recipe with one does without the verb's other."""
 
@@ -144,6 +146,9 @@ def upgraded_run(config: Layer) -> dict[str, Any]:
     have them.
     """
     new = _without_unread(upgraded(config))
+    mesh = new.get("mesh")
+    if isinstance(mesh, Mapping) and "preset" not in mesh:
+        new["mesh"] = {key: v for key, v in mesh.items() if v != MESH.get(key)}
     optimizer = new.get("optimizer")
     if isinstance(optimizer, Mapping) and isinstance(optimizer.get("schedule"), Mapping):
         schedule = upgraded_schedule(optimizer["schedule"])

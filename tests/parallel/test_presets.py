@@ -1,0 +1,87 @@
+"""Presets of the mesh: what they make of the axes that are not given, and what contradicts them."""
+
+import jax
+import pytest
+
+from jaxssl.core import config as configuration
+from jaxssl.core.errors import UserError
+from jaxssl.parallel.mesh import MeshConfig, abstract_mesh
+from jaxssl.run.recipes import upgraded_run
+
+
+def sizes(config, devices):
+    return {axis: n for axis, n in zip(config.wanted, config.sizes(devices)) if n > 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ({"preset": "ddp"}, {"data": 16}),
+        ({"preset": "fsdp"}, {"fsdp": 16}),
+        ({"preset": "fsdp", "fsdp": 16}, {"fsdp": 16}),
+        ({"preset": "fsdp", "data": 2}, {"data": 2, "fsdp": 8}),
+        ({"preset": "fsdp", "data": -1, "fsdp": 4}, {"data": 4, "fsdp": 4}),
+        ({"preset": "fsdp+tensor", "tensor": 4}, {"fsdp": 4, "tensor": 4}),
+        ({"preset": "fsdp+tensor", "tensor": -1, "fsdp": 2}, {"fsdp": 2, "tensor": 8}),
+        ({}, {"data": 16}),
+        ({"fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 4, "tensor": 2}),
+    ],
+)
+def test_a_preset_sets_what_is_not_given(given, made):
+    assert sizes(MeshConfig(**given), 16) == made
+
+
+def test_a_preset_fits_one_device():
+    assert sizes(MeshConfig(preset="ddp"), 1) == sizes(MeshConfig(preset="fsdp"), 1) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "where", "fix"),
+    [
+        ({"preset": "ddp", "fsdp": 8}, "preset, fsdp", "mesh.preset=fsdp,"),
+        ({"preset": "ddp", "tensor": 2}, "preset, tensor", "mesh.preset=null,"),
+        ({"preset": "fsdp", "tensor": 2}, "preset, tensor", "mesh.preset=fsdp+tensor,"),
+        ({"preset": "fsdp", "fsdp": 1}, "preset, fsdp", "mesh.preset=ddp,"),
+        ({"preset": "fsdp+tensor", "tensor": 1}, "preset, tensor", "mesh.preset=fsdp,"),
+    ],
+)
+def test_what_contradicts_a_preset_is_refused(given, where, fix):
+    with pytest.raises(UserError, match="contradict each other") as error:
+        MeshConfig(**given)
+    assert error.value.where == where and fix in str(error.value.fix)
+
+
+def test_shards_beside_fsdp_are_to_be_given():
+    with pytest.raises(UserError, match="needs the number of shards along tensor") as error:
+        MeshConfig(preset="fsdp+tensor")
+    assert error.value.where == "tensor" and "mesh.tensor=2" in str(error.value.fix)
+
+
+def test_a_layer_above_a_preset_gives_its_axes():
+    """What is not given stays so in what is written down: the next layer may give it."""
+    written = configuration.to_dict(MeshConfig(preset="fsdp"))
+    assert written["fsdp"] is None
+    again = configuration.load(MeshConfig, [written, {"data": 2}])
+    assert sizes(again, 8) == {"data": 2, "fsdp": 4}
+
+
+def test_a_preset_goes_over_what_earlier_versions_wrote_of_a_mesh():
+    """They wrote down what was not given, too."""
+    old = {"mesh": {"data": -1, "fsdp": 1, "tensor": 1, "rules": {}, "compiler": {}}}
+    mesh = upgraded_run(old)["mesh"]
+    assert sizes(configuration.load(MeshConfig, [mesh]), 8) == {"data": 8}
+    over = configuration.load(MeshConfig, [mesh, {"preset": "fsdp"}])
+    assert sizes(over, 8) == {"fsdp": 8}
+    split = upgraded_run({"mesh": {**old["mesh"], "data": 1, "fsdp": 8}})["mesh"]
+    assert sizes(configuration.load(MeshConfig, [split]), 8) == {"fsdp": 8}
+    own = {"mesh": {"preset": "fsdp", "data": -1, "fsdp": 2}}
+    assert upgraded_run(own) == own  # of this version: what was given stays
+
+
+def test_a_mesh_over_devices_that_are_not_there():
+    assert jax.device_count() == 8
+    assert abstract_mesh(MeshConfig(preset="fsdp"), 4096).shape["fsdp"] == 4096
+    mesh = abstract_mesh(MeshConfig(fsdp=16), None)
+    assert (mesh.shape["data"], mesh.shape["fsdp"]) == (1, 16)
+    with pytest.raises(UserError, match="does not fit"):
+        abstract_mesh(MeshConfig(fsdp=16), 8)
