@@ -103,8 +103,8 @@ def _check_divides(path, names, shape, sharding: NamedSharding) -> None:
                 where=f"{own}, axis {axis} ({name})",
                 expected=f"a multiple of {ways} ({' x '.join(f'mesh.{each}' for each in axes)})",
                 got=size,
-                fix="pad the size (model.vocab_size, say), use a smaller mesh axis, or leave this "
-                f"one whole: mesh.parameters={{{own}: {{{name}: []}}}}",
+                fix="pad the size (model.vocab_size, say), use a smaller mesh axis, or leave all "
+                f"such axes whole: 'mesh.rules={{{name}: []}}'",
             )
 
 
