@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -36,6 +37,9 @@ class MeshConfig:
     fsdp: int | None = None
     """Shards of parameters and optimizer state, gathered when used; they share the batch too. null
     is 1 without a preset."""
+    context: int | None = None
+    """Shards of each row's tokens, for long rows: queries stay, keys and values are gathered. null
+    is 1."""
     tensor: int | None = None
     """Shards of each layer's heads and width; null is 1."""
     rules: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -85,7 +89,7 @@ class MeshConfig:
             fitting = [name for name in PRESETS if {*name.split("+")} - {"ddp"} == split]
             raise _contradiction(self.preset, given, own, (fitting or ["null"])[0])
 
-    def sizes(self, devices: int) -> tuple[int, int, int]:
+    def sizes(self, devices: int) -> tuple[int, ...]:
         """The mesh's shape for this many devices.
 
         Raises:
@@ -108,7 +112,7 @@ class MeshConfig:
                 got=", ".join(f"{axis}={size}" for axis, size in self.wanted.items()),
                 fix=fix,
             )
-        return sizes[0], sizes[1], sizes[2]
+        return tuple(sizes)
 
 
 def _contradiction(
@@ -129,18 +133,70 @@ def _contradiction(
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh over all devices, every axis automatic (XLA propagates shardings); its axes lie
-    along the links of a TPU's torus.
+    along the links of a TPU's torus. Of several slices, whose links are slow, each has its part of
+    the first axes.
 
     Args:
       devices: None for those of this machine.
+
+    Raises:
+      UserError: the axes do not fit the devices, or slices differ.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = config.sizes(len(devices))
+    by_axis = _by_axis(config, len(devices))
+    slices = _slices(devices)
+    over = _over_slices([*by_axis.values()], len(slices))
+    own = tuple(size // ways for size, ways in zip(by_axis.values(), over))
+    placed = np.stack([_placed(own, each) for each in slices]).reshape(*over, *own)
+    pairs = [dimension for i in range(len(own)) for dimension in (i, len(own) + i)]
+    lies = placed.transpose(pairs).reshape(*by_axis.values())
+    return Mesh(lies, tuple(by_axis), axis_types=(AxisType.Auto,) * len(by_axis))
+
+
+def _by_axis(config: MeshConfig, devices: int) -> dict[str, int]:
+    """The sizes of the axes that a mesh has."""
+    by_axis = dict(zip(AXES, config.sizes(devices), strict=True))
+    if by_axis["context"] == 1:  # programs that do without it are those of a mesh without it
+        del by_axis["context"]
+    return by_axis
+
+
+def _slices(devices: Sequence[Any]) -> list[list[Any]]:
+    """The devices of each slice of TPUs, or node of GPUs; all in one where they do not say.
+
+    Raises:
+      UserError: some have fewer than others.
+    """
+    found: dict[int, list[Any]] = {}
+    for device in devices:
+        found.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    if len({len(each) for each in found.values()}) > 1:
+        raise UserError(
+            "the slices are not alike",
+            where="mesh",
+            expected="as many devices in each slice, or node",
+            got=", ".join(f"{number}: {len(found[number])}" for number in sorted(found)),
+            fix="start the run on slices of one shape, with all their devices",
+        )
+    return [found[number] for number in sorted(found)]
+
+
+def _over_slices(sizes: Sequence[int], slices: int) -> tuple[int, ...]:
+    """How many slices lie along each axis: as many as can along the first ones, which send
+    least."""
+    over = []
+    for size in sizes:
+        over.append(math.gcd(size, slices))
+        slices //= over[-1]
+    return tuple(over)
+
+
+def _placed(sizes: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    """The devices of a slice, in the shape of a mesh."""
     try:
-        placed = mesh_utils.create_device_mesh(sizes, devices)
+        return mesh_utils.create_device_mesh(sizes, devices)
     except NotImplementedError:  # tensor=4 on a torus whose axes are of 16: along a quarter of one
-        placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
 
 
 def abstract_mesh(config: MeshConfig, devices: int | None) -> AbstractMesh:
@@ -151,15 +207,17 @@ def abstract_mesh(config: MeshConfig, devices: int | None) -> AbstractMesh:
     """
     wanted = config.wanted.values()
     count = math.prod(size for size in wanted if size != -1) if devices is None else devices
-    return AbstractMesh(config.sizes(count), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    sizes = _by_axis(config, count)
+    types = (AxisType.Auto,) * len(sizes)
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=types)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows split as the rules in force say, everything else whole."""
-    return NamedSharding(mesh, rules_in_force().spec(("batch",)))
+    return NamedSharding(mesh, rules_in_force().spec(("batch",), mesh))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
@@ -167,6 +225,24 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_shards(mesh: Mesh) -> int:
     """How many ways a batch is split."""
     return num_shards(mesh, rules_in_force().axes("batch"))
+
+
+def check_length(length: int, mesh: Mesh) -> None:
+    """Refuses rows whose tokens do not divide over the devices that share them.
+
+    Raises:
+      UserError: says the nearest lengths that do.
+    """
+    shards = num_shards(mesh, rules_in_force().axes("sequence"))
+    if length % shards:
+        low = length - length % shards
+        raise UserError(
+            "rows do not divide over the devices that share them",
+            where="mesh.context",
+            expected=f"rows of a multiple of {shards} tokens",
+            got=length,
+            fix=f"rows of {low} or {low + shards} tokens" if low else f"rows of {shards} tokens",
+        )
 
 
 def check_batch(batch_size: int, accumulation: int, mesh: Mesh) -> None:

@@ -21,8 +21,8 @@ from jaxssl.core.layer_names import canonical
 from jaxssl.core.names import matches
 from jaxssl.core.platform import use_platform
 
-AXES = ("data", "fsdp", "tensor")
-"""Of every mesh."""
+AXES = ("data", "fsdp", "context", "tensor")
+"""That a mesh may have; one that it has not splits nothing."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,18 @@ class Rules:
         own = next(changes, {})
         return tuple(Laid(x, own[x]) if x is not None and x in own else x for x in names)
 
-    def spec(self, names: Sequence[Name]) -> PartitionSpec:
+    def spec(self, names: Sequence[Name], mesh: Mesh | AbstractMesh | None = None) -> PartitionSpec:
         """Of an array whose axes have these names. An axis of the mesh splits the first of them
-        that asks for it, and is left out of the others."""
+        that asks for it, and is left out of the others.
+
+        Args:
+          mesh: None for one that has all axes.
+        """
+        there = AXES if mesh is None else mesh.axis_names
         taken: set[str] = set()
         parts = []
         for name in names:
-            free = tuple(axis for axis in self.axes(name) if axis not in taken)
+            free = tuple(axis for axis in self.axes(name) if axis in there and axis not in taken)
             taken.update(free)
             parts.append(free if len(free) > 1 else free[0] if free else None)
         return PartitionSpec(*parts)
@@ -90,9 +95,10 @@ DEFAULT = Rules(
     (
         ("batch", ("data", "fsdp")),
         ("microbatch", ()),
-        ("sequence", ()),
-        ("residual", ("tensor",)),
-        ("embed", ("fsdp",)),
+        ("sequence", ("context",)),
+        ("residual", ("context", "tensor")),
+        ("keys", ()),
+        ("embed", ("fsdp", "context")),
         ("activation", ()),
         ("heads", ("tensor",)),
         ("kv_heads", ("tensor",)),
@@ -107,7 +113,8 @@ DEFAULT = Rules(
 """Change here how all models are laid out; `mesh.rules` changes it for a run.
 
 `residual` is the sequence between the sublayers, where tensor parallelism would else leave the same
-hidden states, and the same norms to compute, on each of its devices."""
+hidden states, and the same norms to compute, on each of its devices. `keys` is the sequence that
+attention's queries see, whole on each device of `context`."""
 
 
 Changes = Mapping[str, Sequence[str]]
@@ -233,4 +240,4 @@ def platform_of(mesh: Mesh) -> str:
 
 def num_shards(mesh: Mesh | AbstractMesh, axes: Sequence[str]) -> int:
     """How many ways these axes of the mesh split something."""
-    return math.prod(mesh.shape[axis] for axis in axes)
+    return math.prod(mesh.shape.get(axis, 1) for axis in axes)

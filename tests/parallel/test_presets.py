@@ -5,7 +5,7 @@ import pytest
 
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
-from jaxssl.parallel.mesh import MeshConfig, abstract_mesh
+from jaxssl.parallel.mesh import MeshConfig, abstract_mesh, make_mesh
 from jaxssl.run.recipes import upgraded_run
 
 
@@ -23,6 +23,7 @@ def sizes(config, devices):
         ({"preset": "fsdp", "data": -1, "fsdp": 4}, {"data": 4, "fsdp": 4}),
         ({"preset": "fsdp+tensor", "tensor": 4}, {"fsdp": 4, "tensor": 4}),
         ({"preset": "fsdp+tensor", "tensor": -1, "fsdp": 2}, {"fsdp": 2, "tensor": 8}),
+        ({"preset": "fsdp+context", "context": 2}, {"fsdp": 8, "context": 2}),
         ({}, {"data": 16}),
         ({"fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 4, "tensor": 2}),
     ],
@@ -43,6 +44,12 @@ def test_a_preset_fits_one_device():
         ({"preset": "fsdp", "tensor": 2}, "preset, tensor", "mesh.preset=fsdp+tensor,"),
         ({"preset": "fsdp", "fsdp": 1}, "preset, fsdp", "mesh.preset=ddp,"),
         ({"preset": "fsdp+tensor", "tensor": 1}, "preset, tensor", "mesh.preset=fsdp,"),
+        ({"preset": "fsdp", "context": 2}, "preset, context", "mesh.preset=fsdp+context,"),
+        (
+            {"preset": "fsdp+context", "context": 2, "tensor": 2},
+            "preset, tensor",
+            "mesh.preset=null,",
+        ),
     ],
 )
 def test_what_contradicts_a_preset_is_refused(given, where, fix):
@@ -51,10 +58,11 @@ def test_what_contradicts_a_preset_is_refused(given, where, fix):
     assert error.value.where == where and fix in str(error.value.fix)
 
 
-def test_shards_beside_fsdp_are_to_be_given():
-    with pytest.raises(UserError, match="needs the number of shards along tensor") as error:
-        MeshConfig(preset="fsdp+tensor")
-    assert error.value.where == "tensor" and "mesh.tensor=2" in str(error.value.fix)
+@pytest.mark.parametrize("axis", ["tensor", "context"])
+def test_shards_beside_fsdp_are_to_be_given(axis):
+    with pytest.raises(UserError, match=f"needs the number of shards along {axis}") as error:
+        MeshConfig(preset=f"fsdp+{axis}")
+    assert error.value.where == axis and f"mesh.{axis}=2" in str(error.value.fix)
 
 
 def test_a_layer_above_a_preset_gives_its_axes():
@@ -83,5 +91,12 @@ def test_a_mesh_over_devices_that_are_not_there():
     assert abstract_mesh(MeshConfig(preset="fsdp"), 4096).shape["fsdp"] == 4096
     mesh = abstract_mesh(MeshConfig(fsdp=16), None)
     assert (mesh.shape["data"], mesh.shape["fsdp"]) == (1, 16)
+    assert "context" not in mesh.shape
     with pytest.raises(UserError, match="does not fit"):
         abstract_mesh(MeshConfig(fsdp=16), 8)
+
+
+def test_it_has_the_axes_of_one_over_devices():
+    for config in (MeshConfig(preset="fsdp"), MeshConfig(fsdp=2, context=2, tensor=2)):
+        mesh, real = abstract_mesh(config, 8), make_mesh(config)
+        assert (mesh.shape, mesh.axis_types) == (real.shape, real.axis_types)
