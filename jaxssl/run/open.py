@@ -25,7 +25,7 @@ from jaxssl.checkpoint.parameter_index import index_run
 from jaxssl.core.bounds import refuse_below
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import numbered_seed
-from jaxssl.core.names import flatten, matches
+from jaxssl.core.names import matches
 from jaxssl.core.types import Params, Vocabulary
 from jaxssl.data.config import TablesConfig
 from jaxssl.data.loader import Data
@@ -46,7 +46,6 @@ from jaxssl.generate.texts import (
     write_texts,
 )
 from jaxssl.models.heads import Use
-from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, check_length
 from jaxssl.objectives.base import Objective
 from jaxssl.parallel import hosts
@@ -587,8 +586,3 @@ def _check_head(trained: TrainedModel, use: Use) -> None:
         got=trained.config.purpose,
         fix=f"try `jaxssl {(*able, 'embed')[0]}`",
     )
-
-
-def shapes_of(params: Params) -> dict[str, Any]:
-    """{name: (shape, dtype)} of parameters, for `jaxssl inspect`."""
-    return {name: (leaf.shape, str(leaf.dtype)) for name, leaf in flatten(unbox(params)).items()}

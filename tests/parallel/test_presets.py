@@ -58,10 +58,12 @@ def test_what_contradicts_a_preset_is_refused(given, where, fix):
     assert error.value.where == where and fix in str(error.value.fix)
 
 
-@pytest.mark.parametrize("axis", ["tensor", "context"])
-def test_shards_beside_fsdp_are_to_be_given(axis):
+@pytest.mark.parametrize(
+    ("preset", "axis"), [("fsdp+tensor", "tensor"), ("fsdp+context", "context")]
+)
+def test_shards_beside_fsdp_are_to_be_given(preset, axis):
     with pytest.raises(UserError, match=f"needs the number of shards along {axis}") as error:
-        MeshConfig(preset=f"fsdp+{axis}")
+        MeshConfig(preset=preset)
     assert error.value.where == axis and f"mesh.{axis}=2" in str(error.value.fix)
 
 
