@@ -188,6 +188,7 @@ def describe(built: Built, cost: Receipt) -> list[str]:
         *describe_mixture(built),
         *([f"more parameters are trained from steps {', '.join(later)} on"] if later else []),
         *(receipt.table(cost) if is_partial else []),
+        *receipt.price_of_sums(cost),
         *nothing_before_the_end(settings.train.steps, settings.evaluation, config.checkpoint),
     ]
 

@@ -174,7 +174,9 @@ def test_a_run_and_what_opens_it_are_laid_out_as_asked(byte_store, tmp_path):
     mesh = f"mesh={{preset: fsdp, parameters: {{{TABLE}: {{embed: [], vocab: [fsdp]}}}}}}"
     short = ("train.steps=2", "evaluation.split=null", "optimizer.schedule.warmup=0")
     config = toy.configured(byte_store, tmp_path / "run", "gpt2", mesh, *short)
-    train_run(config, lambda text: None)
+    said = []
+    train_run(config, said.append)
+    assert any("gradients are summed over 8 shards of the batch" in line for line in said)
     opened = open_run(tmp_path / "run")
     assert lies(flatten(opened.params)[TABLE], opened.mesh, P("fsdp", None))
     other = open_run(tmp_path / "run", layers=["mesh.parameters={'**': {embed: []}}"])
