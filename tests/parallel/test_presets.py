@@ -1,12 +1,15 @@
 """Presets of the mesh: what they make of the axes that are not given, and what contradicts them."""
 
+from pathlib import Path
+
 import jax
 import pytest
+import toy
 
 from jaxssl.core import config as configuration
 from jaxssl.core.errors import UserError
 from jaxssl.parallel.mesh import MeshConfig, abstract_mesh, make_mesh
-from jaxssl.run.recipes import upgraded_run
+from jaxssl.run.recipes import load_config, upgraded_run
 
 
 def sizes(config, devices):
@@ -102,3 +105,39 @@ def test_it_has_the_axes_of_one_over_devices():
     for config in (MeshConfig(preset="fsdp"), MeshConfig(fsdp=2, context=2, tensor=2)):
         mesh, real = abstract_mesh(config, 8), make_mesh(config)
         assert (mesh.shape, mesh.axis_types) == (real.shape, real.axis_types)
+
+
+def mesh_of(*layers, overrides=()):
+    recipe = toy.recipe_of("bert", Path("store"), Path("run"), 136)
+    return load_config([recipe, *({"mesh": layer} for layer in layers)], overrides).mesh
+
+
+def test_a_later_layer_with_a_preset_begins_anew():
+    """Hardware files stand for all of a mesh; what comes above them changes it."""
+    split, ddp = {"data": 1, "fsdp": 4, "tensor": 2, "rules": {"mlp": []}}, {"preset": "ddp"}
+    made = mesh_of(split, ddp)
+    assert sizes(made, 8) == {"data": 8} and made.rules == {"mlp": ()}
+    assert sizes(mesh_of(ddp, {"preset": None, "fsdp": 4}), 8) == {"data": 2, "fsdp": 4}
+    above = mesh_of({"preset": "fsdp"}, overrides=["mesh.data=2"])
+    assert sizes(above, 8) == {"data": 2, "fsdp": 4}
+    again = mesh_of({"preset": "fsdp"}, overrides=["mesh.preset=fsdp+tensor", "mesh.tensor=2"])
+    assert sizes(again, 8) == {"fsdp": 4, "tensor": 2}
+    for below, overrides in [(ddp, ["mesh.fsdp=8"]), (split, ["mesh.preset=ddp", "mesh.fsdp=8"])]:
+        with pytest.raises(UserError, match="contradict each other"):
+            mesh_of(below, overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("laptop", None),
+        ("eight-devices", {"fsdp": 8}),
+        ("eight-devices-tensor", {"fsdp": 4, "tensor": 2}),
+        ("tpu-pod", {"fsdp": 8}),
+    ],
+)
+def test_a_hardware_file_stands_over_any_other(name, made):
+    for below in ("laptop", "eight-devices", "eight-devices-tensor", "tpu-pod"):
+        recipe = toy.recipe_of("bert", Path("store"), Path("run"), 136)
+        mesh = load_config([recipe, f"hardware/{below}", f"hardware/{name}"]).mesh
+        assert sizes(mesh, 8 if made else 1) == (made or {})
