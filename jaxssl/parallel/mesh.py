@@ -28,9 +28,9 @@ class MeshConfig:
     """How many devices lie along each axis. Their product must be the number of devices."""
 
     preset: Literal["ddp", "fsdp", "fsdp+tensor", "fsdp+context"] | None = None
-    """What the axes are that are not given: `ddp`, every device with all parameters and its share
-    of the batch; `fsdp`, with a shard of them; `fsdp+tensor` and `fsdp+context`, the same beside
-    shards of layers or of rows, whose number is given."""
+    """How devices share the work: `ddp`, each has all parameters and its share of the batch;
+    `fsdp`, a shard of both; `fsdp+tensor` and `fsdp+context`, the same beside shards of layers or
+    of rows, whose number is given. It sets the axes that are not given; null sets none."""
     data: int | None = None
     """Replicas of the model: each takes a share of the batch. -1 takes what the others leave, and
     so does null without a preset."""

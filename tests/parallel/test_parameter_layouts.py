@@ -36,11 +36,13 @@ BATCH = tiny.rows([[d] for d in tiny.random_documents([16, 9, 5, 12, 16, 3, 7, 1
 TABLE, UP = "embeddings/tokens/embedding", "decoder/layers/feed_forward/up/kernel"
 DOWN, QUERY = (f"decoder/layers/{name}/kernel" for name in ("feed_forward/down", "attention/query"))
 ASKED = {
+    "decoder/layers/attention/output/kernel": {"layers": ["data"], "heads": []},
     "**/embedding": {"vocab": [], "embed": ["fsdp"]},
     "**/up/kernel": {"embed": [], "mlp": ["fsdp", "tensor"]},
     "**/{up,down}/kernel": {"embed": [], "mlp": ["tensor"]},  # the first that matches wins
 }
 LIE = {
+    "decoder/layers/attention/output/kernel": P("data", None, None, "fsdp"),
     TABLE: P(None, "fsdp"),
     UP: P(None, None, ("fsdp", "tensor")),
     DOWN: P(None, "tensor", None),
