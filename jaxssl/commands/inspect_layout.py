@@ -60,6 +60,7 @@ def lines(
     yield (
         f"  state of {config.optimizer.name} for the {trained:,} that are trained: "
         f"{_told(*sizes[1], mesh.size)}"
+        + (", in the memory of the hosts" if config.mesh.offload_optimizer else "")
     )
     if state.ema:
         yield f"  averages: {_told(*averages, mesh.size)}"

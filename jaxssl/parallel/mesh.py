@@ -50,6 +50,9 @@ class MeshConfig:
     `{"**/embedding": {vocab: [], embed: [fsdp]}}`. The first pattern that matches wins."""
     replicated: bool = False
     """Let parameters of 64 MiB and more lie whole on devices that could split them."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state in the memory of the hosts, and fetch it for each update: slower,
+    for models that do not fit otherwise."""
     compiler: dict[str, str | int | float | bool | None] = field(default_factory=dict)
     """Options of the XLA compiler over those that this kind of chip has (they are told); null
     leaves one out."""

@@ -112,6 +112,18 @@ def parts_of(sharding: NamedSharding, ndim: int) -> list[tuple[str, ...]]:
     return [() if x is None else x if isinstance(x, tuple) else (x,) for x in parts]
 
 
+def on_hosts(abstract: T) -> T:
+    """An abstract tree whose arrays lie in the memory of the hosts; numbers stay on the devices."""
+
+    def one(leaf):
+        if not leaf.ndim:
+            return leaf
+        sharding = leaf.sharding.with_memory_kind("pinned_host")
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(one, abstract)
+
+
 def layout(abstract: T) -> T:
     """The shardings of an abstract tree."""
     return jax.tree.map(lambda leaf: leaf.sharding, abstract)

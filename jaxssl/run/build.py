@@ -178,6 +178,7 @@ def make_program(
         draws=draws,
         reached=reach,
         compiler=compiler_options(mesh, config.mesh.compiler),
+        is_offloaded=config.mesh.offload_optimizer,
     )
     return program, epochs
 
@@ -204,7 +205,7 @@ def check_layout(
         check_patterns(config.mesh.parameters, boxed)
     if not config.mesh.replicated:
         own, _ = split(boxed, trained.__contains__)
-        state = jax.eval_shape(optimizer.init, own)
+        state = {} if config.mesh.offload_optimizer else jax.eval_shape(optimizer.init, own)
         check_split([*placed, *whole_leaves(state, mesh, "optimizer state ")])
 
 
