@@ -158,7 +158,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 def _by_axis(config: MeshConfig, devices: int) -> dict[str, int]:
     """The sizes of the axes that a mesh has."""
-    by_axis = dict(zip(AXES, config.sizes(devices), strict=True))
+    by_axis: dict[str, int] = dict(zip(AXES, config.sizes(devices), strict=True))
     if by_axis["context"] == 1:  # programs that do without it are those of a mesh without it
         del by_axis["context"]
     return by_axis
