@@ -10,17 +10,17 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from jaxssl.parallel.rules import num_shards, rings_in_force, rules_in_force
+from jaxssl.parallel.rules import Names, num_shards, rings_in_force, rules_in_force
 
 
-def to_spec(names: tuple[str | None, ...]) -> PartitionSpec:
+def to_spec(names: Names) -> PartitionSpec:
     """Logical axis names as a PartitionSpec of the current mesh by the rules in force; an unknown
     name is a KeyError."""
     mesh = jax.sharding.get_abstract_mesh()
     return rules_in_force().spec(names, None if mesh.empty else mesh)
 
 
-def constrain(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+def constrain(x: jax.Array, names: Names) -> jax.Array:
     """`x` laid out over the current mesh by its logical axes; unchanged where no mesh is set.
 
     An axis of `x` that does not divide over all axes of the mesh that split it is split by the
@@ -58,18 +58,18 @@ def shards_of(name: str) -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def scattered(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+def scattered(x: jax.Array, names: Names) -> jax.Array:
     """`x`, a parameter with these logical axes: XLA is told at its gradient already that it lies in
     shards, not first at the optimizer."""
     del names
     return x
 
 
-def _forward(x: jax.Array, names: tuple[str | None, ...]) -> tuple[jax.Array, None]:
+def _forward(x: jax.Array, names: Names) -> tuple[jax.Array, None]:
     return x, None
 
 
-def _backward(names: tuple[str | None, ...], _: None, gradient: jax.Array) -> tuple[jax.Array]:
+def _backward(names: Names, _: None, gradient: jax.Array) -> tuple[jax.Array]:
     return (constrain(gradient, names),)
 
 
@@ -128,7 +128,7 @@ class IntoShards:
         return shards(x, dy)
 
 
-def into_shards(names: tuple[str | None, ...], shape: tuple[int, ...]) -> IntoShards | None:
+def into_shards(names: Names, shape: tuple[int, ...]) -> IntoShards | None:
     """How the gradient of a kernel with these logical axes is summed, given rows of `shape`, (B,)
     or (B, T); None where that is XLA's: no mesh, no shards, rows that do not lie in shards, or a
     kernel that another axis splits, too (7B on 4,096 chips, tensor 4: 31.9 GiB a chip and step by
