@@ -72,6 +72,19 @@ def pytest_runtest_logreport(report):
         print(f"\n{report.nodeid} failed in its {report.when}\n{report.longreprtext}", flush=True)
 
 
+def pytest_terminal_summary(terminalreporter):
+    """How far apart one device and many came out, where tests looked (see equal.py)."""
+    reports = [each for name in ("passed", "failed") for each in terminalreporter.getreports(name)]
+    noted = [pair for each in reports if each.when == "call" for pair in each.user_properties]
+    rows = [value for name, value in noted if name == "equal"]
+    if rows:
+        import equal  # imports JAX, which is not asked for before it is needed
+
+        terminalreporter.section("one device and many: largest relative differences")
+        for line in equal.table(rows):
+            terminalreporter.line(line)
+
+
 def pytest_sessionfinish(session):
     """xdist interrupts a worker that takes more than 5 seconds to clean up after its last test, and
     the KeyboardInterrupt would be told of whatever callback it strikes: Hypothesis's, JAX's."""

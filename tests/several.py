@@ -37,6 +37,13 @@ def start_both(command: list, own: tuple[tuple[str, ...], ...] = ((), ())) -> li
     return _started(2, lambda number, found: [*command, *own[number], *found])
 
 
+def start_all(command: list, count: int, devices: int = 1) -> list[subprocess.Popen]:
+    """So many processes of one command, each with so many simulated devices."""
+    if count == 1:
+        return [toy.start(command, devices=devices)]
+    return _started(count, lambda number, found: [*command, *found], devices)
+
+
 def start_verb(command: list, count: int) -> list[subprocess.Popen]:
     """So many processes of a command that takes overrides by `--with`."""
     if count == 1:
@@ -45,7 +52,9 @@ def start_verb(command: list, count: int) -> list[subprocess.Popen]:
     return _started(count, lambda number, found: [*command, *layered(found)])
 
 
-def _started(count: int, command: Callable[[int, list[str]], list]) -> list[subprocess.Popen]:
+def _started(
+    count: int, command: Callable[[int, list[str]], list], devices: int = 1
+) -> list[subprocess.Popen]:
     """Processes that find each other.
 
     Args:
@@ -56,7 +65,9 @@ def _started(count: int, command: Callable[[int, list[str]], list]) -> list[subp
     os.environ["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
     try:
         return [
-            toy.start(command(number, [*shared, f"distributed.process_id={number}"]))
+            toy.start(
+                command(number, [*shared, f"distributed.process_id={number}"]), devices=devices
+            )
             for number in range(count)
         ]
     finally:

@@ -209,6 +209,19 @@ def assert_same_arrays(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) 
     assert not different, different
 
 
+def assert_close_arrays(
+    got: dict[str, np.ndarray], want: dict[str, np.ndarray], limit: float = 3e-6
+) -> None:
+    """Within `limit` (relative L2 of each, norms below 0.01 taken as that), with the same names. A
+    key's bias is left out: it has no gradient but rounding, for a softmax ignores it."""
+    assert got.keys() == want.keys()
+    errors = {}
+    for name in [name for name in want if "['key']['bias']" not in name]:
+        a, b = got[name].astype(np.float64), want[name].astype(np.float64)
+        errors[name] = np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-2)
+    assert max(errors.values()) <= limit, {k: v for k, v in errors.items() if v > limit}
+
+
 def start(arguments: list[str], *, devices: int = 1, **options) -> subprocess.Popen:
     """A `jaxssl` process of its own, with so many simulated devices."""
     environment = {
