@@ -32,6 +32,11 @@ $(VENV)/installed-bench: $(VENV)/made pyproject.toml constraints.txt
 	@$(PIP) -e '.[bench]'
 	@touch $@ $(VENV)/installed
 
+# The compiler for TPUs stands by itself: where JAX finds it, it looks for TPUs at every start.
+$(VENV)/installed-plan: $(VENV)/made pyproject.toml constraints.txt
+	@$(PIP) --no-deps --upgrade --target $(VENV)/plan libtpu
+	@touch $@
+
 install: $(VENV)/installed ## the environment alone; the command is then .venv/bin/jaxssl
 	@echo "the command is $(BIN)/jaxssl (or jaxssl, after: . $(BIN)/activate)"
 
@@ -44,8 +49,8 @@ test: $(VENV)/installed-test ## all tests but the slow ones, on eight simulated 
 	@$(BIN)/pyright
 	@$(BIN)/python -m pytest
 
-test-slow: $(VENV)/installed-test ## the tests that take long, in CI too
-	@$(BIN)/python -m pytest -m slow
+test-slow: $(VENV)/installed-test $(VENV)/installed-plan ## the tests that take long, in CI too
+	@JAXSSL_LIBTPU=$(VENV)/plan $(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/installed-bench ## step, start and memory; speed against PyTorch; input (a quiet machine is needed)
 	@$(BIN)/python -m benchmarks

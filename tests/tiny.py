@@ -102,17 +102,10 @@ def pack(documents, length):
 
 
 @functools.cache
-def mesh(data=1, fsdp=1, tensor=1):
-    """A mesh over the first `data * fsdp * tensor` simulated devices."""
-    sizes, count = (data, fsdp, tensor), data * fsdp * tensor
-    if count == jax.device_count():
-        return make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
-    return jax.make_mesh(
-        sizes,
-        ("data", "fsdp", "tensor"),
-        axis_types=(jax.sharding.AxisType.Auto,) * 3,
-        devices=jax.devices()[:count],
-    )
+def mesh(data=1, fsdp=1, tensor=1, context=1):
+    """A mesh over the first `data * fsdp * context * tensor` simulated devices."""
+    config = MeshConfig(data=data, fsdp=fsdp, context=context, tensor=tensor)
+    return make_mesh(config, jax.devices()[: data * fsdp * context * tensor])
 
 
 def corrupted(objective, batch, seed=0, vocabulary=WORDS) -> dict:
@@ -162,9 +155,10 @@ def relative_l2(got, want) -> dict[str, float]:
 
 def shard_params(model: Model, params, over):
     """`params` laid out over the mesh `over` as a run would lay them."""
-    from jaxssl.parallel.axes import to_spec
+    from jaxssl.parallel.rules import rules_in_force
 
     def place(box, value):
-        return jax.device_put(value, jax.sharding.NamedSharding(over, to_spec(box.names)))
+        spec = rules_in_force().spec(box.names, over)
+        return jax.device_put(value, jax.sharding.NamedSharding(over, spec))
 
     return jax.tree.map(place, model.abstract(), params, is_leaf=is_boxed)

@@ -19,14 +19,16 @@ from jaxssl.core.precision import Precision
 from jaxssl.models.config import AttentionConfig, BlockConfig
 from jaxssl.models.layer_context import Context, LayerNumbers, Memory
 from jaxssl.models.layers import Projection, dropout_rng, make_norm
-from jaxssl.ops.attention.kernels import KERNELS, KernelName, attention, call_of, choose
-from jaxssl.ops.attention.operands import Operands, WeightDropout
+from jaxssl.ops.attention.kernels import KERNELS, KernelName, call_of, choose
+from jaxssl.ops.attention.operands import NO_DROPOUT, Operands, WeightDropout
 from jaxssl.ops.attention.pattern import Pattern, Tokens
 from jaxssl.ops.rotary import rotate
-from jaxssl.parallel.axes import constrain, on_shards, to_spec
+from jaxssl.parallel.axes import constrain, on_shards, shards_of, split_by, to_spec
 
-CACHE = ("batch", "kv_heads", "sequence", "head_dim")
+CACHE = ("batch", "kv_heads", "keys", "head_dim")
 """Heads before slots: as products read them. Else they were copied for each token, all of them."""
+KEYS = ("batch", "keys", "kv_heads", "head_dim")
+"""Keys and values as queries read them."""
 
 
 def project(block: BlockConfig, c: AttentionConfig, name: str, x: jax.Array) -> jax.Array:
@@ -70,21 +72,28 @@ def on_kernel(
     drop: WeightDropout,
 ) -> jax.Array:
     """Attention [B, T, N, D] by the kernel of this name, or `auto`'s choice; one that knows a
-    single device computes each device's shard of rows and heads."""
-    call = call_of(operands, pattern, precision, drop)
-    chosen = choose(name, call, platform()).name
-    if not KERNELS[chosen].is_local:
-        return attention(chosen, operands, pattern, precision, drop)
+    single device computes each device's shard of rows, queries and heads."""
+    if split_by("sequence"):  # each device has its own queries, and gathers the keys that these see
+        k, v = (constrain(x, KEYS) for x in (operands.k, operands.v))
+        operands = dataclasses.replace(operands, k=k, v=v)
+    call = call_of(operands, pattern, precision, drop, shards_of("sequence"))
+    kernel = KERNELS[choose(name, call, platform()).name]
+    if not kernel.is_local:
+        return kernel.attend(operands, pattern, precision, drop)
 
-    def on_shard(operands: Operands) -> jax.Array:
-        return attention(chosen, operands, pattern, precision)
+    def on_shard(operands: Operands, table: Any) -> jax.Array:
+        more = {} if table is None else {"table": table}
+        return kernel.attend(operands, pattern, precision, NO_DROPOUT, **more)
 
-    row: Any = to_spec(("batch", None))
-    heads: Any = to_spec(("batch", None, "heads", None))
-    kv_heads: Any = to_spec(("batch", None, "kv_heads", None))
-    tokens = Tokens(row, row, row)
-    specs = Operands(heads, kv_heads, kv_heads, tokens, tokens, scale=operands.scale)
-    return on_shards(on_shard, (specs,), heads)(operands)
+    heads: Any = to_spec(("batch", "sequence", "heads", None))
+    keys: Any = to_spec(KEYS)
+    of_queries: Any = to_spec(("batch", "sequence"))
+    of_keys: Any = to_spec(KEYS[:2])
+    ours, theirs = (Tokens(x, x, x) for x in (of_queries, of_keys))
+    specs = Operands(heads, keys, keys, ours, theirs, scale=operands.scale)
+    num_heads = operands.q.shape[2] // shards_of("heads")
+    table, lies = kernel.table(call, num_heads, to_spec((None, "sequence")))
+    return on_shards(on_shard, (specs, lies), heads)(operands, table)
 
 
 class SelfAttention(nn.Module):

@@ -13,14 +13,13 @@ from jaxssl.models.layer_context import Context, LayerNumbers
 from jaxssl.models.layers import Projection, dropout_rng, make_norm
 from jaxssl.ops.activations import ACTIVATIONS
 from jaxssl.ops.dropout import dropout
-from jaxssl.parallel.axes import constrain, divides
+from jaxssl.parallel.axes import constrain
 
 
 def laid_out(x: jax.Array) -> jax.Array:
     """Hidden states [B, T, H] as they lie between sublayers: the sequence over the devices that
-    share a layer, where it divides."""
-    place = "residual" if divides("residual", x.shape[1]) else "sequence"
-    return constrain(x, ("batch", place, "activation"))
+    share a layer."""
+    return constrain(x, ("batch", "residual", "activation"))
 
 
 class FeedForward(nn.Module):

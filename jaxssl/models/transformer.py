@@ -37,7 +37,7 @@ from jaxssl.ops.activations import Activation
 from jaxssl.ops.attention.kernels import Call, KernelName, check_call, choose
 from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.ops.dropout import dropout
-from jaxssl.parallel.axes import constrain, is_split
+from jaxssl.parallel.axes import constrain, split_by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,7 +367,7 @@ class Transformer(nn.Module):
     def _ended(self, x: jax.Array, context: Context, norm: str = "norm") -> jax.Array:
         """What comes after the last block of a stack."""
         body = self.config.body()
-        if is_split("residual"):
+        if split_by("residual"):
             # Whole once, here: a loss in chunks would gather it in each of its turns.
             x = constrain(x, ("batch", "sequence", "activation"))
         x = getattr(self, norm)(x) if body.final_norm else x

@@ -25,7 +25,7 @@ from jaxssl.models.network import Network
 from jaxssl.objectives.base import Loss, Outputs, Sums
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.ops.losses import chunked_sum, filled_chunks
-from jaxssl.parallel.axes import over_batch_shards
+from jaxssl.parallel.axes import over_batch_shards, shards_of
 
 TEACHER = "teacher"
 
@@ -144,7 +144,7 @@ class Distil(MaskedLm):
         teacher = model.network(TEACHER)
 
         def chunks(x):
-            return filled_chunks(x, self.chunk)
+            return filled_chunks(x, self.chunk, shards_of("sequence"))
 
         def one(own, hidden, constants, fixed):
             theirs, weights = constants

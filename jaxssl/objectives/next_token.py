@@ -8,7 +8,7 @@ from jaxssl.models.heads import CAUSAL_LM
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import Sums
 from jaxssl.ops.losses import chunked_sum, cross_entropy, filled_chunks
-from jaxssl.parallel.axes import over_batch_shards
+from jaxssl.parallel.axes import over_batch_shards, shards_of
 
 
 def following(x: jax.Array) -> jax.Array:
@@ -56,7 +56,7 @@ def next_token_sums(
         return cross_entropy(logits, targets, weights, z_loss, smoothing)
 
     def chunks(tree):
-        return jax.tree.map(lambda x: filled_chunks(x, chunk), tree)
+        return jax.tree.map(lambda x: filled_chunks(x, chunk, shards_of("sequence")), tree)
 
     head = model.head_params(params, CAUSAL_LM.name)
     constants = chunks((targets, weights))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxssl.core.types import Params
 from jaxssl.models.model import Model
 from jaxssl.ops.losses import chunked_sum, cross_entropy, filled_chunks
-from jaxssl.parallel.axes import over_batch_shards
+from jaxssl.parallel.axes import over_batch_shards, shards_of
 
 
 def gathered(hidden: jax.Array, places: jax.Array) -> jax.Array:
@@ -40,7 +40,7 @@ def slot_sums(
     """
 
     def chunks(tree):
-        return jax.tree.map(lambda x: filled_chunks(x, chunk), tree)
+        return jax.tree.map(lambda x: filled_chunks(x, chunk, shards_of("sequence")), tree)
 
     def one(params, inputs, constants):
         labels, weights, more = constants

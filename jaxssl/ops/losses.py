@@ -130,14 +130,31 @@ def chunked_sum(
     return total(params, inputs, constants, last)
 
 
-def filled_chunks(x: jax.Array, chunk: int) -> jax.Array:
-    """[B, T, ...] as [C, B, P, ...]: the fewest chunks of the sequence of P <= `chunk` places each.
-    Where they do not divide it, the last one is filled up with zeros: weights, too, that are 0."""
-    count = -(-x.shape[1] // chunk)
-    short = -x.shape[1] % count
-    if short:
-        x = jnp.pad(x, [(0, 0), (0, short), *[(0, 0)] * (x.ndim - 2)])
-    return sequence_chunks(x, count)
+def filled_chunks(x: jax.Array, chunk: int, shards: int = 1) -> jax.Array:
+    """[B, T, ...] as [C, B, P, ...]: the fewest chunks of the sequence of P places each, about
+    `chunk` at most. Where they do not divide it, what is short is filled up with zeros: weights,
+    too, that are 0.
+
+    Args:
+      shards: that the sequence lies in, one after the other: a chunk has as much of each, so that
+        all devices work on each chunk. P is a multiple of it.
+    """
+    B, T = x.shape[:2]
+    count = -(-T // chunk)
+    if shards == 1:
+        return sequence_chunks(_filled(x, 1, -T % count), count)
+    x = _filled(x, 1, -T % shards)
+    x = x.reshape(B, shards, -1, *x.shape[2:])
+    x = _filled(x, 2, -x.shape[2] % count)
+    x = x.reshape(B, shards, count, -1, *x.shape[3:])
+    return jnp.moveaxis(x, 2, 0).reshape(count, B, -1, *x.shape[4:])
+
+
+def _filled(x: jax.Array, axis: int, short: int) -> jax.Array:
+    """With so many zeros at the end of an axis."""
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = (0, short)
+    return jnp.pad(x, padding) if short else x
 
 
 def sequence_chunks(x: jax.Array, count: int) -> jax.Array:

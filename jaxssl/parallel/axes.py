@@ -2,51 +2,59 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from jaxssl.parallel.rules import num_shards, rings_in_force, rules_in_force
 
 
 def to_spec(names: tuple[str | None, ...]) -> PartitionSpec:
-    """Logical axis names as a PartitionSpec by the rules in force; an unknown name is a
-    KeyError."""
-    return rules_in_force().spec(names)
+    """Logical axis names as a PartitionSpec of the current mesh by the rules in force; an unknown
+    name is a KeyError."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return rules_in_force().spec(names, None if mesh.empty else mesh)
 
 
 def constrain(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
     """`x` laid out over the current mesh by its logical axes; unchanged where no mesh is set.
 
-    Inside of a function that runs on each shard by itself, by the axes that are XLA's there.
+    An axis of `x` that does not divide over all axes of the mesh that split it is split by the
+    first of them: a token that is decoded, say. Inside of a function that runs on each shard by
+    itself, `x` is laid out by the axes that are XLA's there.
     """
-    spec, mesh = to_spec(names), jax.sharding.get_abstract_mesh()
+    mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    if mesh.manual_axes:
-        spec = PartitionSpec(*(_without(mesh.manual_axes, part) for part in spec))
-    return jax.lax.with_sharding_constraint(x, spec)
+    parts = [_that_split(mesh, part, size) for part, size in zip(to_spec(names), x.shape)]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*parts))
 
 
-def _without(manual: Sequence[str], part: Any) -> tuple[str, ...]:
+def _that_split(mesh: AbstractMesh, part: Any, size: int) -> tuple[str, ...]:
+    """The first axes of a part of a PartitionSpec, as far as they divide a size."""
     axes = () if part is None else part if isinstance(part, tuple) else (part,)
-    return tuple(axis for axis in axes if axis not in manual)
+    axes = tuple(axis for axis in axes if axis not in mesh.manual_axes)
+    while size % num_shards(mesh, axes):
+        axes = axes[:-1]
+    return axes
 
 
-def is_split(name: str) -> bool:
-    """Whether the current mesh splits the axes of this logical name."""
+def split_by(name: str) -> tuple[str, ...]:
+    """The axes of the current mesh that split what has this logical name."""
     mesh = jax.sharding.get_abstract_mesh()
-    return not mesh.empty and num_shards(mesh, rules_in_force().axes(name)) > 1
+    if mesh.empty:
+        return ()
+    return tuple(axis for axis in rules_in_force().axes(name) if mesh.shape.get(axis, 1) > 1)
 
 
-def divides(name: str, size: int) -> bool:
-    """Whether an axis of this logical name and size splits evenly over the current mesh."""
+def shards_of(name: str) -> int:
+    """How many ways the current mesh splits what has this logical name."""
     mesh = jax.sharding.get_abstract_mesh()
-    return mesh.empty or size % num_shards(mesh, rules_in_force().axes(name)) == 0
+    return num_shards(mesh, split_by(name))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -116,14 +124,14 @@ class IntoShards:
 
 def into_shards(names: tuple[str | None, ...], shape: tuple[int, ...]) -> IntoShards | None:
     """How the gradient of a kernel with these logical axes is summed, given rows of `shape`
-    [B, ...]; None where that is XLA's: no mesh, no shards, rows that do not lie in shards, or a
-    kernel that another axis splits, too (7B on 4,096 chips, tensor 4: 31.9 GiB a chip and step by
-    XLA, 48.9 by hand)."""
+    [B, ...]; None where that is XLA's: no mesh, no shards, rows that do not lie in shards or whose
+    sequence does, or a kernel that another axis splits, too (7B on 4,096 chips, tensor 4: 31.9 GiB
+    a chip and step by XLA, 48.9 by hand)."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.manual_axes:
         return None
-    axes = tuple(axis for axis in rules_in_force().axes("batch") if mesh.shape[axis] > 1)
-    if not axes or shape[0] % num_shards(mesh, axes):
+    axes = split_by("batch")
+    if not axes or shape[0] % num_shards(mesh, axes) or split_by("sequence"):
         return None
     parts = [
         (dimension, axis)
@@ -176,26 +184,28 @@ def _is_none(x: Any) -> bool:
 def over_batch_shards(
     function: Callable[[Any, Any], tuple[Any, Any]], whole: Any, rows: Any
 ) -> tuple[Any, Any]:
-    """`function(whole, rows) -> (sums, rows)`, each batch shard on its own rows.
+    """`function(whole, rows) -> (sums, rows)`, each shard of the batch, and of the sequence, on its
+    own rows.
 
     Sums are added up over the shards once, at the end, where XLA left to itself may do so in every
     turn of a loop inside `function`. The other axes of the mesh stay XLA's. Without a mesh, or
-    where the batch is not split, the function is called as it is.
+    where nothing is split, the function is called as it is.
 
     Args:
       whole: pytree of arrays that every shard needs whole.
-      rows: pytree of arrays [C, B, ...]; so are the rows that come out.
+      rows: pytree of arrays [C, B, P, ...], P a multiple of the shards of the sequence; so are the
+        rows that come out.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = rules_in_force().axes("batch")
-    if mesh.empty or num_shards(mesh, axes) == 1:
+    batch, sequence = split_by("batch"), split_by("sequence")
+    axes = (*batch, *sequence)
+    if not axes:
         return function(whole, rows)
 
     def on_shard(whole, rows):
         sums, out = function(whole, rows)
         return jax.lax.psum(sums, axes), out
 
-    split = PartitionSpec(None, axes)
+    split = PartitionSpec(None, batch, sequence) if sequence else PartitionSpec(None, batch)
     shards = jax.shard_map(
         on_shard,
         in_specs=(PartitionSpec(), split),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -21,6 +22,8 @@ class MeshConfig:
     """Replicas of the model: each takes a share of the batch. -1 takes what the others leave."""
     fsdp: int = 1
     """Shards of parameters and optimizer state, gathered when used; they share the batch too."""
+    context: int = 1
+    """Shards of each row's tokens, for long rows: queries stay, keys and values are gathered."""
     tensor: int = 1
     """Shards of each layer's heads and width."""
     rules: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -33,13 +36,13 @@ class MeshConfig:
     def __post_init__(self):
         make_rules(self.rules)
 
-    def sizes(self, devices: int) -> tuple[int, int, int]:
+    def sizes(self, devices: int) -> tuple[int, ...]:
         """The mesh's shape for this many devices.
 
         Raises:
           UserError: the axes do not multiply to the number of devices.
         """
-        sizes = [self.data, self.fsdp, self.tensor]
+        sizes = [getattr(self, axis) for axis in AXES]
         free = [i for i, size in enumerate(sizes) if size == -1]
         fixed = math.prod(size for size in sizes if size != -1)
         if len(free) == 1 and fixed > 0 and devices % fixed == 0:
@@ -53,34 +56,77 @@ class MeshConfig:
                 "the mesh does not fit the devices",
                 where="mesh",
                 expected=f"axes whose product is {devices}, the number of devices",
-                got=", ".join(
-                    f"{name}={size}"
-                    for name, size in zip(AXES, (self.data, self.fsdp, self.tensor))
-                ),
+                got=", ".join(f"{axis}={getattr(self, axis)}" for axis in AXES),
                 fix=fix,
             )
-        return sizes[0], sizes[1], sizes[2]
+        return tuple(sizes)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh over all devices, every axis automatic (XLA propagates shardings); its axes lie
-    along the links of a TPU's torus.
+    along the links of a TPU's torus. Of several slices, whose links are slow, each has its part of
+    the first axes.
 
     Args:
       devices: None for those of this machine.
+
+    Raises:
+      UserError: the axes do not fit the devices, or slices differ.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = config.sizes(len(devices))
+    by_axis = dict(zip(AXES, config.sizes(len(devices)), strict=True))
+    if by_axis["context"] == 1:  # programs that do without it are those of a mesh without it
+        del by_axis["context"]
+    slices = _slices(devices)
+    over = _over_slices([*by_axis.values()], len(slices))
+    own = tuple(size // ways for size, ways in zip(by_axis.values(), over))
+    placed = np.stack([_placed(own, each) for each in slices]).reshape(*over, *own)
+    pairs = [dimension for i in range(len(own)) for dimension in (i, len(own) + i)]
+    lies = placed.transpose(pairs).reshape(*by_axis.values())
+    return Mesh(lies, tuple(by_axis), axis_types=(AxisType.Auto,) * len(by_axis))
+
+
+def _slices(devices: Sequence[Any]) -> list[list[Any]]:
+    """The devices of each slice of TPUs, or node of GPUs; all in one where they do not say.
+
+    Raises:
+      UserError: some have fewer than others.
+    """
+    found: dict[int, list[Any]] = {}
+    for device in devices:
+        found.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    if len({len(each) for each in found.values()}) > 1:
+        raise UserError(
+            "the slices are not alike",
+            where="mesh",
+            expected="as many devices in each slice, or node",
+            got=", ".join(f"{number}: {len(found[number])}" for number in sorted(found)),
+            fix="start the run on slices of one shape, with all their devices",
+        )
+    return [found[number] for number in sorted(found)]
+
+
+def _over_slices(sizes: Sequence[int], slices: int) -> tuple[int, ...]:
+    """How many slices lie along each axis: as many as can along the first ones, which send
+    least."""
+    over = []
+    for size in sizes:
+        over.append(math.gcd(size, slices))
+        slices //= over[-1]
+    return tuple(over)
+
+
+def _placed(sizes: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    """The devices of a slice, in the shape of a mesh."""
     try:
-        placed = mesh_utils.create_device_mesh(sizes, devices)
+        return mesh_utils.create_device_mesh(sizes, devices)
     except NotImplementedError:  # tensor=4 on a torus whose axes are of 16: along a quarter of one
-        placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows split as the rules in force say, everything else whole."""
-    return NamedSharding(mesh, rules_in_force().spec(("batch",)))
+    return NamedSharding(mesh, rules_in_force().spec(("batch",), mesh))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -91,6 +137,24 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_shards(mesh: Mesh) -> int:
     """How many ways a batch is split."""
     return num_shards(mesh, rules_in_force().axes("batch"))
+
+
+def check_length(length: int, mesh: Mesh) -> None:
+    """Refuses rows whose tokens do not divide over the devices that share them.
+
+    Raises:
+      UserError: says the nearest lengths that do.
+    """
+    shards = num_shards(mesh, rules_in_force().axes("sequence"))
+    if length % shards:
+        low = length - length % shards
+        raise UserError(
+            "rows do not divide over the devices that share them",
+            where="mesh.context",
+            expected=f"rows of a multiple of {shards} tokens",
+            got=length,
+            fix=f"rows of {low} or {low + shards} tokens" if low else f"rows of {shards} tokens",
+        )
 
 
 def check_batch(batch_size: int, accumulation: int, mesh: Mesh) -> None:

@@ -18,8 +18,8 @@ from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
 from jaxssl.core.platform import use_platform
 
-AXES = ("data", "fsdp", "tensor")
-"""Of every mesh."""
+AXES = ("data", "fsdp", "context", "tensor")
+"""That a mesh may have; one that it has not splits nothing."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,20 @@ class Rules:
         """The axes of the mesh for a logical one; an unknown name is a KeyError."""
         return () if name is None else dict(self.table)[name]
 
-    def spec(self, names: Sequence[str | None]) -> PartitionSpec:
+    def spec(
+        self, names: Sequence[str | None], mesh: Mesh | AbstractMesh | None = None
+    ) -> PartitionSpec:
         """Of an array whose axes have these names. An axis of the mesh splits the first of them
-        that asks for it, and is left out of the others."""
+        that asks for it, and is left out of the others.
+
+        Args:
+          mesh: None for one that has all axes.
+        """
+        there = AXES if mesh is None else mesh.axis_names
         taken: set[str] = set()
         parts = []
         for name in names:
-            free = tuple(axis for axis in self.axes(name) if axis not in taken)
+            free = tuple(axis for axis in self.axes(name) if axis in there and axis not in taken)
             taken.update(free)
             parts.append(free if len(free) > 1 else free[0] if free else None)
         return PartitionSpec(*parts)
@@ -52,9 +59,10 @@ DEFAULT = Rules(
     (
         ("batch", ("data", "fsdp")),
         ("microbatch", ()),
-        ("sequence", ()),
-        ("residual", ("tensor",)),
-        ("embed", ("fsdp",)),
+        ("sequence", ("context",)),
+        ("residual", ("context", "tensor")),
+        ("keys", ()),
+        ("embed", ("fsdp", "context")),
         ("activation", ()),
         ("heads", ("tensor",)),
         ("kv_heads", ("tensor",)),
@@ -69,7 +77,8 @@ DEFAULT = Rules(
 """Change here how all models are laid out; `mesh.rules` changes it for a run.
 
 `residual` is the sequence between the sublayers, where tensor parallelism would else leave the same
-hidden states, and the same norms to compute, on each of its devices."""
+hidden states, and the same norms to compute, on each of its devices. `keys` is the sequence that
+attention's queries see, whole on each device of `context`."""
 
 
 def make_rules(changes: Mapping[str, Sequence[str]]) -> Rules:
@@ -170,4 +179,4 @@ def platform_of(mesh: Mesh) -> str:
 
 def num_shards(mesh: Mesh | AbstractMesh, axes: Sequence[str]) -> int:
     """How many ways these axes of the mesh split something."""
-    return math.prod(mesh.shape[axis] for axis in axes)
+    return math.prod(mesh.shape.get(axis, 1) for axis in axes)

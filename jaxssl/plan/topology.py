@@ -1,8 +1,8 @@
 """TPU slices that a program can be compiled for without having one, by their names.
 
-`v5p:4x4x4` is 64 chips of a v5p. libtpu compiles for slices that nobody can rent, too, so names are
-checked against the shapes that there are. libtpu and the variables of `ENVIRONMENT` must be there
-before JAX is imported.
+`v5p:4x4x4` is 64 chips of a v5p, `v5p:4x4x4*2` are two such slices. libtpu compiles for slices that
+nobody can rent, too, so names are checked against the shapes that there are. libtpu and the
+variables of `ENVIRONMENT` must be there before JAX is imported.
 """
 
 import math
@@ -58,21 +58,23 @@ SMALL = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 
 @dataclass(frozen=True)
 class Topology:
-    """A slice.
+    """A slice, or several that are alike.
 
     Attributes:
-      name: such as `v5p:4x4x4`.
+      name: such as `v5p:4x4x4`, of one slice.
       shape: chips along each axis.
+      slices: that there are.
     """
 
     name: str
     chip: Chip
     shape: tuple[int, ...]
+    slices: int = 1
 
     @property
     def num_chips(self) -> int:
-        """Chips of the slice."""
-        return math.prod(self.shape)
+        """Chips of all slices."""
+        return math.prod(self.shape) * self.slices
 
     def devices(self) -> Sequence[Any]:
         """Devices to compile for: shapes, without memory.
@@ -88,7 +90,7 @@ class Topology:
             found = topologies.get_topology_desc(
                 topology_name=self.name,
                 platform="tpu",
-                num_slices=1,
+                num_slices=self.slices,
                 chips_per_host_bounds=self.chip.host,
                 wrap=tuple(size % side == 0 for size in (*self.shape, 1)[:3]),
                 **more,
@@ -110,7 +112,8 @@ def topology(name: str) -> Topology:
     Raises:
       UserError: no such generation, or no such slice.
     """
-    generation, _, sizes = name.partition(":")
+    found = re.fullmatch(r"([^:*]*):?(\d+(?:x\d+)+)?(?:\*([1-9]\d*))?", name)
+    generation, sizes, slices = found.groups() if found else (name.partition(":")[0], None, None)
     if generation not in CHIPS:
         raise UserError(
             "there is no such TPU",
@@ -120,7 +123,7 @@ def topology(name: str) -> Topology:
             fix=did_you_mean(generation, CHIPS),
         )
     chip = CHIPS[generation]
-    shape = tuple(map(int, sizes.split("x"))) if re.fullmatch(r"\d+(x\d+)+", sizes) else ()
+    shape = tuple(map(int, sizes.split("x"))) if sizes else ()
     is_flat = not chip.has_two_cores
     cubes = len(shape) == 3 and all(n and n % 4 == 0 for n in shape)
     is_cubes = cubes and list(shape) == sorted(shape)
@@ -133,7 +136,7 @@ def topology(name: str) -> Topology:
         raise UserError(
             "there is no such slice",
             where="topology",
-            expected=f"{generation}: and one of {kinds}{more}",
+            expected=f"{generation}: and one of {kinds}{more}, with *2 behind it for two of them",
             got=name,
         )
-    return Topology(name, chip, shape)
+    return Topology(f"{generation}:{sizes}", chip, shape, int(slices or 1))

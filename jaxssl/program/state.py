@@ -13,8 +13,8 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.types import Params
 from jaxssl.core.upcast import upcast
 from jaxssl.models.layers import is_boxed
-from jaxssl.parallel.axes import to_spec
-from jaxssl.parallel.rules import num_shards
+from jaxssl.parallel.mesh import replicated
+from jaxssl.parallel.rules import num_shards, rules_in_force
 
 T = TypeVar("T")
 
@@ -68,11 +68,9 @@ def laid_out(boxed: T, mesh: Mesh) -> T:
 
     def one(path, leaf):
         if not is_boxed(leaf):
-            return jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, to_spec(()))
-            )
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh))
         names, value = leaf.names, leaf.value
-        sharding = NamedSharding(mesh, to_spec(names))
+        sharding = NamedSharding(mesh, rules_in_force().spec(names, mesh))
         _check_divides(path, names, value.shape, sharding)
         return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
 from jaxssl.core.types import Vocabulary, batch_shape
+from jaxssl.data.config import StoreConfig
 from jaxssl.data.mixture import Draws, steps_until
 from jaxssl.data.tokenizer.loading import load_tokenizer
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
@@ -21,7 +22,7 @@ from jaxssl.optim.build import make_optimizer
 from jaxssl.optim.groups import GroupOf
 from jaxssl.optim.weight_decay import check_no_decay
 from jaxssl.parallel.compiler import compiler_options
-from jaxssl.parallel.mesh import check_batch, make_mesh
+from jaxssl.parallel.mesh import check_batch, check_length, make_mesh
 from jaxssl.parallel.rules import use_mesh
 from jaxssl.program.parameter_use import check_read, reached
 from jaxssl.program.phase import Phases
@@ -132,6 +133,7 @@ def make_program(
     for name, stream in config.all_streams.items():
         _check_rows_enough(stream, f"streams.{name}." if name else "")
         check_batch(stream.data.batch_size, config.train.accumulation, mesh)
+        check_length(_length(stream, opened[name]), mesh)
     draws, epochs = _plan_draws(config, opened)
     model = make_model(config)
     _check_vocabularies(model)
@@ -208,6 +210,13 @@ def _plan_draws(config: RunConfig, opened: Mapping[str, Opened]) -> tuple[Draws,
     counted = config.train.epochs_of or next(iter(streams))
     per_epoch = make_feed(streams[counted], opened[counted]).per_epoch
     return draws, Epochs(per_epoch, functools.partial(steps_until, draws, counted))
+
+
+def _length(stream: StreamConfig, opened: Opened) -> int:
+    """Tokens of the longest rows that a model reads: an objective may read longer ones for them."""
+    if isinstance(stream.data, StoreConfig):
+        return stream.data.sequence_length
+    return opened.largest["tokens"].shape[-1]
 
 
 def _trained_streams(config: RunConfig, opened: Mapping[str, Opened]) -> tuple[Stream, ...]:

@@ -10,8 +10,8 @@ import pytest
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.precision import Precision
-from jaxssl.ops.attention import local
-from jaxssl.ops.attention.kernels import KERNELS, Call, Kernel, attention, check_call
+from jaxssl.ops.attention import local, xla
+from jaxssl.ops.attention.kernels import KERNELS, Call, Kernel, call_of, check_call
 from jaxssl.ops.attention.operands import Operands, WeightDropout
 from jaxssl.ops.attention.pattern import Pattern, Tokens
 
@@ -23,7 +23,7 @@ PREFIX = np.array([[1, 1, 0, 0, 1, 0, 0], [0, 1, 1, 0, 0, 0, 0]], bool)
 @functools.partial(jax.jit, static_argnames=("pattern", "rate"))
 def attend(q, k, v, pattern, queries, keys, rate=0.0, key=None, rows=None, bias=None):
     operands = Operands(q, k, v, queries, keys, bias)
-    return attention("xla", operands, pattern, Precision(), WeightDropout(rate, key, rows))
+    return xla.attend(operands, pattern, Precision(), WeightDropout(rate, key, rows))
 
 
 def inputs(length=T, keys=T, heads=N, seed=0):
@@ -194,7 +194,10 @@ def test_a_kernel_is_refused_what_it_does_not_take(monkeypatch):
 
     monkeypatch.setitem(KERNELS, "narrow", Kernel(KERNELS["xla"].attend, lacks))
     operands = Operands(*map(jnp.asarray, inputs()), tokens(), tokens())
-    run = functools.partial(attention, "narrow", operands, Pattern(), Precision())
+
+    def run(drop):
+        check_call("narrow", call_of(operands, Pattern(), Precision(), drop))
+
     run(WeightDropout(0.1))  # in evaluation nothing is dropped
     with pytest.raises(UserError, match="narrow cannot") as error:
         run(WeightDropout(0.1, jax.random.key(0)))

@@ -1,7 +1,5 @@
 """Splash attention, in Pallas's interpreter, against the kernel that makes a mask."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,13 +8,18 @@ import pytest
 from jaxssl.core.errors import UserError
 from jaxssl.core.precision import Precision
 from jaxssl.ops.attention import splash, xla
-from jaxssl.ops.attention.kernels import Call, attention, choose
+from jaxssl.ops.attention.kernels import Call, call_of, choose
 from jaxssl.ops.attention.operands import NO_DROPOUT, Operands
 from jaxssl.ops.attention.pattern import Pattern, Tokens
 
 B, N, K, D = 2, 4, 2, 64
 BFLOAT16 = Precision(compute="bfloat16")
-interpreted = functools.partial(splash.attend, interpret=True)
+
+
+def interpreted(given, pattern, precision, drop):
+    (_, T, heads, _), S = given.q.shape, given.k.shape[1]
+    table = splash.make_table(pattern, heads, T, S, interpret=True)
+    return splash.attend(given, pattern, precision, drop, table=table)
 
 
 def operands(T, S=None, segments=True):
@@ -89,6 +92,7 @@ TAKEN = Call(pattern=Pattern(causal=True), head_dim=64, lengths=(256, 256))
         ({"is_exact": True}, "no exact float32"),
         ({"lengths": (200, 200)}, "no multiples of 128"),
         ({"lengths": (128, 256)}, "no keys of other rows"),
+        ({"shards": 4}, "no rows of (256, 256) tokens in 4 shards"),
         ({"pattern": Pattern(prefix=True)}, "no prefix"),
         ({"pattern": Pattern(always=2)}, "no keys of adapters"),
         ({"pattern": Pattern(shared=2)}, "no tokens of adapters"),
@@ -118,6 +122,7 @@ def test_a_cache_is_read_without_it():
 def test_operands_say_what_they_ask_for():
     given = operands(256)
     with pytest.raises(UserError, match="exact float32"):
-        attention("splash", given, Pattern(), Precision())
+        choose("splash", call_of(given, Pattern(), Precision(), NO_DROPOUT), "tpu")
     with pytest.raises(UserError, match="prefix"):
-        attention("splash", given, Pattern(prefix=True), Precision(matmul="default"))
+        rough, pattern = Precision(matmul="default"), Pattern(prefix=True)
+        choose("splash", call_of(given, pattern, rough, NO_DROPOUT), "tpu")

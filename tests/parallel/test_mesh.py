@@ -1,5 +1,7 @@
 """Meshes: sizes, what does not fit, and how a batch is shared."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -12,12 +14,13 @@ from jaxssl.parallel.mesh import MeshConfig, batch_sharding, check_batch, make_m
 @pytest.mark.parametrize(
     ("config", "devices", "sizes"),
     [
-        (MeshConfig(), 1, (1, 1, 1)),
-        (MeshConfig(), 8, (8, 1, 1)),
-        (MeshConfig(fsdp=4), 8, (2, 4, 1)),
-        (MeshConfig(data=1, fsdp=-1, tensor=2), 8, (1, 4, 2)),
-        (MeshConfig(data=2, fsdp=2, tensor=2), 8, (2, 2, 2)),
-        (MeshConfig(data=3, tensor=-1), 12, (3, 1, 4)),
+        (MeshConfig(), 1, (1, 1, 1, 1)),
+        (MeshConfig(), 8, (8, 1, 1, 1)),
+        (MeshConfig(fsdp=4), 8, (2, 4, 1, 1)),
+        (MeshConfig(data=1, fsdp=-1, tensor=2), 8, (1, 4, 1, 2)),
+        (MeshConfig(data=2, fsdp=2, tensor=2), 8, (2, 2, 1, 2)),
+        (MeshConfig(data=3, tensor=-1), 12, (3, 1, 1, 4)),
+        (MeshConfig(data=1, fsdp=-1, context=2, tensor=2), 16, (1, 4, 2, 2)),
     ],
 )
 def test_one_free_axis_takes_what_the_others_leave(config, devices, sizes):
@@ -52,6 +55,50 @@ def test_a_batch_must_divide_over_shards_and_microbatches(batch, accumulation, n
     with pytest.raises(UserError, match="does not divide over the devices") as raised:
         check_batch(batch, accumulation, mesh)
     assert raised.value.fix == f"use {nearest}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A device as far as a mesh asks."""
+
+    id: int
+    slice_index: int
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+    process_index: int = 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "slices", "axis"),
+    [
+        (dict(data=2, fsdp=4), 2, "data"),
+        (dict(data=1, fsdp=8), 2, "fsdp"),
+        (dict(data=4, tensor=2), 4, "data"),
+        (dict(data=1, fsdp=2, context=2, tensor=2), 2, "fsdp"),
+    ],
+)
+def test_slices_lie_along_the_first_axis_that_is_split(sizes, slices, axis):
+    chips = [Chip(i, i * slices // 8) for i in range(8)]
+    mesh = make_mesh(MeshConfig(**sizes), chips[::-1])
+    number = np.vectorize(lambda chip: chip.slice_index)(mesh.devices)
+    along = np.moveaxis(number, mesh.axis_names.index(axis), 0).reshape(sizes[axis], -1)
+    assert (along == along[:, :1]).all(), "a slice has whole layers of the mesh"
+    assert along[:, 0].tolist() == sorted(along[:, 0]) and len({*along[:, 0]}) == slices
+    assert len({chip.id for chip in mesh.devices.flat}) == 8
+
+
+def test_slices_may_lie_along_two_axes():
+    chips = [Chip(i, i // 2) for i in range(8)]
+    mesh = make_mesh(MeshConfig(data=2, fsdp=4), chips)
+    number = np.vectorize(lambda chip: chip.slice_index)(mesh.devices)
+    assert number.reshape(2, 4).tolist() == [[0, 0, 1, 1], [2, 2, 3, 3]]
+
+
+def test_slices_of_different_sizes_are_refused():
+    chips = [Chip(i, i // 3) for i in range(8)]
+    with pytest.raises(UserError, match="slices are not alike") as error:
+        make_mesh(MeshConfig(), chips)
+    assert error.value.got == "0: 3, 1: 3, 2: 2"
 
 
 def test_a_tensor_axis_does_not_split_the_batch():

@@ -9,7 +9,10 @@ from jaxssl.plan.topology import CHIPS, topology
 
 @pytest.mark.parametrize(
     ("name", "chips"),
-    [("v5p:4x4x4", 64), ("v5p:16x16x16", 4096), ("v5e:4x4", 16), ("v4:2x2x1", 4), ("v6e:2x4", 8)],
+    [
+        *[("v5p:4x4x4", 64), ("v5p:16x16x16", 4096), ("v5e:4x4", 16), ("v4:2x2x1", 4)],
+        *[("v6e:2x4", 8), ("v5p:4x4x4*2", 128), ("v5e:4x4*16", 256)],
+    ],
 )
 def test_slices_that_exist(name, chips):
     assert topology(name).num_chips == chips
@@ -26,6 +29,9 @@ def test_slices_that_exist(name, chips):
         ("v5e:4x4x4", "no such slice"),
         ("v5e:32x32", "no such slice"),
         ("v5e", "no such slice"),
+        ("v5e:4x4*0", "no such slice"),
+        ("v5e:4x4x", "no such slice"),
+        ("4x4", "no such TPU"),
     ],
 )
 def test_slices_that_do_not_are_refused(name, what):

@@ -20,8 +20,8 @@ from jaxssl.objectives.next_sentence import NextSentence
 from jaxssl.optim.adamw import AdamW
 from jaxssl.optim.build import make_optimizer
 from jaxssl.optim.schedules import Constant
-from jaxssl.parallel.axes import to_spec
 from jaxssl.parallel.mesh import MeshConfig, check_batch
+from jaxssl.parallel.rules import rules_in_force
 from jaxssl.program.gradients import make_loss
 from jaxssl.program.state import layout
 from jaxssl.tasks.classify import Classify
@@ -100,7 +100,9 @@ def test_a_batch_without_any_label_has_no_loss_and_no_gradient():
 @pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES.keys())
 def test_the_state_is_born_where_its_axes_say(sizes):
     state, over = born(sizes), tiny.mesh(*sizes)
-    specs = jax.tree.map(lambda box: to_spec(box.names), MODEL.abstract(), is_leaf=is_boxed)
+    specs = jax.tree.map(
+        lambda box: rules_in_force().spec(box.names, over), MODEL.abstract(), is_leaf=is_boxed
+    )
     named = flatten(specs)
     moments = [s for s in jax.tree.leaves(state.opt_state, is_leaf=is_adam) if is_adam(s)]
     assert len(moments) == 1
@@ -151,7 +153,7 @@ def test_an_axis_that_does_not_divide_is_refused_by_name():
 def test_meshes_and_batches_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="product is 8"):
         MeshConfig(data=3).sizes(8)
-    assert MeshConfig(fsdp=2, tensor=2).sizes(8) == (2, 2, 2)
+    assert MeshConfig(fsdp=2, tensor=2).sizes(8) == (2, 2, 1, 2)
     check_batch(16, 2, tiny.mesh(data=8))
     with pytest.raises(UserError, match="use 16 or 32"):
         check_batch(24, 2, tiny.mesh(data=8))

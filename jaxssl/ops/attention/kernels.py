@@ -6,14 +6,14 @@ is computed in another way than was asked for. `auto` takes the fastest that tak
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.precision import Precision
 from jaxssl.ops.attention import xla
-from jaxssl.ops.attention.operands import NO_DROPOUT, Operands, WeightDropout
+from jaxssl.ops.attention.operands import Operands, WeightDropout
 from jaxssl.ops.attention.pattern import Pattern
 
 KernelName = Literal["auto", "xla", "splash"]
@@ -28,6 +28,7 @@ class Call:
 
     Attributes:
       lengths: of queries and keys, in tokens; empty before rows are known.
+      shards: that the queries of a row lie in.
       is_exact: products of float32 must not be rounded.
       has_positions: queries or keys are not in order from 0 on: they are in a cache.
     """
@@ -39,6 +40,12 @@ class Call:
     has_positions: bool = False
     is_exact: bool = False
     lengths: tuple[int, ...] = ()
+    shards: int = 1
+
+
+def _no_table(call: Call, num_heads: int, spec: Any) -> tuple[None, None]:
+    del call, num_heads, spec
+    return None, None
 
 
 @dataclass(frozen=True)
@@ -49,13 +56,16 @@ class Kernel:
       attend: as `xla.attend`.
       lacks: what of a call it does not take, in words; None where it takes all.
       platforms: where it runs; empty is everywhere.
-      is_local: it computes on one device: each gets its shard of rows and heads.
+      is_local: it computes on one device: each gets its shard of rows, queries and heads.
+      table: what a local one looks up of a call for so many heads, as arrays, and how these lie on
+        the mesh, given the PartitionSpec of heads and queries: `attend` is given it as `table`.
     """
 
-    attend: Callable[[Operands, Pattern, Precision, WeightDropout], jax.Array]
+    attend: Callable[..., jax.Array]
     lacks: Callable[[Call], str | None]
     platforms: tuple[str, ...] = ()
     is_local: bool = False
+    table: Callable[[Call, int, Any], tuple[Any, Any]] = _no_table
 
     def refuses(self, call: Call, platform: str) -> str | None:
         """Why it cannot compute a call there, in words; None where it can."""
@@ -70,7 +80,8 @@ def _nothing(call: Call) -> None:
 
 
 def _splash_lacks(call: Call) -> str | None:
-    pattern, lengths = call.pattern, call.lengths
+    pattern, lengths, shards = call.pattern, call.lengths, call.shards
+    in_shards = f" in {shards} shards" if shards > 1 else ""
     lacking = {
         "bias on scores": call.has_bias,
         "dropout of attention's weights": call.has_dropout,
@@ -78,24 +89,32 @@ def _splash_lacks(call: Call) -> str | None:
         "keys of adapters before the row's": pattern.always > 0,
         "tokens of adapters before all segments": pattern.shared > 0,
         "exact float32 products": call.is_exact,
-        f"rows of {lengths} tokens, no multiples of {LANES}": any(n % LANES for n in lengths),
+        f"rows of {lengths} tokens{in_shards}, no multiples of {LANES}": any(
+            n % LANES for n in lengths
+        )
+        or any(n % (LANES * shards) for n in lengths[:1]),
         "keys of other rows than the queries' with a causal pattern": len({*lengths}) > 1
         and (pattern.causal or pattern.window is not None),
     }
     return next((what for what, is_lacking in lacking.items() if is_lacking), None)
 
 
-def _splash(
-    operands: Operands, pattern: Pattern, precision: Precision, weight_dropout: WeightDropout
-) -> jax.Array:
+def _splash(*args: Any, **options: Any) -> jax.Array:
     from jaxssl.ops.attention import splash  # Pallas takes half a second to import
 
-    return splash.attend(operands, pattern, precision, weight_dropout)
+    return splash.attend(*args, **options)
+
+
+def _splash_table(call: Call, num_heads: int, spec: Any) -> tuple[Any, Any]:
+    from jaxssl.ops.attention import splash
+
+    table = splash.make_table(call.pattern, num_heads, *call.lengths, shards=call.shards)
+    return table, splash.lies(table, spec)
 
 
 KERNELS: dict[str, Kernel] = {
     "xla": Kernel(xla.attend, _nothing),
-    "splash": Kernel(_splash, _splash_lacks, ("tpu",), is_local=True),
+    "splash": Kernel(_splash, _splash_lacks, ("tpu",), is_local=True, table=_splash_table),
 }
 """`auto` tries those of a platform of their own first, then `xla`."""
 
@@ -162,9 +181,13 @@ def check_call(
 
 
 def call_of(
-    operands: Operands, pattern: Pattern, precision: Precision, weight_dropout: WeightDropout
+    operands: Operands,
+    pattern: Pattern,
+    precision: Precision,
+    weight_dropout: WeightDropout,
+    shards: int = 1,
 ) -> Call:
-    """What these operands ask a kernel for."""
+    """What these operands, the queries in so many shards, ask a kernel for."""
     tokens, dtype = (operands.queries, operands.keys), operands.q.dtype
     return Call(
         pattern=pattern,
@@ -174,20 +197,5 @@ def call_of(
         has_positions=any(each.positions is not None for each in tokens),
         is_exact=dtype.itemsize >= 4 and precision.products == "highest",
         lengths=(operands.q.shape[1], operands.k.shape[1]),
+        shards=shards,
     )
-
-
-def attention(
-    name: str,
-    operands: Operands,
-    pattern: Pattern,
-    precision: Precision,
-    weight_dropout: WeightDropout = NO_DROPOUT,
-) -> jax.Array:
-    """Attention by the kernel of this name: [B, T, N, D].
-
-    Raises:
-      UserError: the kernel does not take this.
-    """
-    check_call(name, call_of(operands, pattern, precision, weight_dropout))
-    return KERNELS[name].attend(operands, pattern, precision, weight_dropout)

@@ -33,32 +33,52 @@ def attend(
     precision: Precision,
     weight_dropout: WeightDropout,
     *,
-    interpret: bool = False,
+    table: Any = None,
 ) -> jax.Array:
     """As `xla.attend`, of what `kernels` lets through; the softmax is in float32.
 
     Args:
-      interpret: run it in Python, on any device: for tests.
+      table: of the pattern, for these heads and tokens; None has it made here.
     """
     del precision, weight_dropout  # no call with exact products or dropout comes here
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (operands.q, operands.k, operands.v))
     scale = q.shape[-1] ** -0.5 if operands.scale is None else operands.scale
     q = q if scale == 1 else q * jnp.asarray(scale, q.dtype)
-    (_, num_heads, T, _), S = q.shape, k.shape[2]
-    kernel: Any = kernels.make_splash_mha(
+    if table is None:
+        table = make_table(pattern, q.shape[1], q.shape[2], k.shape[2])
+    ours, theirs = operands.queries.segment_ids, operands.keys.segment_ids
+    if ours is None or theirs is None:
+        out = jax.vmap(table)(q, k, v)
+    else:
+        out = jax.vmap(table)(q, k, v, kernels.SegmentIds(ours, theirs))
+    return out.astype(v.dtype).transpose(0, 2, 1, 3)
+
+
+def make_table(
+    pattern: Pattern, num_heads: int, T: int, S: int, *, shards: int = 1, interpret: bool = False
+) -> Any:
+    """JAX's kernel with what it looks up: which blocks of S keys each block of T queries sees.
+
+    Args:
+      shards: that the queries lie in, each on a device.
+      interpret: run it in Python, on any device: for tests.
+    """
+    return kernels.make_splash_mha(
         masks.MultiHeadMask([_mask(pattern, T, S)] * num_heads),
-        block_sizes=_blocks(T, S),
+        block_sizes=_blocks(T // shards, S),
         head_shards=1,
-        q_seq_shards=1,
+        q_seq_shards=shards,
         residual_checkpoint_name=KEPT,
         interpret=interpret,
     )
-    ours, theirs = operands.queries.segment_ids, operands.keys.segment_ids
-    if ours is None or theirs is None:
-        out = jax.vmap(kernel)(q, k, v)
-    else:
-        out = jax.vmap(kernel)(q, k, v, kernels.SegmentIds(ours, theirs))
-    return out.astype(v.dtype).transpose(0, 2, 1, 3)
+
+
+def lies(table: Any, spec: Any) -> Any:
+    """PartitionSpecs in the place of a table's arrays, for one of heads and queries."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return None
+    return table.manual_sharding_spec(jax.sharding.NamedSharding(mesh, spec))
 
 
 def _mask(pattern: Pattern, T: int, S: int) -> masks.Mask:
