@@ -25,7 +25,7 @@ ONE = (1, 1)
 LAYOUTS = {  # processes x devices, and what lies across processes
     ONE: {},
     (1, 8): {"data": 2, "fsdp": 2, "tensor": 2},
-    (2, 4): {"fsdp": 4, "tensor": 2},  # fsdp
+    (2, 4): {"context": 4, "tensor": 2},  # context
     (4, 2): {"fsdp": 2, "tensor": 4},  # both
 }
 NAMES = ("masked", "gpt2", "classify")

@@ -2,6 +2,7 @@
 alone and all combinations, on 2, 4 and 8 devices; the first gradient and twenty losses."""
 
 import functools
+import itertools
 
 import equal
 import numpy as np
@@ -14,7 +15,6 @@ from jaxssl.parallel.rules import AXES
 from jaxssl.tasks.classify import Classify
 
 LENGTH = 32
-MESHES = {equal.named(mesh): mesh for mesh in equal.meshes(2, 4, 8)}
 SHAPE = dict(num_heads=8, dropout=0.1)  # every axis may be of eight
 
 
@@ -42,6 +42,16 @@ CASES = {
 }
 
 
+ALL = equal.meshes(2, 4, 8)
+SMALLEST = {equal.split_over(mesh): mesh for mesh in reversed(ALL)}
+"""Of each combination of axes."""
+LARGER = [mesh for mesh in ALL if mesh not in SMALLEST.values()]
+TURNS = [
+    *itertools.product(CASES, SMALLEST.values()),
+    *zip(itertools.cycle(CASES), LARGER),  # one of the three each
+]
+
+
 def case(name):
     objective, model, batch = CASES[name]
     return equal.Case(objective=objective, model=model, batch=batch, vocabulary=tiny.WORDS)
@@ -54,15 +64,17 @@ def one(name):
 
 
 def test_every_axis_is_there_alone_and_with_each_other():
-    used = {tuple(axis for axis in AXES if mesh[axis] > 1) for mesh in MESHES.values()}
-    assert {(axis,) for axis in AXES} <= used
-    assert {(a, b) for i, a in enumerate(AXES) for b in AXES[i + 1 :]} <= used
+    assert {axes for n in (1, 2, 3) for axes in itertools.combinations(AXES, n)} == {*SMALLEST}
+    assert {equal.named(mesh) for _, mesh in TURNS} == {equal.named(mesh) for mesh in ALL}
+    assert {f"{axis} {n}" for axis in AXES for n in (2, 4, 8)} <= {equal.named(x) for x in ALL}
+
+
+def shown(value):
+    return value if isinstance(value, str) else equal.named(value)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name, mesh", TURNS, ids=shown)
 def test_twenty_steps_are_the_same_on_one_device_and_over_the_mesh(name, mesh, record_property):
-    sizes = MESHES[mesh]
-    got = equal.take(case(name), tiny.mesh(**sizes))
-    equal.note(record_property, name, sizes, *equal.check(got, one(name)))
+    got = equal.take(case(name), tiny.mesh(**mesh), one(name).first)
+    equal.note(record_property, name, mesh, *equal.check(got, one(name)))
