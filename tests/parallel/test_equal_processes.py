@@ -5,7 +5,6 @@ device and on eight: in one process, in two and in four. What each step reads, m
 compared exactly (plugins/order.py), and losses within 1e-5.
 """
 
-import itertools
 import shutil
 import signal
 import time
@@ -21,57 +20,79 @@ from jaxssl.parallel.partners import EXIT_MISSING
 
 pytestmark = pytest.mark.slow
 STEPS, SAVED = 20, 10
-ONE = (1, 1)
+ONE, WHOLE, HALVES, QUARTERS = (1, 1), (1, 8), (2, 4), (4, 2)
 LAYOUTS = {  # processes x devices, and what lies across processes
     ONE: {},
-    (1, 8): {"data": 2, "fsdp": 2, "tensor": 2},
-    (2, 4): {"context": 4, "tensor": 2},  # context
-    (4, 2): {"fsdp": 2, "tensor": 4},  # both
+    QUARTERS: {"fsdp": 2, "tensor": 4},  # both
+    HALVES: {"context": 4, "tensor": 2},  # context
+    WHOLE: {"data": 2, "fsdp": 2, "tensor": 2},
 }
-NAMES = ("masked", "gpt2", "classify")
-MOVES = [
-    pytest.param(NAMES[(i + j) % 3], a, b, id=f"{NAMES[(i + j) % 3]}, {a} to {b}")
-    for (i, a), (j, b) in itertools.permutations(enumerate(LAYOUTS), 2)
-]
-"""Each layout goes on where each other one stopped."""
+TASKS = {"masked": "masked_lm", "gpt2": "causal_lm", "classify": "classify"}
+MOVES = {  # a ring: what goes on there, and where it stopped
+    QUARTERS: ("classify", ONE),
+    HALVES: ("gpt2", QUARTERS),
+    WHOLE: ("masked", HALVES),
+    ONE: ("gpt2", WHOLE),
+}
 ORDER = plugged.named(plugged.PLUGINS / "order.py")
+
+
+def shown(value):
+    return value if isinstance(value, str) else "{} x {}".format(*value)
 
 
 @pytest.fixture(scope="module")
 def runs(words, table, tmp_path_factory):
-    """Makes runs, and keeps those that went through."""
     return Runs(words, table, tmp_path_factory.mktemp("layouts"))
 
 
 class Runs:
-    """Each is made when it is first asked for."""
+    """Runs of each task by each layout, and what went on; made when they are first asked for."""
 
     def __init__(self, words, table, place):
-        self.words, self.table, self.place, self.made = words, table, place, {}
+        self.words, self.table, self.place, self.done = words, table, place, set()
 
     def whole(self, name, layout):
-        """The directory of a run of `STEPS` steps by these processes."""
-        if (name, layout) not in self.made:
-            out = self.place / f"{name}-{layout[0]}-{layout[1]}"
-            finish(self.start(name, layout, out))
-            self.made[name, layout] = out
-        return self.made[name, layout]
+        """The directory of a run of `STEPS` steps."""
+        out = self.path(name, layout)
+        if layout not in self.done:
+            commands = [self.command(each, layout, self.path(each, layout)) for each in TASKS]
+            if layout != ONE:  # it is there already where the others are asked for
+                commands.append(self.moving(layout))
+            finish(several.start_in_turn(commands, *layout))
+            self.done.add(layout)
+        return out
 
-    def start(self, name, layout, out, *overrides):
-        """The processes of a run."""
+    def moved(self, layout):
+        """The directory of a run that went on there."""
+        self.whole(MOVES[layout][0], layout)
+        if layout == ONE:
+            finish(several.start_in_turn([self.moving(ONE)], *ONE))
+        return self.path("moved", layout)
+
+    def path(self, name, layout):
+        return self.place / "{}-{}-{}".format(name, *layout)
+
+    def moving(self, layout):
+        """The command that goes on with a copy of what another layout has saved half way."""
+        name, before = MOVES[layout]
+        out = shutil.copytree(self.whole(name, before), self.path("moved", layout))
+        shutil.rmtree(out / "checkpoints" / str(STEPS))
+        return self.command(name, layout, out)
+
+    def command(self, name, layout, out, *overrides):
+        """That of a run."""
         plain = self.classifier(out) if name == "classify" else self.pretrained(name, out)
-        seen = {"objective": {"name": "order"}}
-        terms = [{"objective": plain.pop("objective", None) or plain.pop("task")}, seen]
+        own = plain.pop("objective", None) or plain.pop("task")
+        terms = [{"objective": own}, {"objective": {"name": "order"}}]
         plain["objective"] = {"name": "combine", "terms": terms}
-        plain["train"] = {"steps": STEPS}
-        plain["evaluation"] = {"every": SAVED}
+        plain["train"], plain["evaluation"] = {"steps": STEPS}, {"every": 0}
         plain["checkpoint"] = {"every": SAVED, "keep_last": 9}
         plain["logging"]["every"] = 1
-        verb = "finetune" if name == "classify" else "pretrain"
-        mesh = [f"mesh.{axis}={size}" for axis, size in {"data": 1, **LAYOUTS[layout]}.items()]
+        plain["mesh"] = {"data": 1, **LAYOUTS[layout]}
         path = toy.write_recipe(out.with_suffix(".json"), plain)
-        command = [verb, path, *ORDER, *mesh, *overrides]
-        return several.start_all(command, *layout)
+        verb = "finetune" if name == "classify" else "pretrain"
+        return [verb, path, *ORDER, *overrides]
 
     def pretrained(self, name, out):
         plain = toy.recipe(self.words, out, name)
@@ -79,65 +100,63 @@ class Runs:
         return plain
 
     def classifier(self, out):
-        return tuned.recipe(self.whole("masked", ONE), self.table, out)
+        return tuned.recipe(self.path("masked", ONE), self.table, out)
 
 
 def finish(started):
-    for code, _, err in [toy.finish(process) for process in started]:
+    for code, _, err in [toy.finish(process, 900) for process in started]:
         assert code == 0, err
 
 
-def difference(out, wanted, name, layout, record_property):
-    """Of all losses, the largest; what was read is compared exactly, and the table gets a line."""
-    got, want = toy.rows_of(out), toy.rows_of(wanted)
+def check(out, one, name, layout, record_property):
+    """What was read is compared exactly, losses within their bound; the table gets a line."""
+    got, want = toy.rows_of(out), toy.rows_of(one)
     for key in ("kind", "step", "tokens", "order"):
         assert [row.get(key) for row in got] == [row.get(key) for row in want], key
     read = [row["order"] for row in want if row["kind"] == "train"]
-    assert len({*read}) == len(read), "each step reads something else"
+    assert len({*read}) == len(read) == STEPS, "each step reads something else"
     losses = [[row["loss"] for row in rows if "loss" in row] for rows in (got, want)]
     largest = equal.of_losses(*losses)
-    shown = {"gpt2": "causal_lm", "masked": "masked_lm"}.get(name, name)
-    equal.note(record_property, shown, LAYOUTS[layout], largest, processes=layout[0])
+    equal.note(record_property, TASKS[name], LAYOUTS[layout], largest, processes=layout[0])
     assert largest <= equal.LOSSES, losses
 
 
-@pytest.mark.parametrize("layout", [x for x in LAYOUTS if x != ONE], ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("layout", [x for x in LAYOUTS if x != ONE], ids=shown)
+@pytest.mark.parametrize("name", TASKS)
 def test_processes_train_as_one_device_does(name, layout, runs, record_property):
-    out, one = runs.whole(name, layout), runs.whole(name, ONE)
-    difference(out, one, name, layout, record_property)
+    one, out = runs.whole(name, ONE), runs.whole(name, layout)
+    check(out, one, name, layout, record_property)
     toy.assert_close_arrays(toy.restored(out, STEPS), toy.restored(one, STEPS))
 
 
-@pytest.mark.parametrize("name, before, after", MOVES)
-def test_a_run_goes_on_by_other_processes(name, before, after, runs, tmp_path, record_property):
-    out = shutil.copytree(runs.whole(name, before), tmp_path / "run")
-    shutil.rmtree(out / "checkpoints" / str(STEPS))
-    started = runs.start(name, after, out)
-    finish(started)
-    difference(out, runs.whole(name, ONE), name, after, record_property)
+@pytest.mark.parametrize("layout", MOVES, ids=shown)
+def test_a_run_goes_on_by_other_processes_on_another_mesh(layout, runs, record_property):
+    name, _ = MOVES[layout]
+    check(runs.moved(layout), runs.whole(name, ONE), name, layout, record_property)
 
 
 def test_one_of_four_is_killed_and_two_go_on(runs, tmp_path, record_property):
-    out, killed = tmp_path / "run", 2
-    started = runs.start("masked", (4, 2), out)
-    while not (has_saved(out) and toy.last_logged(out) > SAVED):
+    out, killed, saves = tmp_path / "run", 2, "checkpoint.every=2"
+    command = runs.command("masked", QUARTERS, out, saves)
+    started = several.start_in_turn([command], *QUARTERS)
+    while newest(out) < 8:
         assert all(process.poll() is None for process in started), "it ended by itself"
         time.sleep(0.001)
     begin = time.monotonic()
     started[killed].kill()
     ends = [toy.finish(process) for process in started]
     assert time.monotonic() - begin < 30
-    assert [code for code, _, _ in ends] == [
-        -signal.SIGKILL if number == killed else EXIT_MISSING for number in range(4)
-    ]
-    for _, _, err in (end for number, end in enumerate(ends) if number != killed):
+    codes = [code for code, _, _ in ends]
+    assert codes.pop(killed) == -signal.SIGKILL and {*codes} == {EXIT_MISSING}, ends
+    for _, _, err in ends[:killed] + ends[killed + 1 :]:
         assert err.count("is missing") == 1 and f"error: process {killed} (" in err, err
         assert "Traceback" not in err
-    assert not (out / "checkpoints" / str(STEPS)).exists()
-    finish(runs.start("masked", (2, 4), out))
-    difference(out, runs.whole("masked", ONE), "masked", (2, 4), record_property)
+    assert 8 <= newest(out) < STEPS
+    finish(several.start_in_turn([runs.command("masked", HALVES, out, saves)], *HALVES))
+    check(out, runs.whole("masked", ONE), "masked", HALVES, record_property)
 
 
-def has_saved(out):
-    return (out / "checkpoints" / str(SAVED) / "manifest.json").exists()
+def newest(out):
+    """The step of the newest checkpoint that was finished; 0 without any."""
+    found = (out / "checkpoints").glob("[0-9]*/manifest.json")
+    return max((int(path.parent.name) for path in found), default=0)
