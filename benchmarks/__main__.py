@@ -12,6 +12,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 from benchmarks import (  # noqa: E402
     finetuning,
     generation,
+    gpu,
     interchange,
     memory,
     parity,
@@ -32,9 +33,11 @@ BENCHMARKS = {
     "memory": memory.run,
     "pipeline": pipeline.run,
     "pods": pods.run,
+    "gpu": gpu.run,
 }
-LEFT_OUT = ("pods",)
-"""Not run unless named: it wants libtpu, and takes an hour on two cores."""
+LEFT_OUT = ("pods", "gpu")
+"""Not run unless named: the first wants libtpu, and takes an hour on two cores; the second wants a
+GPU."""
 
 
 def main() -> None:
@@ -42,15 +45,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--against", metavar="CHECKOUT", help="another checkout of jaxssl")
+    parser.add_argument("--try", dest="is_trial", action="store_true", help="gpu: on the CPU, tiny")
     options = parser.parse_args()
-    benchmarks = dict(BENCHMARKS)
+    benchmarks = {**BENCHMARKS, "gpu": functools.partial(gpu.run, options.is_trial)}
     if options.against:
         benchmarks = {"steps": functools.partial(steps.run, options.against)}
     names = options.names or [name for name in benchmarks if name not in LEFT_OUT]
     for name in names:
         if name not in benchmarks:
             parser.error(f"unknown benchmark {name!r}; there are {', '.join(benchmarks)}")
-        if name not in ("parity", "pods"):  # they take no time of their own
+        if name not in ("parity", "pods", "gpu"):  # they take no time of their own, or look later
             refuse_if_loaded()
         print(f"\n== {name}", flush=True)
         benchmarks[name]()

@@ -11,11 +11,28 @@ LEARNING_RATE, DROPOUT, RATE = 1e-4, 0.1, 0.15
 
 @dataclass(frozen=True)
 class Work:
-    """One comparison: an objective and a batch shape."""
+    """One comparison: an objective, a batch shape and a model.
+
+    Attributes:
+      attention: our kernel.
+      is_bfloat16: products are.
+    """
 
     name: str
     rows: int
     length: int
+    vocabulary: int = VOCABULARY
+    width: int = WIDTH
+    layers: int = LAYERS
+    heads: int = HEADS
+    attention_dropout: float = DROPOUT
+    attention: str = "auto"
+    is_bfloat16: bool = False
+
+    @property
+    def positions(self) -> int:
+        """Rows of the table of positions."""
+        return max(self.length, POSITIONS)
 
 
 WORK = {"masked": Work("masked", 32, 128), "causal": Work("causal", 16, 256)}
@@ -26,7 +43,7 @@ def make_batch(work: Work) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(0)
     shape = (work.rows, work.length)
     batch = {
-        "tokens": generator.integers(5, VOCABULARY, shape).astype(np.int32),
+        "tokens": generator.integers(5, work.vocabulary, shape).astype(np.int32),
         "segment_ids": np.ones(shape, np.int32),
         "positions": np.tile(np.arange(work.length, dtype=np.int32), (work.rows, 1)),
         "example_id": np.stack([np.zeros(work.rows), np.arange(work.rows)], 1).astype(np.uint32),
@@ -43,6 +60,7 @@ def make_program(work: Work, *, unroll: bool = True, chunk: int = 128) -> Any:
     Args:
       chunk: positions of logits at once.
     """
+    from jaxssl.core.precision import Precision
     from jaxssl.core.types import Vocabulary
     from jaxssl.models.bert import BertConfig
     from jaxssl.models.gpt2 import Gpt2Config
@@ -55,14 +73,15 @@ def make_program(work: Work, *, unroll: bool = True, chunk: int = 128) -> Any:
     from jaxssl.program.program import Program, Stream
 
     shape = dict(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        num_layers=LAYERS,
-        num_heads=HEADS,
-        intermediate_size=4 * WIDTH,
-        max_positions=POSITIONS,
+        vocab_size=work.vocabulary,
+        hidden_size=work.width,
+        num_layers=work.layers,
+        num_heads=work.heads,
+        intermediate_size=4 * work.width,
+        max_positions=work.positions,
         dropout=DROPOUT,
-        attention_dropout=DROPOUT,
+        attention_dropout=work.attention_dropout,
+        attention=work.attention,
         unroll=unroll,
     )
     masked = work.name == "masked"
@@ -71,13 +90,14 @@ def make_program(work: Work, *, unroll: bool = True, chunk: int = 128) -> Any:
     optimizer, schedule = make_optimizer(AdamW(learning_rate=LEARNING_RATE), 1000, 1)
     special = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
     vocabulary = Vocabulary(
-        size=VOCABULARY,
+        size=work.vocabulary,
         special_ids=special,
         document_end=3,
-        word_starts=np.ones(VOCABULARY, bool),
+        word_starts=np.ones(work.vocabulary, bool),
     )
+    precision = Precision(compute="bfloat16" if work.is_bfloat16 else "float32")
     return Program(
-        model=Model(config, objective.heads),
+        model=Model(config, objective.heads, precision),
         streams=(Stream.of(objective, make_batch(work)),),
         optimizer=optimizer,
         schedule=schedule,
@@ -89,19 +109,28 @@ def make_program(work: Work, *, unroll: bool = True, chunk: int = 128) -> Any:
 class Ours:
     """Our jitted training step, masking included."""
 
-    def __init__(self, work: Work):
+    def __init__(self, work: Work, *, unroll: bool = True):
         import jax
 
         from jaxssl.parallel.mesh import batch_sharding
-        from jaxssl.program.phase import Phases, born
+        from jaxssl.program.phase import Phases
 
-        program = make_program(work)
-        self.mesh, self._set_mesh, self._block = program.mesh, jax.set_mesh, jax.block_until_ready
+        self.program = make_program(work, unroll=unroll)
+        self.mesh = self.program.mesh
+        self._set_mesh, self._block = jax.set_mesh, jax.block_until_ready
         with jax.set_mesh(self.mesh):
-            phase = Phases(program).at(0)
-            self.state, self._constants = born(phase), phase.constants
-            self._step = phase.step(("",))
+            self._phase = Phases(self.program).at(0)
+            self._constants = self._phase.constants
+            self._step = self._phase.step(("",))
             self.batches = {"": jax.device_put(make_batch(work), batch_sharding(self.mesh))}
+        self.restart()
+
+    def restart(self) -> None:
+        """Begins again with the first state."""
+        from jaxssl.program.phase import born
+
+        with self._set_mesh(self.mesh):
+            self.state = born(self._phase)
 
     def __call__(self) -> float:
         with self._set_mesh(self.mesh):
@@ -122,14 +151,14 @@ class Theirs:
         ids = torch.from_numpy(make_batch(work)["tokens"].astype(np.int64))
         if work.name == "masked":
             config = transformers.BertConfig(
-                vocab_size=VOCABULARY,
-                hidden_size=WIDTH,
-                num_hidden_layers=LAYERS,
-                num_attention_heads=HEADS,
-                intermediate_size=4 * WIDTH,
-                max_position_embeddings=POSITIONS,
+                vocab_size=work.vocabulary,
+                hidden_size=work.width,
+                num_hidden_layers=work.layers,
+                num_attention_heads=work.heads,
+                intermediate_size=4 * work.width,
+                max_position_embeddings=work.positions,
                 hidden_dropout_prob=DROPOUT,
-                attention_probs_dropout_prob=DROPOUT,
+                attention_probs_dropout_prob=work.attention_dropout,
             )
             self.model: Any = transformers.BertForMaskedLM(config)
             chosen = torch.rand(ids.shape).argsort(1) < round(work.length * RATE)
@@ -137,14 +166,14 @@ class Theirs:
             ids = torch.where(chosen, 4, ids)
         else:
             config = transformers.GPT2Config(
-                vocab_size=VOCABULARY,
-                n_embd=WIDTH,
-                n_layer=LAYERS,
-                n_head=HEADS,
-                n_positions=POSITIONS,
+                vocab_size=work.vocabulary,
+                n_embd=work.width,
+                n_layer=work.layers,
+                n_head=work.heads,
+                n_positions=work.positions,
                 resid_pdrop=DROPOUT,
                 embd_pdrop=DROPOUT,
-                attn_pdrop=DROPOUT,
+                attn_pdrop=work.attention_dropout,
             )
             self.model = transformers.GPT2LMHeadModel(config)
             labels = ids
@@ -156,12 +185,15 @@ class Theirs:
         self._clip = torch.nn.utils.clip_grad_norm_
 
     def __call__(self) -> float:
-        loss = self.model(**self.inputs).loss
+        return self.update(self.model(**self.inputs).loss)
+
+    def update(self, loss: Any) -> float:
+        """A step of the optimizer down this loss."""
         loss.backward()
         self._clip(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return float(loss)
+        return loss.item()
 
 
 def _affinity() -> set[int]:

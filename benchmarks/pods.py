@@ -7,13 +7,16 @@ with the extra `plan`.
 """
 
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.steps import HERE, made_stores
 
@@ -56,6 +59,15 @@ BERT_LARGE = (
     *BF16,
 )
 MODERN = ("model.remat=full", *BF16)
+T5 = ("model.remat=full", "data.batch_size=512", "mesh.data=1", "mesh.fsdp=16", *BF16)
+T5_LARGE = (
+    "model.hidden_size=1024",
+    "model.num_layers=24",
+    "model.decoder_layers=24",
+    "model.num_heads=16",
+    "model.intermediate_size=2816",
+)
+LORA = ("peft={name: lora, rank: 16, targets: [all-linear]}", "optimizer.learning_rate=2e-5")
 PLAIN = ("mesh.compiler={xla_tpu_scoped_vmem_limit_kib: null}",)
 """Without what the peer's row is compiled without, too."""
 
@@ -67,12 +79,16 @@ class Pod:
     Attributes:
       recipe: of `configs/`, and what is changed in it.
       peer: MaxText 0.2.5's seconds, GiB and GB, compiled by the same libtpu 0.0.52; not ours.
+      store: that it reads.
+      base: whether it starts from a model in files, of which nothing but their headers is there.
     """
 
     topology: str
     recipe: str
     changes: tuple[str, ...]
     peer: str = "-"
+    store: str = "words"
+    base: bool = False
 
 
 CAUSAL, BERT, MODERNBERT = (
@@ -80,6 +96,7 @@ CAUSAL, BERT, MODERNBERT = (
     "pretrain/bert-large",
     "pretrain/modernbert-base",
 )
+SPANS = "objectives/t5-1.1-base"
 WIDE = ("data.batch_size=4096", "mesh.data=1", "mesh.fsdp=1024", "mesh.tensor=4")
 FSDP64 = ("mesh.data=1", "mesh.fsdp=64")
 PODS = {
@@ -131,6 +148,41 @@ PODS = {
         peer="0.729, 52.9, 2.43",
     ),
     "7B 4096 vmem": Pod("v5p:16x16x16", CAUSAL, (*SEVEN_BILLION, *WIDE), peer="0.674"),
+    "7B LoRA": Pod(
+        "v5p:4x4x4",
+        CAUSAL,
+        (*SEVEN_BILLION, "data.batch_size=256", *FSDP64, *LORA),
+        base=True,
+    ),
+    "T5 1.1 base": Pod("v5e:4x4", SPANS, T5, store="sentinels"),
+    "T5 1.1 large": Pod("v5e:4x4", SPANS, (*T5, *T5_LARGE), store="sentinels"),
+    "weak 16": Pod(
+        "v5p:2x2x4", CAUSAL, (*ONE_BILLION, "data.batch_size=64", "mesh.data=1", "mesh.fsdp=16")
+    ),
+    "weak 512": Pod(
+        "v5p:8x8x8", CAUSAL, (*ONE_BILLION, "data.batch_size=2048", "mesh.data=8", "mesh.fsdp=64")
+    ),
+    "weak 4096": Pod(
+        "v5p:16x16x16",
+        CAUSAL,
+        (*ONE_BILLION, "data.batch_size=16384", "mesh.data=64", "mesh.fsdp=64"),
+    ),
+    "weak 2 slices": Pod(
+        "v5p:4x4x4*2", CAUSAL, (*ONE_BILLION, "data.batch_size=512", "mesh.data=2", "mesh.fsdp=64")
+    ),
+    "long rows": Pod(
+        "v5p:4x4x4",
+        CAUSAL,
+        (
+            *ONE_BILLION,
+            "model.max_positions=32768",
+            "data.sequence_length=32768",
+            "data.batch_size=8",
+            "mesh.data=1",
+            "mesh.fsdp=8",
+            "mesh.context=8",
+        ),
+    ),
     "BERT-large data": Pod("v5e:4x4", BERT, BERT_LARGE),
     "BERT-large fsdp": Pod("v5e:4x4", BERT, (*BERT_LARGE, "mesh.data=1", "mesh.fsdp=16")),
     "ModernBERT 1024": Pod(
@@ -156,9 +208,59 @@ def run(prefix: str | None = None) -> None:
     print("estimates of the compiler for one chip; attention: its products at the chip's peak")
     print(COLUMNS, flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        store = made_stores(Path(scratch)) / "words"
+        made = made_inputs(Path(scratch))
         for name in names:
-            print(_row(name, compiled(name, store)), flush=True)
+            print(_row(name, compiled(name, made)), flush=True)
+
+
+def made_inputs(scratch: Path) -> Path:
+    """Token stores of made-up text, one with sentinels."""
+    stores = made_stores(scratch)
+    pieces, kept = stores / "sentinels-pieces", ("source.documents=blank_lines", "sentences=rule")
+    source = ("source.name=text", f"source.paths=[{stores / 'text.txt'}]")
+    for words in (
+        ("tokenizer", f"extends={stores / 'words-pieces'}", "sentinels=100", f"out={pieces}"),
+        ("prepare", f"tokenizer={pieces}", f"out={stores / 'sentinels'}", *source, *kept),
+    ):
+        ours = {**os.environ, "PYTHONPATH": str(HERE)}
+        command = [sys.executable, "-m", "jaxssl", *words]
+        subprocess.run(command, env=ours, capture_output=True, check=True)
+    return stores
+
+
+def made_base(model: Any, pieces: Path, out: Path) -> Path:
+    """A Llama in files whose weights are a hole of zeros, which takes no room on the disk."""
+    from transformers import LlamaConfig
+
+    H, M, V = model.hidden_size, model.intermediate_size, model.vocab_size
+    shutil.copytree(pieces, out)
+    LlamaConfig(
+        hidden_size=H,
+        intermediate_size=M,
+        vocab_size=V,
+        num_hidden_layers=model.num_layers,
+        num_attention_heads=model.num_heads,
+        max_position_embeddings=model.max_positions,
+        tie_word_embeddings=False,
+        architectures=["LlamaForCausalLM"],
+    ).save_pretrained(out)
+    shapes = {"model.embed_tokens": (V, H), "model.norm": (H,), "lm_head": (V, H)}
+    for layer in range(model.num_layers):
+        lead = f"model.layers.{layer}"
+        shapes |= {f"{lead}.self_attn.{each}_proj": (H, H) for each in "qkvo"}
+        shapes |= {f"{lead}.mlp.{each}_proj": (M, H) for each in ("gate", "up")}
+        shapes |= {f"{lead}.mlp.down_proj": (H, M)}
+        shapes |= {f"{lead}.{each}_layernorm": (H,) for each in ("input", "post_attention")}
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * math.prod(shape)
+        place = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+        header[f"{name}.weight"] = place
+    text = json.dumps(header).encode()
+    with open(out / "model.safetensors", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    return out
 
 
 def _row(name: str, made: dict[str, float]) -> str:
@@ -171,20 +273,20 @@ def _row(name: str, made: dict[str, float]) -> str:
     )
 
 
-def compiled(name: str, store: Path) -> dict[str, float]:
+def compiled(name: str, stores: Path) -> dict[str, float]:
     """What a program takes, compiled in a process of its own."""
     from jaxssl.plan.topology import ENVIRONMENT
 
     ours = {**os.environ, **ENVIRONMENT}
     ours["PYTHONPATH"] = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-    words = [sys.executable, "-m", "benchmarks.pods", name, str(store)]
+    words = [sys.executable, "-m", "benchmarks.pods", name, str(stores)]
     done = subprocess.run(words, env=ours, cwd=HERE, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"error: {name} does not compile")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _compile(name: str, store: str) -> dict[str, float]:
+def _compile(name: str, stores: str) -> dict[str, float]:
     """In the process that compiles."""
     from jaxssl.parallel.rules import make_rules, use_layout
     from jaxssl.plan.estimate import attention_seconds, compile_step, estimate
@@ -194,7 +296,13 @@ def _compile(name: str, store: str) -> dict[str, float]:
 
     pod = PODS[name]
     place = topology(pod.topology)
-    config = load_config([pod.recipe], [f"data.store={store}", *pod.changes])
+    given = [f"data.store={stores}/{pod.store}", *pod.changes]
+    config = load_config([pod.recipe], given)
+    if pod.base:
+        base = Path(stores) / name.replace(" ", "-")
+        if not base.exists():
+            made_base(config.model, Path(stores) / f"{pod.store}-pieces", base)
+        config = load_config([pod.recipe], [*given, f"init.from={base}"])
     program = plan_program(config, place.devices())
     with use_layout(program.mesh, make_rules(config.mesh.rules)):
         started = time.perf_counter()
@@ -209,6 +317,7 @@ def _compile(name: str, store: str) -> dict[str, float]:
         place.chip,
         rows=data.batch_size // (shares["data"] * shares["fsdp"]),
         length=data.sequence_length,
+        shards=shares.get("context", 1),
         heads=model.num_heads // shares["tensor"],
         head_dim=model.head_dim,
         seen=sum(

@@ -5,6 +5,7 @@ otherwise on a TPU than elsewhere asks here while it is traced; JAX's caches see
 """
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 import jax
@@ -15,6 +16,16 @@ _IN_FORCE = jax.make_user_context("")
 def platform() -> str:
     """`cpu`, `gpu` or `tpu`: of the layout in force, or of this machine without one."""
     return _IN_FORCE.value or jax.default_backend()
+
+
+def gpu_generation() -> tuple[int, int] | None:
+    """The compute capability of this machine's NVIDIA GPUs, (0, 0) for those of other makers; None
+    where it has none, as where steps are planned for another machine."""
+    device = jax.devices()[0]
+    if device.platform != "gpu":
+        return None
+    told = re.fullmatch(r"(\d+)\.(\d+)", str(device.compute_capability))
+    return (int(told[1]), int(told[2])) if told else (0, 0)
 
 
 @contextlib.contextmanager

@@ -17,11 +17,15 @@ from jaxssl.models.blocks import Block
 from jaxssl.models.config import BlockConfig, Stack
 from jaxssl.models.layer_context import Context, layer_numbers, with_layers
 from jaxssl.models.relative import RelativeBias
+from jaxssl.ops.attention import cudnn
 from jaxssl.ops.attention.pattern import Pattern
 
-Remat = Literal["none", "full", "dots", "attention", "attention+feed_forward"]
+Remat = Literal["none", "full", "dots", "dots_on_hosts", "attention", "attention+feed_forward"]
 """What the backward pass finds kept: everything (`none`), only each block's input (`full`), what
-projections and attention give (`dots`), or the tensors named."""
+projections and attention give (`dots`), on the devices or in the hosts' memory, or the tensors
+named."""
+
+DOTS = ("projection", "attention_output")
 
 
 class LayerStack(nn.Module):
@@ -65,13 +69,21 @@ def remat_block(remat: Remat) -> Any:
     policies = jax.checkpoint_policies
     if remat == "none":
         return Block
-    policy = {
-        "full": policies.nothing_saveable,
-        # By name: a policy sees the products of `linear`, a custom_vjp, as one call that is none.
-        "dots": policies.save_only_these_names("projection", "attention_output"),
-        "attention": policies.save_only_these_names("attention_output"),
-        "attention+feed_forward": policies.save_only_these_names(
-            "attention_output", "feed_forward_hidden"
-        ),
+    if remat == "full":
+        return nn.remat(Block, prevent_cse=False, policy=policies.nothing_saveable)
+    # By name: a policy sees the products of `linear`, a custom_vjp, as one call that is none.
+    if remat == "dots_on_hosts":
+        policy = policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=DOTS,
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+        return nn.remat(Block, prevent_cse=False, policy=policy)
+    names = {
+        "dots": DOTS,
+        "attention": ("attention_output",),
+        "attention+feed_forward": ("attention_output", "feed_forward_hidden"),
     }[remat]
+    policy = policies.save_from_both_policies(policies.save_only_these_names(*names), cudnn.is_kept)
     return nn.remat(Block, prevent_cse=False, policy=policy)

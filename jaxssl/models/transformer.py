@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxssl.core.bounds import check_above_zero, check_at_least
 from jaxssl.core.errors import UserError
-from jaxssl.core.platform import platform
+from jaxssl.core.platform import gpu_generation, platform
 from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch
 from jaxssl.models.config import (
@@ -119,8 +119,12 @@ class ModelConfig(ABC):
 
     def attention_told(self, length: int, precision: Precision) -> str:
         """The kernels that training on rows of `length` tokens runs on, and why not faster ones."""
-        is_exact = precision.products == "highest"
-        calls = self._calls(lengths=(length, length), is_exact=is_exact)
+        calls = self._calls(
+            lengths=(length, length),
+            is_float32=precision.compute == "float32",
+            is_exact=precision.products == "highest",
+            gpu=gpu_generation(),
+        )
         chosen = dict.fromkeys(choose(self.attention, call, platform()) for call in calls)
         why = "; ".join(dict.fromkeys(each.why for each in chosen if each.why))
         names = " and ".join(dict.fromkeys(each.name for each in chosen))

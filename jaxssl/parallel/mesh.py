@@ -29,6 +29,9 @@ class MeshConfig:
     rules: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Over the usual table: which of these axes split a logical one, as `{embed: [fsdp, tensor],
     mlp: []}`. One that an earlier dimension of an array has taken is left out of the later ones."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state in the memory of the hosts, and fetch it for each update: slower,
+    for models that do not fit otherwise."""
     compiler: dict[str, str | int | float | bool | None] = field(default_factory=dict)
     """Options of the XLA compiler over those that this kind of chip has (they are told); null
     leaves one out."""

@@ -113,7 +113,14 @@ def estimate(compiled: Compiled, chip: Chip) -> Estimate:
 
 
 def attention_seconds(
-    chip: Chip, *, rows: int, length: int, heads: int, head_dim: int, seen: float
+    chip: Chip,
+    *,
+    rows: int,
+    length: int,
+    heads: int,
+    head_dim: int,
+    seen: float,
+    shards: int = 1,
 ) -> float:
     """The least that attention of a training step takes on a chip: its products at the peak.
 
@@ -124,7 +131,8 @@ def attention_seconds(
       rows: of a chip.
       heads: of a chip.
       seen: share of the keys that a query sees, added up over layers.
+      shards: that the queries of a row lie in; the mean of them, of which the last sees most.
     """
     products = 2 * 2 + 5
     flops = products * 2 * rows * heads * head_dim * math.pow(length, 2) * seen
-    return flops / chip.peak
+    return flops / shards / chip.peak

@@ -15,10 +15,15 @@ import numpy as np
 from jax.extend.core import Literal
 from jax.interpreters import partial_eval
 
+from jaxssl.ops.attention import cudnn
+
 Known = np.ndarray | None
 """The value of a variable, or None where it is not known before the function runs."""
 FOLLOWED = 4096
 """Integers of a constant that is followed, at most."""
+CUDNN = {cudnn.FORWARD: 2, cudnn.BACKWARD: 5}
+"""How many products as large as that of queries and keys cuDNN's attention is: its backward pass
+makes the scores again. JAX's primitives have no jaxpr that says so."""
 
 
 def count_flops(function: Callable[..., Any], *args: Any) -> float:
@@ -65,6 +70,8 @@ def _count_equation(equation: Any, inputs: Sequence[Known]) -> tuple[float, Sequ
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         return _dot_general(equation), ()
+    if name in CUDNN:
+        return CUDNN[name] * _scores(equation), ()
     if name == "clamp" and all(x is not None for x in inputs):
         low, value, high = inputs
         return 0.0, [np.clip(value, low, high)]  # type: ignore[arg-type]
@@ -137,6 +144,12 @@ def _dot_general(equation: Any) -> float:
     left = equation.invars[0].aval.shape
     depth = math.prod(left[axis] for axis in contracted)
     return 2.0 * math.prod(equation.outvars[0].aval.shape) * depth
+
+
+def _scores(equation: Any) -> float:
+    """FLOPs of the scores of queries [B, T, N, D] and keys [B, S, K, D], all of them."""
+    queries, keys = (variable.aval.shape for variable in equation.invars[:2])
+    return 2.0 * math.prod(queries) * keys[1]
 
 
 def _jaxprs(params: dict[str, Any]) -> Iterator[tuple[Any, Sequence[Any]]]:

@@ -15,7 +15,7 @@ from jaxssl.core.names import flatten, join, split, unflatten
 from jaxssl.core.types import Params
 from jaxssl.core.upcast import upcast
 from jaxssl.program.program import Program, Stage
-from jaxssl.program.state import Choice, State, first_state, laid_out, layout
+from jaxssl.program.state import Choice, State, first_state, laid_out, layout, on_hosts
 from jaxssl.program.step import Constants, jit_train_step, make_train_step
 from jaxssl.transfer.start import first_params, restored_moments
 
@@ -91,6 +91,8 @@ def make_phase(program: Program, stage: Stage) -> Phase:
 
     boxed = program.model.abstract()
     abstract = laid_out(jax.eval_shape(begin, boxed), program.mesh)
+    if program.is_offloaded:
+        abstract = dataclasses.replace(abstract, opt_state=on_hosts(abstract.opt_state))
     leaves = flatten(laid_out(boxed, program.mesh))
     trained = flatten(abstract.params)
     beside = leaves.keys() - trained.keys() - flatten(abstract.kept).keys()

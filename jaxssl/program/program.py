@@ -67,6 +67,7 @@ class Program:
       ema: decay of an average of the parameters; None keeps none.
       draws: which streams a batch number takes.
       compiler: options of the XLA compiler for the training step.
+      is_offloaded: the optimizer's state lies in the memory of the hosts.
       reached: {stream: the parameters that its losses depend on}, where steps differ in that; the
         others rest in a step.
     """
@@ -86,6 +87,7 @@ class Program:
     draws: Draws = AllAtOnce(("",))
     reached: Mapping[str, frozenset[str]] | None = None
     compiler: Options = ()
+    is_offloaded: bool = False
 
     def is_reached(self, drawn: tuple[str, ...]) -> Choice:
         """Which parameters the losses of these streams depend on, by path."""

@@ -91,6 +91,18 @@ def _check_divides(path, names, shape, sharding: NamedSharding) -> None:
             )
 
 
+def on_hosts(abstract: T) -> T:
+    """An abstract tree whose arrays lie in the memory of the hosts; numbers stay on the devices."""
+
+    def one(leaf):
+        if not leaf.ndim:
+            return leaf
+        sharding = leaf.sharding.with_memory_kind("pinned_host")
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(one, abstract)
+
+
 def layout(abstract: T) -> T:
     """The shardings of an abstract tree."""
     return jax.tree.map(lambda leaf: leaf.sharding, abstract)

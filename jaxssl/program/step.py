@@ -1,5 +1,6 @@
 """One training step and one evaluation step: pure functions of state and batches."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -131,6 +132,9 @@ def updated(
 ) -> tuple[State, dict[str, jax.Array]]:
     """The state after an update of `params`, some or all of its own, by their gradient; without it
     where a number is not finite."""
+    if program.is_offloaded:
+        fetched = jax.device_put(state.opt_state, jax.memory.Space.Device)
+        state = dataclasses.replace(state, opt_state=fetched)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = program.optimizer.update(grads, state.opt_state, params)

@@ -172,6 +172,7 @@ def make_program(
         draws=draws,
         reached=reach,
         compiler=compiler_options(mesh, config.mesh.compiler),
+        is_offloaded=config.mesh.offload_optimizer,
     )
     return program, epochs
 

@@ -9,6 +9,7 @@ import tiny
 
 from jaxssl.core.errors import UserError
 from jaxssl.models.config import Stack
+from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.program.gradients import make_loss
@@ -56,6 +57,7 @@ def test_segments_that_do_not_add_up_are_refused():
     [
         {"remat": "full"},
         {"remat": "dots"},
+        {"remat": "dots_on_hosts"},
         {"remat": "attention"},
         {"remat": "attention+feed_forward"},
         {"unroll": True},
@@ -70,6 +72,28 @@ def test_remat_and_unroll_change_neither_loss_nor_gradients(changes):
     errors = tiny.relative_l2(other_grads, grads)
     errors.pop("decoder/layers/attention/key/bias")  # zero in theory: rounding alone
     assert max(errors.values()) < 1e-5, errors
+
+
+def test_remat_keeps_what_it_names_in_each_layer():
+    """The compiled step's temporaries grow with the layers by the tensors that are named."""
+    B, T, H, M = 8, 64, 64, 256
+    objective = CausalLm(chunk=8)
+    documents = [[d] for d in tiny.random_documents([T] * B)]
+    batch = tiny.corrupted(objective, tiny.rows(documents, length=T))
+
+    def temporaries(remat, layers):
+        shape = dict(hidden_size=H, intermediate_size=M, max_positions=T)
+        own = Model(tiny.gpt2(num_layers=layers, remat=remat, **shape), objective.heads)
+        step = jax.jit(make_loss(own, objective))
+        compiled = step.lower(unbox(own.abstract()), batch, None).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    # Beside the input of each block: the output of attention; and query, key, value, what the
+    # output projection gives, and the wide one. Nothing needs what the narrow one gives.
+    kept = {"full": 1, "attention": 2, "attention+feed_forward": 2 + M / H, "dots": 2 + 4 + M / H}
+    for remat, tensors in kept.items():
+        a_layer = (temporaries(remat, 12) - temporaries(remat, 4)) / 8
+        assert a_layer == pytest.approx(4 * B * T * H * tensors, rel=0.05), remat
 
 
 def test_dropout_changes_the_loss():

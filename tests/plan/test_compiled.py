@@ -16,7 +16,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return made_stores(tmp_path_factory.mktemp("stores")) / "words"
+    return made_stores(tmp_path_factory.mktemp("stores"))
 
 
 def test_a_small_step_on_64_chips_gathers_in_bfloat16_and_scatters(store, monkeypatch):

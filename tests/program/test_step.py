@@ -144,6 +144,19 @@ def test_the_state_stays_where_it_was_born_and_the_step_is_compiled_once():
     assert phase.step(("",))._cache_size() == 1
 
 
+def test_the_optimizers_state_may_lie_on_the_hosts_and_changes_nothing():
+    made = dataclasses.replace(program(sizes=(1, 2, 1)), is_offloaded=True)
+    (phase, state), (usual, other) = tiny.begun(made), begun((1, 2, 1))
+    other = jax.tree.map(jnp.copy, other)
+    for _ in range(3):
+        kinds = {x.sharding.memory_kind for x in jax.tree.leaves(state.opt_state) if x.ndim}
+        assert kinds == {"pinned_host"}
+        assert {x.sharding.memory_kind for x in jax.tree.leaves(state.params)} == {"device"}
+        (state, _), (other, _) = tiny.take(phase, state, BATCH), tiny.take(usual, other, BATCH)
+    assert same_bits(jax.device_get(state), jax.device_get(other))
+    assert phase.step(("",))._cache_size() == 1
+
+
 def test_an_axis_that_does_not_divide_is_refused_by_name():
     model = Model(tiny.gpt2(hidden_size=12), OBJECTIVE.heads)
     with pytest.raises(UserError, match=r"(?s)not divide.*\(embed\).*multiple of 8 \(mesh.fsdp"):

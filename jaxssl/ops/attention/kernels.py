@@ -11,13 +11,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from jaxssl.core.errors import UserError
+from jaxssl.core.platform import gpu_generation
 from jaxssl.core.precision import Precision
-from jaxssl.ops.attention import xla
+from jaxssl.ops.attention import cudnn, local, xla
 from jaxssl.ops.attention.operands import Operands, WeightDropout
 from jaxssl.ops.attention.pattern import Pattern
 
-KernelName = Literal["auto", "xla", "splash"]
-"""`xla` runs everywhere, `splash` on TPUs. `auto` takes the fastest that can do it."""
+KernelName = Literal["auto", "xla", "splash", "cudnn"]
+"""`xla` runs everywhere, `splash` on TPUs, `cudnn` on NVIDIA GPUs. `auto` takes the fastest that
+can do it."""
 LANES = 128
 """Of a TPU: `splash` reads rows in multiples of it."""
 
@@ -29,8 +31,10 @@ class Call:
     Attributes:
       lengths: of queries and keys, in tokens; empty before rows are known.
       shards: that the queries of a row lie in.
+      is_float32: queries, keys and values are of float32 at least.
       is_exact: products of float32 must not be rounded.
       has_positions: queries or keys are not in order from 0 on: they are in a cache.
+      gpu: see `gpu_generation`.
     """
 
     pattern: Pattern
@@ -38,9 +42,11 @@ class Call:
     has_bias: bool = False
     has_dropout: bool = False
     has_positions: bool = False
+    is_float32: bool = False
     is_exact: bool = False
     lengths: tuple[int, ...] = ()
     shards: int = 1
+    gpu: tuple[int, int] | None = None
 
 
 def _no_table(call: Call, num_heads: int, spec: Any) -> tuple[None, None]:
@@ -99,6 +105,28 @@ def _splash_lacks(call: Call) -> str | None:
     return next((what for what, is_lacking in lacking.items() if is_lacking), None)
 
 
+def _cudnn_lacks(call: Call) -> str | None:
+    pattern, lengths, width = call.pattern, call.lengths, call.head_dim
+    in_shards = f" in {call.shards} shards" if call.shards > 1 else ""
+    sees_both_sides = pattern.window is not None and not pattern.causal
+    lacking = {
+        "GPUs before Ampere, nor of other makers": call.gpu is not None and call.gpu < cudnn.OLDEST,
+        "float32 operands (precision.compute=bfloat16 has others)": call.is_float32,
+        "bias on scores": call.has_bias,
+        "dropout of attention's weights": call.has_dropout,
+        f"heads of width {width}, but multiples of {cudnn.MULTIPLE} up to {cudnn.WIDEST}": (
+            width % cudnn.MULTIPLE > 0 or width > cudnn.WIDEST
+        ),
+        f"rows of {lengths} tokens{in_shards}, an odd number": any(n % 2 for n in lengths)
+        or any(n // call.shards % 2 for n in lengths[:1]),
+        # Of them it would compute all keys with a mask: 43 times as many in rows of 8,192 tokens.
+        "windows to both sides that xla cuts into blocks": sees_both_sides
+        and len({*lengths}) == 1
+        and local.is_cheaper(pattern, lengths[0]),
+    }
+    return next((what for what, is_lacking in lacking.items() if is_lacking), None)
+
+
 def _splash(*args: Any, **options: Any) -> jax.Array:
     from jaxssl.ops.attention import splash  # Pallas takes half a second to import
 
@@ -112,9 +140,15 @@ def _splash_table(call: Call, num_heads: int, spec: Any) -> tuple[Any, Any]:
     return table, splash.lies(table, spec)
 
 
+def _cudnn_table(call: Call, num_heads: int, spec: Any) -> tuple[Any, Any]:
+    del num_heads
+    return (cudnn.make_table(call.lengths[0]), spec) if call.shards > 1 else (None, None)
+
+
 KERNELS: dict[str, Kernel] = {
     "xla": Kernel(xla.attend, _nothing),
     "splash": Kernel(_splash, _splash_lacks, ("tpu",), is_local=True, table=_splash_table),
+    "cudnn": Kernel(cudnn.attend, _cudnn_lacks, ("gpu",), is_local=True, table=_cudnn_table),
 }
 """`auto` tries those of a platform of their own first, then `xla`."""
 
@@ -188,14 +222,16 @@ def call_of(
     shards: int = 1,
 ) -> Call:
     """What these operands, the queries in so many shards, ask a kernel for."""
-    tokens, dtype = (operands.queries, operands.keys), operands.q.dtype
+    tokens, is_float32 = (operands.queries, operands.keys), operands.q.dtype.itemsize >= 4
     return Call(
         pattern=pattern,
         head_dim=operands.q.shape[-1],
         has_bias=operands.bias is not None,
         has_dropout=weight_dropout.is_on,
         has_positions=any(each.positions is not None for each in tokens),
-        is_exact=dtype.itemsize >= 4 and precision.products == "highest",
+        is_float32=is_float32,
+        is_exact=is_float32 and precision.products == "highest",
         lengths=(operands.q.shape[1], operands.k.shape[1]),
         shards=shards,
+        gpu=gpu_generation(),
     )
