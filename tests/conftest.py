@@ -23,6 +23,9 @@ pytest_plugins = ["toy", "tuned"]
 # A file runs on one worker: those that take more than half a minute come first, so that none is
 # left for the end.
 SLOW = (
+    "test_every_mesh",
+    "test_on_meshes",
+    "test_equal_processes",
     "test_adapt",
     "test_transformers",
     "test_streams",
