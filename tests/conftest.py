@@ -23,6 +23,9 @@ pytest_plugins = ["toy", "tuned"]
 # A file runs on one worker: those that take more than half a minute come first, so that none is
 # left for the end.
 SLOW = (
+    "test_every_mesh",
+    "test_on_meshes",
+    "test_equal_processes",
     "test_adapt",
     "test_transformers",
     "test_streams",
@@ -70,6 +73,19 @@ def pytest_runtest_logreport(report):
     """Names what failed at once, not in the summary alone, which a time limit may cut off."""
     if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
         print(f"\n{report.nodeid} failed in its {report.when}\n{report.longreprtext}", flush=True)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How far apart one device and many came out, where tests looked (see equal.py)."""
+    reports = [each for name in ("passed", "failed") for each in terminalreporter.getreports(name)]
+    noted = [pair for each in reports if each.when == "call" for pair in each.user_properties]
+    rows = [value for name, value in noted if name == "equal"]
+    if rows:
+        import equal  # imports JAX, which is not asked for before it is needed
+
+        terminalreporter.section("one device and many: largest relative differences")
+        for line in equal.table(rows):
+            terminalreporter.line(line)
 
 
 def pytest_sessionfinish(session):

@@ -34,7 +34,19 @@ def start_two(out, words, *overrides: str) -> list[subprocess.Popen]:
 
 def start_both(command: list, own: tuple[tuple[str, ...], ...] = ((), ())) -> list:
     """Two processes of one command; each may have overrides of its own."""
-    return _started(2, lambda number, found: [*command, *own[number], *found])
+    return _started(2, lambda number, found: toy.start([*command, *own[number], *found]))
+
+
+def start_in_turn(commands: list[list], count: int, devices: int) -> list[subprocess.Popen]:
+    """So many processes with so many devices each, which run several commands in turn."""
+    if count == 1:
+        return [toy.start_in_turn(commands, devices=devices)]
+
+    def start(number: int, found: list[str]) -> subprocess.Popen:
+        each = [[*command, *found] for command in commands]
+        return toy.start_in_turn(each, devices=devices)
+
+    return _started(count, start)
 
 
 def start_verb(command: list, count: int) -> list[subprocess.Popen]:
@@ -42,22 +54,23 @@ def start_verb(command: list, count: int) -> list[subprocess.Popen]:
     if count == 1:
         return [toy.start(command)]
     layered = lambda found: [word for layer in found for word in ("--with", layer)]
-    return _started(count, lambda number, found: [*command, *layered(found)])
+    return _started(count, lambda number, found: toy.start([*command, *layered(found)]))
 
 
-def _started(count: int, command: Callable[[int, list[str]], list]) -> list[subprocess.Popen]:
+def _started(
+    count: int, start: Callable[[int, list[str]], subprocess.Popen]
+) -> list[subprocess.Popen]:
     """Processes that find each other.
 
     Args:
-      command: of a process's number, and the overrides that tell it of the others.
+      start: of a process's number, and the overrides that tell it of the others.
     """
     shared = [f"distributed.coordinator=127.0.0.1:{free_port()}"]
     shared += [f"distributed.num_processes={count}"]
     os.environ["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
     try:
         return [
-            toy.start(command(number, [*shared, f"distributed.process_id={number}"]))
-            for number in range(count)
+            start(number, [*shared, f"distributed.process_id={number}"]) for number in range(count)
         ]
     finally:
         del os.environ["JAX_CPU_COLLECTIVES_IMPLEMENTATION"]

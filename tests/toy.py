@@ -209,14 +209,46 @@ def assert_same_arrays(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) 
     assert not different, different
 
 
+def assert_close_arrays(
+    got: dict[str, np.ndarray], want: dict[str, np.ndarray], limit: float = 3e-6
+) -> None:
+    """Within `limit` (relative L2 of each, norms below 0.01 taken as that), with the same names. A
+    key's bias is left out: it has no gradient but rounding, for a softmax ignores it."""
+    assert got.keys() == want.keys()
+    errors = {}
+    for name in [name for name in want if "['key']['bias']" not in name]:
+        a, b = got[name].astype(np.float64), want[name].astype(np.float64)
+        errors[name] = np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-2)
+    assert max(errors.values()) <= limit, {k: v for k, v in errors.items() if v > limit}
+
+
 def start(arguments: list[str], *, devices: int = 1, **options) -> subprocess.Popen:
     """A `jaxssl` process of its own, with so many simulated devices."""
+    return started([sys.executable, "-m", "jaxssl", *map(str, arguments)], devices, **options)
+
+
+IN_TURN = """
+import json, sys
+from jaxssl import cli
+for command in json.loads(sys.argv[1]):
+    if code := cli.main(command):
+        sys.exit(code)
+"""
+
+
+def start_in_turn(commands: list[list], *, devices: int = 1, **options) -> subprocess.Popen:
+    """One process of several commands, up to the first that fails."""
+    given = json.dumps([[str(word) for word in command] for command in commands])
+    return started([sys.executable, "-c", IN_TURN, given], devices, **options)
+
+
+def started(command: list[str], devices: int, **options) -> subprocess.Popen:
+    """A process that finds the package where this one does."""
     environment = {
         **os.environ,
         "XLA_FLAGS": compiled.flags(devices),
         "PYTHONPATH": os.pathsep.join([str(Path(jaxssl.__file__).parent.parent), *sys.path]),
     }
-    command = [sys.executable, "-m", "jaxssl", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=environment, **{**pipes, **options})
 

@@ -54,8 +54,9 @@ def table(tmp_path_factory):
     return toy.shared(tmp_path_factory, "train.csv", lambda path: write_table(path, 90))
 
 
-def configured(base, table, out, *overrides):
-    recipe = {
+def recipe(base, table, out):
+    """Of a classifier, as plain values."""
+    return {
         "out": str(out),
         "init": {"from": str(base)},
         "task": {"name": "classify", "pooling": "mean"},
@@ -70,8 +71,11 @@ def configured(base, table, out, *overrides):
         "checkpoint": {"every": 20, "keep_last": 9},
         "logging": {"every": 3, "tensorboard": False, "progress": False, "compare_full": False},
     }
+
+
+def configured(base, table, out, *overrides):
     path = out.parent / f"{out.name}.json"
-    path.write_text(json.dumps(recipe))
+    path.write_text(json.dumps(recipe(base, table, out)))
     return load_config([path], overrides, FINETUNE)
 
 

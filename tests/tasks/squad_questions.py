@@ -1,8 +1,13 @@
 """Questions about a cat, in the format of SQuAD: what they ask decides which word is right."""
 
+import functools
 import json
 
 import numpy as np
+
+from jaxssl.data.corpus.sources import Docstrings
+from jaxssl.data.tokenizer.tokenizer import Tokenizer
+from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_on_texts
 
 COLOURS = ("red", "blue", "green", "white", "black")
 PLACES = ("garden", "kitchen", "cellar", "attic", "barn")
@@ -43,3 +48,12 @@ def texts():
     facts = [f"Cat is {c}." for c in COLOURS] + [f"the cat lives in the {p}." for p in PLACES]
     asked = ["what colour is the cat?", "where does the cat live?"]
     return [*facts, *asked, " ".join(FILLERS).capitalize()] * 4
+
+
+@functools.cache
+def tokenizer() -> Tokenizer:
+    """That knows their words."""
+    config = TokenizerTrainConfig(
+        source=Docstrings(), kind="wordpiece", out="cats", vocab_size=400, min_frequency=2
+    )
+    return train_on_texts(config, texts)

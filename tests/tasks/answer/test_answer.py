@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 import squad_questions
 import tiny
+from squad_questions import tokenizer
 
 from jaxssl.commands import predict
 from jaxssl.core.errors import UserError
-from jaxssl.data.corpus.sources import Docstrings
 from jaxssl.data.examples import ExampleData, row_lengths
 from jaxssl.data.tables.config import TableFile
 from jaxssl.data.tables.read import read_table
 from jaxssl.data.tables.table import Table
-from jaxssl.data.tokenizer.training import TokenizerTrainConfig, train_on_texts
 from jaxssl.models.model import Model
 from jaxssl.program.step import make_eval_step
 from jaxssl.run.build import build
@@ -32,14 +31,6 @@ from jaxssl.train.evaluation import DataPass, evaluate
 
 TASK = Answer(max_question=8, overlap=8, max_answer_tokens=4, n_best=5)
 LENGTH = 32
-
-
-@functools.cache
-def tokenizer():
-    config = TokenizerTrainConfig(
-        source=Docstrings(), kind="wordpiece", out="cats", vocab_size=400, min_frequency=2
-    )
-    return train_on_texts(config, squad_questions.texts)
 
 
 def table_of(path):
