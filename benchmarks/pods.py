@@ -288,7 +288,7 @@ def compiled(name: str, stores: Path) -> dict[str, float]:
 
 def _compile(name: str, stores: str) -> dict[str, float]:
     """In the process that compiles."""
-    from jaxssl.parallel.rules import make_rules, use_layout
+    from jaxssl.parallel.rules import use_layout
     from jaxssl.plan.estimate import attention_seconds, compile_step, estimate
     from jaxssl.plan.topology import topology
     from jaxssl.run.planned import plan_program
@@ -297,14 +297,16 @@ def _compile(name: str, stores: str) -> dict[str, float]:
     pod = PODS[name]
     place = topology(pod.topology)
     given = [f"data.store={stores}/{pod.store}", *pod.changes]
-    config = load_config([pod.recipe], given)
-    if pod.base:
+    if not pod.base:
+        config = load_config([pod.recipe], given)
+    else:
+        config = load_config([pod.recipe], [x for x in given if not x.startswith("peft")])
         base = Path(stores) / name.replace(" ", "-")
         if not base.exists():
             made_base(config.model, Path(stores) / f"{pod.store}-pieces", base)
         config = load_config([pod.recipe], [*given, f"init.from={base}"])
     program = plan_program(config, place.devices())
-    with use_layout(program.mesh, make_rules(config.mesh.rules)):
+    with use_layout(program.mesh, config.mesh.layout()):
         started = time.perf_counter()
         step = compile_step(program)
         seconds = time.perf_counter() - started

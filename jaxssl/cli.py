@@ -483,7 +483,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _inspect(options: argparse.Namespace) -> int:
     from jaxssl.commands.inspect import inspect_path
 
-    chosen = _chosen(options, "verify", "adapters")
+    chosen = _chosen(options, "verify", "adapters", "layers", "devices")
     print("\n".join(inspect_path(Path(options.path), **chosen)))
     return 0
 

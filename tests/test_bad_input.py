@@ -368,6 +368,49 @@ def _(p):
     return p.pretrain("mesh.fsdp=3")
 
 
+@case("a preset and other axes", "contradict each other", "mesh.preset, fsdp", "mesh.preset=fsdp,")
+def _(p):
+    return p.pretrain("mesh.preset=ddp", "mesh.fsdp=8")
+
+
+@case("a preset without its axis", "needs the number of shards", "mesh.tensor", "mesh.tensor=2")
+def _(p):
+    return p.pretrain("mesh.preset=fsdp+tensor")
+
+
+@case("a preset that there is not", "mesh.preset", "'ddp' | 'fsdp' | 'fsdp+tensor'", "'zero'")
+def _(p):
+    return p.pretrain("mesh.preset=zero")
+
+
+@case("a layout of no parameter", "matches no parameter", "did you mean 'embeddings/tokens/embeddi")
+def _(p):
+    return p.pretrain("mesh.parameters={embeddings/token/embedding: {vocab: []}}")
+
+
+@case("a layout of an axis that is not there", "has such an axis", "layers, embed, mlp", "vocab")
+def _(p):
+    return p.pretrain("mesh.parameters={'**/up/kernel': {vocab: []}}")
+
+
+@case(
+    "a layout by no axis of the mesh", "mesh.parameters.**/up/kernel.mlp", "did you mean 'tensor'"
+)
+def _(p):
+    return p.pretrain("mesh.parameters={'**/up/kernel': {mlp: [tensors]}}")
+
+
+@case("a layout that does not divide", "embeddings/tokens/embedding, axis 0 (vocab)", "mesh.fsdp")
+def _(p):
+    layout = "mesh.parameters={'**/tokens/embedding': {vocab: [fsdp]}}"
+    return p.pretrain("mesh.preset=fsdp", layout, "model.vocab_size=140")
+
+
+@case("a large table on every device", "embeddings/positions/embedding", "mesh.replicated=true")
+def _(p):
+    return p.pretrain("mesh.data=4", "mesh.tensor=2", "model.max_positions=1048576")
+
+
 @case("vocabulary does not divide over the mesh", "does not divide over the mesh", "vocab", "131")
 def _(p):
     return p.pretrain("mesh.data=4", "mesh.tensor=2", "model.vocab_size=131")

@@ -20,14 +20,14 @@ OFTEN: dict[str, tuple[str, ...]] = {
         *("train.steps", "train.accumulation", "train.seed", "optimizer.learning_rate"),
         *("optimizer.weight_decay", "optimizer.schedule.warmup", "evaluation.every"),
         *("checkpoint.every", "checkpoint.keep_last", "samples.prompts", "precision.compute"),
-        "mesh.fsdp",
+        "mesh.preset",
     ),
     "finetune": (
         *("out", "init.from", "objective.text", "objective.label", "objective.pooling"),
         *("data.tables.train.path", "data.max_length", "data.batch_size", "train.epochs"),
         *("train.seed", "optimizer.learning_rate", "optimizer.weight_decay"),
         *("optimizer.schedule.warmup", "freezing.preset", "evaluation.every_epochs"),
-        *("evaluation.best_by", "checkpoint.keep_last", "precision.compute", "mesh.fsdp"),
+        *("evaluation.best_by", "checkpoint.keep_last", "precision.compute", "mesh.preset"),
     ),
     "baseline": (
         *("objective.text", "objective.pair", "objective.label", "data.tables.train.path"),

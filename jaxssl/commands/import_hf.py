@@ -49,8 +49,8 @@ from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.parallel.mesh import make_mesh
-from jaxssl.parallel.rules import make_rules, use_layout
-from jaxssl.program.state import everything, laid_out
+from jaxssl.parallel.rules import use_layout
+from jaxssl.program.state import abstract_params, everything, laid_out
 from jaxssl.run.config import Imported, RunConfig
 from jaxssl.run.directory import open_run_directory
 from jaxssl.run.networks import make_model
@@ -271,10 +271,10 @@ def _save(
     """
     whole = make_model(config)
     mesh = make_mesh(config.mesh)
-    with use_layout(mesh, make_rules(config.mesh.rules)):
-        abstract = laid_out(model.abstract(), mesh)
+    with use_layout(mesh, config.mesh.layout()):
+        abstract = laid_out(abstract_params(model), mesh)
         params = first_params(start, model, 0, abstract, everything)
-        leaves = flatten(laid_out(whole.abstract(), mesh))
+        leaves = flatten(laid_out(abstract_params(whole), mesh))
         placed = {
             path: jax.device_put(x.astype(leaves[path].dtype), leaves[path].sharding)
             for path, x in beside.items()

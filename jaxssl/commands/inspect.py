@@ -12,28 +12,51 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 
 
 def inspect_path(
-    path: Path, *, verify: bool = False, adapters: Sequence[str] = ()
+    path: Path,
+    *,
+    verify: bool = False,
+    adapters: Sequence[str] = (),
+    layers: Sequence[str] = (),
+    devices: int | None = None,
 ) -> Iterator[str]:
     """Lines that describe `path`; `verify` also compares every file with its checksum.
 
     Args:
       adapters: names of a run's adapters, which alone are described.
+      layers: hardware files and overrides over a run's configuration, to see how it would lie.
+      devices: of the mesh that a run is laid out on; None for those that it was trained on.
 
     Raises:
-      UserError: it is none of the five, or it is damaged; the run has no such adapter.
+      UserError: it is none of the five, or it is damaged; the run has no such adapter, or does not
+        fit the mesh.
     """
+    if layers or devices is not None:
+        _check_laid_out(path, adapters)
     if adapters:
         _check_run(path, verify)
         yield from inspect_adapter.of_run(path, adapters)
         return
-    yield from _described(path, verify)
+    yield from _described(path, verify, layers, devices)
     if verify:
         yield f"verified: {path}: every file that has a checksum matches it"
 
 
-def _described(path: Path, verify: bool) -> Iterator[str]:
+def _check_laid_out(path: Path, adapters: Sequence[str]) -> None:
+    """Refuses a mesh for what is no run, or for adapters alone. Raises UserError."""
+    if adapters or not (path / "run.json").is_file():
+        raise UserError(
+            "a run as a whole is laid out on a mesh",
+            where="--with, --devices",
+            expected="a run directory, without --adapter",
+            got=f"{path}, and --adapter {' '.join(adapters)}" if adapters else path,
+        )
+
+
+def _described(
+    path: Path, verify: bool, layers: Sequence[str], devices: int | None
+) -> Iterator[str]:
     if (path / "run.json").is_file():
-        return _run(path, verify)
+        return _run(path, verify, layers, devices)
     if path.name.isdigit() and (path / "state").exists():
         return _checkpoint(path, verify)
     if (path / "manifest.json").is_file():
@@ -126,24 +149,21 @@ def _checkpoint(path: Path, verify: bool) -> Iterator[str]:
         yield f"  {name}: {value}"
 
 
-def _run(path: Path, verify: bool) -> Iterator[str]:
+def _run(path: Path, verify: bool, layers: Sequence[str], devices: int | None) -> Iterator[str]:
     from jaxssl.checkpoint.manager import CheckpointManager
+    from jaxssl.commands import inspect_layout
     from jaxssl.core.seal import check_seal
-    from jaxssl.models.model import num_parameters
     from jaxssl.run.networks import make_model
-    from jaxssl.run.open import shapes_of
     from jaxssl.run.plugins import read_plugins
     from jaxssl.run.recipes import read_config
     from jaxssl.train.metrics_file import read_metrics
 
-    config = read_config(path)
+    config = read_config(path, layers)
     manager = CheckpointManager(path / "checkpoints", config.checkpoint)
     if verify:
         _check_verifiable(path, manager.steps())
         if not check_seal(path):
             yield f"  not compared: {path}/config.yaml and its tokenizer, which have no checksum"
-    model = make_model(config)
-    abstract = model.abstract()
     yield f"run {path}: {config.model.name}, {config.purpose}"
     for plugin in read_plugins(path):
         yield f"  plugin {plugin.given}: {', '.join(plugin.registers)}; SHA-256 {plugin.sha256}"
@@ -155,9 +175,7 @@ def _run(path: Path, verify: bool) -> Iterator[str]:
     rows = [row for row in read_metrics(path) if row["kind"] == "validation"]
     if rows:
         yield f"  last validation: {json.dumps(rows[-1])}"
-    yield f"  parameters: {num_parameters(abstract):,}"
-    for name, (shape, dtype) in shapes_of(abstract).items():
-        yield f"    {name:<50} {dtype} {list(shape)}"
+    yield from inspect_layout.lines(path, config, make_model(config), devices)
 
 
 def _check_verifiable(run_dir: Path, steps: list[int]) -> None:

@@ -339,6 +339,13 @@ def _add_showing_verbs(verbs: Verbs) -> None:
         default=[],
         help="one of a run's adapters alone; repeatable",
     )
+    _add_layers(verb)
+    verb.add_argument(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="lay a run out on so many, which need not be there (those it was trained on)",
+    )
     _add_plugin(verb)
     verb = verbs.add("seal", "accept a run's or token store's files as they are now, after an edit")
     verb.add_argument("directory", help="a run or a token store")
@@ -360,6 +367,11 @@ class _Version(argparse.Action):
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", metavar="RUN", help="a run directory")
     parser.add_argument("--step", default="best", help="best, last or a number (%(default)s)")
+    _add_layers(parser)
+    _add_plugin(parser)
+
+
+def _add_layers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--with",
         dest="layers",
@@ -368,7 +380,6 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a hardware file or a.b=c over the run's configuration (mesh.fsdp=8); repeatable",
     )
-    _add_plugin(parser)
 
 
 def _add_plugin(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from jaxssl.core.precision import Precision
 from jaxssl.models.config import NormConfig
 from jaxssl.ops.linear import linear
 from jaxssl.ops.norms import layer_norm, rms_norm
+from jaxssl.parallel import rules
 from jaxssl.parallel.axes import constrain, into_shards, scattered
 
 Names = tuple[str | None, ...]
@@ -29,6 +30,11 @@ def parameter(
         initializer = nn.initializers.zeros
     named = nn.with_logical_partitioning(initializer, axes)
     return cast(jax.Array, module.param(name, named, shape, precision.parameters))
+
+
+def axes_of(module: nn.Module, name: str, axes: Names) -> rules.Names:
+    """The logical axes of a parameter of `module`, laid out as a run asks for this one."""
+    return rules.rules_in_force().of_parameter("/".join((*module.path, name)), axes)
 
 
 def dropout_rng(module: nn.Module) -> jax.Array | None:
@@ -72,8 +78,9 @@ class Projection(nn.Module):
         if self.use_bias:
             zeros, axes = nn.initializers.zeros, self.axes[self.num_in :]
             bias = parameter(self, "bias", zeros, axes, self.features, p)
-        summed = into_shards(self.axes, x.shape)
-        kernel = scattered(kernel, self.axes) if summed is None else kernel
+        axes = axes_of(self, "kernel", self.axes)
+        summed = into_shards(axes, x.shape[: x.ndim - self.num_in])
+        kernel = scattered(kernel, axes) if summed is None else kernel
         out = linear(x, kernel, bias, self.num_in, self.precision, self.wide, summed)
         return checkpoint_name(out, "projection")
 
@@ -100,7 +107,8 @@ class Embedding(nn.Module):
         rematerialise it whole. It is cast after the look-up, so that its gradient is summed in
         its own dtype.
         """
-        table = constrain(self.embedding, (self.axes[0], None))
+        rows, _ = axes_of(self, "embedding", self.axes)
+        table = constrain(self.embedding, (rows, None))
         return jnp.take(table, ids, axis=0).astype(self.precision.compute)
 
     def attend(self, hidden: jax.Array) -> jax.Array:

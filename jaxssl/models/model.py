@@ -26,6 +26,7 @@ from jaxssl.models.network import Tie
 from jaxssl.models.transformer import ModelConfig, Transformer
 from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.parallel.axes import constrain
+from jaxssl.parallel.rules import inside
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ class Model:
         if added:
             variables[ADAPTERS] = added
         call = functools.partial(self.module.apply, method=method, rngs=rngs)
-        with adapted(self.adapters, self.precision, batch or {}, shared):
+        with inside(self.root), adapted(self.adapters, self.precision, batch or {}, shared):
             if cache is None:
                 return call(variables, *args)
             out, new = call({**variables, "cache": cache}, *args, mutable="cache")

@@ -10,17 +10,17 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from jaxssl.parallel.rules import num_shards, rings_in_force, rules_in_force
+from jaxssl.parallel.rules import Names, num_shards, rings_in_force, rules_in_force
 
 
-def to_spec(names: tuple[str | None, ...]) -> PartitionSpec:
+def to_spec(names: Names) -> PartitionSpec:
     """Logical axis names as a PartitionSpec of the current mesh by the rules in force; an unknown
     name is a KeyError."""
     mesh = jax.sharding.get_abstract_mesh()
     return rules_in_force().spec(names, None if mesh.empty else mesh)
 
 
-def constrain(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+def constrain(x: jax.Array, names: Names) -> jax.Array:
     """`x` laid out over the current mesh by its logical axes; unchanged where no mesh is set.
 
     An axis of `x` that does not divide over all axes of the mesh that split it is split by the
@@ -58,22 +58,26 @@ def shards_of(name: str) -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def scattered(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+def scattered(x: jax.Array, names: Names) -> jax.Array:
     """`x`, a parameter with these logical axes: XLA is told at its gradient already that it lies in
     shards, not first at the optimizer."""
     del names
     return x
 
 
-def _forward(x: jax.Array, names: tuple[str | None, ...]) -> tuple[jax.Array, None]:
+def _forward(x: jax.Array, names: Names) -> tuple[jax.Array, None]:
     return x, None
 
 
-def _backward(names: tuple[str | None, ...], _: None, gradient: jax.Array) -> tuple[jax.Array]:
+def _backward(names: Names, _: None, gradient: jax.Array) -> tuple[jax.Array]:
     return (constrain(gradient, names),)
 
 
 scattered.defvjp(_forward, _backward)
+
+
+Groups = tuple[tuple[tuple[int, ...], ...], ...]
+"""For each ring, sets of places along an axis."""
 
 
 @dataclass(frozen=True)
@@ -82,70 +86,76 @@ class IntoShards:
     sends its part of a sum once, where XLA sums it whole on every device, which sends it twice.
 
     Attributes:
-      axes: of the mesh, that batches are split over.
-      shard_axis: of the mesh, that the kernel is split over.
-      dimension: of the kernel, that it splits.
-      groups: of places along that axis, one set for each ring of a torus that it lies on, the
-        slowest first: a TPU sums whole what would be scattered over more than a ring at once.
+      rows: the axes of the mesh that split the batch and, where any do, the sequence.
+      scatters: the axes that split the kernel, the slowest first, each with groups of its places,
+        one set for each ring of a torus that it lies on, the slowest first: a TPU sums whole what
+        would be scattered over more than a ring at once.
+      dimension: of the kernel, that they split.
     """
 
-    axes: tuple[str, ...]
-    shard_axis: str
+    rows: tuple[tuple[str, ...], ...]
+    scatters: tuple[tuple[str, Groups], ...]
     dimension: int
-    groups: tuple[tuple[tuple[int, ...], ...], ...]
 
     def __call__(self, product: Callable[..., jax.Array], x: jax.Array, dy: jax.Array) -> jax.Array:
-        """`product(x, dy)` of rows [B, ...], in shards."""
+        """`product(x, dy)` of rows [B, ...] or [B, T, ...], in shards."""
+        over = tuple(axis for axes in self.rows for axis in axes)
+        shard_axes = tuple(axis for axis, _ in self.scatters)
 
         def on_shard(x: jax.Array, dy: jax.Array) -> jax.Array:
             own = product(x, dy)
-            for groups in self.groups:
-                own = jax.lax.psum_scatter(
-                    own,
-                    self.shard_axis,
-                    scatter_dimension=self.dimension,
-                    axis_index_groups=groups,
-                    tiled=True,
-                )
-            others = tuple(axis for axis in self.axes if axis != self.shard_axis)
+            for axis, rings in self.scatters:
+                for groups in rings:
+                    own = jax.lax.psum_scatter(
+                        own,
+                        axis,
+                        scatter_dimension=self.dimension,
+                        axis_index_groups=groups,
+                        tiled=True,
+                    )
+            others = tuple(axis for axis in over if axis not in shard_axes)
             return jax.lax.psum(own, others) if others else own
 
-        rows = PartitionSpec(self.axes)
-        out = PartitionSpec(*[None] * self.dimension, self.shard_axis)
+        rows = PartitionSpec(*self.rows)
+        out = PartitionSpec(*[None] * self.dimension, shard_axes)
         shards = jax.shard_map(
             on_shard,
             in_specs=(rows, rows),
             out_specs=out,
-            axis_names={*self.axes, self.shard_axis},
+            axis_names={*over},
             check_vma=False,
         )
         return shards(x, dy)
 
 
-def into_shards(names: tuple[str | None, ...], shape: tuple[int, ...]) -> IntoShards | None:
-    """How the gradient of a kernel with these logical axes is summed, given rows of `shape`
-    [B, ...]; None where that is XLA's: no mesh, no shards, rows that do not lie in shards or whose
-    sequence does, or a kernel that another axis splits, too (7B on 4,096 chips, tensor 4: 31.9 GiB
-    a chip and step by XLA, 48.9 by hand)."""
+def into_shards(names: Names, shape: tuple[int, ...]) -> IntoShards | None:
+    """How the gradient of a kernel with these logical axes is summed, given rows of `shape`, (B,)
+    or (B, T); None where that is XLA's: no mesh, no shards, rows that do not lie in shards, or a
+    kernel that another axis splits, too (7B on 4,096 chips, tensor 4: 31.9 GiB a chip and step by
+    XLA, 48.9 by hand)."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.manual_axes:
         return None
-    axes = split_by("batch")
-    if not axes or shape[0] % num_shards(mesh, axes) or split_by("sequence"):
-        return None
+    sequence = split_by("sequence")
+    rows = (split_by("batch"), sequence) if sequence else (split_by("batch"),)
+    over = {axis for axes in rows for axis in axes}
+    split = len(rows) <= len(shape) and not any(
+        size % num_shards(mesh, axes) for size, axes in zip(shape, rows)
+    )
     parts = [
         (dimension, axis)
         for dimension, part in enumerate(to_spec(names))
         for axis in (part if isinstance(part, tuple) else (part,))
         if axis is not None and mesh.shape[axis] > 1
     ]
-    if len(parts) != 1 or parts[0][1] not in axes:
+    dimensions, axes = {dimension for dimension, _ in parts}, tuple(axis for _, axis in parts)
+    if not split or len(dimensions) != 1 or not over.issuperset(axes):
         return None
-    dimension, axis = parts[0]
-    return IntoShards(axes, axis, dimension, ring_groups(rings_in_force(axis)))
+    scatters = tuple((axis, ring_groups(rings_in_force(axis))) for axis in axes)
+    return IntoShards(rows, scatters, dimensions.pop())
 
 
-def ring_groups(sizes: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], ...], ...]:
+def ring_groups(sizes: tuple[int, ...]) -> Groups:
     """The places along an axis that make up each ring, for rings of these sizes, the slowest
     first."""
     places = np.arange(math.prod(sizes)).reshape(sizes)

@@ -6,6 +6,7 @@ is traced anew under another.
 """
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from jaxssl.core.errors import UserError, UserErrors, did_you_mean
+from jaxssl.core.layer_names import canonical
+from jaxssl.core.names import matches
 from jaxssl.core.platform import use_platform
 
 AXES = ("data", "fsdp", "context", "tensor")
@@ -23,22 +26,55 @@ AXES = ("data", "fsdp", "context", "tensor")
 
 
 @dataclass(frozen=True)
+class Laid:
+    """A logical axis of one parameter that lies otherwise than the table says. Hashable.
+
+    Attributes:
+      axes: of the mesh, that it is split over.
+    """
+
+    name: str
+    axes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Name = str | Laid | None
+"""Of an axis of an array; None of one that is always whole."""
+Names = tuple[Name, ...]
+Table = tuple[tuple[str, tuple[str, ...]], ...]
+"""(logical axis, axes of the mesh), the first the slowest; none where it is whole."""
+
+
+@dataclass(frozen=True)
 class Rules:
     """Which axes of the mesh each logical axis is split over. Hashable.
 
     Attributes:
-      table: (logical axis, axes of the mesh), the first the slowest; none where it is whole.
+      parameters: (pattern, what is laid over the table for the parameters that it matches); the
+        first that matches wins.
+      root: what comes before the paths of parameters, of a network beside the main one.
     """
 
-    table: tuple[tuple[str, tuple[str, ...]], ...]
+    table: Table
+    parameters: tuple[tuple[str, Table], ...] = ()
+    root: str = ""
 
-    def axes(self, name: str | None) -> tuple[str, ...]:
+    def axes(self, name: Name) -> tuple[str, ...]:
         """The axes of the mesh for a logical one; an unknown name is a KeyError."""
+        if isinstance(name, Laid):
+            return name.axes
         return () if name is None else dict(self.table)[name]
 
-    def spec(
-        self, names: Sequence[str | None], mesh: Mesh | AbstractMesh | None = None
-    ) -> PartitionSpec:
+    def of_parameter(self, path: str, names: Sequence[str | None]) -> Names:
+        """The axes of a parameter, those that its pattern lays out otherwise as `Laid`."""
+        path = canonical(self.root + path) if self.parameters else path
+        changes = (dict(over) for pattern, over in self.parameters if matches(pattern, path))
+        own = next(changes, {})
+        return tuple(Laid(x, own[x]) if x is not None and x in own else x for x in names)
+
+    def spec(self, names: Sequence[Name], mesh: Mesh | AbstractMesh | None = None) -> PartitionSpec:
         """Of an array whose axes have these names. An axis of the mesh splits the first of them
         that asks for it, and is left out of the others.
 
@@ -81,30 +117,47 @@ hidden states, and the same norms to compute, on each of its devices. `keys` is 
 attention's queries see, whole on each device of `context`."""
 
 
-def make_rules(changes: Mapping[str, Sequence[str]]) -> Rules:
+Changes = Mapping[str, Sequence[str]]
+"""{logical axis: axes of the mesh}, over a table."""
+
+
+def make_rules(changes: Changes, parameters: Mapping[str, Changes] | None = None) -> Rules:
     """The default table with some logical axes laid out otherwise.
+
+    Args:
+      parameters: {pattern: what is laid over that for the parameters that it matches}.
 
     Raises:
       UserError: an unknown axis, or one twice.
     """
-    known = dict(DEFAULT.table)
-    errors = []
-    for name, axes in changes.items():
-        if name not in known:
-            errors.append(_unknown("no parameter or activation has such an axis", name, known))
-        for axis in axes:
-            if axis not in AXES:
-                errors.append(_unknown("the mesh has no such axis", axis, AXES, f"rules.{name}"))
-        if len(set(axes)) < len(axes):
-            what = "an axis of the mesh can split an axis once"
-            errors.append(UserError(what, where=f"rules.{name}", got=list(axes)))
+    errors = list(_mistakes(changes, "rules"))
+    for pattern, over in (parameters or {}).items():
+        errors += _mistakes(over, f"parameters.{pattern}")
     if errors:
         raise errors[0] if len(errors) == 1 else UserErrors(errors)
-    return Rules(tuple({**known, **{name: tuple(x) for name, x in changes.items()}}.items()))
+    own = tuple((pattern, _table(over)) for pattern, over in (parameters or {}).items())
+    return Rules(_table({**dict(DEFAULT.table), **changes}), own)
+
+
+def _table(changes: Changes) -> Table:
+    return tuple((name, tuple(axes)) for name, axes in changes.items())
+
+
+def _mistakes(changes: Changes, where: str) -> Iterator[UserError]:
+    known = dict(DEFAULT.table)
+    for name, axes in changes.items():
+        if name not in known:
+            yield _unknown("no parameter or activation has such an axis", name, known, where)
+        for axis in axes:
+            if axis not in AXES:
+                yield _unknown("the mesh has no such axis", axis, AXES, f"{where}.{name}")
+        if len(set(axes)) < len(axes):
+            what = "an axis of the mesh can split an axis once"
+            yield UserError(what, where=f"{where}.{name}", got=list(axes))
 
 
 def _unknown(
-    what: str, name: str, known: Mapping[str, object] | Sequence[str], where: str = "rules"
+    what: str, name: str, known: Mapping[str, object] | Sequence[str], where: str
 ) -> UserError:
     expected = "one of " + ", ".join(known)
     return UserError(what, where=where, expected=expected, got=name, fix=did_you_mean(name, known))
@@ -123,6 +176,14 @@ def use_rules(rules: Rules) -> Iterator[None]:
     """Puts a table in force, in this thread, for what is laid out or traced inside."""
     with _IN_FORCE(rules):
         yield
+
+
+def inside(root: str) -> contextlib.AbstractContextManager[None]:
+    """Where a network is called whose parameters lie below `root`, by which patterns know them."""
+    rules = rules_in_force()
+    if not (root and rules.parameters):
+        return contextlib.nullcontext()
+    return use_rules(dataclasses.replace(rules, root=f"{root}/"))
 
 
 _RINGS: Any = jax.make_user_context(())

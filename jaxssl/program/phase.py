@@ -15,7 +15,15 @@ from jaxssl.core.names import flatten, join, split, unflatten
 from jaxssl.core.types import Params
 from jaxssl.core.upcast import upcast
 from jaxssl.program.program import Program, Stage
-from jaxssl.program.state import Choice, State, first_state, laid_out, layout, on_hosts
+from jaxssl.program.state import (
+    Choice,
+    State,
+    abstract_params,
+    first_state,
+    laid_out,
+    layout,
+    on_hosts,
+)
 from jaxssl.program.step import Constants, jit_train_step, make_train_step
 from jaxssl.transfer.start import first_params, restored_moments
 
@@ -89,7 +97,7 @@ def make_phase(program: Program, stage: Stage) -> Phase:
         kept, _ = split(others, is_kept)
         return first_state(trained, kept, program.optimizer, program.ema is not None)
 
-    boxed = program.model.abstract()
+    boxed = abstract_params(program.model)
     abstract = laid_out(jax.eval_shape(begin, boxed), program.mesh)
     if program.is_offloaded:
         abstract = dataclasses.replace(abstract, opt_state=on_hosts(abstract.opt_state))
@@ -125,7 +133,7 @@ def born(phase: Phase) -> State:
 
 def program_params(program: Program, wanted: Choice) -> Params:
     """The parameters that a program starts from, those that are `wanted` by their paths."""
-    abstract = laid_out(program.model.abstract(), program.mesh)
+    abstract = laid_out(abstract_params(program.model), program.mesh)
     return first_params(program.start, program.model, program.seed, abstract, wanted)
 
 

@@ -7,12 +7,15 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from jaxssl.core.errors import UserError
+from jaxssl.core.layer_names import canonical
+from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.types import Params
 from jaxssl.core.upcast import upcast
 from jaxssl.models.layers import is_boxed
+from jaxssl.models.model import Model
 from jaxssl.parallel.mesh import replicated
 from jaxssl.parallel.rules import num_shards, rules_in_force
 
@@ -56,7 +59,18 @@ def first_state(
     return State(zero, params, optimizer.init(params), zero, kept, ema)
 
 
-def laid_out(boxed: T, mesh: Mesh) -> T:
+def abstract_params(model: Model) -> Params:
+    """Shapes and dtypes of a model's parameters, boxed with their axes as the table in force lays
+    out each of them; the optimizer's state that is made of them has these axes, too."""
+    table = rules_in_force()
+
+    def one(path, leaf):
+        return leaf.replace(names=table.of_parameter(path, leaf.names)) if is_boxed(leaf) else leaf
+
+    return unflatten({path: one(path, x) for path, x in flatten(model.abstract()).items()})
+
+
+def laid_out(boxed: T, mesh: Mesh | AbstractMesh) -> T:
     """Shapes, dtypes and shardings of a tree of shapes.
 
     Args:
@@ -78,17 +92,24 @@ def laid_out(boxed: T, mesh: Mesh) -> T:
 
 
 def _check_divides(path, names, shape, sharding: NamedSharding) -> None:
-    for axis, (name, size, part) in enumerate(zip(names, shape, sharding.spec)):
-        axes = () if part is None else part if isinstance(part, tuple) else (part,)
+    own = canonical("/".join(key.key for key in path if isinstance(key, jax.tree_util.DictKey)))
+    for axis, (name, size, axes) in enumerate(zip(names, shape, parts_of(sharding, len(shape)))):
         ways = num_shards(sharding.mesh, axes)
         if size % ways:
             raise UserError(
                 "a parameter does not divide over the mesh",
-                where=f"{jax.tree_util.keystr(path)}, axis {axis} ({name})",
+                where=f"{own}, axis {axis} ({name})",
                 expected=f"a multiple of {ways} ({' x '.join(f'mesh.{each}' for each in axes)})",
                 got=size,
-                fix="pad the size (model.vocab_size, say) or use a smaller mesh axis",
+                fix="pad the size (model.vocab_size, say), use a smaller mesh axis, or leave all "
+                f"such axes whole: 'mesh.rules={{{name}: []}}'",
             )
+
+
+def parts_of(sharding: NamedSharding, ndim: int) -> list[tuple[str, ...]]:
+    """The axes of the mesh that split each axis of an array."""
+    parts = [*sharding.spec, *[None] * ndim][:ndim]
+    return [() if x is None else x if isinstance(x, tuple) else (x,) for x in parts]
 
 
 def on_hosts(abstract: T) -> T:

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
+import optax
+from jax.sharding import Mesh
 
 from jaxssl.core.errors import UserError
-from jaxssl.core.names import flatten
+from jaxssl.core.names import flatten, split
 from jaxssl.core.types import Vocabulary, batch_shape
 from jaxssl.data.config import StoreConfig
 from jaxssl.data.mixture import Draws, steps_until
@@ -23,10 +26,12 @@ from jaxssl.optim.groups import GroupOf
 from jaxssl.optim.weight_decay import check_no_decay
 from jaxssl.parallel.compiler import compiler_options
 from jaxssl.parallel.mesh import check_batch, check_length, make_mesh
-from jaxssl.parallel.rules import use_mesh
+from jaxssl.parallel.rules import use_mesh, use_rules
 from jaxssl.program.parameter_use import check_read, reached
 from jaxssl.program.phase import Phases
+from jaxssl.program.placement import check_patterns, check_split, placements, whole_leaves
 from jaxssl.program.program import Program, Stage, Stream
+from jaxssl.program.state import abstract_params
 from jaxssl.run.adapters import check_adapters, check_leads, rate_factors, trained_with_adapters
 from jaxssl.run.adopted import with_adopted, without_adopted
 from jaxssl.run.config import RunConfig, StreamConfig
@@ -156,6 +161,7 @@ def make_program(
         grouped_by_reach(group_of, reach, _trained(model, stages)),
         rate_factors(config, model, start),
     )
+    check_layout(config, model, mesh, optimizer, _trained(model, stages))
     program = Program(
         model=model,
         streams=streams,
@@ -175,6 +181,32 @@ def make_program(
         is_offloaded=config.mesh.offload_optimizer,
     )
     return program, epochs
+
+
+def check_layout(
+    config: RunConfig,
+    model: Model,
+    mesh: Mesh,
+    optimizer: optax.GradientTransformation,
+    trained: frozenset[str],
+) -> None:
+    """Refuses parameters that do not lie on the mesh as a run should have them.
+
+    Args:
+      trained: by path.
+
+    Raises:
+      UserError: an axis that does not divide, a pattern that changes nothing, or a large array
+        that is whole where the run does not say so.
+    """
+    with use_rules(config.mesh.layout()):
+        boxed = abstract_params(model)
+        placed = placements(boxed, mesh)
+        check_patterns(config.mesh.parameters, boxed)
+    if not config.mesh.replicated:
+        own, _ = split(boxed, trained.__contains__)
+        state = {} if config.mesh.offload_optimizer else jax.eval_shape(optimizer.init, own)
+        check_split([*placed, *whole_leaves(state, mesh, "optimizer state ")])
 
 
 def _check_rows_enough(stream: StreamConfig, lead: str) -> None:

@@ -25,7 +25,7 @@ from jaxssl.checkpoint.parameter_index import index_run
 from jaxssl.core.bounds import refuse_below
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import numbered_seed
-from jaxssl.core.names import flatten, matches
+from jaxssl.core.names import matches
 from jaxssl.core.types import Params, Vocabulary
 from jaxssl.data.config import TablesConfig
 from jaxssl.data.loader import Data
@@ -46,13 +46,13 @@ from jaxssl.generate.texts import (
     write_texts,
 )
 from jaxssl.models.heads import Use
-from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, check_length
 from jaxssl.objectives.base import Objective
 from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import MeshConfig, batch_shards, make_mesh, replicated
-from jaxssl.parallel.rules import make_rules, use_layout
-from jaxssl.program.state import everything, laid_out
+from jaxssl.parallel.rules import use_layout
+from jaxssl.program.placement import check_patterns
+from jaxssl.program.state import abstract_params, everything, laid_out
 from jaxssl.program.step import make_eval_step
 from jaxssl.run.adapters import check_lead
 from jaxssl.run.alike import check_alike
@@ -98,7 +98,7 @@ class TrainedModel:
 
     def in_use(self) -> contextlib.AbstractContextManager[None]:
         """Inside, arrays are laid out as the run's are."""
-        return use_layout(self.mesh, make_rules(self.config.mesh.rules))
+        return use_layout(self.mesh, self.config.mesh.layout())
 
     @property
     def language_model(self) -> LanguageModel:
@@ -150,14 +150,17 @@ def open_run(
     for line in applied.lines(config, start) if hosts.is_first() else ():
         _say(line)
     wanted = model.is_needed_alone if alone else everything
-    with use_layout(mesh, make_rules(config.mesh.rules)):
-        abstract = laid_out(model.abstract(), mesh)
+    with use_layout(mesh, config.mesh.layout()):
+        boxed = abstract_params(model)
+        if layers:
+            check_patterns(config.mesh.parameters, boxed)
+        abstract = laid_out(boxed, mesh)
         params = first_params(start, model, 0, abstract, wanted)
     if alone:
         params, model = model.own(params), dataclasses.replace(model, ties=(), others=())
     if (folded := folded_model(model)) != model:
-        with use_layout(mesh, make_rules(config.mesh.rules)):
-            layout = jax.tree.map(lambda x: x.sharding, laid_out(folded.abstract(), mesh))
+        with use_layout(mesh, config.mesh.layout()):
+            layout = jax.tree.map(lambda x: x.sharding, laid_out(abstract_params(folded), mesh))
             fold = functools.partial(fold_adapters, model)
             params = jax.jit(fold, out_shardings=layout)(params)
         methods: Any = {each.name: each.method for each in folded.adapters}
@@ -583,8 +586,3 @@ def _check_head(trained: TrainedModel, use: Use) -> None:
         got=trained.config.purpose,
         fix=f"try `jaxssl {(*able, 'embed')[0]}`",
     )
-
-
-def shapes_of(params: Params) -> dict[str, Any]:
-    """{name: (shape, dtype)} of parameters, for `jaxssl inspect`."""
-    return {name: (leaf.shape, str(leaf.dtype)) for name, leaf in flatten(unbox(params)).items()}

@@ -3,7 +3,7 @@
 The verbs differ in what they begin with where a recipe says nothing: `PRETRAIN` and `FINETUNE`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from jaxssl.core.registry import choice_name, members
 from jaxssl.core.seal import check_seal
 from jaxssl.models.model import ModelConfig
 from jaxssl.optim.schedules import upgraded_schedule
+from jaxssl.parallel.rules import AXES
 from jaxssl.run.adopted import adopted_settings
 from jaxssl.run.config import RunConfig
 from jaxssl.run.plugins import check_plugins
@@ -35,6 +36,8 @@ FINETUNE: Layer = {
 """What the verbs begin with: a layer below all recipes."""
 ENDINGS = (".yaml", ".yml")
 """Of recipes' files."""
+MESH = {"data": -1, "fsdp": 1, "context": 1, "tensor": 1}
+"""What earlier versions wrote of a mesh where nothing was given."""
 EITHER = (("train", ("steps", "epochs")), ("evaluation", ("every", "every_epochs")))
 """Keys of which one says what the other would: a recipe with one does without the verb's other."""
 
@@ -66,6 +69,7 @@ def config_layers(
     ]
     layers = [upgraded(content) for content in contents]
     layers.append(upgraded(configuration.combine([], overrides)))
+    layers = _with_last_preset(layers)
     given = configuration.combine(layers)
     below = configuration.combine(
         [defaults, base_model(given), base_networks(given), adopted_settings(given)]
@@ -133,8 +137,26 @@ def read_config(run_dir: Path, layers: Iterable[str] = ()) -> RunConfig:
     files = [configuration.read_yaml(find_recipe(layer)) for layer in given if "=" not in layer]
     changes = configuration.combine([], [layer for layer in given if "=" in layer])
     return configuration.load(
-        RunConfig, [upgraded_run(kept), *(upgraded(x) for x in (*files, changes))]
+        RunConfig,
+        _with_last_preset([upgraded_run(kept), *(upgraded(x) for x in (*files, changes))]),
     )
+
+
+def _with_last_preset(layers: Sequence[Layer]) -> list[Layer]:
+    """Layers in which the mesh begins anew with the last that names a preset, or null for one: the
+    sizes of axes in those below are left out."""
+    last = max((i for i, layer in enumerate(layers) if "preset" in _mesh(layer)), default=0)
+
+    def without(layer: Layer) -> Layer:
+        kept = {key: x for key, x in _mesh(layer).items() if key not in (*AXES, "preset")}
+        return {**layer, "mesh": kept} if kept != _mesh(layer) else layer
+
+    return [*map(without, layers[:last]), *layers[last:]]
+
+
+def _mesh(layer: Layer) -> Layer:
+    mesh = layer.get("mesh")
+    return mesh if isinstance(mesh, Mapping) else {}
 
 
 def upgraded_run(config: Layer) -> dict[str, Any]:
@@ -144,6 +166,8 @@ def upgraded_run(config: Layer) -> dict[str, Any]:
     have them.
     """
     new = _without_unread(upgraded(config))
+    if "mesh" in new and "preset" not in (mesh := _mesh(new)):
+        new["mesh"] = {key: v for key, v in mesh.items() if v != MESH.get(key)}
     optimizer = new.get("optimizer")
     if isinstance(optimizer, Mapping) and isinstance(optimizer.get("schedule"), Mapping):
         schedule = upgraded_schedule(optimizer["schedule"])

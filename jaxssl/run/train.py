@@ -22,7 +22,7 @@ from jaxssl.core.types import batch_shape
 from jaxssl.models.model import num_parameters
 from jaxssl.objectives.base import Objective
 from jaxssl.parallel import hosts
-from jaxssl.parallel.rules import make_rules, use_rules
+from jaxssl.parallel.rules import use_rules
 from jaxssl.program.program import Program
 from jaxssl.run.alike import check_alike, check_data_alike
 from jaxssl.run.build import Built, build
@@ -57,7 +57,7 @@ def train_run(config: RunConfig, say: Say = print) -> Outcome:
     tell = say if hosts.is_first() else _say_nothing
     sources = dict.fromkeys(stream.data.source for stream in config.all_streams.values())
     tell(f"reading {', '.join(sources)}")
-    with use_rules(make_rules(config.mesh.rules)):
+    with use_rules(config.mesh.layout()):
         return _train(build(config), say, tell)
 
 
@@ -188,6 +188,7 @@ def describe(built: Built, cost: Receipt) -> list[str]:
         *describe_mixture(built),
         *([f"more parameters are trained from steps {', '.join(later)} on"] if later else []),
         *(receipt.table(cost) if is_partial else []),
+        *receipt.price_of_sums(cost),
         *nothing_before_the_end(settings.train.steps, settings.evaluation, config.checkpoint),
     ]
 

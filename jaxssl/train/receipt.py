@@ -21,6 +21,7 @@ from jaxssl.parallel.rules import use_mesh
 from jaxssl.program.flops import count_flops
 from jaxssl.program.phase import Phase, Phases
 from jaxssl.program.program import Program, Stage
+from jaxssl.program.reductions import Reductions, reductions
 from jaxssl.train.encode_once import features_of
 from jaxssl.transfer.start import Start, uncut
 
@@ -51,6 +52,7 @@ class Receipt:
 
     Attributes:
       full: None where it was not asked for.
+      reductions: of the run's gradients; None where its batches are not shared.
     """
 
     parameters: int
@@ -59,6 +61,7 @@ class Receipt:
     own: Cost
     full: Cost | None
     devices: str
+    reductions: Reductions | None
 
 
 def make_receipt(
@@ -91,7 +94,8 @@ def make_receipt(
             phase = Phases(whole).at(0)
         full = step_cost(phase, batches, may_not_fit=True)
     rows, length = sum(size[0] for size in sizes), max(size[-1] for size in sizes)
-    return Receipt(parameters, rows, length, own, full, devices_of(program))
+    shared = reductions(phases.at(0), drawn)
+    return Receipt(parameters, rows, length, own, full, devices_of(program), shared)
 
 
 def step_cost(
@@ -146,6 +150,18 @@ def table(receipt: Receipt) -> list[str]:
         share = f"{mine / whole:.1%}" if mine is not None and whole is not None else ""
         lines.append(f"  {name:<24}{_shown(mine):>16}{_shown(whole):>16}{share:>9}")
     return lines
+
+
+def price_of_sums(receipt: Receipt) -> list[str]:
+    """What summing gradients over devices takes, in a line; none where no other shares a batch."""
+    if receipt.reductions is None:
+        return []
+    (own, bytes_own), *others = receipt.reductions.sent.items()
+    return [
+        f"gradients are summed over {receipt.reductions.shards:,} shards of the batch: each device "
+        f"sends {bytes_own:,.0f} bytes a step with precision.reduce={own}"
+        + "".join(f", {size:,.0f} with {dtype}" for dtype, size in others)
+    ]
 
 
 def _numbers(cost: Cost) -> list[tuple[str, float | None]]:

@@ -54,11 +54,19 @@ def test_groups_of_rings_are_places_that_differ_in_one():
     assert ring_groups((4,)) == (((0, 1, 2, 3),),)
 
 
-@pytest.mark.parametrize("rings", [(4,), (2, 2)])
-@pytest.mark.parametrize("sizes", [(1, 4, 1), (2, 4, 1)])
+@pytest.mark.parametrize(
+    ("sizes", "rings"),
+    [
+        ((1, 4, 1), {"fsdp": (4,)}),
+        ((2, 4, 1), {"fsdp": (4,)}),
+        ((2, 4, 1), {"fsdp": (2, 2)}),
+        ((1, 2, 1, 4), {"fsdp": (2,), "context": (2, 2)}),
+        ((2, 1, 1, 2), {"context": (2,)}),
+    ],
+)
 def test_a_gradient_summed_into_shards_is_that_of_one_device(sizes, rings):
     generator = np.random.default_rng(0)
-    x = jnp.asarray(generator.normal(size=(8, 3, 8)), jnp.float32)
+    x = jnp.asarray(generator.normal(size=(8, 4, 8)), jnp.float32)
     kernel = jnp.asarray(generator.normal(size=(8, 2, 5)), jnp.float32)
 
     def gradient(summed):
@@ -66,24 +74,28 @@ def test_a_gradient_summed_into_shards_is_that_of_one_device(sizes, rings):
         return jax.jit(jax.grad(loss))
 
     with use_layout(tiny.mesh(*sizes), DEFAULT):
-        summed = into_shards(NAMES, x.shape)
+        summed = into_shards(NAMES, x.shape[:2])
         assert summed is not None and summed.dimension == 0
-        summed = dataclasses.replace(summed, groups=ring_groups(rings))
+        assert [axis for axis, _ in summed.scatters] == [*rings]
+        scatters = tuple((axis, ring_groups(sizes)) for axis, sizes in rings.items())
+        summed = dataclasses.replace(summed, scatters=scatters)
         step = gradient(summed)
         text = step.lower(kernel).compile().as_text()
         got = step(kernel)
     assert "reduce-scatter" in text
-    assert got.sharding.spec[0] == "fsdp"
+    assert got.sharding.spec[0] == (tuple(rings) if len(rings) > 1 else [*rings][0])
     np.testing.assert_allclose(got, gradient(None)(kernel), rtol=2e-6, atol=2e-6)
 
 
 def test_sums_are_left_to_xla_where_nothing_lies_in_shards():
-    assert into_shards(NAMES, (8, 3, 8)) is None  # no mesh
+    assert into_shards(NAMES, (8, 3)) is None  # no mesh
     for sizes, names, rows in [
-        ((8, 1, 1), NAMES, 8),  # kernels are whole on each device
-        ((1, 4, 1), (None, None), 8),
-        ((1, 4, 1), NAMES, 6),  # rows that are not split
-        ((1, 4, 2), NAMES, 8),  # another axis splits the kernel, too
+        ((8, 1, 1), NAMES, (8, 3)),  # kernels are whole on each device
+        ((1, 4, 1), (None, None), (8, 3)),
+        ((1, 4, 1), NAMES, (6, 3)),  # rows that are not split
+        ((1, 4, 2), NAMES, (8, 3)),  # another axis splits the kernel, too
+        ((1, 2, 1, 2), NAMES, (8, 3)),  # three tokens over two devices
+        ((1, 2, 1, 2), NAMES, (8,)),  # vectors of rows, the same on both devices of `context`
     ]:
         with use_layout(tiny.mesh(*sizes), DEFAULT):
-            assert into_shards(names, (rows, 3, 8)) is None
+            assert into_shards(names, rows) is None

@@ -278,9 +278,3 @@ def test_virtual_tokens_of_another_run_need_room(base, table, words, headed, pla
     several = toy.configured(words, tmp_path / "run", "masked").all_streams[""]
     with pytest.raises(UserError, match="rows hold several"):
         check_lead(open_run(headed, adapters=adapters).model, several, None)
-    small = ("train.steps=1", "optimizer.schedule.warmup=1", "checkpoint.every=1")
-    begun = (f"init.from={base}", "peft.name=lora", "evaluation.every=0")
-    packed = toy.configured(words, tmp_path / "packed", "masked", *begun, *small)
-    train_run(packed, QUIET)
-    with pytest.raises(UserError, match="rows hold several"):
-        evaluate_run(tmp_path / "packed", adapters=adapters)
