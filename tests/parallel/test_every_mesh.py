@@ -1,5 +1,5 @@
 """A masked and a causal language model and a classifier are the same over every mesh: each axis
-alone and all combinations, on 2, 4 and 8 devices; the first gradient and twenty losses."""
+alone, on 2, 4 and 8 devices, and all combinations; the first gradient and twenty losses."""
 
 import functools
 import itertools
@@ -45,7 +45,7 @@ CASES = {
 ALL = equal.meshes(2, 4, 8)
 SMALLEST = {equal.split_over(mesh): mesh for mesh in reversed(ALL)}
 """Of each combination of axes."""
-LARGER = [mesh for mesh in ALL if mesh not in SMALLEST.values()]
+LARGER = [x for x in ALL if x not in SMALLEST.values() and len(equal.split_over(x)) == 1]
 TURNS = [
     *itertools.product(CASES, SMALLEST.values()),
     *zip(itertools.cycle(CASES), LARGER),  # one of the three each
@@ -65,8 +65,8 @@ def one(name):
 
 def test_every_axis_is_there_alone_and_with_each_other():
     assert {axes for n in (1, 2, 3) for axes in itertools.combinations(AXES, n)} == {*SMALLEST}
-    assert {equal.named(mesh) for _, mesh in TURNS} == {equal.named(mesh) for mesh in ALL}
-    assert {f"{axis} {n}" for axis in AXES for n in (2, 4, 8)} <= {equal.named(x) for x in ALL}
+    taken = {equal.named(mesh) for _, mesh in TURNS}
+    assert {f"{axis} {n}" for axis in AXES for n in (2, 4, 8)} <= taken
 
 
 def shown(value):
