@@ -66,7 +66,8 @@ def rows(objective, documents, extra):
 
 
 def labels(name):
-    return {name: np.arange(8) % 2}
+    """Not as many of each: of those the gradient of a bias would be rounding."""
+    return {name: (np.arange(8) % 3 == 0).astype(np.int32)}
 
 
 CASES = {
