@@ -31,5 +31,4 @@ def test_a_small_step_on_64_chips_gathers_in_bfloat16_and_scatters(store, monkey
     # Kernels of layers are gathered forward and, computed again, backward.
     expected = 2 * share * (2 * layers + tables)
     assert made["sent all-gather"] == pytest.approx(expected, rel=0.35)
-    assert made["temporaries"] < 64e6 and made["sent"] < 20e6
-    print({name: round(x, 6) for name, x in made.items()})
+    assert made["temporaries"] < 64e6 and made["sent"] < 35e6
