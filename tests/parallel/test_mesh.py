@@ -92,6 +92,10 @@ def test_slices_may_lie_along_two_axes():
     mesh = make_mesh(MeshConfig(data=2, fsdp=4), chips)
     number = np.vectorize(lambda chip: chip.slice_index)(mesh.devices)
     assert number.reshape(2, 4).tolist() == [[0, 0, 1, 1], [2, 2, 3, 3]]
+    chips = [Chip(i, i // 3) for i in range(12)]
+    mesh = make_mesh(MeshConfig(data=6, fsdp=2), chips)
+    number = np.vectorize(lambda chip: chip.slice_index)(mesh.devices)
+    assert number.reshape(6, 2).tolist() == [[0, 1]] * 3 + [[2, 3]] * 3
 
 
 def test_slices_of_different_sizes_are_refused():
