@@ -630,6 +630,25 @@ def _(p):
     return p.pretrain("peft.name=bitfit", f"init.from={base}", *llama, kind="gpt2")
 
 
+@case("codes of what is trained", "no frozen parameter", "precision.frozen", "nf4", "peft")
+def _(p):
+    return p.pretrain("precision.frozen=nf4")
+
+
+@case("unknown codes", "precision.frozen", "'int8' | 'int4' | 'nf4'", "fp4")
+def _(p):
+    return p.pretrain("precision.frozen=fp4")
+
+
+@case("codes of kernels that are too narrow", "too small blocks", "[2, 12, 2, 6]", "multiple of 16")
+def _(p):
+    narrow = ["model.hidden_size=12", "model.intermediate_size=12"]
+    base = p.tmp / "narrow"
+    steps = ["train.steps=1", "optimizer.schedule.warmup=0", "evaluation.every=0"]
+    assert cli.main(p.pretrain(*narrow, *steps, out=base)) == 0
+    return p.pretrain("precision.frozen=int8", "peft.name=lora", f"init.from={base}", *narrow)
+
+
 @case("no adapters to merge", "no adapters", "trained", "peft")
 def _(p):
     return ["merge", str(p.trained), str(p.tmp / "merged")]

@@ -82,7 +82,7 @@ def _reader(noted: Mapping[str, Any], trained: TrainedModel) -> Read:
     init = trained.config.init
     place = Path(noted["run"]) if init is None or not init.run_dir.is_dir() else init.run_dir
     if noted.get("step") is not None:
-        base = whole_arrays(open_run(place, noted["step"], alone=True).params)
+        base = whole_arrays(open_run(place, noted["step"], alone=True, as_arrays=True).params)
         return base.get
     found = open_model(place)
     leaves = found.leaves()

@@ -72,7 +72,7 @@ def export(
     refuse_existing(out)
     if dtype is not None:
         _check_dtype(dtype)
-    trained = open_run(run_dir, step, layers, alone=True)
+    trained = open_run(run_dir, step, layers, alone=True, as_arrays=True)
     found = _class_of(trained)
     for head in trained.model.heads:
         if head.name not in found.heads.values():

@@ -34,7 +34,7 @@ def merge(
         there.
     """
     refuse_existing(out)
-    trained = open_run(run_dir, step, layers, alone=True)
+    trained = open_run(run_dir, step, layers, alone=True, as_arrays=True)
     if not trained.config.peft:
         raise UserError(
             "this run has no adapters",

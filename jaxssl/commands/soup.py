@@ -70,7 +70,7 @@ def soup(
             expected="--method uniform without weights",
             got=f"{method.name}, weights {list(weights)}",
         )
-    runs = [open_run(run, step, alone=True) for run in run_dirs]
+    runs = [open_run(run, step, alone=True, as_arrays=True) for run in run_dirs]
     _check_alike(runs, run_dirs)
     tensors = [whole_arrays(run.params) for run in runs]
     base = whole_arrays(_base(runs[0]).params) if method.needs_base else {}
@@ -163,7 +163,7 @@ def _base(run: TrainedModel) -> TrainedModel:
             got="none" if init is None else init.from_,
             fix="--method uniform; or import what they start from, and fine-tune that",
         )
-    return open_run(init.run_dir, init.chosen, alone=True)
+    return open_run(init.run_dir, init.chosen, alone=True, as_arrays=True)
 
 
 def _combined(

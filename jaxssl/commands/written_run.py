@@ -32,6 +32,7 @@ def write_run(
         peft={},
         networks={},
         freezing=Freezing(),
+        precision=dataclasses.replace(like.config.precision, frozen=None),
         imported=Imported(source=source),
     )
     with new_directory(out) as directory:

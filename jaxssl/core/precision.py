@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Float = Literal["float32", "bfloat16"]
+Codes = Literal["int8", "int4", "nf4"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,10 @@ class Precision:
     """Dtype in which gradients of kernels and biases are summed over tokens and devices. Those of
     embeddings and norms are summed in the parameters' dtype, microbatches and chunks of a loss in
     float32 at least."""
+    frozen: Codes | None = None
+    """What the frozen kernels of the layers are held as, where a base has them: int8, int4 or nf4
+    (the 16 quantiles of a normal distribution), 64 values with a scale in common. They are decoded
+    in each product, forward and backward. Null leaves them in the dtype of parameters."""
 
     @property
     def products(self) -> Literal["highest", "default"]:
@@ -37,5 +42,5 @@ class Precision:
         exactness = f" (matrix products: {self.matmul})" if self.compute != "bfloat16" else ""
         return (
             f"precision: parameters {self.parameters}, compute {self.compute}{exactness}, "
-            f"reductions {self.reduce}"
+            f"reductions {self.reduce}" + (f", frozen kernels {self.frozen}" if self.frozen else "")
         )

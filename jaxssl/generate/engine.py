@@ -5,6 +5,7 @@ Shapes: B rows, P tokens of the prompts, S slots of the cache, V ids.
 """
 
 import functools
+import operator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,7 +47,9 @@ def _apart(params: Params) -> Params:
             continue
         first = (layer_range(name) or (0, 0))[0]
         for i in range(x.shape[0]):
-            made[in_segment(canonical(name), first + i, first + i + 1)] = x[i : i + 1]
+            # Of a parameter in codes, codes and scale.
+            cut = jax.tree.map(operator.itemgetter(slice(i, i + 1)), x)
+            made[in_segment(canonical(name), first + i, first + i + 1)] = cut
     return unflatten(made)
 
 

@@ -32,6 +32,7 @@ from jaxssl.models.attention import CrossAttention, SelfAttention
 from jaxssl.models.blocks import FeedForward
 from jaxssl.models.layers import Embedding, Names, Projection, unbox
 from jaxssl.models.transformer import Embeddings
+from jaxssl.ops.codes import values
 
 SHARED = "shared"
 """Where parameters lie that all sites of an adapter have in common."""
@@ -120,7 +121,7 @@ class Site:
 
     def base(self, name: str) -> jax.Array:
         """A parameter of the module itself, such as its `kernel`, once it has computed."""
-        return unbox(self.module.get_variable("params", name))
+        return values(unbox(self.module.get_variable("params", name)))
 
     def dropout_key(self) -> jax.Array | None:
         """Of the adapter's dropout at this site, or None in evaluation; the module's own masks do

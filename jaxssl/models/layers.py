@@ -9,6 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxssl.core.precision import Precision
 from jaxssl.models.config import NormConfig
+from jaxssl.ops.codes import Coded
 from jaxssl.ops.linear import linear
 from jaxssl.ops.norms import layer_norm, rms_norm
 from jaxssl.parallel import rules
@@ -58,7 +59,8 @@ def truncated_normal(deviation: float) -> nn.initializers.Initializer:
 
 
 class Projection(nn.Module):
-    """A dense layer over the last `num_in` axes: [..., *in] to [..., *features]."""
+    """A dense layer over the last `num_in` axes: [..., *in] to [..., *features]. Its kernel may be
+    in codes where it is frozen."""
 
     features: tuple[int, ...]
     axes: Names
@@ -73,14 +75,15 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         p, shape = self.precision, x.shape[x.ndim - self.num_in :] + self.features
-        kernel = parameter(self, "kernel", self.initializer, self.axes, shape, p)
-        bias = None
+        kernel, summed, bias = self.get_variable("params", "kernel"), None, None
+        if not isinstance(kernel, Coded):
+            kernel = parameter(self, "kernel", self.initializer, self.axes, shape, p)
+            axes = axes_of(self, "kernel", self.axes)
+            summed = into_shards(axes, x.shape[: x.ndim - self.num_in])
+            kernel = scattered(kernel, axes) if summed is None else kernel
         if self.use_bias:
             zeros, axes = nn.initializers.zeros, self.axes[self.num_in :]
             bias = parameter(self, "bias", zeros, axes, self.features, p)
-        axes = axes_of(self, "kernel", self.axes)
-        summed = into_shards(axes, x.shape[: x.ndim - self.num_in])
-        kernel = scattered(kernel, axes) if summed is None else kernel
         out = linear(x, kernel, bias, self.num_in, self.precision, self.wide, summed)
         return checkpoint_name(out, "projection")
 

@@ -10,6 +10,7 @@ from jax import lax
 
 from jaxssl.core.platform import platform
 from jaxssl.core.precision import Precision
+from jaxssl.ops.codes import Coded, values
 
 Product = Callable[[jax.Array, jax.Array], jax.Array]
 """Of inputs and gradients of outputs: the gradient of a kernel."""
@@ -20,7 +21,7 @@ Summed = Callable[[Product, jax.Array, jax.Array], jax.Array]
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
 def linear(
     x: jax.Array,
-    kernel: jax.Array,
+    kernel: jax.Array | Coded,
     bias: jax.Array | None,
     num_in: int,
     precision: Precision,
@@ -31,7 +32,8 @@ def linear(
 
     The product runs in `precision.compute`, as exactly as `precision.matmul` says. The gradients of
     kernel and bias are summed in `precision.reduce`: autodiff alone would sum them in the compute
-    dtype, across devices too.
+    dtype, across devices too. A kernel in codes is decoded here and has no gradient: what is kept
+    for the backward pass are its codes.
 
     Args:
       num_in: how many trailing axes of `x` are contracted.
@@ -42,7 +44,7 @@ def linear(
     out = jnp.promote_types(dtype, jnp.float32) if wide else dtype
     y = lax.dot_general(
         x.astype(dtype),
-        kernel.astype(dtype),
+        values(kernel).astype(dtype),
         _contract(x.ndim, num_in),
         precision=precision.products,
         preferred_element_type=jnp.dtype(out),
@@ -61,6 +63,8 @@ def _forward(x, kernel, bias, num_in, precision, wide, summed):
 def _backward(num_in, precision, wide, summed, residuals, dy):
     x, kernel, bias = residuals
     dtype, reduce = precision.compute, jnp.dtype(precision.reduce)
+    is_coded = isinstance(kernel, Coded)
+    kernel = values(kernel)
     shapes = x.shape, kernel.shape
     x_dtype, kernel_dtype = x.dtype, kernel.dtype
     x, kernel, dy = (each.astype(dtype) for each in (x, kernel, dy))
@@ -79,12 +83,15 @@ def _backward(num_in, precision, wide, summed, residuals, dy):
     def kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
         return product(x, dy, ((leading, leading), ((), ())), preferred_element_type=reduce)
 
-    dkernel = kernel_gradient(x, dy) if summed is None else summed(kernel_gradient, x, dy)
+    dkernel = None
+    if not is_coded:
+        dkernel = kernel_gradient(x, dy) if summed is None else summed(kernel_gradient, x, dy)
+        dkernel = dkernel.reshape(shapes[1]).astype(kernel_dtype)
     dbias = None
     if bias is not None:
         dbias = jnp.sum(dy, axis=leading, dtype=reduce).reshape(bias.shape).astype(bias.dtype)
     dx = dx.reshape(shapes[0]).astype(x_dtype)
-    return dx, dkernel.reshape(shapes[1]).astype(kernel_dtype), dbias
+    return dx, dkernel, dbias
 
 
 linear.defvjp(_forward, _backward)

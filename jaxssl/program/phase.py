@@ -5,15 +5,20 @@ move from the frozen ones into the state, which grows by their moments.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
 
+from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten, join, split, unflatten
+from jaxssl.core.precision import Codes
 from jaxssl.core.types import Params
 from jaxssl.core.upcast import upcast
+from jaxssl.ops.codes import Coded
+from jaxssl.program.coded import abstract_codes, encoded, is_codable
 from jaxssl.program.program import Program, Stage
 from jaxssl.program.state import (
     Choice,
@@ -37,7 +42,8 @@ class Phase:
     Attributes:
       is_kept: which of the frozen parameters the state holds, since no base does.
       abstract: the state's shapes and shardings.
-      constants: those of what the step is given beside it.
+      constants: those of what the step is given beside it. Of the base's frozen parameters, those
+        that no later stage trains are in codes where the run asks for it.
     """
 
     program: Program
@@ -110,7 +116,25 @@ def make_phase(program: Program, stage: Stage) -> Phase:
     def chosen(paths):
         return unflatten({path: x for path, x in leaves.items() if path in paths})
 
-    return Phase(program, stage, is_kept, abstract, Constants(chosen(beside), chosen(anchored)))
+    frozen, form = chosen(beside), program.model.precision.frozen
+    if form is not None:
+        last = program.stages[-1]
+        coded, others = split(frozen, lambda path: is_codable(path) and not last.is_trained(path))
+        if not coded:
+            raise _nothing_to_code(form)
+        of_coded, _ = split(boxed, flatten(coded).__contains__)
+        frozen = join(others, abstract_codes(of_coded, form, program.mesh))
+    return Phase(program, stage, is_kept, abstract, Constants(frozen, chosen(anchored)))
+
+
+def _nothing_to_code(form: Codes) -> UserError:
+    return UserError(
+        "no frozen parameter can be held in codes",
+        where="precision.frozen",
+        expected="a base (init.from) with kernels of layers that stay frozen and need no cast",
+        got=form,
+        fix="train adapters (peft) or freeze layers (freezing), or leave precision.frozen out",
+    )
 
 
 def born(phase: Phase) -> State:
@@ -135,6 +159,20 @@ def program_params(program: Program, wanted: Choice) -> Params:
     """The parameters that a program starts from, those that are `wanted` by their paths."""
     abstract = laid_out(abstract_params(program.model), program.mesh)
     return first_params(program.start, program.model, program.seed, abstract, wanted)
+
+
+def base_params(phase: Phase) -> Params:
+    """The base's frozen parameters that a phase's steps are given."""
+    program = phase.program
+    frozen = flatten(phase.constants.frozen)
+    coded = unflatten({path: x for path, x in frozen.items() if isinstance(x, Coded)})
+    plain = frozen.keys() - flatten(coded).keys()
+    read = functools.partial(program_params, program)
+    made = read(plain.__contains__) if plain else {}
+    if not coded:
+        return made
+    boxed, _ = split(abstract_params(program.model), flatten(coded).__contains__)
+    return join(made, encoded(read, coded, boxed))
 
 
 def thaw(phase: Phase, state: State, frozen: Params) -> tuple[State, Params]:

@@ -48,6 +48,7 @@ class Scores(Open):
 class Cost(Open):
     trained: float | None
     optimizer_bytes: float | None
+    frozen_bytes: NotRequired[float | None]
     flops: float | None
     memory_bytes: float | None
 

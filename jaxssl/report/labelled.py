@@ -14,6 +14,7 @@ MAX_CONFUSED = 24
 COSTS = {
     "trained": "trained parameters",
     "optimizer_bytes": "optimizer state, bytes",
+    "frozen_bytes": "frozen parameters, bytes",
     "flops": "FLOPs of a step",
     "memory_bytes": "memory of a step, bytes",
 }
@@ -108,8 +109,9 @@ def _receipt(receipt: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> s
     own, full = receipt["own"], receipt["full"]
     columns = ["", "this run", "full", "share"] if full else ["", "this run"]
     rows = [
-        [name, *_compared(own[key], full[key])] if full else [name, _shown(own[key])]
+        [name, *_compared(own[key], full.get(key))] if full else [name, _shown(own[key])]
         for key, name in COSTS.items()
+        if key in own  # earlier versions did not count them all
     ]
     against = f", against full fine-tuning of all {receipt['parameters']:,} parameters"
     frozen = summary.get("frozen_arrays")
@@ -126,7 +128,7 @@ def _receipt(receipt: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> s
 
 
 def _compared(own: float | None, full: float | None) -> list[str]:
-    share = "" if own is None or full is None else f"{own / max(full, 1):.1%}"
+    share = f"{own / full:.1%}" if own is not None and full else ""
     return [_shown(own), _shown(full), share]
 
 

@@ -7,7 +7,6 @@ runs.fill_masks("runs/books", ["It was the best of [MASK]."])
 
 import contextlib
 import dataclasses
-import functools
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -52,7 +51,7 @@ from jaxssl.parallel import hosts
 from jaxssl.parallel.mesh import MeshConfig, batch_shards, make_mesh, replicated
 from jaxssl.parallel.rules import use_layout
 from jaxssl.program.placement import check_patterns
-from jaxssl.program.state import abstract_params, everything, laid_out
+from jaxssl.program.state import abstract_params, everything
 from jaxssl.program.step import make_eval_step
 from jaxssl.run.adapters import check_lead
 from jaxssl.run.alike import check_alike
@@ -60,13 +59,14 @@ from jaxssl.run.applied import Able, apply, fills, has_task, writes
 from jaxssl.run.config import RunConfig, StreamConfig
 from jaxssl.run.feeds import open_split
 from jaxssl.run.networks import inits, make_model
+from jaxssl.run.parameters import decoded, read_parameters
 from jaxssl.run.places import data_from_here
 from jaxssl.run.recipes import read_config
 from jaxssl.run.tokenizers import make_vocabulary
 from jaxssl.train.evaluation import DataPass, Evaluation, evaluate
 from jaxssl.train.samples import fill_text, mask_text
-from jaxssl.transfer.peft.merge import fold_adapters, folded_model
-from jaxssl.transfer.start import Start, first_params, plan_start
+from jaxssl.transfer.peft.merge import folded_model
+from jaxssl.transfer.start import Start, plan_start
 
 SAMPLING, WRITING = Sampling(), Writing()
 WINDOW = 4096
@@ -114,6 +114,7 @@ def open_run(
     alone: bool = False,
     adapters: Sequence[str] = (),
     able: Able = has_task,
+    as_arrays: bool = False,
 ) -> TrainedModel:
     """Restores the parameters of a run.
 
@@ -127,6 +128,8 @@ def open_run(
         other runs (RUN, RUN#NAME) or of PEFT's files, which come on top.
       able: what is wanted of the run. Where it lacks that, and an adapter's run has it, the task,
         the head and the tokenizer are that one's.
+      as_arrays: for parameters to be computed with; else what training held in codes
+        (`precision.frozen`) is in codes, which a model takes as well.
 
     Raises:
       UserError: no run there, no such step, a damaged checkpoint; no such adapter, or one of
@@ -151,20 +154,15 @@ def open_run(
         _say(line)
     wanted = model.is_needed_alone if alone else everything
     with use_layout(mesh, config.mesh.layout()):
-        boxed = abstract_params(model)
         if layers:
-            check_patterns(config.mesh.parameters, boxed)
-        abstract = laid_out(boxed, mesh)
-        params = first_params(start, model, 0, abstract, wanted)
-    if alone:
-        params, model = model.own(params), dataclasses.replace(model, ties=(), others=())
+            check_patterns(config.mesh.parameters, abstract_params(model))
+        params = read_parameters(start, model, mesh, manager.path(chosen), wanted)
+    params = decoded(params) if as_arrays else params
     if (folded := folded_model(model)) != model:
-        with use_layout(mesh, config.mesh.layout()):
-            layout = jax.tree.map(lambda x: x.sharding, laid_out(abstract_params(folded), mesh))
-            fold = functools.partial(fold_adapters, model)
-            params = jax.jit(fold, out_shardings=layout)(params)
         methods: Any = {each.name: each.method for each in folded.adapters}
         model, config = folded, dataclasses.replace(config, peft=methods)
+    if alone:
+        params, model = model.own(params), dataclasses.replace(model, ties=(), others=())
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
     opened = (run_dir, config, model, params, tokenizer, vocabulary, mesh, chosen)
     return TrainedModel(*opened, start.adopted)

@@ -8,8 +8,9 @@ import jax
 from jaxssl.checkpoint.manager import CheckpointManager, as_tree
 from jaxssl.core.names import flatten, join, split
 from jaxssl.core.types import Batch, Params
+from jaxssl.ops.codes import by_part
 from jaxssl.ops.fingerprint import fingerprint
-from jaxssl.program.phase import Phase, Phases, born, program_params, thaw
+from jaxssl.program.phase import Phase, Phases, base_params, born, program_params, thaw
 from jaxssl.program.program import Program
 from jaxssl.program.state import State
 from jaxssl.program.step import Constants
@@ -80,8 +81,11 @@ class Learner:
         """{path: number} of the parameters that no stage trains; equal numbers mean equal bits."""
         last = self._program.stages[-1]
         never, _ = split(self.params, lambda path: not last.is_trained(path))
-        made = jax.jit(lambda tree: jax.tree.map(fingerprint, tree))(never)
-        return {path: int(value) for path, value in flatten(jax.device_get(made)).items()}
+        bits = {
+            f"{path}{part}": x for path, of in flatten(never).items() for part, x in by_part(of)
+        }
+        made = jax.jit(lambda tree: jax.tree.map(fingerprint, tree))(bits)
+        return {path: int(value) for path, value in jax.device_get(made).items()}
 
     def _averages(self) -> Params:
 
@@ -103,12 +107,9 @@ class Learner:
 
     def _take_constants(self) -> None:
         """Reads what the step is given beside the state: the base's frozen parameters, anchors."""
-        wanted = self._phase.constants
-        self.constants = Constants(self._named(wanted.frozen), self._named(wanted.anchors))
-
-    def _named(self, shapes: Params) -> Params:
-        """The first values of these parameters."""
-        return program_params(self._program, flatten(shapes).__contains__) if shapes else {}
+        anchored = flatten(self._phase.constants.anchors)
+        anchors = program_params(self._program, anchored.__contains__) if anchored else {}
+        self.constants = Constants(base_params(self._phase), anchors)
 
     def _anchored(self, params: Params) -> Params:
         """Those of `params` that were restored, copied: the state is donated to the step."""

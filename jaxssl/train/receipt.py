@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
@@ -35,6 +36,7 @@ class Cost:
     Attributes:
       trained: parameters that are trained.
       optimizer_bytes: of the optimizer's state.
+      frozen_bytes: of frozen parameters as they are held, in codes or not.
       flops: of matrix products.
       memory_bytes: on each device, as compiled: parameters, optimizer state, batch, temporaries.
         None where the compiler finds that it does not fit.
@@ -42,6 +44,7 @@ class Cost:
 
     trained: int
     optimizer_bytes: int
+    frozen_bytes: int
     flops: float
     memory_bytes: int | None
 
@@ -117,7 +120,8 @@ def step_cost(
         step = phase.step(tuple(batches))
         flops = count_flops(step, *arguments)
         memory = _memory(step.lower(*arguments), may_not_fit)
-    return Cost(num_parameters(state.params), _bytes(state.opt_state), flops, memory)
+    frozen = _bytes(state.kept) + _bytes(phase.constants.frozen)
+    return Cost(num_parameters(state.params), _bytes(state.opt_state), frozen, flops, memory)
 
 
 def _memory(lowered: Any, may_not_fit: bool) -> int | None:
@@ -136,7 +140,12 @@ def _memory(lowered: Any, may_not_fit: bool) -> int | None:
 
 
 def _bytes(tree: Any) -> int:
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    return sum(math.prod(x.shape) * _bits(x.dtype) // 8 for x in jax.tree.leaves(tree))
+
+
+def _bits(dtype: Any) -> int:
+    """Of a value: NumPy counts a whole byte for four bits, of which devices keep two in one."""
+    return jnp.iinfo(dtype).bits if jnp.issubdtype(dtype, jnp.integer) else dtype.itemsize * 8
 
 
 def table(receipt: Receipt) -> list[str]:
@@ -147,7 +156,7 @@ def table(receipt: Receipt) -> list[str]:
         return [f"  {'':<24}{'this run':>16}", *own_lines]
     lines = [f"  {'':<24}{'this run':>16}{'full':>16}{'share':>9}"]
     for (name, mine), (_, whole) in zip(_numbers(own), _numbers(full)):
-        share = f"{mine / whole:.1%}" if mine is not None and whole is not None else ""
+        share = f"{mine / whole:.1%}" if mine is not None and whole else ""
         lines.append(f"  {name:<24}{_shown(mine):>16}{_shown(whole):>16}{share:>9}")
     return lines
 
@@ -168,6 +177,7 @@ def _numbers(cost: Cost) -> list[tuple[str, float | None]]:
     return [
         ("trained parameters", cost.trained),
         ("optimizer state, bytes", cost.optimizer_bytes),
+        ("frozen parameters, bytes", cost.frozen_bytes),
         ("FLOPs of a step", cost.flops),
         ("memory of a step, bytes", cost.memory_bytes),
     ]

@@ -25,6 +25,12 @@ def test_a_flipped_bit_and_swapped_values_show(dtype):
     assert of(x) == of(x.copy())
 
 
+@pytest.mark.parametrize("dtype", [jnp.int4, jnp.uint4])
+def test_a_change_of_four_bits_shows(dtype):
+    x = jnp.arange(8, dtype=jnp.int8).astype(dtype)
+    assert len({of(x), of(x.at[3].set(4)), of(x[::-1])}) == 3
+
+
 def test_minus_zero_is_not_zero():
     assert of(np.zeros(3, np.float32)) != of(np.array([0, -0.0, 0], np.float32))
 

@@ -115,7 +115,7 @@ def test_tensor_parallelism_leaves_each_device_a_part_to_sum():
 
 
 def test_the_receipt_tells_it():
-    own = Cost(10, 80, 1e6, 2048)
+    own = Cost(10, 80, 0, 1e6, 2048)
     price = Reductions(8, {"bfloat16": 1000.4, "float32": 2000.0})
     (line,) = price_of_sums(Receipt(10, 8, 24, own, own, "8 devices", price))
     assert "over 8 shards of the batch" in line
