@@ -90,7 +90,7 @@ def encode(x: jax.Array, form: Codes, axis: int) -> Coded:
     scale = (largest / TOP[form]).astype(x.dtype)
     scaled = blocks / jnp.where(scale == 0, 1, scale).astype(jnp.float32)
     if form == "nf4":
-        limits = np.float32((np.array(QUANTILES[1:]) + np.array(QUANTILES[:-1])) / 2)
+        limits = [np.float32((low + high) / 2) for low, high in zip(QUANTILES, QUANTILES[1:])]
         above = [(scaled > limit).astype(jnp.uint8) for limit in limits]
         codes = functools.reduce(jnp.add, above)
     else:
