@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxssl.checkpoint.ledger import is_over_pieces
 from jaxssl.checkpoint.manager import CheckpointConfig, CheckpointManager
 from jaxssl.core import allocator
 from jaxssl.core.files import atomic_write
@@ -181,6 +182,7 @@ def describe(built: Built, cost: Receipt) -> list[str]:
         f"{jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
         *(f"{part}: nothing reads it (model.{part}=false leaves it out)" for part in built.unread),
         *unused_rows(config, program.vocabulary.size),
+        *frozen_new_rows(program),
         f"{config.precision.summary}; attention: {kernels}"
         + (f"; {told}" if (told := allocator.summary()) else ""),
         *_describe_compiler(program),
@@ -208,6 +210,23 @@ def unused_rows(config: RunConfig, pieces: int) -> list[str]:
         f"the tokenizer has {pieces:,} pieces and the model {rows:,} rows for them: "
         f"{rows - pieces:,} are never used (model.vocab_size={pieces} leaves them out)"
     ]
+
+
+def frozen_new_rows(program: Program) -> list[str]:
+    """Warnings of tables whose rows for new tokens stay as they begin, as beside an adapter: no
+    stage trains them."""
+    start, last = program.start, program.stages[-1]
+    stored, lines = start.stored.leaves(), []
+    for entry in start.entries:
+        table = str(entry.target)
+        if entry.action != "resized" or not is_over_pieces(table) or last.is_trained(table):
+            continue
+        if table in start.grown or max(entry.shape) > max(stored[str(entry.source)].shape):
+            lines.append(
+                f"warning: {table} is frozen, and so are its rows for new tokens: they stay as "
+                f"they begin ('freezing.train=[{table}]' trains the table)"
+            )
+    return lines
 
 
 def _describe_stream(built: Built, name: str) -> list[str]:

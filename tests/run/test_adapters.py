@@ -19,8 +19,9 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
 from jaxssl.data.tokenizer.loading import load_tokenizer, with_tokens
 from jaxssl.run import open as runs
+from jaxssl.run.build import build
 from jaxssl.run.open import evaluate_run
-from jaxssl.run.train import train_run
+from jaxssl.run.train import frozen_new_rows, train_run
 from jaxssl.transfer.peft.prompt import Prompt
 
 QUIET = lambda text: None  # noqa: E731
@@ -195,6 +196,21 @@ def test_rows_of_new_tokens_go_to_peft_and_come_back(base, table, tmp_path):
     export(tmp_path / "imported", tmp_path / "once more", say=QUIET)
     weights = [tmp_path / name / "adapter_model.safetensors" for name in ("adapter", "once more")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_new_rows_that_stay_frozen_beside_an_adapter_are_told(base, table, tmp_path):
+    with_tokens(load_tokenizer(str(base / "tokenizer")), ["a bird", "a dog"]).save(tmp_path / "two")
+    size = load_tokenizer(str(tmp_path / "two")).vocab_size
+    grown = (f"tokenizer={tmp_path / 'two'}", "init.new_pieces=mean", f"model.vocab_size={size}")
+
+    def warned(*settings):
+        config = tuned.configured(base, table, tmp_path / "run", "peft.name=lora", *settings)
+        return frozen_new_rows(build(config).work.program)
+
+    (line,) = warned(*grown)
+    assert "its rows for new tokens" in line and "freezing.train=[embeddings/tokens/" in line
+    assert not warned(*grown, 'freezing.train=["embeddings/tokens/embedding"]')
+    assert not warned()
 
 
 def test_what_peft_files_do_not_hold_is_not_left_out_unsaid(base, table, tmp_path):

@@ -508,7 +508,7 @@ def test_virtual_tokens_before_what_is_read_are_all_that_is_trained(place, words
 
 def test_it_is_tuned_by_lora_whose_head_stays_as_it_was(place, words):
     """Adapters in both stacks and in cross-attention; the language model's head is not a task's."""
-    steps = ("train.steps=6", "train.epochs=null", f"init.from={place / 'run'}")
+    steps = (*SIX, f"init.from={place / 'run'}")
     wanted = ("peft.name=lora", "peft.targets=[query,value,cross_attention/output]")
     first = load_config([to_dict(configured(place, words, "tuned"))], (*steps, *wanted), FINETUNE)
     train_run(first, lambda text: None)
@@ -521,6 +521,11 @@ def test_it_is_tuned_by_lora_whose_head_stays_as_it_was(place, words):
         for run, step in (("run", "best"), ("tuned", "last"))
     )
     assert all(np.array_equal(after[name], x) for name, x in before.items())
+    again = shutil.copytree(place / "tuned", place / "tuned-again")
+    shutil.rmtree(again / "checkpoints" / "6")
+    train_run(dataclasses.replace(first, out=str(again)), lambda text: None)
+    toy.assert_same_arrays(toy.restored(again, 6), toy.restored(place / "tuned", 6))
+    assert toy.rows_of(again, "validation") == toy.rows_of(place / "tuned", "validation")
     merge(place / "tuned", place / "merged", say=lambda text: None)
     one, other = (evaluate_run(place / run) for run in ("tuned", "merged"))
     assert other["loss"] == pytest.approx(one["loss"], rel=3e-6)

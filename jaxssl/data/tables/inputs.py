@@ -10,6 +10,10 @@ from jaxssl.data.tables.config import MEANT_FOR, TableFile, TableHub, ending
 TEXT_ENDING = ".txt"
 
 
+SECTIONS = ("task", "model", "data", "mesh", "precision", "train", "evaluation", "peft")
+"""Of a run's configuration, which say nothing of how a file is read."""
+
+
 def input_file(
     path: str, format: str = "auto", options: Iterable[str] = (), column: str | None = None
 ) -> TableFile:
@@ -24,7 +28,12 @@ def input_file(
       UserError: an option that there is not, or that the format has not; a format unknown.
     """
     options = list(options)
-    wrong = [text for text in options if "=" not in text or text.partition("=")[0] == "path"]
+    keys = [text.partition("=")[0] for text in options]
+    wrong = [
+        text
+        for text, key in zip(options, keys)
+        if "=" not in text or key == "path" or key.partition(".")[0] in SECTIONS
+    ]
     if wrong:
         raise UserError(
             "an option of the input that cannot be used",
@@ -32,6 +41,7 @@ def input_file(
             expected="key=value, for a field of a file of labelled data other than its path: "
             + ", ".join(sorted({*MEANT_FOR, "format"})),
             got=wrong[0],
+            fix=f"a field of the run is given with --with {wrong[0]}",
         )
     given = configuration.combine([{"path": path, "format": format}], options)
     if given["format"] == "auto" and ending(path) == TEXT_ENDING:

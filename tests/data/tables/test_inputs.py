@@ -31,6 +31,7 @@ def test_a_text_file_is_a_text_a_line_under_the_name_that_the_task_has_for_it():
         ("a.csv", "auto", ["delimeter=;"], "did you mean 'delimiter'"),
         ("a.csv", "auto", ["delimiter"], "key=value"),
         ("a.csv", "auto", ["path=b.csv"], "other than its path"),
+        ("a.csv", "auto", ["task.beams.count=4"], "given with --with task.beams.count=4"),
         ("a.csv", "xml", [], "'xml'"),
         ("a.xml", "auto", [], "does not tell its format"),
         ("a.jsonl", "auto", ["delimiter=;"], "means nothing for a file of format jsonl"),
