@@ -154,6 +154,12 @@ PODS = {
         (*SEVEN_BILLION, "data.batch_size=256", *FSDP64, *LORA),
         base=True,
     ),
+    "7B LoRA nf4": Pod(
+        "v5p:4x4x4",
+        CAUSAL,
+        (*SEVEN_BILLION, "data.batch_size=256", *FSDP64, *LORA, "precision.frozen=nf4"),
+        base=True,
+    ),
     "T5 1.1 base": Pod("v5e:4x4", SPANS, T5, store="sentinels"),
     "T5 1.1 large": Pod("v5e:4x4", SPANS, (*T5, *T5_LARGE), store="sentinels"),
     "weak 16": Pod(
@@ -253,8 +259,8 @@ def made_base(model: Any, pieces: Path, out: Path) -> Path:
         shapes |= {f"{lead}.{each}_layernorm": (H,) for each in ("input", "post_attention")}
     header, end = {}, 0
     for name, shape in shapes.items():
-        begin, end = end, end + 2 * math.prod(shape)
-        place = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+        begin, end = end, end + 4 * math.prod(shape)
+        place = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
         header[f"{name}.weight"] = place
     text = json.dumps(header).encode()
     with open(out / "model.safetensors", "wb") as file:

@@ -117,6 +117,14 @@ def _split(x: jax.Array, axis: int, size: int) -> jax.Array:
     return x.reshape(*x.shape[:axis], x.shape[axis] // size, size, *x.shape[axis + 1 :])
 
 
+def bits_of(dtype: Any) -> int:
+    """That a device holds of a value: NumPy counts a whole byte for four bits, of which devices
+    keep two in one."""
+    if jnp.issubdtype(dtype, jnp.integer):
+        return jnp.iinfo(dtype).bits
+    return jnp.dtype(dtype).itemsize * 8
+
+
 def values(x: jax.Array | Coded) -> jax.Array:
     """An array, decoded where it is in codes."""
     return decode(x) if isinstance(x, Coded) else x

@@ -14,6 +14,7 @@ from jaxssl.core.layer_names import canonical
 from jaxssl.core.names import flatten, matches, unmatched
 from jaxssl.core.types import Params
 from jaxssl.models.layers import is_boxed
+from jaxssl.ops.codes import bits_of
 from jaxssl.parallel.rules import Changes, Laid, Name, num_shards
 from jaxssl.program.state import laid_out, parts_of
 
@@ -121,11 +122,17 @@ def whole_leaves(state: Any, mesh: Mesh | AbstractMesh, what: str) -> list[Place
 
 def bytes_here(state: Any, mesh: Mesh | AbstractMesh) -> tuple[int, int]:
     """Of a boxed tree: the bytes of all of it, and of what each device holds."""
+    return bytes_of(laid_out(state, mesh))
+
+
+def bytes_of(abstract: Any) -> tuple[int, int]:
+    """Of shapes that are laid out: the bytes of all arrays, and of what each device holds."""
     whole = here = 0
-    for x in jax.tree.leaves(laid_out(state, mesh)):
-        size = math.prod(x.shape) * np.dtype(x.dtype).itemsize
+    for x in jax.tree.leaves(abstract):
+        size = math.prod(x.shape) * bits_of(x.dtype) // 8
+        ways = (num_shards(x.sharding.mesh, axes) for axes in parts_of(x.sharding, x.ndim))
         whole += size
-        here += size // math.prod(num_shards(mesh, axes) for axes in parts_of(x.sharding, x.ndim))
+        here += size // math.prod(ways)
     return whole, here
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.files import atomic_write
@@ -17,6 +16,7 @@ from jaxssl.core.json_files import read_json
 from jaxssl.core.types import batch_shape
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import num_parameters
+from jaxssl.ops.codes import bits_of
 from jaxssl.parallel.mesh import batch_sharding
 from jaxssl.parallel.rules import use_mesh
 from jaxssl.program.flops import count_flops
@@ -140,12 +140,7 @@ def _memory(lowered: Any, may_not_fit: bool) -> int | None:
 
 
 def _bytes(tree: Any) -> int:
-    return sum(math.prod(x.shape) * _bits(x.dtype) // 8 for x in jax.tree.leaves(tree))
-
-
-def _bits(dtype: Any) -> int:
-    """Of a value: NumPy counts a whole byte for four bits, of which devices keep two in one."""
-    return jnp.iinfo(dtype).bits if jnp.issubdtype(dtype, jnp.integer) else dtype.itemsize * 8
+    return sum(math.prod(x.shape) * bits_of(x.dtype) // 8 for x in jax.tree.leaves(tree))
 
 
 def table(receipt: Receipt) -> list[str]:

@@ -8,13 +8,17 @@ import pytest
 import toy
 import tuned
 
+from jaxssl import cli
 from jaxssl.commands.merge import merge
 from jaxssl.commands.written_run import write_run
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.ops.codes import Coded, decode, encode
+from jaxssl.parallel.rules import use_layout
 from jaxssl.program.coded import block_axis, is_codable
+from jaxssl.program.phase import Phases, base_params
 from jaxssl.program.state import abstract_params
+from jaxssl.run.build import build
 from jaxssl.run.open import evaluate_run, open_run
 from jaxssl.run.train import train_run
 from jaxssl.train.metrics_file import read_metrics
@@ -146,3 +150,18 @@ def test_where_there_is_nothing_to_code_or_no_blocks_it_is_refused(base, table, 
     config = tuned.configured(base, table, tmp_path / "run", "precision.frozen=nf4")
     with pytest.raises(UserError, match="no frozen parameter can be held in codes"):
         train_run(config, QUIET)
+
+
+def test_inspect_says_what_each_device_holds_of_the_codes(base, table, tmp_path, capsys):
+    once = ("train.steps=1", "train.epochs=null", "precision.frozen=int8", "mesh.fsdp=8")
+    config = tuned.configured(base, table, tmp_path / "run", "peft.name=lora", *once)
+    train_run(config, QUIET)
+    program = build(config).work.program
+    with use_layout(program.mesh, config.mesh.layout()):
+        frozen = flatten(base_params(Phases(program).at(0)))
+    held = [part for x in frozen.values() if isinstance(x, Coded) for part in (x.codes, x.scale)]
+    whole = sum(x.nbytes for x in held)
+    own = sum(x.addressable_shards[0].data.nbytes for x in held)
+    assert cli.main(["inspect", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert f"held in int8, with scales: {whole:,} bytes, {own:,} on each device" in said
