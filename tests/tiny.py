@@ -15,6 +15,7 @@ from jaxssl.models.gpt2 import Gpt2Config
 from jaxssl.models.layers import is_boxed, unbox
 from jaxssl.models.model import Model
 from jaxssl.parallel.mesh import MeshConfig, batch_sharding, make_mesh
+from jaxssl.parallel.rules import Rules, use_layout
 from jaxssl.program.phase import Phases, born
 from jaxssl.program.program import Program, Stream
 
@@ -131,6 +132,19 @@ def begun(made: Program):
     with jax.set_mesh(made.mesh):
         phase = Phases(made).at(0)
         return phase, born(phase)
+
+
+def two_steps(made: Program, rules: Rules, batch):
+    """(abstract state, state after two steps, losses, batch as it lies) under a table of axes."""
+    with use_layout(made.mesh, rules):
+        phase = Phases(made).at(0)
+        state, step = born(phase), phase.step(("",))
+        rows = jax.device_put(batch, batch_sharding(made.mesh))
+        losses = []
+        for _ in range(2):
+            state, out = step(state, {"": rows}, phase.constants)
+            losses.append(float(out["loss"]))
+    return phase.abstract, state, losses, rows
 
 
 def take(phase, state, batch):

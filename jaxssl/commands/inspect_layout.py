@@ -13,14 +13,14 @@ from jaxssl.core.bounds import refuse_below
 from jaxssl.core.errors import UserError
 from jaxssl.core.json_files import read_json
 from jaxssl.core.layer_names import is_stacked, layer_names
-from jaxssl.core.names import flatten, split
+from jaxssl.core.names import flatten, split, unflatten
 from jaxssl.core.precision import Codes
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import Model, num_parameters
 from jaxssl.optim.build import widened
 from jaxssl.parallel.mesh import MeshConfig, abstract_mesh
 from jaxssl.parallel.rules import use_rules
-from jaxssl.program.coded import abstract_codes, is_codable
+from jaxssl.program.coded import abstract_codes
 from jaxssl.program.placement import (
     Placement,
     bytes_here,
@@ -31,6 +31,7 @@ from jaxssl.program.placement import (
 )
 from jaxssl.program.state import Choice, abstract_params, everything, first_state
 from jaxssl.run.config import RunConfig
+from jaxssl.run.parameters import ALL, layers_in_codes
 from jaxssl.transfer import freezing
 
 ENVIRONMENT = "environment.json"
@@ -52,21 +53,18 @@ def lines(
         boxed = abstract_params(model)
         check_patterns(config.mesh.parameters, boxed)
         placed = placements(boxed, mesh)
-        model, is_trained, is_saved = _as_saved(run_dir, config, model)
-        state = _state(config, model, is_trained)
+        state = _state(run_dir, config, model)
         sizes = (bytes_here(boxed, mesh), bytes_here(state.opt_state, mesh))
         averages = bytes_here(state.ema, mesh)
-        coded, as_codes = _in_codes(config.precision.frozen, model, is_saved, mesh)
+        coded = _in_codes(run_dir, config.precision.frozen, flatten(boxed), mesh)
     axes = ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     yield f"  parameters: {num_parameters(boxed):,}, on {_devices(mesh.size)} ({axes})"
     yield from (_line(each, mesh.size) for each in placed)
     trained = num_parameters(state.params)
     yield f"  all parameters: {_told(*sizes[0], mesh.size)}"
-    if coded[0]:
-        yield (
-            f"  of these the base's frozen kernels: {_told(*coded, mesh.size)}; held in "
-            f"{config.precision.frozen}, with scales: {_told(*as_codes, mesh.size)}"
-        )
+    if coded:
+        plain, held = (_told(*each, mesh.size) for each in coded)
+        yield f"  of these frozen kernels: {plain}; in {config.precision.frozen}: {held}"
     yield (
         f"  state of {config.optimizer.name} for the {trained:,} that are trained: "
         f"{_told(*sizes[1], mesh.size)}"
@@ -125,52 +123,54 @@ def _refusal(config: MeshConfig, placed: list[Placement]) -> Iterator[str]:
 # --- What is trained -----------------------------------------------------------------------------
 
 
-def _as_saved(run_dir: Path, config: RunConfig, model: Model) -> tuple[Model, Choice, Choice]:
-    """The model in segments; which parameters are trained, and which are saved, by path: as the
-    newest checkpoint has them. Without one, of training everything."""
-    steps = CheckpointManager(run_dir / "checkpoints", config.checkpoint).steps()
-    if not steps:
-        return model, everything, everything
-    saved = _saved(run_dir.absolute() / "checkpoints" / str(max(steps)))
-    leaves = flatten(unbox(model.abstract()))
-    names = {name for path, leaf in leaves.items() for name in _layers(path, leaf)}
-    trained = {name: saved.get(name, "kept") != "kept" for name in names}
-    if segments := freezing.cut([trained]):
-        model = model.with_segments(segments)
-    shapes = flatten(unbox(model.abstract()))
-
-    def chosen(decision: Mapping[str, bool]) -> Choice:
-        return lambda path: freezing.is_trained(decision, path, shapes[path])
-
-    return model, chosen(trained), chosen({name: name in saved for name in names})
-
-
 def _in_codes(
-    form: Codes | None, model: Model, is_saved: Choice, mesh: Any
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The bytes of all kernels that are held in codes, and on each device: as arrays, and as they
-    are held."""
-    kernels, _ = split(abstract_params(model), lambda path: is_codable(path) and not is_saved(path))
-    if form is None or not kernels:
-        return (0, 0), (0, 0)
-    return bytes_here(kernels, mesh), bytes_of(abstract_codes(kernels, form, mesh))
+    run_dir: Path, form: Codes | None, leaves: Mapping[str, Any], mesh: Any
+) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """The bytes of all kernels that a run holds in codes, and on each device: as arrays, and as
+    they are held."""
+    noted = layers_in_codes(run_dir)
+    if form is None or not noted:
+        return None
+    kernels = {}
+    for path, layers in noted.items():
+        box = leaves[path]
+        depth = box.value.shape[0] if ALL in layers else len(layers)
+        shape = (depth, *box.value.shape[1:])
+        kernels[path] = box.replace(value=jax.ShapeDtypeStruct(shape, box.value.dtype))
+    tree = unflatten(kernels)
+    return bytes_here(tree, mesh), bytes_of(abstract_codes(tree, form, mesh))
 
 
-def _state(config: RunConfig, model: Model, is_trained: Choice) -> Any:
-    """The shapes of what training holds of a run."""
+def _state(run_dir: Path, config: RunConfig, model: Model) -> Any:
+    """The shapes of what training holds of a run, by its newest checkpoint; without one, of
+    training everything."""
+    steps = CheckpointManager(run_dir / "checkpoints", config.checkpoint).steps()
+    is_trained: Choice = everything
+    if steps:
+        step = run_dir.absolute() / "checkpoints" / str(max(steps))
+        model, is_trained = _trained(model, step)
     own, _ = split(abstract_params(model), is_trained)
     optimizer = widened(config.optimizer.direction())
     has_ema = config.train.ema is not None
     return jax.eval_shape(lambda params: first_state(params, {}, optimizer, has_ema), own)
 
 
-def _saved(checkpoint: Path) -> dict[str, str]:
-    """{name of a layer's parameter: the part of the state that a checkpoint has it in}."""
-    return {
-        name: part
+def _trained(model: Model, checkpoint: Path) -> tuple[Model, Choice]:
+    """The model in segments, and which of its parameters a checkpoint has as trained, by path."""
+    saved = {
+        name
         for path, (part, leaf) in saved_leaves(checkpoint).items()
         for name in _layers(path, leaf)
+        if part != "kept"
     }
+    leaves = flatten(unbox(model.abstract()))
+    decision = {
+        name: name in saved for path, leaf in leaves.items() for name in _layers(path, leaf)
+    }
+    if segments := freezing.cut([decision]):
+        model = model.with_segments(segments)
+    shapes = flatten(unbox(model.abstract()))
+    return model, lambda path: freezing.is_trained(decision, path, shapes[path])
 
 
 def _layers(path: str, leaf: Any) -> list[str]:

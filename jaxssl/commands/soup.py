@@ -71,7 +71,7 @@ def soup(
             got=f"{method.name}, weights {list(weights)}",
         )
     runs = [open_run(run, step, alone=True, as_arrays=True) for run in run_dirs]
-    _check_alike(runs, run_dirs)
+    _check_alike(runs, run_dirs, method.needs_base)
     tensors = [whole_arrays(run.params) for run in runs]
     base = whole_arrays(_base(runs[0]).params) if method.needs_base else {}
     given = list(weights) or [1.0] * len(runs)
@@ -111,7 +111,7 @@ def _check(run_dirs: Sequence[Any], method: Average, weights: Sequence[float]) -
         )
 
 
-def _check_alike(runs: Sequence[TrainedModel], run_dirs: Sequence[Any]) -> None:
+def _check_alike(runs: Sequence[TrainedModel], run_dirs: Sequence[Any], needs_base: bool) -> None:
     """Refuses runs whose parameters do not correspond."""
     shapes = [{p: x.shape for p, x in flatten(unbox(run.params)).items()} for run in runs]
     starts = [_start(Path(run)) for run in run_dirs]
@@ -123,6 +123,14 @@ def _check_alike(runs: Sequence[TrainedModel], run_dirs: Sequence[Any]) -> None:
                 expected="a run of whole parameters",
                 got=", ".join(run.config.peft),
                 fix=f"jaxssl merge {run_dir} NEW_RUN, and give that",
+            )
+        if needs_base and run.config.precision.frozen is not None:
+            raise UserError(
+                "what a run changed cannot be told from what its codes did",
+                where=run_dir,
+                expected="a run without precision.frozen, for --method arithmetic, ties or dare",
+                got=f"precision.frozen={run.config.precision.frozen}",
+                fix="--method uniform",
             )
         if shape != shapes[0]:
             different = sorted({*shape.items()} ^ {*shapes[0].items()})

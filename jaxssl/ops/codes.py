@@ -22,6 +22,8 @@ from jaxssl.core.precision import Codes
 BLOCK = 64
 """Values with a scale in common, along an axis (QLoRA's number). Scales are kept in the array's
 dtype: in float32 they add half a bit to each value."""
+CODES = ".codes"
+"""Comes behind the path of an array's codes where each array has a name."""
 DTYPES = {"int8": jnp.int8, "int4": jnp.int4, "nf4": jnp.uint4}
 TOP = {"int8": 127.0, "int4": 7.0, "nf4": 1.0}
 """What a block's largest value is in codes."""
@@ -132,4 +134,4 @@ def values(x: jax.Array | Coded) -> jax.Array:
 
 def by_part(x: jax.Array | Coded) -> list[tuple[str, jax.Array]]:
     """The arrays that an array is held as, each with what comes behind its path."""
-    return [(".codes", x.codes), (".scale", x.scale)] if isinstance(x, Coded) else [("", x)]
+    return [(CODES, x.codes), (".scale", x.scale)] if isinstance(x, Coded) else [("", x)]

@@ -12,13 +12,11 @@ from typing import Any, TypeVar
 
 import jax
 
-from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten, join, split, unflatten
-from jaxssl.core.precision import Codes
 from jaxssl.core.types import Params
 from jaxssl.core.upcast import upcast
 from jaxssl.ops.codes import Coded
-from jaxssl.program.coded import abstract_codes, encoded, is_codable
+from jaxssl.program.coded import abstract_codes, encoded, in_codes
 from jaxssl.program.program import Program, Stage
 from jaxssl.program.state import (
     Choice,
@@ -117,24 +115,11 @@ def make_phase(program: Program, stage: Stage) -> Phase:
         return unflatten({path: x for path, x in leaves.items() if path in paths})
 
     frozen, form = chosen(beside), program.model.precision.frozen
-    if form is not None:
-        last = program.stages[-1]
-        coded, others = split(frozen, lambda path: is_codable(path) and not last.is_trained(path))
-        if not coded:
-            raise _nothing_to_code(form)
+    coded, others = split(frozen, in_codes(program))
+    if form is not None and coded:
         of_coded, _ = split(boxed, flatten(coded).__contains__)
         frozen = join(others, abstract_codes(of_coded, form, program.mesh))
     return Phase(program, stage, is_kept, abstract, Constants(frozen, chosen(anchored)))
-
-
-def _nothing_to_code(form: Codes) -> UserError:
-    return UserError(
-        "no frozen parameter can be held in codes",
-        where="precision.frozen",
-        expected="a base (init.from) with kernels of layers that stay frozen and need no cast",
-        got=form,
-        fix="train adapters (peft) or freeze layers (freezing), or leave precision.frozen out",
-    )
 
 
 def born(phase: Phase) -> State:

@@ -25,6 +25,7 @@ from jaxssl.run.adapters import own_parameters
 from jaxssl.run.adopted import Wanted, adopt, choose_adapter, method_there, split_place
 from jaxssl.run.config import RunConfig
 from jaxssl.run.networks import make_model
+from jaxssl.run.other_codes import adapted_over_other_codes
 from jaxssl.run.recipes import read_config
 from jaxssl.run.same_model import check_begun_from
 from jaxssl.run.sentences import sentence_of
@@ -174,7 +175,7 @@ class Applied:
             lines.append(f"note: of {self.run_dir}, not {', '.join(unused)}")
         if self.base is not None:
             lines.append(f"note: the task, its head and the tokenizer are those of {self.run_dir}")
-        return [*lines, *start.stored.notes]
+        return [*lines, *adapted_over_other_codes(config), *start.stored.notes]
 
 
 def apply(

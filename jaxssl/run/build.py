@@ -27,6 +27,7 @@ from jaxssl.optim.weight_decay import check_no_decay
 from jaxssl.parallel.compiler import compiler_options
 from jaxssl.parallel.mesh import check_batch, check_length, make_mesh
 from jaxssl.parallel.rules import use_mesh, use_rules
+from jaxssl.program.coded import describe_codes
 from jaxssl.program.parameter_use import check_read, reached
 from jaxssl.program.phase import Phases
 from jaxssl.program.placement import check_patterns, check_split, placements, whole_leaves
@@ -180,6 +181,7 @@ def make_program(
         compiler=compiler_options(mesh, config.mesh.compiler),
         is_offloaded=config.mesh.offload_optimizer,
     )
+    describe_codes(program)  # refuses codes of nothing, before any data are read
     return program, epochs
 
 

@@ -156,7 +156,7 @@ def open_run(
     with use_layout(mesh, config.mesh.layout()):
         if layers:
             check_patterns(config.mesh.parameters, abstract_params(model))
-        params = read_parameters(start, model, mesh, manager.path(chosen), wanted)
+        params = read_parameters(run_dir, start, model, mesh, wanted)
     params = decoded(params) if as_arrays else params
     if (folded := folded_model(model)) != model:
         methods: Any = {each.name: each.method for each in folded.adapters}

@@ -1,76 +1,97 @@
 """The parameters of a run that is opened, as its training had them."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxssl.core.errors import UserError
 from jaxssl.core.layer_names import canonical, layer_range
 from jaxssl.core.names import flatten, join, split, unflatten
 from jaxssl.core.precision import Codes
 from jaxssl.core.types import Params
 from jaxssl.models.model import Model
-from jaxssl.ops.codes import Coded, decode, encode
-from jaxssl.program.coded import abstract_codes, block_axis, encoded, is_codable
+from jaxssl.ops.codes import CODES, Coded, decode, encode
+from jaxssl.program.coded import abstract_codes, block_axis, encoded
 from jaxssl.program.state import abstract_params, laid_out, layout
+from jaxssl.train.frozen_check import read_fingerprints
 from jaxssl.transfer.peft.merge import fold_adapters, folded_model
 from jaxssl.transfer.start import Start, first_params
 
+ALL = -1
+"""Stands for all layers of a stack of one segment."""
+
+
+def layers_in_codes(run_dir: Path) -> dict[str, list[int]]:
+    """Of the kernels that a run was trained with in codes, by name in a stack of one segment, which
+    layers these are; as the run noted when it started."""
+    found: dict[str, list[int]] = {}
+    for path in read_fingerprints(run_dir):
+        kernel = path.removesuffix(CODES)
+        if kernel != path:
+            first, end = layer_range(kernel) or (0, None)
+            layers = found.setdefault(canonical(kernel), [])
+            layers += [ALL] if end is None else range(first, end)
+    return found
+
 
 def read_parameters(
-    start: Start, model: Model, mesh: Mesh, checkpoint: Path, wanted: Callable[[str], bool]
+    run_dir: Path, start: Start, model: Model, mesh: Mesh, wanted: Callable[[str], bool]
 ) -> Params:
-    """The parameters, adapters folded; the base's kernels in codes where the run was trained so. To
-    be used under the mesh.
+    """The parameters, adapters folded; kernels in codes where the run was trained so. To be used
+    under the mesh.
 
-    Where some layers of a stack are the base's and others the run's, all are arrays, those of the
-    base with the values that their codes stand for.
+    Where some layers of a stack were in codes and others not, all are arrays, the former with the
+    values that their codes stand for.
 
     Args:
       start: where they are stored.
-      checkpoint: of the run itself; what it lacks is the base's.
       wanted: which leaves to read, by path.
+
+    Raises:
+      UserError: codes are asked for, of a run that had none.
     """
     boxed = abstract_params(model)
     abstract = laid_out(boxed, mesh)
-    form = model.precision.frozen
+    form, noted = model.precision.frozen, layers_in_codes(run_dir)
     read = functools.partial(first_params, start, model, 0, abstract)
     if form is None:
         return _folded(model, read(wanted), mesh)
-    of_base = _layers_of_base(start, boxed, checkpoint, wanted)
-    coded, _ = split(boxed, lambda path: path in of_base and bool(np.all(of_base[path])))
-    in_codes = flatten(coded).__contains__
-    params = flatten(read(lambda path: wanted(path) and not in_codes(path)))
-    for path, layers in of_base.items():
-        if path in params:
-            axis = block_axis(flatten(boxed)[path])
-            params[path] = _rounded(params[path], layers, form=form, axis=axis)
+    _check_noted(noted, form, run_dir)
+    leaves = {path: box for path, box in flatten(boxed).items() if wanted(path)}
+    chosen = {
+        p: _chosen(noted[canonical(p)], p, x) for p, x in leaves.items() if canonical(p) in noted
+    }
+    coded = unflatten({path: leaves[path] for path, layers in chosen.items() if layers.all()})
+    whole = flatten(coded).__contains__
+    params = flatten(read(lambda path: wanted(path) and not whole(path)))
+    for path in chosen.keys() - flatten(coded).keys():
+        axis = block_axis(leaves[path])
+        params[path] = _rounded(params[path], chosen[path], form=form, axis=axis)
     plain = _folded(model, unflatten(params), mesh)
     return join(plain, encoded(read, abstract_codes(coded, form, mesh), coded))
 
 
-def _layers_of_base(
-    start: Start, boxed: Params, checkpoint: Path, wanted: Callable[[str], bool]
-) -> dict[str, np.ndarray]:
-    """Of the kernels that may be in codes, which layers are the base's, bool [layers]; those that
-    have none are left out."""
-    taken, found = start.taken(), {}
-    for path, box in flatten(boxed).items():
-        if not (wanted(path) and is_codable(path)):
-            continue
-        first = (layer_range(path) or (0,))[0]
-        numbers = first + np.arange(box.value.shape[0])
-        layers = np.zeros(len(numbers), bool)
-        for piece in taken.get(canonical(path), ()):
-            if piece.source.path != checkpoint and piece.end is not None:
-                layers |= (piece.start <= numbers) & (numbers < piece.end)
-        if layers.any():
-            found[path] = layers
-    return found
+def _check_noted(noted: Mapping[str, Any], form: Codes, run_dir: Path) -> None:
+    if not noted:
+        raise UserError(
+            "this run was trained without codes",
+            where=f"precision.frozen={form}",
+            expected="a run that was trained with precision.frozen",
+            got=run_dir,
+            fix="leave precision.frozen out",
+        )
+
+
+def _chosen(layers: Sequence[int], path: str, boxed: Any) -> np.ndarray:
+    """Which layers of a leaf are among these, bool [layers]."""
+    first, count = (layer_range(path) or (0,))[0], boxed.value.shape[0]
+    return np.array([ALL in layers or first + i in layers for i in range(count)])
 
 
 @functools.partial(jax.jit, static_argnames=("form", "axis"), donate_argnums=0)

@@ -24,12 +24,14 @@ from jaxssl.models.model import num_parameters
 from jaxssl.objectives.base import Objective
 from jaxssl.parallel import hosts
 from jaxssl.parallel.rules import use_rules
+from jaxssl.program.coded import describe_codes
 from jaxssl.program.program import Program
 from jaxssl.run.alike import check_alike, check_data_alike
 from jaxssl.run.build import Built, build
 from jaxssl.run.config import RunConfig
 from jaxssl.run.directory import RunLock, open_run_directory
 from jaxssl.run.open import evaluate_on, open_run
+from jaxssl.run.other_codes import started_from_other_codes
 from jaxssl.run.sealing import seal_run
 from jaxssl.train import receipt
 from jaxssl.train.evaluation import EvaluationConfig
@@ -178,6 +180,7 @@ def describe(built: Built, cost: Receipt) -> list[str]:
     return [
         *(warning for opened in built.streams.values() for warning in opened.warnings),
         *program.start.lines(),
+        *started_from_other_codes(config),
         f"{config.model.name}: {cost.parameters:,} parameters{share if is_partial else ''}, "
         f"{jax.device_count()} {jax.devices()[0].device_kind} ({shape})",
         *(f"{part}: nothing reads it (model.{part}=false leaves it out)" for part in built.unread),
@@ -185,6 +188,7 @@ def describe(built: Built, cost: Receipt) -> list[str]:
         *frozen_new_rows(program),
         f"{config.precision.summary}; attention: {kernels}"
         + (f"; {told}" if (told := allocator.summary()) else ""),
+        *([codes] if (codes := describe_codes(program)) else []),
         *_describe_compiler(program),
         *(line for name in built.streams for line in _describe_stream(built, name)),
         *describe_mixture(built),

@@ -15,6 +15,24 @@ from jaxssl.parallel import hosts
 FILE_NAME = "frozen.json"
 
 
+def read_fingerprints(run_dir: Path) -> dict[str, int]:
+    """{path: fingerprint} of the arrays that a run keeps frozen, as it noted them when it started;
+    none where it did not.
+
+    Raises:
+      UserError: the note is damaged.
+    """
+    path = run_dir / FILE_NAME
+    if not path.is_file():
+        return {}
+    return read_json(
+        path,
+        dict[str, int],
+        what="the note of the frozen parameters' bits is damaged",
+        fix="restore it from a copy, or start anew in another run directory",
+    )
+
+
 class FrozenCheck:
     """The fingerprints of a run's frozen parameters, kept in the run directory from its start.
 
@@ -31,12 +49,7 @@ class FrozenCheck:
     def __init__(self, run_dir: Path, found: Mapping[str, int], *, resumed: bool):
         self.path, self.started = run_dir / FILE_NAME, dict(found)
         if resumed and self.path.is_file():
-            self.started = read_json(
-                self.path,
-                dict[str, int],
-                what="the note of the frozen parameters' bits is damaged",
-                fix="restore it from a copy, or start anew in another run directory",
-            )
+            self.started = read_fingerprints(run_dir)
             if moved := self.moved(found):
                 raise UserError(
                     "the frozen parameters are not those the run was started with",

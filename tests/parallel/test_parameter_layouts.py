@@ -23,7 +23,6 @@ from jaxssl.optim.build import make_optimizer
 from jaxssl.parallel.mesh import MeshConfig, batch_sharding
 from jaxssl.parallel.rules import make_rules, use_layout
 from jaxssl.program.gradients import make_loss
-from jaxssl.program.phase import Phases, born
 from jaxssl.program.placement import check_patterns
 from jaxssl.program.state import abstract_params
 from jaxssl.run.open import open_run
@@ -59,14 +58,7 @@ def steps(*sizes, asked=False):
     """(the state after two steps, the losses)."""
     mesh, rules = tiny.mesh(*sizes), make_rules({}, ASKED if asked else {})
     program = tiny.program(MODEL, OBJECTIVE, OPTIMIZER, BATCH, over=mesh)
-    with use_layout(mesh, rules):
-        phase = Phases(program).at(0)
-        state, step = born(phase), phase.step(("",))
-        batch = jax.device_put(BATCH, batch_sharding(mesh))
-        losses = []
-        for _ in range(2):
-            state, out = step(state, {"": batch}, phase.constants)
-            losses.append(float(out["loss"]))
+    _, state, losses, _ = tiny.two_steps(program, rules, BATCH)
     return state, losses
 
 

@@ -18,9 +18,9 @@ from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.optim.adamw import AdamW
 from jaxssl.optim.build import make_optimizer
 from jaxssl.parallel.axes import constrain
-from jaxssl.parallel.mesh import MeshConfig, batch_sharding, batch_shards, check_batch
+from jaxssl.parallel.mesh import MeshConfig, batch_shards, check_batch
 from jaxssl.parallel.rules import make_rules, use_layout, use_rules
-from jaxssl.program.phase import Phases, born
+from jaxssl.program.phase import Phases
 from jaxssl.run.open import open_run
 from jaxssl.run.train import train_run
 
@@ -68,15 +68,7 @@ def steps(name):
     """(abstract state, state after two steps, losses, batch) under a table."""
     mesh, rules = tiny.mesh(*FEWER.get(name, MESH)), make_rules(TABLES[name][0])
     program = tiny.program(MODEL, OBJECTIVE, OPTIMIZER, BATCH, over=mesh)
-    with use_layout(mesh, rules):
-        phase = Phases(program).at(0)
-        state, step = born(phase), phase.step(("",))
-        batch = jax.device_put(BATCH, batch_sharding(mesh))
-        losses = []
-        for _ in range(2):
-            state, out = step(state, {"": batch}, phase.constants)
-            losses.append(float(out["loss"]))
-    return phase.abstract, state, losses, batch
+    return tiny.two_steps(program, rules, BATCH)
 
 
 @pytest.mark.parametrize("name", TABLES)

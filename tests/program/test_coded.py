@@ -1,33 +1,71 @@
-"""Frozen parameters in codes: which these are, on any mesh, and what a step with them is."""
+"""Which frozen parameters are held in codes, and how these lie on a mesh."""
 
+import jax
+import jax.numpy as jnp
+import pytest
 import tiny
+from jax.sharding import PartitionSpec as P
 
+from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
-from jaxssl.core.precision import Precision
-from jaxssl.models.adapters import Attached
+from jaxssl.models.heads import MASKED_LM
 from jaxssl.models.model import Model
-from jaxssl.objectives.masked_lm import MaskedLm
-from jaxssl.transfer.peft.lora import Lora
-from jaxssl.transfer.start import Start
+from jaxssl.parallel.rules import use_mesh
+from jaxssl.program.coded import abstract_codes, block_axis, is_codable
+from jaxssl.program.state import abstract_params
 
-OBJECTIVE = MaskedLm()
-BATCH = tiny.rows([[x] for x in tiny.random_documents([12] * 8)])
-KERNELS = 6
-"""Of a layer: queries, keys, values, outputs, up and down."""
+LAYER = "encoder/layers"
+OUTPUT = P(None, "tensor", None, "fsdp")
 
 
-def model(form="nf4", **changes):
-    """With LoRA in all projections, its second factor not zero."""
-    lora = Attached("default", Lora(name="lora", rank=2, targets=("all-linear",)))
-    precision = Precision(frozen=form)
-    return Model(tiny.bert(**changes), OBJECTIVE.heads, precision, adapters=(lora,))
+def boxed(mesh=None, **shape):
+    """The kernels of a BERT, with their axes."""
+    with use_mesh(mesh or tiny.mesh()):
+        leaves = flatten(abstract_params(Model(tiny.bert(**shape), (MASKED_LM,))))
+    return {path: x for path, x in leaves.items() if is_codable(path)}
 
 
-class Given(Start):
-    """Starts from parameters that are at hand, all but the adapters' being a base's."""
+def test_they_are_the_kernels_of_layers():
+    names = {path.removeprefix(f"{LAYER}/").removesuffix("/kernel") for path in boxed()}
+    attention = {f"attention/{name}" for name in ("query", "key", "value", "output")}
+    assert names == attention | {"feed_forward/up", "feed_forward/down"}
+    assert not is_codable("pooler/kernel") and not is_codable(f"{LAYER}/attention_norm/scale")
 
-    def __init__(self, params):
-        object.__setattr__(self, "params", flatten(params))
 
-    def is_verbatim(self, path):
-        return not path.startswith("adapters/")
+def test_blocks_lie_along_the_axis_with_the_largest_rather_one_that_is_not_split():
+    kernels = boxed(hidden_size=128, num_heads=2, intermediate_size=256)
+    axes = {path.split("/")[-2]: block_axis(x) for path, x in kernels.items()}
+    # [layers, embed, heads, head_dim], [layers, heads, head_dim, embed], [layers, mlp, embed]
+    assert axes == {"query": 1, "key": 1, "value": 1, "output": 2, "up": 1, "down": 2}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kernel", "codes", "scale"),
+    [
+        ((1, 4, 2), "feed_forward/up", P(None, "fsdp", "tensor"), P(None, "fsdp", "tensor")),
+        ((1, 8, 1), "feed_forward/up", P(None, "fsdp", "tensor"), P(None, None, "tensor")),
+        (
+            (1, 4, 2),
+            "attention/output",
+            P(None, "tensor", None, "fsdp"),
+            P(None, "tensor", None, "fsdp"),
+        ),
+    ],
+)
+def test_they_are_split_as_the_kernel_and_scales_where_they_divide(sizes, kernel, codes, scale):
+    mesh = tiny.mesh(*sizes)
+    kernels = boxed(mesh, hidden_size=256, num_heads=4, intermediate_size=256)
+    path = f"{LAYER}/{kernel}/kernel"
+    with use_mesh(mesh):
+        made = abstract_codes({path: kernels[path]}, "nf4", mesh)
+    held = flatten(made)[path]
+    assert held.codes.dtype == jnp.uint4 and held.shape == kernels[path].value.shape
+    for x, spec in ((held.codes, codes), (held.scale, scale)):
+        wanted = jax.sharding.NamedSharding(mesh, spec)
+        assert x.sharding.is_equivalent_to(wanted, len(x.shape)), (x.sharding.spec, spec)
+
+
+def test_narrow_kernels_are_refused():
+    kernels = boxed(hidden_size=24, num_heads=3, intermediate_size=40)
+    with pytest.raises(UserError, match="too small blocks"):
+        abstract_codes(kernels, "int8", tiny.mesh())

@@ -94,7 +94,7 @@ def test_going_on_in_other_codes_is_refused(run, base, table, tmp_path):
     again = tmp_path / "run"
     shutil.copytree(run[0], again)
     shutil.rmtree(again / "checkpoints" / "18")
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="belongs to a different configuration"):
         trained(base, table, again, "precision.frozen=int8")
 
 
@@ -107,10 +107,11 @@ def test_the_receipt_counts_what_is_held(run, base):
     assert own["frozen_bytes"] == plain + sum(x.size // 2 for x in coded) + scales
 
 
-def scored_alike(run_dir):
-    """The scores of the last checkpoint, which are those that training noted of it."""
-    noted = [row for row in read_metrics(run_dir) if row["kind"] == "validation"][-1]
-    scores = evaluate_run(run_dir, step="last")
+def scored_alike(run_dir, step=18):
+    """The scores of a checkpoint, which are those that training noted of it."""
+    rows = [row for row in read_metrics(run_dir) if row["kind"] == "validation"]
+    (noted,) = [row for row in rows if row["step"] == step]
+    scores = evaluate_run(run_dir, step=step)
     assert scores.keys() - {"rows"} <= noted.keys() and scores["step"] == noted["step"]
     for name in scores.keys() - {"rows"}:
         assert scores[name] == pytest.approx(noted[name], rel=1e-6), name
@@ -143,13 +144,56 @@ def test_what_is_trained_later_is_not_in_codes(base, table, tmp_path):
     for path in filter(is_codable, before):
         moved = np.abs(values[path] - before[path]).reshape(2, -1).max(1)
         assert 0 < moved[0] < 0.002 < moved[1], path
-    assert scored_alike(tmp_path / "run")
+    assert scored_alike(tmp_path / "run", 18)["step"] == 18
+    assert scored_alike(tmp_path / "run", 9)["step"] == 9  # before layer 1 was trained
 
 
-def test_where_there_is_nothing_to_code_or_no_blocks_it_is_refused(base, table, tmp_path):
-    config = tuned.configured(base, table, tmp_path / "run", "precision.frozen=nf4")
-    with pytest.raises(UserError, match="no frozen parameter can be held in codes"):
+def test_where_there_is_nothing_to_code_it_is_refused(base, table, tmp_path):
+    nf4 = "precision.frozen=nf4"
+    config = tuned.configured(base, table, tmp_path / "run", nf4)
+    with pytest.raises(UserError, match="no frozen parameter can be held in codes") as caught:
         train_run(config, QUIET)
+    assert "0 stacks of frozen kernels" in str(caught.value)
+    cast = ("peft.name=lora", "precision.parameters=bfloat16", "init.cast=true", nf4)
+    with pytest.raises(UserError, match="no frozen parameter") as caught:
+        train_run(tuned.configured(base, table, tmp_path / "run", *cast), QUIET)
+    assert "6 stacks of frozen kernels" in str(caught.value) and "dtype" in str(caught.value)
+
+
+def test_a_run_without_codes_is_not_opened_in_codes_and_one_with_them_may_be_without(run, base):
+    with pytest.raises(UserError, match="trained without codes"):
+        open_run(base, layers=["precision.frozen=nf4"])
+    plain = flatten(open_run(run[0], "last", ["precision.frozen=null"]).params)
+    assert not any(isinstance(x, Coded) for x in plain.values())
+    before = tuned.whole(base)
+    assert all(np.array_equal(plain[path], x) for path, x in before.items() if is_codable(path))
+
+
+def test_the_receipt_compares_with_training_everything(base, table, tmp_path):
+    """Which has nothing frozen, and nothing in codes."""
+    once = ("train.steps=1", "train.epochs=null", "checkpoint.every=1")
+    compared = ("precision.frozen=nf4", "logging.compare_full=true", *once)
+    lines = []
+    train_run(
+        tuned.configured(base, table, tmp_path / "run", "peft.name=lora", *compared), lines.append
+    )
+    receipt = json.loads((tmp_path / "run" / "receipt.json").read_text())
+    assert receipt["full"]["frozen_bytes"] == 0 < receipt["own"]["frozen_bytes"]
+    assert "held in nf4: 6 of 6 stacks of frozen kernels" in lines
+
+
+def test_what_was_trained_over_codes_and_is_used_without_is_told(run, table, tmp_path, capsys):
+    once = ("peft.name=lora", "peft.targets=[all-linear]", "train.steps=1", "train.epochs=null")
+    lines = []
+    train_run(tuned.configured(run[0], table, tmp_path / "plain", *once), lines.append)
+    (line,) = [line for line in lines if "over a base in nf4" in line]
+    assert "taken as it is" in line and "precision.frozen=nf4" in line
+    alike = tuned.configured(run[0], table, tmp_path / "alike", *once, "precision.frozen=nf4")
+    told = []
+    train_run(alike, told.append)
+    assert not [line for line in told if "over a base in" in line]
+    evaluate_run(tmp_path / "plain", adapters=[f"{run[0]}#default"])
+    assert "over a base in nf4" in capsys.readouterr().err
 
 
 def test_inspect_says_what_each_device_holds_of_the_codes(base, table, tmp_path, capsys):
@@ -164,4 +208,4 @@ def test_inspect_says_what_each_device_holds_of_the_codes(base, table, tmp_path,
     own = sum(x.addressable_shards[0].data.nbytes for x in held)
     assert cli.main(["inspect", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out
-    assert f"held in int8, with scales: {whole:,} bytes, {own:,} on each device" in said
+    assert f"in int8: {whole:,} bytes, {own:,} on each device" in said

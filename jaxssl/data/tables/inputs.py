@@ -41,7 +41,9 @@ def input_file(
             expected="key=value, for a field of a file of labelled data other than its path: "
             + ", ".join(sorted({*MEANT_FOR, "format"})),
             got=wrong[0],
-            fix=f"a field of the run is given with --with {wrong[0]}",
+            fix=f"a field of the run is given with --with {wrong[0]}"
+            if wrong[0].partition(".")[0] in SECTIONS
+            else None,
         )
     given = configuration.combine([{"path": path, "format": format}], options)
     if given["format"] == "auto" and ending(path) == TEXT_ENDING:
