@@ -9,7 +9,8 @@ from jaxssl.checkpoint.hf.places import ADAPTER
 from jaxssl.core.errors import UserError
 from jaxssl.core.layer_names import ADAPTERS
 from jaxssl.run.config import RunConfig
-from jaxssl.transfer.peft.reading import ReadAdapter, read_config
+from jaxssl.transfer.peft.peft_config import read_config
+from jaxssl.transfer.peft.reading import ReadAdapter
 from jaxssl.transfer.peft.rows import OUTPUT, TABLE
 
 NAME = "default"

@@ -31,7 +31,8 @@ def peft_files(path: Path) -> Iterator[str]:
     from jaxssl.checkpoint.hf.safetensors import open_file
     from jaxssl.transfer.peft import rows, virtual
     from jaxssl.transfer.peft.files import LEAD, WEIGHTS
-    from jaxssl.transfer.peft.reading import ENDINGS, KNOWN, read_config
+    from jaxssl.transfer.peft.peft_config import KNOWN, read_config
+    from jaxssl.transfer.peft.reading import ENDINGS
 
     given, tensors = read_config(path), open_file(path / WEIGHTS)
     endings = (*ENDINGS, rows.ENDING)

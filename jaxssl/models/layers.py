@@ -13,7 +13,7 @@ from jaxssl.ops.codes import Coded
 from jaxssl.ops.linear import linear
 from jaxssl.ops.norms import layer_norm, rms_norm
 from jaxssl.parallel import rules
-from jaxssl.parallel.axes import constrain, into_shards, scattered
+from jaxssl.parallel.axes import Gathered, constrain, into_shards, scattered
 
 Names = tuple[str | None, ...]
 
@@ -75,16 +75,18 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         p, shape = self.precision, x.shape[x.ndim - self.num_in :] + self.features
-        kernel, summed, bias = self.get_variable("params", "kernel"), None, None
-        if not isinstance(kernel, Coded):
+        kernel, axes = self.get_variable("params", "kernel"), axes_of(self, "kernel", self.axes)
+        summed, gathered, bias = None, None, None
+        if isinstance(kernel, Coded):
+            gathered = Gathered(axes)
+        else:
             kernel = parameter(self, "kernel", self.initializer, self.axes, shape, p)
-            axes = axes_of(self, "kernel", self.axes)
             summed = into_shards(axes, x.shape[: x.ndim - self.num_in])
             kernel = scattered(kernel, axes) if summed is None else kernel
         if self.use_bias:
             zeros, axes = nn.initializers.zeros, self.axes[self.num_in :]
             bias = parameter(self, "bias", zeros, axes, self.features, p)
-        out = linear(x, kernel, bias, self.num_in, self.precision, self.wide, summed)
+        out = linear(x, kernel, bias, self.num_in, self.precision, self.wide, summed, gathered)
         return checkpoint_name(out, "projection")
 
 

@@ -16,9 +16,11 @@ Product = Callable[[jax.Array, jax.Array], jax.Array]
 """Of inputs and gradients of outputs: the gradient of a kernel."""
 Summed = Callable[[Product, jax.Array, jax.Array], jax.Array]
 """How that is summed over devices: a function of the product and its operands. Hashable."""
+Gathered = Callable[[Coded], Coded]
+"""How devices that hold parts of an array in codes get all of it. Hashable."""
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6, 7))
 def linear(
     x: jax.Array,
     kernel: jax.Array | Coded,
@@ -27,6 +29,7 @@ def linear(
     precision: Precision,
     wide: bool = False,
     summed: Summed | None = None,
+    gathered: Gathered | None = None,
 ) -> jax.Array:
     """`x` [..., *in] times `kernel` [*in, *out], plus `bias` [*out]: [..., *out].
 
@@ -39,12 +42,14 @@ def linear(
       num_in: how many trailing axes of `x` are contracted.
       wide: return the sums in float32 at least, not rounded to the compute dtype: for logits.
       summed: how the kernel's gradient is summed over devices; None leaves it to XLA.
+      gathered: how codes are made whole before they are decoded; None leaves it to XLA, which
+        would send values.
     """
     dtype = precision.compute
     out = jnp.promote_types(dtype, jnp.float32) if wide else dtype
     y = lax.dot_general(
         x.astype(dtype),
-        values(kernel).astype(dtype),
+        _values(kernel, gathered).astype(dtype),
         _contract(x.ndim, num_in),
         precision=precision.products,
         preferred_element_type=jnp.dtype(out),
@@ -52,19 +57,25 @@ def linear(
     return y if bias is None else y + bias.astype(out)
 
 
+def _values(kernel: jax.Array | Coded, gathered: Gathered | None) -> jax.Array:
+    if gathered is not None and isinstance(kernel, Coded):
+        kernel = gathered(kernel)
+    return values(kernel)
+
+
 def _contract(ndim: int, num_in: int):
     return (tuple(range(ndim - num_in, ndim)), tuple(range(num_in))), ((), ())
 
 
-def _forward(x, kernel, bias, num_in, precision, wide, summed):
-    return linear(x, kernel, bias, num_in, precision, wide, summed), (x, kernel, bias)
+def _forward(x, kernel, bias, *how):
+    return linear(x, kernel, bias, *how), (x, kernel, bias)
 
 
-def _backward(num_in, precision, wide, summed, residuals, dy):
+def _backward(num_in, precision, wide, summed, gathered, residuals, dy):
     x, kernel, bias = residuals
     dtype, reduce = precision.compute, jnp.dtype(precision.reduce)
     is_coded = isinstance(kernel, Coded)
-    kernel = values(kernel)
+    kernel = _values(kernel, gathered)
     shapes = x.shape, kernel.shape
     x_dtype, kernel_dtype = x.dtype, kernel.dtype
     x, kernel, dy = (each.astype(dtype) for each in (x, kernel, dy))

@@ -4,13 +4,15 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from jaxssl.parallel.rules import Names, num_shards, rings_in_force, rules_in_force
+from jaxssl.parallel.rules import Laid, Names, num_shards, rings_in_force, rules_in_force
+
+T = TypeVar("T")
 
 
 def to_spec(names: Names) -> PartitionSpec:
@@ -74,6 +76,21 @@ def _backward(names: Names, _: None, gradient: jax.Array) -> tuple[jax.Array]:
 
 
 scattered.defvjp(_forward, _backward)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Parameters with these logical axes, such as codes and their scales, whole on all devices that
+    have other rows; devices that share a layer keep their parts. Hashable."""
+
+    names: Names
+
+    def __call__(self, tree: T) -> T:
+        rows = {*split_by("batch"), *split_by("sequence")}
+        of_name = rules_in_force().axes
+        kept = [tuple(axis for axis in of_name(name) if axis not in rows) for name in self.names]
+        names = tuple(Laid("gathered", axes) for axes in kept)
+        return jax.tree.map(lambda x: constrain(x, names), tree)
 
 
 Groups = tuple[tuple[tuple[int, ...], ...], ...]

@@ -1,5 +1,7 @@
 """Which frozen parameters are held in codes, and how these lie on a mesh."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -7,12 +9,15 @@ import tiny
 from jax.sharding import PartitionSpec as P
 
 from jaxssl.core.errors import UserError
-from jaxssl.core.names import flatten
+from jaxssl.core.names import flatten, join, split, unflatten
+from jaxssl.models.adapters import Attached
 from jaxssl.models.heads import MASKED_LM
 from jaxssl.models.model import Model
-from jaxssl.parallel.rules import use_mesh
+from jaxssl.parallel.mesh import batch_sharding
+from jaxssl.parallel.rules import make_rules, use_layout, use_mesh
 from jaxssl.program.coded import abstract_codes, block_axis, is_codable
-from jaxssl.program.state import abstract_params
+from jaxssl.program.state import abstract_params, laid_out
+from jaxssl.transfer.peft.lora import Lora
 
 LAYER = "encoder/layers"
 OUTPUT = P(None, "tensor", None, "fsdp")
@@ -69,3 +74,34 @@ def test_narrow_kernels_are_refused():
     kernels = boxed(hidden_size=24, num_heads=3, intermediate_size=40)
     with pytest.raises(UserError, match="too small blocks"):
         abstract_codes(kernels, "int8", tiny.mesh())
+
+
+@pytest.mark.parametrize(("form", "kept"), [("int8", "s8"), ("nf4", "u8|u4")])
+def test_devices_send_codes_and_not_their_values(form, kept):
+    """Forward and, computed again, backward; a CPU takes codes of 4 bits apart."""
+    lora = Attached("own", Lora(rank=2, targets=("all-linear",)))
+    model = Model(
+        tiny.bert(hidden_size=128, intermediate_size=256, remat="full"),
+        (MASKED_LM,),
+        adapters=(lora,),
+    )
+    mesh, batch = tiny.mesh(fsdp=8), tiny.rows([[x] for x in tiny.random_documents([8] * 8)])
+    with use_layout(mesh, make_rules({})):
+        leaves = abstract_params(model)
+        kernels, _ = split(leaves, is_codable)
+        held = {**flatten(laid_out(leaves, mesh)), **flatten(abstract_codes(kernels, form, mesh))}
+        trained, frozen = split(unflatten(held), lambda path: path.startswith("adapters/"))
+
+        def loss(trained, frozen, batch):
+            return jnp.sum(jnp.sin(model.encode(join(trained, frozen), batch)))
+
+        rows = {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh))
+            for name, x in batch.items()
+        }
+        text = jax.jit(jax.grad(loss)).lower(trained, frozen, rows).compile().as_text()
+    sent = re.findall(r"= (\w+)\[([\d,]*)\]\S* all-gather\(", str(text))
+    kernels = {x.value.shape[1:] for x in flatten(kernels).values()}
+    found = [(kind, tuple(map(int, shape.split(",")))) for kind, shape in sent]
+    whole = [kind for kind, shape in found if shape in kernels or shape[1:] in kernels]
+    assert len(whole) >= 6 and all(re.fullmatch(kept, kind) for kind in whole), found
