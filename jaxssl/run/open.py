@@ -65,7 +65,6 @@ from jaxssl.run.recipes import read_config
 from jaxssl.run.tokenizers import make_vocabulary
 from jaxssl.train.evaluation import DataPass, Evaluation, evaluate
 from jaxssl.train.samples import fill_text, mask_text
-from jaxssl.transfer.peft.merge import folded_model
 from jaxssl.transfer.start import Start, plan_start
 
 SAMPLING, WRITING = Sampling(), Writing()
@@ -156,9 +155,9 @@ def open_run(
     with use_layout(mesh, config.mesh.layout()):
         if layers:
             check_patterns(config.mesh.parameters, abstract_params(model))
-        params = read_parameters(run_dir, start, model, mesh, wanted)
+        folded, params = read_parameters(run_dir, start, model, mesh, wanted)
     params = decoded(params) if as_arrays else params
-    if (folded := folded_model(model)) != model:
+    if folded != model:
         methods: Any = {each.name: each.method for each in folded.adapters}
         model, config = folded, dataclasses.replace(config, peft=methods)
     if alone:

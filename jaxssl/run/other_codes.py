@@ -5,10 +5,10 @@ from pathlib import Path
 
 from jaxssl.checkpoint.init_config import split_checkpoint
 from jaxssl.checkpoint.origin import RUN_CONFIG
+from jaxssl.core.config import read_yaml
 from jaxssl.run.adopted import split_place
 from jaxssl.run.config import RunConfig
 from jaxssl.run.networks import inits
-from jaxssl.run.recipes import read_config
 
 
 def started_from_other_codes(config: RunConfig) -> list[str]:
@@ -28,7 +28,8 @@ def _warnings(config: RunConfig, places: Iterable[Path]) -> list[str]:
     for place in dict.fromkeys(places):
         if not (place / RUN_CONFIG).is_file():
             continue  # of Hugging Face or PEFT: no codes
-        theirs = read_config(place).precision.frozen
+        # Not built: the plugins that the run was trained with need not be here.
+        theirs = (read_yaml(place / RUN_CONFIG).get("precision") or {}).get("frozen")
         if theirs is not None and theirs != own:
             held = f"in {own}" if own else "as it is"
             lines.append(

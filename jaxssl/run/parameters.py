@@ -42,9 +42,9 @@ def layers_in_codes(run_dir: Path) -> dict[str, list[int]]:
 
 def read_parameters(
     run_dir: Path, start: Start, model: Model, mesh: Mesh, wanted: Callable[[str], bool]
-) -> Params:
-    """The parameters, adapters folded; kernels in codes where the run was trained so. To be used
-    under the mesh.
+) -> tuple[Model, Params]:
+    """The model, its adapters folded, and its parameters, kernels in codes where the run was
+    trained so. To be used under the mesh.
 
     Where some layers of a stack were in codes and others not, all are arrays, the former with the
     values that their codes stand for.
@@ -73,8 +73,8 @@ def read_parameters(
     for path in chosen.keys() - flatten(coded).keys():
         axis = block_axis(leaves[path])
         params[path] = _rounded(params[path], chosen[path], form=form, axis=axis)
-    plain = _folded(model, unflatten(params), mesh)
-    return join(plain, encoded(read, abstract_codes(coded, form, mesh), coded))
+    folded, plain = _folded(model, unflatten(params), mesh)
+    return folded, join(plain, encoded(read, abstract_codes(coded, form, mesh), coded))
 
 
 def _check_noted(noted: Mapping[str, Any], form: Codes, run_dir: Path) -> None:
@@ -101,15 +101,15 @@ def _rounded(x: jax.Array, layers: jax.Array, *, form: Codes, axis: int) -> jax.
     return jnp.where(chosen, decode(encode(x, form, axis)), x)
 
 
-def _folded(model: Model, params: Params, mesh: Mesh) -> Params:
-    """Parameters of the model, adapters folded."""
+def _folded(model: Model, params: Params, mesh: Mesh) -> tuple[Model, Params]:
+    """The model with its adapters folded, and its parameters."""
     folded = folded_model(model)
     if folded == model:
-        return params
+        return model, params
     fold = functools.partial(fold_adapters, model)
     there = flatten(jax.eval_shape(fold, params)).__contains__
     shapes, _ = split(laid_out(abstract_params(folded), mesh), there)
-    return jax.jit(fold, out_shardings=layout(shapes))(params)
+    return folded, jax.jit(fold, out_shardings=layout(shapes))(params)
 
 
 def decoded(params: Params) -> Params:

@@ -19,6 +19,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
 from jaxssl.data.tokenizer.loading import load_tokenizer, with_tokens
 from jaxssl.run import open as runs
+from jaxssl.run import parameters
 from jaxssl.run.build import build
 from jaxssl.run.open import evaluate_run
 from jaxssl.run.train import frozen_new_rows, train_run
@@ -317,7 +318,7 @@ def test_a_run_that_is_opened_has_the_prefix_that_its_projection_gives(
     own = flatten(opened.params["adapters"])
     assert {name.rsplit("/")[-1] for name in own} == {"default_key", "default_value"}
     assert opened.config.peft["default"].projection_size is None
-    monkeypatch.setattr(runs, "folded_model", lambda model: model)
+    monkeypatch.setattr(parameters, "folded_model", lambda model: model)
     as_trained = evaluate_run(tmp_path / "run")
     assert "default_table" in str(runs.open_run(tmp_path / "run").params["adapters"])
     for name, value in as_trained.items():
