@@ -18,7 +18,6 @@ from jaxssl.commands.imported_task import pooling as row_pooling
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.types import Batch, Params
-from jaxssl.models.encoder_decoder import EncoderDecoderConfig
 from jaxssl.models.layer_context import Memory
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import check_length
@@ -124,7 +123,7 @@ def _ours(found: HfDirectory, rows: Batch) -> dict[str, np.ndarray]:
             if name in leaves
         }
     )
-    if isinstance(found.config, EncoderDecoderConfig):
+    if found.config.encoder_decoder:
         return _both_stacks(found, params, rows)
     hidden = found.model.encode(params, rows)
     made = {"hidden states": np.asarray(hidden)}
@@ -163,10 +162,10 @@ def _theirs(found: HfDirectory, rows: Batch) -> dict[str, np.ndarray]:
         "input_ids": torch.tensor(np.asarray(rows["tokens"])).long(),
         "attention_mask": torch.tensor(np.asarray(rows["segment_ids"])).long(),
     }
-    reads_and_writes = isinstance(found.config, EncoderDecoderConfig)
+    reads_and_writes = found.config.encoder_decoder
     if reads_and_writes:
         inputs["decoder_input_ids"] = inputs["input_ids"]
-    elif found.config.name != "distilbert":  # it takes no positions: they are these
+    elif found.config.name not in ("distilbert", "t5", "mt5"):  # they take none: they are these
         positions = rows["positions"] + getattr(found.config, "position_offset", 0)
         inputs["position_ids"] = torch.tensor(np.asarray(positions)).long()
     with torch.no_grad():

@@ -160,8 +160,9 @@ def _prompts(model: Model, prompts: Sequence[np.ndarray], samples: int) -> tuple
     c = model.config
     rows = [row for row in prompts for _ in range(samples)]
     tokens, lengths = _padded(rows, model.max_positions)
-    if not isinstance(c, EncoderDecoderConfig):
+    if not c.encoder_decoder:
         return Prompts(tokens, lengths), int(lengths.max())
+    assert isinstance(c, EncoderDecoderConfig)
     longest = int(lengths.max())
     check_source(longest, model.max_positions)
     start = np.full((len(rows), 1), c.decoder_start_token_id, np.int32)

@@ -18,12 +18,12 @@ from jaxssl.core.precision import Precision
 from jaxssl.core.types import Batch, Params
 from jaxssl.models.adapters import SHARED, Attached, adapted, shared_parameters
 from jaxssl.models.config import Stack
-from jaxssl.models.encoder_decoder import EncoderDecoder
+from jaxssl.models.encoder_decoder import network_of
 from jaxssl.models.heads import Head, Use
 from jaxssl.models.layer_context import Memory
 from jaxssl.models.layers import is_boxed, unbox
 from jaxssl.models.network import Tie
-from jaxssl.models.transformer import ModelConfig, Transformer
+from jaxssl.models.transformer import ModelConfig
 from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.parallel.axes import constrain
 from jaxssl.parallel.rules import inside
@@ -86,8 +86,7 @@ class Model:
     @property
     def module(self) -> nn.Module:
         """The Linen module."""
-        kind = EncoderDecoder if self.config.encoder_decoder else Transformer
-        return kind(self.config, self.heads, self.precision)
+        return network_of(self.config)(self.config, self.heads, self.precision)
 
     def head_named(self, name: str) -> Head:
         """One of its heads."""

@@ -21,9 +21,10 @@ from jaxssl.models.config import (
     NormConfig,
     RelativePositions,
 )
-from jaxssl.models.encoder_decoder import EncoderDecoderConfig
+from jaxssl.models.encoder_decoder import DECODER, EncoderDecoderConfig
 from jaxssl.models.heads import Scope, TaskHead
 from jaxssl.ops.activations import Activation
+from jaxssl.ops.pooling import Pooling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,29 +97,26 @@ class T5Config(EncoderDecoderConfig):
 
         return start
 
-    def self_attention(self) -> AttentionConfig:
-        """With distances, of the encoder; scores are not scaled."""
+    @property
+    def row_pooling(self) -> Pooling:
+        """Of an encoder the mean of its tokens: none stands before them (Ni et al., 2022)."""
+        return "last" if self.causal else "mean"
+
+    def attention_of(self, stack: str) -> AttentionConfig:
+        """With distances, of the decoder to what is before a token; scores are not scaled."""
         deviation = self.initializer_range * self.hidden_size**-0.5
         return dataclasses.replace(
-            super().self_attention(),
+            super().attention_of(stack),
             qkv_bias=False,
             output_bias=False,
             scale=1.0,
             query_initializer=nn.initializers.normal(deviation * self.head_width**-0.5),
-            relative=self._relative(both_ways=True),
-        )
-
-    def decoder_attention(self) -> AttentionConfig:
-        """With distances to what is before a token."""
-        relative = self._relative(both_ways=False)
-        return dataclasses.replace(super().decoder_attention(), relative=relative)
-
-    def _relative(self, *, both_ways: bool) -> RelativePositions:
-        return RelativePositions(
-            self.relative_buckets,
-            self.relative_max_distance,
-            both_ways,
-            self.initializer_range * self.hidden_size**-0.5,
+            relative=RelativePositions(
+                self.relative_buckets,
+                self.relative_max_distance,
+                stack != DECODER,
+                deviation,
+            ),
         )
 
     def feed_forward(self) -> FeedForwardConfig:

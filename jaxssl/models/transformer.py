@@ -37,6 +37,7 @@ from jaxssl.ops.activations import Activation
 from jaxssl.ops.attention.kernels import Call, KernelName, check_call, choose
 from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.ops.dropout import dropout
+from jaxssl.ops.pooling import Pooling
 from jaxssl.parallel.axes import constrain, split_by
 
 
@@ -50,6 +51,8 @@ class ModelConfig(ABC):
     encoder_decoder: ClassVar[bool] = False
     """Whether a second stack writes what answers the row that the first one reads
     (`models.encoder_decoder`)."""
+    left_out: ClassVar[tuple[str, ...]] = ()
+    """Paths of parameters that a whole model of the family has, and this part of one has not."""
 
     name: str
     """The family."""
@@ -140,6 +143,11 @@ class ModelConfig(ABC):
         """The same shape with these segments of each stack, by its name; others in one."""
         (stack,) = self.stacks
         return dataclasses.replace(self, segments=segments.get(stack.name, ()))
+
+    @property
+    def row_pooling(self) -> Pooling:
+        """What stands for a whole row, unless a task says otherwise."""
+        return "last" if self.causal else "cls"
 
     @property
     def head_dim(self) -> int:
@@ -312,6 +320,8 @@ class Transformer(nn.Module):
     config: ModelConfig
     heads: tuple[Head, ...] = ()
     precision: Precision = Precision()
+    last_norm: ClassVar[str] = "norm"
+    """The norm after the first stack, where there is one."""
 
     def setup(self):
         c, p, body = self.config, self.precision, self.config.body()
@@ -357,8 +367,12 @@ class Transformer(nn.Module):
         if pattern is not None and pattern.prefix:
             context = dataclasses.replace(context, prefix=batch["prefix"] > 0)
         stack = getattr(self, self.config.stacks[0].name)
-        x = self.embeddings(batch, leads=leads)
-        return self._ended(self._run(stack, x, context, pattern), context)
+        x = self._read(batch, leads=leads)
+        return self._ended(self._run(stack, x, context, pattern), context, self.last_norm)
+
+    def _read(self, batch: Batch, *, leads: bool) -> jax.Array:
+        """What the first stack is given."""
+        return self.embeddings(batch, leads=leads)
 
     def _run(
         self, stack: LayerStack, x: jax.Array, context: Context, pattern: Pattern | None
@@ -368,7 +382,7 @@ class Transformer(nn.Module):
         patterns = layer_patterns(stack.config.attention, pattern, length)
         return stack(x, context, patterns)
 
-    def _ended(self, x: jax.Array, context: Context, norm: str = "norm") -> jax.Array:
+    def _ended(self, x: jax.Array, context: Context, norm: str) -> jax.Array:
         """What comes after the last block of a stack."""
         body = self.config.body()
         if split_by("residual"):

@@ -43,15 +43,21 @@ class CausalLm(Objective):
 
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
         """The model must not see the answer."""
-        if not model.causal:
-            raise UserError(
-                "a bidirectional model sees the tokens it would have to predict",
-                where="objective.name",
-                expected="masked_lm, or a causal model such as gpt2",
-                got="causal_lm",
-                fix="set objective.name=masked_lm, or take a recipe of a causal model "
-                "(objectives/gpt-docstrings); prefix_lm learns with either",
-            )
+        if model.causal:
+            return
+        fix = (
+            "set model.part=decoder, which is one"
+            if model.encoder_decoder
+            else "set objective.name=masked_lm, or take a recipe of a causal model "
+            "(objectives/gpt-docstrings); prefix_lm learns with either"
+        )
+        raise UserError(
+            "a bidirectional model sees the tokens it would have to predict",
+            where="objective.name",
+            expected="masked_lm, or a causal model such as gpt2",
+            got="causal_lm",
+            fix=fix,
+        )
 
     def corrupt(self, batch: Batch, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
         """Adds `next_tokens` int32 [B, T] and `next_weights` float32 [B, T]."""

@@ -42,7 +42,15 @@ class PrefixLm(CausalLm):
             )
 
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
-        """Nothing: what a token sees is that of the call."""
+        """What a token sees is that of the call, so one stack of any kind will do."""
+        if model.encoder_decoder:
+            raise UserError(
+                "a model of two stacks reads the prefix with one and writes with the other",
+                where="objective.name",
+                expected="continuation",
+                got=self.name,
+                fix="set objective.name=continuation, or take one stack: model.part=decoder",
+            )
 
     def keeps_pooler(self, model: ModelConfig) -> bool:
         """No: every token counts."""

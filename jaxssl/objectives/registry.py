@@ -7,6 +7,7 @@ from jaxssl.objectives.auto_encode import AutoEncode
 from jaxssl.objectives.base import Objective
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.combine import Combine
+from jaxssl.objectives.continuation import Continuation
 from jaxssl.objectives.denoising import Denoising
 from jaxssl.objectives.distil import Distil
 from jaxssl.objectives.fill_in_middle import FillInMiddle
@@ -26,4 +27,4 @@ from jaxssl.objectives.ul2 import Ul2
 register(Objective, MaskedLm, SpanBoundary, ReplacedTokens, MaskedDiffusion, Distil)
 register(Objective, NextSentence, SentenceOrder, SentenceDistance, SimCse, Passages, AutoEncode)
 register(Objective, CausalLm, PrefixLm, FillInMiddle, MaskedNextToken, Combine)
-register(Objective, SpanCorruption, Ul2, Denoising)
+register(Objective, SpanCorruption, Ul2, Continuation, Denoising)

@@ -16,6 +16,9 @@ from jaxssl.optim.weight_decay import parameter_names
 from jaxssl.program.program import Stream
 from jaxssl.program.step import make_eval_step
 
+DECODERS = {"decoder", "decoder_embeddings", "decoder_norm"}
+"""The parts that an encoder-decoder writes with."""
+
 
 def unread(model: Model, streams: Sequence[Stream], vocabulary: Vocabulary) -> list[str]:
     """The parameters that neither a loss nor a prediction reads, by path; but for those of adapters
@@ -48,12 +51,15 @@ def check_read(model: Model, streams: Sequence[Stream], vocabulary: Vocabulary) 
     parts = [_part(name, model) for name in names]
     wrong = [name for name, part in zip(names, parts) if part not in model.optional_parts]
     if wrong:
+        fix = "leave them out of the model, or add the objective that they are for"
+        if model.config.encoder_decoder and {name.split("/")[0] for name in wrong} <= DECODERS:
+            fix = "set model.part=encoder: the encoder is a model of its own, as BERT is one"
         raise UserError(
             "the model has parameters that nothing reads",
             where="model",
             expected="parameters that a loss or a prediction depends on",
             got=", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
-            fix="leave them out of the model, or add the objective that they are for",
+            fix=fix,
         )
     return sorted(set(parts))
 

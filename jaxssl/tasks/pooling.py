@@ -14,9 +14,7 @@ PoolingChoice = Literal["auto", "cls", "mean", "last"]
 
 def resolve(choice: PoolingChoice, model: ModelConfig) -> Pooling:
     """The pooling that `auto` means for a family."""
-    if choice != "auto":
-        return choice
-    return "last" if model.causal else "cls"
+    return model.row_pooling if choice == "auto" else choice
 
 
 def check_pooling(choice: PoolingChoice, model: ModelConfig) -> None:

@@ -358,7 +358,8 @@ class Seq2seq(TwoSided, Task):
         sampling = dataclasses.replace(GREEDY, max_new_tokens=most)
         count, length = batch["tokens"].shape
         lengths = jnp.sum(batch["segment_ids"] > 0, axis=1, dtype=jnp.int32)
-        if isinstance(config, EncoderDecoderConfig):
+        if config.encoder_decoder:
+            assert isinstance(config, EncoderDecoderConfig)
             plan = Plan(model, most + 1, config.vocab_size, sampling)
             start = jnp.full((count, 1), config.decoder_start_token_id, jnp.int32)
             ones = jnp.ones(count, jnp.int32)

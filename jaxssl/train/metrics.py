@@ -101,7 +101,7 @@ def step_flops(
     attention = 2 * own.num_heads * own.head_dim * seen
     width = c.embedding_width
     projected = 0 if width == c.hidden_size else width * c.hidden_size
-    body = rows * length * (projected + c.num_layers * products + attention)
+    body = rows * length * (projected + c.stacks[0].depth * products + attention)
     over_labels = labels * sum(head.products(c) for head in heads)
     return 6.0 * (body + over_labels)
 

@@ -171,10 +171,11 @@ def _open_start(
     """Where one network starts, by its own names."""
     origin = open_origin(init.run_dir)
     source, stored = origin.open(init, checkpoint, noted)
-    dropped = origin.heads(stored, model.body_parts)
+    dropped = [*origin.heads(stored, model.body_parts), *model.config.left_out]
     if init.network:
         stored = within(init.network, stored)
-        dropped = sorted({name.split("/")[0] for name in stored.pieces} - {*model.body_parts})
+        others = {name.split("/")[0] for name in stored.pieces} - {*model.body_parts}
+        dropped = [*sorted(others), *model.config.left_out]
     borrowed = [tie.own for tie in model.ties]
     start = plan_start(init, model, stored, (*dropped, *borrowed), new_pieces=new_pieces)
     lead = f"{init.network}/" if init.network else ""

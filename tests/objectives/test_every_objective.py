@@ -30,6 +30,7 @@ RUNS = {
     "fill_in_middle": {"most": 2, "rate": 0.9},
     "span_corruption": {},
     "ul2": {},
+    "continuation": {},
     "denoising": {},
 }
 ELSEWHERE = {  # where the runs of these are killed
@@ -40,7 +41,7 @@ ELSEWHERE = {  # where the runs of these are killed
     "distil": "run/test_networks.py",
 }
 MARKS = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "[NLU]", "[NLG]", "[S2S]")
-TWO_SIDES = ("span_corruption", "ul2", "denoising")
+TWO_SIDES = ("span_corruption", "ul2", "continuation", "denoising")
 PAIRS = ("sentence_order", "sentence_distance")
 
 

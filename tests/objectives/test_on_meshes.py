@@ -17,6 +17,7 @@ from jaxssl.objectives.auto_encode import AutoEncode
 from jaxssl.objectives.base import Objective
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.combine import Combine, Term
+from jaxssl.objectives.continuation import Continuation
 from jaxssl.objectives.contrast.ranking import Ranking
 from jaxssl.objectives.denoising import Denoising
 from jaxssl.objectives.distil import Distil
@@ -97,6 +98,8 @@ CASES = {
     "span_corruption": case(SpanCorruption(), T5, documents=(32,)),
     "span_corruption, BART": case(SpanCorruption(joined=False), BART, documents=(17, 14)),
     "ul2": case(Ul2(), T5, documents=(32,)),
+    "continuation": case(Continuation(), T5, documents=(32,)),
+    "continuation, BART": case(Continuation(joined=False), BART, documents=(17, 14)),
     "denoising": case(Denoising(deleted=0.1, rotated=0.5), BART, documents=(17, 14)),
     "denoising, fairseq": case(Denoising(variant="fairseq"), BART, documents=(17, 14)),
 }

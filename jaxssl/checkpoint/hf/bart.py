@@ -49,7 +49,7 @@ def _read(given: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
 
 
 def _write(config: BartConfig) -> dict[str, Any]:
-    fields.check_written(config, position_offset=OFFSET, norm_epsilon=1e-5)
+    fields.check_written(config, part="both", position_offset=OFFSET, norm_epsilon=1e-5)
     written = {
         **fields.write(FIELDS, config),
         "decoder_layers": config.decoder_depth,

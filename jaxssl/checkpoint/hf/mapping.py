@@ -5,12 +5,13 @@ uncut stack, `encoder/layers/...`, whose layers are `{layer}` on the other side.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
+from jaxssl.models.encoder_decoder import EncoderDecoderConfig, Part
 from jaxssl.models.model import ModelConfig
 
 Kind = Literal["linear", "conv1d", "vector", "table"]
@@ -110,10 +111,17 @@ class Architecture:
     Attributes:
       heads: our language model heads, by name, or the kind of a task's head.
       prefix: what comes before the body's tensors there; None is the family's prefix.
+      part: of an encoder-decoder the stack that it has, where it has one alone.
     """
 
     heads: tuple[str, ...] = ()
     prefix: str | None = None
+    part: Part = "both"
+
+    def has(self, config: ModelConfig, heads: Iterable[str]) -> bool:
+        """Whether it is that of a model with these heads."""
+        part = config.part if isinstance(config, EncoderDecoderConfig) else "both"
+        return self.part == part and set(self.heads) == set(heads)
 
 
 @dataclass(frozen=True)

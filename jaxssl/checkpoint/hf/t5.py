@@ -4,6 +4,9 @@ Whether the head is tied, and hidden states scaled before it, is not told by one
 `transformers` 5 ties always, but for a file that has a head of its own; whether it scales is
 `scale_decoder_outputs`, or, where that is not stated, `tie_word_embeddings` (as older versions
 wrote it: true for 1.0, false for 1.1). mT5 never scales.
+
+A file without a decoder's tensors is an encoder alone, as Sentence-T5's, whatever
+`is_encoder_decoder` says.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +16,7 @@ from jaxssl.checkpoint.hf import fields
 from jaxssl.checkpoint.hf.fields import Field
 from jaxssl.checkpoint.hf.mapping import Architecture, Family, Pair, linear, norm, table
 from jaxssl.core.errors import UserError
+from jaxssl.models.encoder_decoder import DECODER, ENCODER
 from jaxssl.models.t5 import MT5Config, T5Config
 
 FIELDS = (
@@ -47,12 +51,15 @@ HEAD = "lm_head.weight"
 
 def _read(given: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
     """The fields that all have."""
-    fields.expect(given, {"is_encoder_decoder": True})
+    is_whole = any(name.startswith(f"{DECODER}.") for name in names)
+    if is_whole:
+        fields.expect(given, {"is_encoder_decoder": True})
     given = {**DEFAULTS[given["model_type"]], **given}
     values = fields.read(FIELDS, given)
     gated, activation = _read_feed_forward(given["feed_forward_proj"])
     return {
         **values,
+        "part": "both" if is_whole else ENCODER,
         "decoder_layers": given.get("num_decoder_layers"),
         "attention_dropout": values["dropout"],
         "feed_forward_dropout": values["dropout"],
@@ -85,6 +92,7 @@ def _read_head(given: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any
 
 
 def _write(config: T5Config) -> dict[str, Any]:
+    fields.check_one_of(config, part=("both", ENCODER))
     fields.check_written(config, attention_dropout=config.dropout)
     fields.check_written(config, feed_forward_dropout=config.dropout)
     is_mt5 = isinstance(config, MT5Config)
@@ -99,7 +107,7 @@ def _write(config: T5Config) -> dict[str, Any]:
         "num_decoder_layers": config.decoder_depth,
         "n_positions": config.max_positions,
         "feed_forward_proj": activation,
-        "is_encoder_decoder": True,
+        "is_encoder_decoder": config.encoder_decoder,
         "tie_word_embeddings": config.tied,
         **told,
     }
@@ -108,7 +116,7 @@ def _write(config: T5Config) -> dict[str, Any]:
 def _stack(name: str, gated: bool) -> list[Pair]:
     ours, theirs = f"{name}/layers", f"{name}.block.{{layer}}.layer"
     sublayers = [("attention", "SelfAttention")]
-    sublayers += [("cross_attention", "EncDecAttention")] * (name == "decoder")
+    sublayers += [("cross_attention", "EncDecAttention")] * (name == DECODER)
     pairs = []
     for number, (mine, yours) in enumerate(sublayers):
         for part in ("query", "key", "value"):
@@ -127,13 +135,16 @@ def _stack(name: str, gated: bool) -> list[Pair]:
 
 
 def _body(config: T5Config) -> Sequence[Pair]:
-    return [
+    reads = [
         *table("embeddings/tokens", "shared"),
-        *_stack("encoder", config.gated),
+        *_stack(ENCODER, config.gated),
         *norm("norm", "encoder.final_layer_norm", bias=False),
-        *_stack("decoder", config.gated),
+    ]
+    writes = [
+        *_stack(DECODER, config.gated),
         *norm("decoder_norm", "decoder.final_layer_norm", bias=False),
     ]
+    return [*reads, *writes] if config.encoder_decoder else reads
 
 
 def _family(model_type: str, config: type[T5Config], prefix: str) -> Family:
@@ -146,11 +157,14 @@ def _family(model_type: str, config: type[T5Config], prefix: str) -> Family:
         heads={
             "causal_lm": lambda config: (
                 [] if config.tied else linear("causal_lm/output", "lm_head", bias=False)
-            )
+            ),
+            "token": lambda _: linear("output", "classifier"),
         },
         architectures={
             f"{prefix}ForConditionalGeneration": Architecture(("causal_lm",)),
             f"{prefix}Model": Architecture(),
+            f"{prefix}EncoderModel": Architecture(part=ENCODER),
+            f"{prefix}ForTokenClassification": Architecture(("token",), "transformer.", ENCODER),
         },
         repeated={
             "encoder.embed_tokens.weight": "shared.weight",

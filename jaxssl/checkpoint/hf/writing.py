@@ -32,11 +32,12 @@ def architecture_of(config: Any, heads: Sequence[str]) -> str:
     """
     known = family_of(config).architectures
     for name, architecture in known.items():
-        if set(architecture.heads) == set(heads):
+        if architecture.has(config, heads):
             return name
+    part = "" if not config.left_out else f"the {config.part} of a "
     raise UserError(
         "transformers has no class of this family with these heads",
-        where=f"{config.name} with {', '.join(heads)}",
+        where=f"{part}{config.name} with {', '.join(heads) or 'none'}",
         expected=", ".join(known),
         got="none of them",
     )
