@@ -47,6 +47,7 @@ def _classifier(
     from jaxssl.models.model import Model, num_parameters
     from jaxssl.optim.adamw import AdamW
     from jaxssl.optim.build import make_optimizer
+    from jaxssl.parallel.compiler import compiler_options
     from jaxssl.parallel.mesh import MeshConfig, make_mesh
     from jaxssl.program.program import Program, Stream
     from jaxssl.program.state import first_state
@@ -73,7 +74,9 @@ def _classifier(
     )
     params, frozen = split(unbox(jax.jit(model.init)(jax.random.key(0))), trained)
     state = jax.jit(lambda params: first_state(params, {}, optimizer, False))(params)
-    step = jax.jit(make_train_step(program, ("",)), donate_argnums=0)
+    options = dict(compiler_options(program.mesh, through_frozen=method is not None))
+    step = make_train_step(program, ("",))
+    step = jax.jit(step, donate_argnums=0, compiler_options=options or None)
     batches, constants = {"": jax.device_put(batch)}, Constants(frozen=frozen)
     held = {"state": state}
 

@@ -36,7 +36,9 @@ def count_flops(function: Callable[..., Any], *args: Any) -> float:
     Raises:
       ValueError: a matrix product in a `while` loop, whose length is not known.
     """
-    closed = jax.make_jaxpr(function)(*args)
+    # Inside another function one with options of the compiler is refused.
+    is_jitted = isinstance(function, jax.stages.Wrapped)
+    closed = function.trace(*args).jaxpr if is_jitted else jax.make_jaxpr(function)(*args)
     used, kept = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     flops, _ = _count(used, [None] * sum(kept), closed.consts)
     return flops

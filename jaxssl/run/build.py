@@ -178,7 +178,7 @@ def make_program(
         ema=config.train.ema,
         draws=draws,
         reached=reach,
-        compiler=compiler_options(mesh, config.mesh.compiler),
+        compiler=compiler_options(mesh, config.mesh.compiler, through_frozen=bool(model.adapters)),
         is_offloaded=config.mesh.offload_optimizer,
     )
     describe_codes(program)  # refuses codes of nothing, before any data are read

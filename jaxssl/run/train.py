@@ -200,7 +200,7 @@ def describe(built: Built, cost: Receipt) -> list[str]:
 
 
 def _describe_compiler(program: Program) -> list[str]:
-    options = ", ".join(f"{name}={value}" for name, value in program.compiler)
+    options = ", ".join(f"{name}={value!r}" for name, value in program.compiler)
     return [f"compiler: {options} (mesh.compiler changes them)"] if options else []
 
 

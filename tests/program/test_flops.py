@@ -33,6 +33,13 @@ def test_a_scan_counts_as_often_as_it_runs():
     assert count_flops(gradient, X) == 2 * 5 * PRODUCT
 
 
+def test_what_is_compiled_with_options_of_the_compiler_is_counted_too():
+    """Inside another function JAX refuses such options."""
+    options = {"xla_cpu_enable_fast_math": False}
+    product = jax.jit(lambda w, x: x @ w, compiler_options=options)
+    assert count_flops(product, W, X) == PRODUCT
+
+
 def test_what_nothing_depends_on_is_not_counted():
     assert count_flops(lambda w, x: (x @ w, x @ w @ w)[0], W, X) == PRODUCT
 
