@@ -278,3 +278,17 @@ def test_virtual_tokens_of_another_run_need_room(base, table, words, headed, pla
     several = toy.configured(words, tmp_path / "run", "masked").all_streams[""]
     with pytest.raises(UserError, match="rows hold several"):
         check_lead(open_run(headed, adapters=adapters).model, several, None)
+
+
+def test_evaluation_too_refuses_rows_of_several_texts_behind_virtual_tokens(words, tmp_path):
+    """Each text has its own in a model that sees both ways."""
+    settings = ("data.rows.name=documents", "peft.name=prompt", "peft.length=4")
+    few = ("train.steps=1", "checkpoint.every=1", "evaluation.every=0")
+    few += ("optimizer.schedule.warmup=1",)
+    base = tmp_path / "base"
+    train_run(toy.configured(words, base, "masked", *few), QUIET)
+    settings += (f"init.from={base}",)
+    train_run(toy.configured(words, tmp_path / "run", "masked", *few, *settings), QUIET)
+    assert evaluate_run(tmp_path / "run")["loss"] > 0
+    with pytest.raises(UserError, match="rows hold several"):
+        evaluate_run(tmp_path / "run", layers=["data.rows={name: windows}"])
