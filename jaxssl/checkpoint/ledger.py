@@ -276,7 +276,7 @@ def is_over_pieces(name: str) -> bool:
 
 def is_over_positions(name: str) -> bool:
     """Whether a parameter has a row for each position."""
-    return f"/{name}".endswith(f"/{POSITIONS}")
+    return f"/{name}".endswith((f"/{POSITIONS}", f"/decoder_{POSITIONS}"))
 
 
 def resized_axis(name: str, stored: tuple[int, ...], wanted: tuple[int, ...]) -> int | None:

@@ -123,6 +123,7 @@ def write_tokenizer_for(
 def _of_task(task: Task, model: ModelConfig) -> tuple[str, dict[str, Any]]:
     """A task's head there, and what `config.json` says of it."""
     if isinstance(task, Classify | Regress):
+        architecture_of(model, ["row"])  # where there is no class, no pooling would help
         fields = _check_pooling(task.pooling, model)
         kind, labels = "regression", ("LABEL_0",)
         if isinstance(task, Classify):

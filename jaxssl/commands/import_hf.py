@@ -124,6 +124,14 @@ def import_model(
         peft={} if adapter is None else {NAME: adapter.method},
     )
     config = _changed(config, layers)
+    if config.model.left_out != found.config.left_out:
+        raise UserError(
+            "a model is imported as it is",
+            where="model.part",
+            expected=getattr(found.config, "part", "both"),
+            got=getattr(config.model, "part", "both"),
+            fix="import it without, or begin with the directory: init.from=DIR and model.part",
+        )
     make_vocabulary(tokenizer, config.model.vocab_size)  # refuses one that has too many pieces
     model = Model(config.model, config.heads, config.precision)
     start = _plan(found, config, model, drop)
@@ -249,7 +257,10 @@ def _resized(before: ModelConfig, after: ModelConfig, model: Model) -> tuple[str
     """The parameters that another vocabulary or other positions make longer or shorter."""
     over = {
         "vocab_size": ("embeddings/tokens/embedding", "masked_lm/bias", "causal_lm/output/kernel"),
-        "max_positions": ("embeddings/positions/embedding",),
+        "max_positions": (
+            "embeddings/positions/embedding",
+            "decoder_embeddings/positions/embedding",
+        ),
     }
     there = flatten(unbox(model.abstract()))
     changed = [field for field in over if getattr(before, field) != getattr(after, field)]

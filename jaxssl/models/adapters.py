@@ -34,6 +34,8 @@ from jaxssl.models.layers import Embedding, Names, Projection, unbox
 from jaxssl.models.transformer import Embeddings
 from jaxssl.ops.codes import values
 
+ONE_TABLE = ("decoder_embeddings/tokens/", "embeddings/tokens/")
+"""A decoder reads the table of its encoder, and alone it keeps the name."""
 SHARED = "shared"
 """Where parameters lie that all sites of an adapter have in common."""
 Shared = Mapping[str, tuple[nn.initializers.Initializer, tuple[int, ...]]]
@@ -281,7 +283,8 @@ def begun(adapters: Sequence[Attached], path: str) -> tuple[Attached, str, str] 
     for adapter in adapters:
         name = leaf.removeprefix(f"{adapter.name}_")
         if name != leaf and name in adapter.method.begun_from:
-            return adapter, name, f"{module}/{adapter.method.begun_from[name]}"
+            own = f"{module}/{adapter.method.begun_from[name]}"
+            return adapter, name, own.replace(*ONE_TABLE)
     return None
 
 

@@ -193,3 +193,5 @@ class BodyConfig:
     """The token embedding is the language model head's projection, too."""
     head_scale: float = 1.0
     """What the hidden states are multiplied by before that projection."""
+    fill_scale: float = 1.0
+    """The same of a masked language model's head, whose norm is right before the table."""

@@ -84,6 +84,9 @@ class MaskedLmHead(nn.Module):
         bias = parameter(
             self, "bias", nn.initializers.zeros, ("vocab",), (c.vocab_size,), self.precision
         )
+        scale = c.body().fill_scale
+        if scale != 1:
+            hidden = hidden * jnp.asarray(scale, hidden.dtype)
         logits = embeddings.attend(hidden)
         return logits + bias.astype(logits.dtype)
 

@@ -139,6 +139,7 @@ class T5Config(EncoderDecoderConfig):
             final_dropout=True,
             tied=self.tied,
             head_scale=self.hidden_size**-0.5 if self.scaled_head else 1.0,
+            fill_scale=self.hidden_size**-0.5,  # the table has scale 1
         )
 
     def task_head(self, scope: Scope) -> TaskHead:

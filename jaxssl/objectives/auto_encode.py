@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxssl.core.bounds import check_at_least, check_share
 from jaxssl.core.keys import example_keys
 from jaxssl.core.types import Batch, Params, Vocabulary
+from jaxssl.models.encoder_decoder import EncoderDecoderConfig
 from jaxssl.models.heads import CAUSAL_LM, Head
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.models.network import Network, Tie
@@ -71,6 +72,8 @@ class AutoEncode(CausalLm):
         changes: dict[str, Any] = {"num_layers": self.decoder_layers, "segments": ()}
         if model.body().pooler:
             changes["pooler"] = False
+        if isinstance(model, EncoderDecoderConfig):
+            changes |= {"decoder_layers": self.decoder_layers, "decoder_segments": ()}
         config = dataclasses.replace(model, **changes)
         ties = (Tie("embeddings/tokens", "embeddings/tokens"),)
         return {DECODER: Network(config, (CAUSAL_LM, FIRST), ties)}

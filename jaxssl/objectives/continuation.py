@@ -4,11 +4,13 @@ fit for prompts in this way (Lester et al., 2021).
 
 Source: google-research/text-to-text-transfer-transformer, t5/data/preprocessors.py (`prefix_lm`,
 `random_prefix_noise_mask`): every place of the cut is as likely, both sides get a token at least,
-there are no sentinels, and both end with the token that ends a document. As there, a row is one
-text; with `joined: false` each of its documents is cut by itself, and one of a single token has
-nothing to write. `prefix_lm` is the same for a model of one stack.
+there are no sentinels, and both end with the token that ends a document. Each document of a row is
+cut by itself, as there each piece of one; one of a single token has nothing to write. With `joined`
+a row is one text whatever documents it is made of, as in span corruption. `prefix_lm` is the same
+for a model of one stack.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ from jaxssl.core.bounds import check_above_zero, check_share
 from jaxssl.core.errors import UserError
 from jaxssl.core.keys import example_keys
 from jaxssl.core.types import Batch, Vocabulary
+from jaxssl.objectives.base import Loss
 from jaxssl.objectives.two_sided import TwoSided, fresh_side
 from jaxssl.ops.ragged import Places, lengths_of
 
@@ -33,14 +36,19 @@ class Continuation(TwoSided):
     target_share: float | None = None
     """Share of each text that is written, its end; null draws the place of the cut, each as
     likely. Of a share rows are shorter: 0.25 needs a third of the decoder's places."""
-    joined: bool = True
-    """A row is one text, as in T5; else each of its documents is one."""
+    joined: bool = False
+    """A row is one text; else each of its documents is one, as in T5."""
 
     def __post_init__(self):
         super().__post_init__()
         if self.target_share is not None:
             check_share(self, "target_share")
             check_above_zero(self, "target_share")
+
+    @property
+    def losses(self) -> Mapping[str, Loss]:
+        """Nats for each token that is written; none is seen before it is."""
+        return {self.name: Loss(per_token=True)}
 
     def written(self, lengths: np.ndarray) -> np.ndarray:
         """Tokens that are written of texts of so many, at the most: int32."""
@@ -97,9 +105,10 @@ class Continuation(TwoSided):
             left = jnp.cumsum(lengths)[texts] - jnp.arange(raw)  # tokens of its text from here on
             later = is_text & (left <= count[texts])
             sooner = is_text & ~later
-            ends = (lengths > 0) & self.joined
-            read = Places.of(sooner.astype(jnp.int32), texts, ends)
-            written = Places.of(later.astype(jnp.int32), texts, count > 0)
+            has_end = is_text & (left == 1) & (tokens == vocabulary.document_end)
+            ended = jnp.zeros(raw + 1, bool).at[texts].max(has_end)
+            read = Places.of(sooner.astype(jnp.int32), texts, count > 0)
+            written = Places.of(later.astype(jnp.int32), texts, (count > 0) & ~ended)
             return (
                 read.side([(read.last, sooner, tokens)], texts, sizes[0], **options),
                 written.side([(written.last, later, tokens)], texts, sizes[1], **options),

@@ -21,6 +21,7 @@ from jaxssl.models.heads import CAUSAL_LM, Head
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Loss, Outputs, Sums
 from jaxssl.objectives.masked_lm import MaskedLm, check_mask_token
+from jaxssl.objectives.prefix_lm import check_sees_ahead
 from jaxssl.objectives.slots import gathered, shown, slot_sums
 from jaxssl.ops.attention.pattern import Pattern
 
@@ -48,6 +49,7 @@ class MaskedNextToken(MaskedLm):
     def check(self, model: ModelConfig, vocabulary: Vocabulary) -> None:
         """The tokenizer needs a mask token. Any body will do."""
         check_mask_token(vocabulary)
+        check_sees_ahead(model, fix="set model.part=encoder")
 
     def keeps_pooler(self, model: ModelConfig) -> bool:
         """No: every token counts."""

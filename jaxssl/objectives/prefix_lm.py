@@ -21,6 +21,24 @@ from jaxssl.ops.attention.pattern import Pattern
 PATTERN = Pattern(causal=True, prefix=True)
 
 
+def check_sees_ahead(model: ModelConfig, fix: str) -> None:
+    """Refuses a decoder of T5's where tokens see what follows them: all that is ahead is at one
+    distance for it.
+
+    Raises:
+      UserError: says what to do.
+    """
+    relative = model.self_attention().relative
+    if relative is not None and not relative.both_ways:
+        raise UserError(
+            "this stack cannot tell how far ahead a token is",
+            where="model.part",
+            expected="encoder, where tokens see what follows them",
+            got="decoder, whose distances are those to what came before",
+            fix=fix,
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrefixLm(CausalLm):
     """Predict the next token behind a prefix that is seen from both sides. Any body will do."""
@@ -49,8 +67,9 @@ class PrefixLm(CausalLm):
                 where="objective.name",
                 expected="continuation",
                 got=self.name,
-                fix="set objective.name=continuation, or take one stack: model.part=decoder",
+                fix="set objective.name=continuation, or take one stack: model.part=encoder",
             )
+        check_sees_ahead(model, fix="set model.part=encoder")
 
     def keeps_pooler(self, model: ModelConfig) -> bool:
         """No: every token counts."""

@@ -120,15 +120,25 @@ def check_encoder_decoder(model: ModelConfig, name: str) -> None:
     Raises:
       UserError: names the families that have two.
     """
-    if not model.encoder_decoder:
+    if model.encoder_decoder:
+        return
+    what = "a model of one stack has nothing to read one text and write another with"
+    if isinstance(model, EncoderDecoderConfig):
         raise UserError(
-            "a model of one stack has nothing to read one text and write another with",
-            where="model.name",
-            expected=f"an encoder-decoder for objective.name={name}: t5, mt5, bart, mbart",
-            got=model.name,
-            fix="take a recipe of an encoder-decoder: objectives/t5-docstrings, "
-            "objectives/bart-docstrings",
+            what,
+            where="model.part",
+            expected=f"both, for objective.name={name}",
+            got=model.part,
+            fix="set model.part=both",
         )
+    raise UserError(
+        what,
+        where="model.name",
+        expected=f"an encoder-decoder for objective.name={name}: t5, mt5, bart, mbart",
+        got=model.name,
+        fix="take a recipe of an encoder-decoder: objectives/t5-docstrings, "
+        "objectives/bart-docstrings",
+    )
 
 
 def check_start(model: ModelConfig, vocabulary: Vocabulary) -> None:

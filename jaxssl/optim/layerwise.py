@@ -1,5 +1,6 @@
 """Learning rates that fall from the top of a model to its bottom."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import optax
 from jaxssl.core.layer_names import changed_by, is_stacked, layer_range, stack_of
 from jaxssl.core.names import flatten, unflatten
 
-EMBEDDINGS = "embeddings"
+EMBEDDINGS = re.compile("(.*)/(decoder_)?embeddings/")
 
 
 def depth_factors(
@@ -35,9 +36,9 @@ def depth_factors(
 
     def factor(path: str, leaf: Any) -> Any:
         path = changed_by(path)
-        network, found, _ = f"/{path}".partition(f"/{EMBEDDINGS}/")
-        if found and network[1:] in networks:
-            stacks = [depth for stack, depth in depths.items() if _network(stack) == network[1:]]
+        found = EMBEDDINGS.match(f"/{path}")
+        if found and found[1][1:] in networks:
+            stacks = [depth for stack, depth in depths.items() if _network(stack) == found[1][1:]]
             return decay ** (max(stacks) + 1 + more)
         if not is_stacked(path):
             return 1.0

@@ -7,6 +7,7 @@ import jax
 from jax.interpreters import partial_eval
 
 from jaxssl.core.errors import UserError
+from jaxssl.core.layer_names import changed_by
 from jaxssl.core.types import Params, Vocabulary
 from jaxssl.models.adapters import is_at_rest
 from jaxssl.models.layers import unbox
@@ -52,7 +53,8 @@ def check_read(model: Model, streams: Sequence[Stream], vocabulary: Vocabulary) 
     wrong = [name for name, part in zip(names, parts) if part not in model.optional_parts]
     if wrong:
         fix = "leave them out of the model, or add the objective that they are for"
-        if model.config.encoder_decoder and {name.split("/")[0] for name in wrong} <= DECODERS:
+        unread_parts = {changed_by(name).split("/")[0] for name in wrong}
+        if model.config.encoder_decoder and unread_parts <= DECODERS:
             fix = "set model.part=encoder: the encoder is a model of its own, as BERT is one"
         raise UserError(
             "the model has parameters that nothing reads",

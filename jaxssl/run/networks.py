@@ -16,6 +16,7 @@ from jaxssl.run.adapters import attached
 from jaxssl.run.config import NetworkConfig, RunConfig, StreamConfig
 
 RESERVED = ("adapters", "embeddings", "encoder", "decoder", "norm", "pooler")
+RESERVED += ("decoder_embeddings", "decoder_norm")
 """Names at the root of the parameters that are no network's."""
 
 

@@ -20,7 +20,7 @@ from jaxssl.core import allocator
 from jaxssl.core.files import atomic_write
 from jaxssl.core.ramp import Ramp
 from jaxssl.core.types import batch_shape
-from jaxssl.models.model import num_parameters
+from jaxssl.models.model import ModelConfig, num_parameters
 from jaxssl.objectives.base import Objective
 from jaxssl.parallel import hosts
 from jaxssl.parallel.rules import use_rules
@@ -288,6 +288,13 @@ def nothing_before_the_end(
     return lines
 
 
+def _named(model: ModelConfig) -> str:
+    """Family and size: `bert 12x768`, `bart 6+6x768`, `t5 encoder 12x768`."""
+    depths = "+".join(str(stack.depth) for stack in model.stacks)
+    part = f" {model.stacks[0].name}" if model.left_out else ""
+    return f"{model.name}{part} {depths}x{model.hidden_size}"
+
+
 def write_summary(built: Built, run_dir: Path, outcome: Outcome) -> None:
     """`summary.json`: the facts of a run that are not metrics, the same however often it is
     written."""
@@ -295,7 +302,7 @@ def write_summary(built: Built, run_dir: Path, outcome: Outcome) -> None:
     split = first.config.validation or "train"
     facts: dict[str, Any] = {
         "name": run_dir.name,
-        "model": f"{config.model.name} {config.model.num_layers}x{config.model.hidden_size}",
+        "model": _named(config.model),
         "objective": " + ".join(
             "/".join(part for part in (name, loss) if part)
             for name, opened in built.streams.items()

@@ -33,6 +33,7 @@ from jaxssl.generate.settings import Beams, Sampling
 from jaxssl.models.encoder_decoder import EncoderDecoderConfig
 from jaxssl.models.model import Model, ModelConfig
 from jaxssl.objectives.base import Outputs
+from jaxssl.objectives.prefix_lm import check_sees_ahead
 from jaxssl.objectives.two_sided import SIDE, TwoSided, check_start
 from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.scores import tallies
@@ -309,7 +310,10 @@ class Seq2seq(TwoSided, Task):
                 where="task.name=seq2seq",
                 expected="an encoder-decoder (t5, bart, ...) or a causal model (gpt2, llama, ...)",
                 got=f"model.name={model.name}",
+                fix="set model.part=both" if model.left_out else None,
             )
+        elif self.prefix_visible:
+            check_sees_ahead(model, fix="set task.prefix_visible=false, or model.part=both")
         if self.max_target_length > model.max_positions:
             raise UserError(
                 "the targets may be longer than the model's positions",

@@ -132,7 +132,7 @@ def make_rules(
       networks: the names of those beside the main one.
     """
     leads = ("", *(f"{name}/" for name in networks))
-    norms = [(f"{lead}norm/**", True) for lead in leads]
+    norms = [(f"{lead}{name}/**", True) for lead in leads for name in ("norm", "decoder_norm")]
     rules = [(pattern, False) for pattern in config.freeze]
     rules += [(pattern, True) for pattern in config.train]
     if config.kind == "full":

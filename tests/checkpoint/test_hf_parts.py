@@ -2,6 +2,7 @@
 both ways, and the decoder beside theirs without an encoder."""
 
 import functools
+import json
 
 import jax
 import numpy as np
@@ -95,6 +96,19 @@ def test_an_encoder_alone_is_read_and_written_again(case, root):
         written = again(**inputs(batch), output_hidden_states=True)
     assert torch.equal(written.hidden_states[-1], theirs.hidden_states[-1])
     assert open_model(out).config == found.config
+
+
+def test_a_whole_file_that_lost_its_decoder_is_no_encoder(root, tmp_path):
+    """Its class says what it is; one that names none is what its tensors make it."""
+    model = whole.reference("t5")
+    kept = {k: x for k, x in model.state_dict().items() if not k.startswith("decoder.")}
+    model.save_pretrained(tmp_path, state_dict=kept)
+    with pytest.raises(UserError, match="decoder"):
+        open_model(tmp_path)
+    given = json.loads((tmp_path / "config.json").read_text())
+    del given["architectures"]
+    (tmp_path / "config.json").write_text(json.dumps(given))
+    assert open_model(tmp_path).config.part == "encoder"
 
 
 def part_of(case, part, root):

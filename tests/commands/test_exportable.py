@@ -8,12 +8,14 @@ import toy
 from jaxssl.commands import exportable
 from jaxssl.core.errors import UserError
 from jaxssl.data.tokenizer.loading import SentencePieceTokenizer
+from jaxssl.models.bart import BartConfig
 from jaxssl.models.bert import BertConfig, RobertaConfig
 from jaxssl.models.electra import ElectraConfig
 from jaxssl.models.gpt2 import Gpt2Config
 from jaxssl.models.heads import CAUSAL_LM, MASKED_LM, NEXT_SENTENCE, REPLACED_TOKENS
 from jaxssl.models.llama import LlamaConfig, Qwen2Config, Qwen3Config
 from jaxssl.models.modernbert import ModernBertConfig
+from jaxssl.models.t5 import T5Config
 from jaxssl.tasks.classify import Classify
 from jaxssl.tasks.regress import Regress
 from jaxssl.tasks.relate.task import Relate
@@ -53,6 +55,8 @@ def test_language_models_have_their_classes_and_nothing_is_told(model, heads, na
         (BERT, dataclasses.replace(CLASSES, pooling="mean"), "task.pooling=cls"),
         (dataclasses.replace(BERT, pooler=False), CLASSES, "model.pooler=true"),
         (BERT, Relate(labels=("a", "b")), "task.name"),
+        (T5Config(**SIZES, part="encoder"), CLASSES, "the encoder of a t5 with row"),
+        (BartConfig(**SIZES, part="encoder"), CLASSES, "the encoder of a bart with row"),
         (BERT, Regress(pooling="max"), "task.pooling=cls"),
         (dataclasses.replace(ELECTRA, pooler=True), None, "model.pooler"),
         (dataclasses.replace(ELECTRA, activation="gelu_tanh"), None, "model.activation"),

@@ -98,8 +98,8 @@ CASES = {
     "span_corruption": case(SpanCorruption(), T5, documents=(32,)),
     "span_corruption, BART": case(SpanCorruption(joined=False), BART, documents=(17, 14)),
     "ul2": case(Ul2(), T5, documents=(32,)),
-    "continuation": case(Continuation(), T5, documents=(32,)),
-    "continuation, BART": case(Continuation(joined=False), BART, documents=(17, 14)),
+    "continuation": case(Continuation(), T5, documents=(17, 14)),
+    "continuation, joined": case(Continuation(joined=True), BART, documents=(32,)),
     "denoising": case(Denoising(deleted=0.1, rotated=0.5), BART, documents=(17, 14)),
     "denoising, fairseq": case(Denoising(variant="fairseq"), BART, documents=(17, 14)),
 }

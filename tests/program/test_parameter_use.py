@@ -7,6 +7,8 @@ import tiny
 
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
+from jaxssl.models.adapters import Attached
+from jaxssl.models.bart import BartConfig
 from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
 from jaxssl.objectives.masked_lm import MaskedLm
@@ -14,6 +16,7 @@ from jaxssl.program.gradients import make_loss
 from jaxssl.program.parameter_use import check_read, reached, unread
 from jaxssl.program.program import Stream
 from jaxssl.tasks.classify import Classify
+from jaxssl.transfer.peft.lora import Lora
 
 MASKED = MaskedLm(slots=4)
 LABELLED = Classify(labels=("a", "b", "c"), pooling="mean", dropout=0.0)
@@ -58,6 +61,14 @@ def test_a_pooler_that_nothing_reads_is_told_and_a_head_is_refused():
     with pytest.raises(UserError, match="parameters that nothing reads") as error:
         check_read(model(), STREAMS[:1], tiny.WORDS)
     assert "classify/output/bias" in str(error.value.got)
+
+
+@pytest.mark.parametrize("method", [None, Lora(targets=("all-linear",))])
+def test_a_decoder_that_nothing_reads_is_refused_with_what_to_set(method):
+    adapters = () if method is None else (Attached("own", method),)
+    whole = Model(BartConfig(**tiny.SHAPE, max_positions=32), LABELLED.heads, adapters=adapters)
+    with pytest.raises(UserError, match=r"model\.part=encoder"):
+        check_read(whole, STREAMS[1:], tiny.WORDS)
 
 
 def test_position_embeddings_of_a_causal_model_are_read():

@@ -26,7 +26,7 @@ def base(words, tmp_path_factory):
     out = tmp_path_factory.mktemp("parts") / "base"
     recipe = toy.recipe(words, out, "masked")
     recipe["model"] |= {"name": "bart", "decoder_layers": 1, "decoder_start_token_id": 2}
-    recipe["objective"] = {"name": "continuation", "joined": False}
+    recipe["objective"] = {"name": "continuation"}
     train_run(load_config([recipe], SIX), QUIET)
     return out
 

@@ -5,8 +5,8 @@ Whether the head is tied, and hidden states scaled before it, is not told by one
 `scale_decoder_outputs`, or, where that is not stated, `tie_word_embeddings` (as older versions
 wrote it: true for 1.0, false for 1.1). mT5 never scales.
 
-A file without a decoder's tensors is an encoder alone, as Sentence-T5's, whatever
-`is_encoder_decoder` says.
+Whether a file is an encoder alone is told by its class (`T5EncoderModel`, as Sentence-T5's), and
+where it names none by its tensors, whatever `is_encoder_decoder` says.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,11 +47,18 @@ DEFAULTS = {
 GATED = {"gelu_tanh": "gated-gelu", "silu": "gated-silu", "relu": "gated-relu"}
 """How a gated feed-forward layer is written."""
 HEAD = "lm_head.weight"
+ENCODERS = ("EncoderModel", "ForTokenClassification")
+"""The ends of the names of classes that have an encoder alone."""
 
 
 def _read(given: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
     """The fields that all have."""
-    is_whole = any(name.startswith(f"{DECODER}.") for name in names)
+    named = given.get("architectures") or []
+    is_whole = (
+        not str(named[0]).endswith(ENCODERS)
+        if named
+        else any(name.startswith(f"{DECODER}.") for name in names)
+    )
     if is_whole:
         fields.expect(given, {"is_encoder_decoder": True})
     given = {**DEFAULTS[given["model_type"]], **given}

@@ -270,8 +270,10 @@ def _tensors(path: Path, lead: str) -> dict[str, np.ndarray]:
 
 
 def _names(base: HfDirectory, theirs: str) -> tuple[str, ...]:
-    """A tensor's name with the body's prefix and without it."""
-    return (theirs, base.family.prefix + theirs)
+    """A tensor's name with the prefix that a body has in one of the classes and without any."""
+    family = base.family
+    prefixes = (family.prefix, *(each.prefix for each in family.architectures.values()))
+    return tuple(dict.fromkeys((theirs, *(x + theirs for x in prefixes if x))))
 
 
 def _of_module(
