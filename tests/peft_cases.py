@@ -93,6 +93,8 @@ MORE = {
     "windows": ("Mistral", "ForCausalLM", {**LLAMA, "sliding_window": 4}),
     "masked": ("Bert", "ForMaskedLM", BERT),
     "tags": ("Roberta", "ForTokenClassification", BERT),
+    "t5 encoder": ("T5", "EncoderModel", T5),
+    "t5 tags": ("T5", "ForTokenClassification", T5),  # with a prefix that no other of T5's has
     "rows": ("Bert", "ForSequenceClassification", BERT),
     "spans": ("Bert", "ForQuestionAnswering", BERT),
     "causal rows": (

@@ -202,6 +202,8 @@ UNEVEN = [
             use_rslora=True,
         ),
     ),
+    ("t5 encoder", dict(target_modules=["q", "wo"])),
+    ("t5 tags", dict(target_modules=["q", "wo"])),
     ("t5", dict(target_modules=["q", "wo"], init_lora_weights="olora", alpha_pattern={"q": 5})),
     ("bart", dict(init_lora_weights="olora", rank_pattern={r"layers\.1\..*q_proj": 3})),
 ]
