@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import jax
 from jax.sharding import Mesh
 
 Value = str | int | float | bool
@@ -33,6 +34,9 @@ THROUGH_FROZEN: Mapping[str, Mapping[str, Value]] = {
     "cpu": {"xla_cpu_experimental_ynn_fusion_type": ""},
 }
 """Besides, where gradients go through layers of which nothing is trained, as to adapters."""
+LOOKED_AT = (0, 13)
+"""The version of JAX before which these names are known: one that a compiler does not know is an
+error."""
 
 
 def compiler_options(
@@ -45,6 +49,7 @@ def compiler_options(
       through_frozen: whether gradients go through layers of which nothing is trained.
     """
     kind = mesh.devices.flat[0].device_kind
-    beside = THROUGH_FROZEN.get(kind, {}) if through_frozen else {}
+    is_known = jax.__version_info__ < LOOKED_AT
+    beside = THROUGH_FROZEN.get(kind, {}) if through_frozen and is_known else {}
     made = {**OF_KIND.get(kind, {}), **beside, **changes}
     return tuple((name, value) for name, value in made.items() if value is not None)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl.parallel.compiler import OF_KIND, THROUGH_FROZEN, compiler_options
+from jaxssl.parallel.compiler import LOOKED_AT, OF_KIND, THROUGH_FROZEN, compiler_options
 
 YNN = "xla_cpu_experimental_ynn_fusion_type"
 
@@ -38,10 +38,14 @@ def test_those_of_frozen_layers_come_on_top_and_may_be_left_out():
     assert compiler_options(mesh("cpu"), {YNN: None}, through_frozen=True) == ()
 
 
+def test_a_version_of_jax_that_was_not_looked_at_has_none(monkeypatch):
+    monkeypatch.setattr(jax, "__version_info__", LOOKED_AT)
+    assert compiler_options(mesh("cpu"), through_frozen=True) == ()
+
+
 def test_the_cpus_compiler_takes_them():
     """A name that it does not know would be an error."""
     options = dict(compiler_options(mesh("cpu"), through_frozen=True))
     product = jax.jit(lambda x, w: jnp.tanh(x @ w + 1), compiler_options=options)
     x = jnp.ones((256, 256))
     assert "ynn" not in product.lower(x, x).compile().as_text()
-    assert "ynn" in jax.jit(lambda x, w: jnp.tanh(x @ w + 1)).lower(x, x).compile().as_text()
