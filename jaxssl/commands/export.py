@@ -33,6 +33,7 @@ from jaxssl.core.names import flatten, unflatten
 from jaxssl.data.store.manifest import ROLES
 from jaxssl.data.tokenizer.export import check_written
 from jaxssl.data.tokenizer.loading import load_tokenizer
+from jaxssl.models.encoder_decoder import EncoderDecoderConfig
 from jaxssl.models.layers import unbox
 from jaxssl.models.model import num_parameters
 from jaxssl.report.files import Scores
@@ -210,13 +211,18 @@ def _special_ids(trained: TrainedModel) -> dict[str, int]:
 
 
 def _generation(trained: TrainedModel, run_dir: Path) -> dict[str, Any]:
-    """What the imported model brought, or the ids that end and pad a text."""
+    """What the imported model brought, or the ids that end, pad and start a text."""
     brought = generation_of(run_dir)
     if brought is not None:
         return brought
     tokenizer = trained.tokenizer
     end, pad = tokenizer.document_end, tokenizer.special_ids["pad"]
-    return {"eos_token_id": end, "pad_token_id": end if pad is None else pad}
+    found = {"eos_token_id": end, "pad_token_id": end if pad is None else pad}
+    config = trained.model.config
+    if config.encoder_decoder:
+        assert isinstance(config, EncoderDecoderConfig)
+        found["decoder_start_token_id"] = config.decoder_start_token_id
+    return found
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

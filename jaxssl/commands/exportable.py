@@ -23,6 +23,7 @@ from jaxssl.tasks.base import Task
 from jaxssl.tasks.classify import Classify
 from jaxssl.tasks.pooling import PoolingChoice, resolve
 from jaxssl.tasks.regress import Regress
+from jaxssl.tasks.seq2seq import Seq2seq
 from jaxssl.tasks.similarity import Similarity
 from jaxssl.tasks.tag.task import Tag
 
@@ -57,12 +58,16 @@ def hf_class(
     Raises:
       UserError: there is none; says what would have one.
     """
-    if task is None or isinstance(task, Similarity):  # its vectors have no head
+    if task is None or task.writes or isinstance(task, Similarity):  # whose vectors have no head
         # A head that no class of the family has, such as a discriminator's on BERT, is left out.
         family = {name for each in family_of(model).architectures.values() for name in each.heads}
         known = HEADS.keys() & family
         found = {head.name: head.name for head in heads if head.name in known}
         fields: Mapping[str, Any] = {}
+        if isinstance(task, Seq2seq):
+            _check_prefix(task, model)
+        if isinstance(task, Seq2seq) and task.prompt:
+            fields = {"task_specific_params": {task.name: {"prefix": task.prompt}}}
     else:
         kind, fields = _of_task(task, model)
         found = {kind: task.head_name}
@@ -137,9 +142,21 @@ def _of_task(task: Task, model: ModelConfig) -> tuple[str, dict[str, Any]]:
     raise UserError(
         "transformers has no class for this task",
         where="task.name",
-        expected="classify, regress, tag, answer or similarity",
+        expected="classify, regress, tag, answer, similarity, seq2seq or chat",
         got=task.name,
     )
+
+
+def _check_prefix(task: Seq2seq, model: ModelConfig) -> None:
+    """Refuses a causal model whose texts were seen whole: there each token sees those before it."""
+    if not model.encoder_decoder and task.prefix_visible:
+        raise UserError(
+            "transformers' causal models do not see a text whole before they write",
+            where="task.prefix_visible",
+            expected="false, of a model of one stack",
+            got="true",
+            fix="fine-tune with task.prefix_visible=false",
+        )
 
 
 def _labels(labels: Sequence[str]) -> dict[str, Any]:

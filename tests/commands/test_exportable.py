@@ -19,6 +19,7 @@ from jaxssl.models.t5 import T5Config
 from jaxssl.tasks.classify import Classify
 from jaxssl.tasks.regress import Regress
 from jaxssl.tasks.relate.task import Relate
+from jaxssl.tasks.seq2seq import Seq2seq
 
 SIZES = dict(vocab_size=400, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=24)
 GROUPED = {**SIZES, "num_kv_heads": 1}
@@ -55,6 +56,7 @@ def test_language_models_have_their_classes_and_nothing_is_told(model, heads, na
         (BERT, dataclasses.replace(CLASSES, pooling="mean"), "task.pooling=cls"),
         (dataclasses.replace(BERT, pooler=False), CLASSES, "model.pooler=true"),
         (BERT, Relate(labels=("a", "b")), "task.name"),
+        (Gpt2Config(**SIZES, max_positions=32), Seq2seq(), "task.prefix_visible=false"),
         (T5Config(**SIZES, part="encoder"), CLASSES, "the encoder of a t5 with row"),
         (BartConfig(**SIZES, part="encoder"), CLASSES, "the encoder of a bart with row"),
         (BERT, Regress(pooling="max"), "task.pooling=cls"),

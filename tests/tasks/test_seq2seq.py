@@ -11,6 +11,7 @@ import pytest
 import tiny
 import toy
 
+from jaxssl.commands.export import export
 from jaxssl.commands.merge import merge
 from jaxssl.commands.predict import predict
 from jaxssl.core.config import to_dict
@@ -451,6 +452,26 @@ def test_a_run_learns_and_its_scores_are_those_of_what_it_writes(place):
         )
     for row, made in zip(rows, wanted, strict=True):
         assert row["text"] == tokenizer.decode(made.tokens).strip()
+
+
+def test_transformers_writes_what_an_exported_run_writes(place):
+    transformers = pytest.importorskip("transformers", reason="the reference")
+    torch = pytest.importorskip("torch", reason="the reference runs on it")
+    changed = ['task.prompt="read "']
+    assert export(place / "run", place / "hf", layers=changed) == "T5ForConditionalGeneration"
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(place / "hf").eval()
+    assert theirs.config.task_specific_params == {"seq2seq": {"prefix": "read "}}
+    trained = open_run(place / "run")
+    encoded = Seq2seq().encode(table(150), trained.tokenizer, LENGTH, "x").examples
+    for a, b in list(zip(encoded.starts, encoded.starts[1:]))[:3]:
+        ids, most = encoded.tokens[a:b], Sampling(temperature=0, max_new_tokens=MOST)
+        with trained.in_use():
+            end = [trained.tokenizer.document_end]
+            (ours,) = generate(trained.model, trained.params, [ids], most, end)
+        inputs = torch.tensor(ids)[None].long()
+        written = theirs.generate(inputs, max_new_tokens=MOST, do_sample=False, num_beams=1)
+        written = written[0, 1:].tolist()
+        assert written[: len(ours.tokens)] == ours.tokens.tolist() and len(ours.tokens)
 
 
 def test_a_killed_run_ends_with_the_same_bits(place, words):
