@@ -96,7 +96,7 @@ def export(
             more={**_special_ids(trained), **found.fields},
             shard_bytes=shard_bytes,
         )
-        check_written(trained.tokenizer, directory, frames=found.frames)
+        check_written(trained.tokenizer, directory, frames=found.frames, ends=found.ends)
         if "causal_lm" in found.heads:
             _write_json(directory / GENERATION, _generation(trained, Path(run_dir)))
         (directory / CARD).write_text(_card(trained, Path(run_dir), found.name), encoding="utf-8")

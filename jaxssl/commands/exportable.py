@@ -38,12 +38,15 @@ class HfClass:
       name: of the class.
       heads: {a head's name there: its name here}.
       fields: what `config.json` says of them.
+      ends: whether its texts end with the token that ends a document, as what an encoder-decoder
+        that was tuned reads.
       frames: whether its texts come with the special tokens of rows.
     """
 
     name: str
     heads: Mapping[str, str]
     fields: Mapping[str, Any] = field(default_factory=dict)
+    ends: bool = False
 
     @property
     def frames(self) -> bool:
@@ -74,7 +77,7 @@ def hf_class(
     name = architecture_of(model, list(found))
     family_of(model).write_config(model)  # refuses what the family does not have
     _check_positions(model, tokenizer)
-    return HfClass(name, found, fields)
+    return HfClass(name, found, fields, isinstance(task, Seq2seq) and model.encoder_decoder)
 
 
 def check_exportable(
@@ -93,7 +96,7 @@ def check_exportable(
         if family.replaces_tokenizers:  # only then is it worth the seconds that transformers takes
             text = json.dumps({"model_type": family.model_type})
             (directory / CONFIG).write_text(text, encoding="utf-8")
-            check_written(larger, directory, frames=found.frames)
+            check_written(larger, directory, frames=found.frames, ends=found.ends)
     return found
 
 
@@ -122,6 +125,7 @@ def write_tokenizer_for(
         frames=found.frames,
         has_types=model.body().type_rows > 1,
         max_length=model.max_positions,
+        ends=found.ends,
     )
 
 

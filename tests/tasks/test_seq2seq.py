@@ -463,7 +463,9 @@ def test_transformers_writes_what_an_exported_run_writes(place):
     assert theirs.config.task_specific_params == {"seq2seq": {"prefix": "read "}}
     trained = open_run(place / "run")
     encoded = Seq2seq().encode(table(150), trained.tokenizer, LENGTH, "x").examples
-    for a, b in list(zip(encoded.starts, encoded.starts[1:]))[:3]:
+    tokens = transformers.AutoTokenizer.from_pretrained(place / "hf")
+    for text, a, b in list(zip(table(150).columns["text"], encoded.starts, encoded.starts[1:]))[:3]:
+        assert tokens(text).input_ids == encoded.tokens[a:b].tolist()
         ids, most = encoded.tokens[a:b], Sampling(temperature=0, max_new_tokens=MOST)
         with trained.in_use():
             end = [trained.tokenizer.document_end]

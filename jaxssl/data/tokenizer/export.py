@@ -1,7 +1,7 @@
 """Tokenizers for `transformers`: the same ids, the same special tokens around texts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,19 @@ DIVIDED = (
     "IT'S WE'LL they'd 'tis l'a rock'n'roll https://a.b/c?d=e&f=1 e-mail@x.org $9.99",
 )
 """Where families cut words otherwise: digits, upper-case contractions, lines, punctuation."""
+Frame = Callable[[bool], tuple[list[int], list[int], list[int]]]
+"""What is before, between and behind a text, or a pair of them."""
 PAIR = ("Is it 3.14?", "Yes, in 2026.")
 
 
 def write_tokenizer(
-    tokenizer: Tokenizer, directory: Path, *, frames: bool, has_types: bool, max_length: int
+    tokenizer: Tokenizer,
+    directory: Path,
+    *,
+    frames: bool,
+    has_types: bool,
+    max_length: int,
+    ends: bool = False,
 ) -> None:
     """Writes the tokenizer's files.
 
@@ -31,6 +39,8 @@ def write_tokenizer(
         and masked models want them, also where the tokenizer has no template of its own.
       has_types: whether the model tells first from second texts by token types.
       max_length: of a row, in tokens, for truncation.
+      ends: whether texts come out with the token that ends a document, as what an encoder-decoder
+        reads, where the tokenizer has no template of its own.
 
     Raises:
       UserError: no `tokenizer.json` can be made of it.
@@ -39,9 +49,10 @@ def write_tokenizer(
     path = directory / JSON_FILE
     if not path.is_file():
         path.write_bytes(_from_model(tokenizer))
-    if frames and tokenizer.template(False) is None:
+    if (frames or ends) and tokenizer.template(False) is None:
         content = read_json(path, what=WHAT, fix=FIX)
-        content["post_processor"] = _with_template(content.get("post_processor"), tokenizer)
+        frame = _ended(tokenizer) if ends else tokenizer.frame
+        content["post_processor"] = _with_template(content.get("post_processor"), tokenizer, frame)
         path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
     names = ["input_ids", *(["token_type_ids"] if has_types else []), "attention_mask"]
     config = read_json(directory / CONFIG_FILE, what=WHAT, fix=FIX)
@@ -63,11 +74,17 @@ def _from_model(tokenizer: Tokenizer) -> bytes:
     return made
 
 
-def _with_template(old: Any, tokenizer: Tokenizer) -> dict[str, Any]:
+def _ended(tokenizer: Tokenizer) -> Frame:
+    """What is put around a text, or a pair: the token that ends a document, behind each."""
+    end = [tokenizer.document_end]
+    return lambda pair: ([], end if pair else [], end)
+
+
+def _with_template(old: Any, tokenizer: Tokenizer, frame: Frame) -> dict[str, Any]:
     """The post-processor, with the special tokens of rows."""
     kinds = {}
     for name, pair in (("single", False), ("pair", True)):
-        before, between, after = tokenizer.frame(pair)
+        before, between, after = frame(pair)
         kinds[name] = [
             *_special(tokenizer, before, 0),
             {"Sequence": {"id": "A", "type_id": 0}},
@@ -75,7 +92,7 @@ def _with_template(old: Any, tokenizer: Tokenizer) -> dict[str, Any]:
             *([{"Sequence": {"id": "B", "type_id": 1}}] if pair else []),
             *_special(tokenizer, after, int(pair)),
         ]
-    ids = sorted({id_ for pair in (False, True) for part in tokenizer.frame(pair) for id_ in part})
+    ids = sorted({id_ for pair in (False, True) for part in frame(pair) for id_ in part})
     tokens = {str(tokenizer.token(id_)): id_ for id_ in ids}
     special = {t: {"id": t, "ids": [id_], "tokens": [t]} for t, id_ in tokens.items()}
     template = {"type": "TemplateProcessing", **kinds, "special_tokens": special}
@@ -86,7 +103,9 @@ def _special(tokenizer: Tokenizer, ids: Sequence[int], type_id: int) -> list[dic
     return [{"SpecialToken": {"id": tokenizer.token(id_), "type_id": type_id}} for id_ in ids]
 
 
-def check_written(tokenizer: Tokenizer, directory: Path, *, frames: bool) -> None:
+def check_written(
+    tokenizer: Tokenizer, directory: Path, *, frames: bool, ends: bool = False
+) -> None:
     """Refuses a directory, `config.json` included, whose tokenizer `transformers` takes for
     another: for some families it makes its own of the vocabulary.
 
@@ -98,9 +117,10 @@ def check_written(tokenizer: Tokenizer, directory: Path, *, frames: bool) -> Non
     for text in (*SAMPLES, *DIVIDED):
         (ids,) = tokenizer.encode_batch([text])
         before, _, after = tokenizer.frame(False) if frames else ([], [], [])
-        _check(
-            loaded, text, [*before, *ids, *after], loaded.encode(text, add_special_tokens=frames)
-        )
+        if ends:
+            before, _, after = tokenizer.template(False) or _ended(tokenizer)(False)
+        made = loaded.encode(text, add_special_tokens=frames or ends)
+        _check(loaded, text, [*before, *ids, *after], made)
     if frames:
         first, second = tokenizer.encode_batch(list(PAIR))
         before, between, after = tokenizer.frame(True)
