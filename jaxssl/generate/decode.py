@@ -116,13 +116,6 @@ def beam_search(
             expected=f"at most {beams.count} texts",
             got=sampling.samples,
         )
-    if beams.count > (most := num_tokens or model.config.vocab_size):
-        raise UserError(
-            "there are more beams than tokens to begin with",
-            where="beams",
-            expected=f"at most {most}; 4 to 10 are usual",
-            got=beams.count,
-        )
     model, params = apart(model, params)
     plan, begun, most = _planned(model, prompts, sampling, 1, num_tokens, trained_length)
     limits = _limits(most, stop_ids, outputs)
