@@ -13,6 +13,7 @@ import talks
 import tiny
 import toy
 
+from jaxssl.commands.export import export
 from jaxssl.commands.predict import predict
 from jaxssl.core.errors import UserError
 from jaxssl.data.tables.table import Table
@@ -186,3 +187,15 @@ def test_a_conversation_without_an_answer_is_refused_with_its_line(place, tmp_pa
     with pytest.raises(UserError, match="without an answer") as raised:
         train_run(talks.configured(tmp_path / "run", place / "tokens", path), lambda text: None)
     assert raised.value.where.endswith("t.jsonl:10")
+
+
+def test_a_run_is_exported_with_its_template(place, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="the reference")
+    assert export(place / "run", tmp_path / "hf") == "GPT2LMHeadModel"
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    talk = [{"role": "user", "content": "the cat"}]
+    ours = own_template(load_tokenizer(place / "run" / "tokenizer"))
+    assert theirs.chat_template == str(ours) and "<|im_start|>" in str(ours)
+    assert theirs.apply_chat_template(talk, add_generation_prompt=True, tokenize=False).endswith(
+        "<|im_start|>assistant\n"
+    )
