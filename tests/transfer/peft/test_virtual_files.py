@@ -189,6 +189,7 @@ def test_a_prefix_that_peft_made_does_the_same(case, root, tmp_path):
 
 TASKS = {
     "Model": "FEATURE_EXTRACTION",
+    "EncoderModel": "FEATURE_EXTRACTION",
     "LMHeadModel": "CAUSAL_LM",
     "ForCausalLM": "CAUSAL_LM",
     "ForConditionalGeneration": "SEQ_2_SEQ_LM",
