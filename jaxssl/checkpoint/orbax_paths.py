@@ -28,7 +28,7 @@ def state_path(step: Path) -> Path:
     Raises:
       UserError: no link can be made.
     """
-    step = step.absolute()
+    step = step.resolve()  # tensorstore takes no path with ..
     return _plain(step.parent) / step.name / STATE  # one link for a run
 
 
@@ -38,7 +38,7 @@ def check_written(step: Path, count: int) -> None:
     Raises:
       OSError: it does not.
     """
-    base = {"driver": "file", "path": f"{step / STATE}/"}
+    base = {"driver": "file", "path": f"{step.resolve() / STATE}/"}
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
     found = sum(key.endswith(b"/.zarray") for key in store.list().result())
     if found != count:

@@ -347,6 +347,20 @@ def test_a_step_is_restored_from_a_directory_of_any_name(name, tmp_path, monkeyp
     manager.close()
 
 
+@pytest.mark.parametrize("magic", ["", " [1]"])
+def test_a_step_is_restored_from_a_path_that_goes_up_and_through_a_link(magic, tmp_path):
+    (tmp_path / "beside").mkdir()
+    (tmp_path / f"real{magic}" / "inner").mkdir(parents=True)
+    (tmp_path / "beside" / "link").symlink_to(tmp_path / f"real{magic}" / "inner")
+    small = State(jnp.ones([], jnp.int32), {"w": jnp.arange(5.0)}, {}, jnp.zeros([], jnp.int32))
+    manager = save(tmp_path / "beside" / "link" / ".." / "run", small, [1, 2])
+    assert (tmp_path / f"real{magic}" / "run" / "2").is_dir()
+    assert bits(manager.restore(2, as_tree(small))) == bits(as_tree(small))
+    part = read_arrays(manager.path(1), {"params": {"w": small.params["w"]}})
+    assert bits(part) == bits(small.params)
+    manager.close()
+
+
 def test_a_run_with_brackets_in_its_path_has_one_link_which_must_be_its_own(tmp_path, monkeypatch):
     links = tmp_path / "links"
     links.mkdir()
