@@ -186,6 +186,17 @@ class Adapter:
         del name, path
         return own.reshape(shape)
 
+    def pull(self, name: str, value: jax.Array) -> tuple[float, jax.Array] | None:
+        """What draws a parameter somewhere while it is trained: (f, d), where f / 2 |d|^2 is added to
+        the loss and d is `value` less a constant; None where nothing does.
+
+        Args:
+          name: without the adapter's.
+          value: in float32 at least, of one segment or all layers.
+        """
+        del name, value
+        return None
+
     def projection(self, site: Site, compute: Compute, x: jax.Array) -> jax.Array:
         """Of a dense layer: [..., *in] to [..., *features]."""
         del site
@@ -291,12 +302,25 @@ def begun(adapters: Sequence[Attached], path: str) -> tuple[Attached, str, str] 
 def is_at_rest(adapters: Sequence[Attached], path: str) -> bool:
     """Whether a parameter, by its path in the network, is an adapter's that is read nowhere, since
     the adapter does not change its layers."""
+    owner = owner_of(adapters, path)
+    return owner is not None and owner.method.is_outside(path)
+
+
+def owner_of(adapters: Sequence[Attached], path: str) -> Attached | None:
+    """The adapter that a parameter belongs to, by its path in the network, or None."""
     if not path.startswith(f"{ADAPTERS}/"):
-        return False
+        return None
     leaf = path.rsplit("/", 1)[1]
     owners = [each for each in adapters if leaf.startswith(f"{each.name}_")]
-    owner = max(owners, key=lambda each: len(each.name), default=None)
-    return owner is not None and owner.method.is_outside(path)
+    return max(owners, key=lambda each: len(each.name), default=None)
+
+
+def pulled(adapters: Sequence[Attached], path: str, value: jax.Array) -> Any:
+    """What a parameter's own adapter draws it by (`Adapter.pull`), or None."""
+    owner = owner_of(adapters, path)
+    if owner is None:
+        return None
+    return owner.method.pull(path.rsplit("/", 1)[1].removeprefix(f"{owner.name}_"), value)
 
 
 SITES: dict[tuple[type[nn.Module], str], str] = {

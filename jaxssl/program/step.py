@@ -66,7 +66,6 @@ def make_train_step(
       `{"loss", "sums", "weights", "tokens"}`.
     """
     chosen = [i for i, stream in enumerate(program.streams) if stream.name in drawn]
-    regularization = program.regularization
 
     def step(
         state: State, batches: Mapping[str, Batch], constants: Constants
@@ -80,12 +79,12 @@ def make_train_step(
         loss = functools.reduce(jnp.add, [value for value, _, _ in made])
         grads = functools.reduce(_added, [grads for _, grads, _ in made])
         out = {program.streams[i].name: logged for i, (_, _, logged) in zip(chosen, made)}
-        penalty = None
-        if regularization.is_penalty:
-            penalty, pull = penalty_gradient(regularization, params, constants.anchors)
-            grads = _added(grads, pull)
+        found = penalty_gradient(
+            program.regularization, params, constants.anchors, program.model.adapters
+        )
+        grads = grads if found is None else _added(grads, found[1])
         new, numbers = updated(program, state, params, loss, grads)
-        numbers |= {} if penalty is None else {"penalty": penalty}
+        numbers |= {} if found is None else {"penalty": found[0]}
         return new, {"loss": loss, **numbers, "streams": out}
 
     return step

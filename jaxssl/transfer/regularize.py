@@ -1,10 +1,11 @@
-"""Holding a fine-tuned model near what it was: L2-SP and mixout.
+"""Holding a fine-tuned model near what it was, L2-SP and mixout; and what draws adapters' own
+parameters somewhere.
 
-Both need the parameters that training began with. They are constants of the step, given to it
+The first two need the parameters that training began with. They are constants of the step, given to it
 beside the state ("anchors"), and not in a checkpoint: they are read from the base again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxssl.core.bounds import check_at_least, check_share
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.types import Params
 from jaxssl.core.upcast import upcast
+from jaxssl.models.adapters import Attached, pulled
 from jaxssl.ops.dropout import hash_bits
 
 
@@ -50,23 +52,30 @@ NONE = Regularization()
 
 
 def penalty_gradient(
-    config: Regularization, params: Params, anchors: Params
-) -> tuple[jax.Array, Params]:
-    """L2-SP's penalty, float32 [], and its gradient by `params`.
+    config: Regularization, params: Params, anchors: Params, adapters: Sequence[Attached] = ()
+) -> tuple[jax.Array, Params] | None:
+    """The penalty of L2-SP and of what adapters draw, float32 [], and its gradient by `params`;
+    None where there is none.
 
     Args:
       anchors: what those of `params` that were restored started from.
     """
-    known = flatten(anchors)
-
-    def pull(path: str, value: jax.Array) -> tuple[float, jax.Array]:
-        if path in known:
-            return config.l2_sp, upcast(value) - upcast(known[path])
-        return config.l2_sp_fresh, upcast(value)
-
-    pulls = {path: pull(path, value) for path, value in flatten(params).items()}
-    penalty = sum((f / 2 * jnp.sum(jnp.square(x)) for f, x in pulls.values()), jnp.zeros([]))
-    return penalty, unflatten({path: f * x for path, (f, x) in pulls.items()})
+    known, flat = flatten(anchors), flatten(params)
+    pulls: dict[str, list[tuple[float, jax.Array]]] = {path: [] for path in flat}
+    for path, value in flat.items():
+        wide = upcast(value)
+        if config.is_penalty and path in known:
+            pulls[path].append((config.l2_sp, wide - upcast(known[path])))
+        elif config.is_penalty:
+            pulls[path].append((config.l2_sp_fresh, wide))
+        if (own := pulled(adapters, path, wide)) is not None:
+            pulls[path].append(own)
+    found = [each for given in pulls.values() for each in given]
+    if not found:
+        return None
+    penalty = sum((f / 2 * jnp.sum(jnp.square(x)) for f, x in found), jnp.zeros([]))
+    zero = {path: jnp.zeros(x.shape, upcast(x).dtype) for path, x in flat.items()}
+    return penalty, unflatten({p: sum((f * x for f, x in pulls[p]), zero[p]) for p in flat})
 
 
 def mix_out(params: Params, anchors: Mapping[str, Any], rate: float, key: jax.Array) -> Params:

@@ -135,6 +135,10 @@ def test_a_fusion_is_trained_alone_over_adapters_that_were_trained_before(base, 
     assert len(names) == len(same)
     value = after["adapters/encoder/layers/feed_forward/own_value"]
     assert np.abs(value - np.eye(value.shape[-1])).max() > 1e-3, "it was trained"
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    drawn = [line["penalty"] for line in lines if line["kind"] == "train"]
+    whole = 0.01 * np.square(value - np.eye(value.shape[-1])).sum()
+    assert 0 < drawn[-1] < 1.5 * whole, "values are drawn to the identity as they leave it"
     assert evaluate_run(out)["step"] == 9
     with pytest.raises(UserError, match="nothing that the model's own parameters could do"):
         merge(out, tmp_path / "merged", say=QUIET)

@@ -8,7 +8,10 @@ import pytest
 from jaxssl.checkpoint.ledger import Entry
 from jaxssl.core.errors import UserError
 from jaxssl.core.names import flatten
-from jaxssl.transfer.regularize import Regularization, mix_out, penalty_gradient
+from jaxssl.models.adapters import Attached
+from jaxssl.transfer.peft.bottleneck import Bottleneck
+from jaxssl.transfer.peft.fusion import Fusion
+from jaxssl.transfer.regularize import NONE, Regularization, mix_out, penalty_gradient
 from jaxssl.transfer.start import Start
 
 RNG = np.random.default_rng(0)
@@ -34,6 +37,35 @@ def test_the_penalty_and_its_gradient_are_those_of_its_formula():
     wanted = flatten(jax.grad(formula)(PARAMS))
     for name, value in flatten(gradient).items():
         np.testing.assert_allclose(value, wanted[name], rtol=1e-6, err_msg=name)
+
+
+def test_the_values_of_a_fusion_are_drawn_towards_the_identity_beside_other_terms():
+    drawn = {name: RNG.standard_normal((2, 3, 3)) for name in ("both_value", "both_key", "a_value")}
+    tree = {"adapters": {"encoder": {"layers": {"attention": drawn}}}, **PARAMS}
+    params = jax.tree.map(jnp.float32, tree)
+    parts = {"a": Bottleneck(), "b": Bottleneck()}
+    fused = Fusion(of=("a", "b"), regularization=0.02).joined(parts)
+    config = Regularization(l2_sp=0.3, l2_sp_fresh=0.1)
+
+    def own(params):
+        value = params["adapters"]["encoder"]["layers"]["attention"]["both_value"]
+        return 0.02 * jnp.sum((value - jnp.eye(3)) ** 2)
+
+    plain = penalty_gradient(config, params, ANCHORS)
+    given = [penalty_gradient(x, params, ANCHORS, (Attached("both", fused),)) for x in (NONE, config)]
+    assert given[0][0] == pytest.approx(float(own(params)), rel=1e-6)
+    assert given[1][0] == pytest.approx(float(own(params) + plain[0]), rel=1e-6)
+    for before, (_, gradient) in zip((jax.tree.map(jnp.zeros_like, params), plain[1]), given):
+        wanted = jax.tree.map(jnp.add, jax.grad(own)(params), before)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), gradient, wanted)
+
+
+def test_there_is_no_penalty_where_nothing_is_drawn():
+    parts = {"a": Bottleneck(), "b": Bottleneck()}
+    plain = Attached("both", Fusion(of=("a", "b"), regularization=0).joined(parts))
+    params = {"adapters": {"encoder": {"both_value": jnp.ones((3, 3))}}}
+    assert penalty_gradient(NONE, params, {}, (plain,)) is None
+    assert penalty_gradient(NONE, params, {}) is None
 
 
 @pytest.mark.parametrize("name", ["l2_sp", "l2_sp_fresh", "mixout"])

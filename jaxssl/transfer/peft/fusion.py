@@ -6,8 +6,8 @@ AdapterFusion (Pfeiffer et al., 2021) learns for each token which of them to tak
 h + V sum over i of p_i f_i, with p = softmax over i of (Q h + b) . (K f_i), where V begins as the
 identity. It is trained alone, over adapters that were trained before.
 
-A bias of K would add the same to all scores, and there is none. `adapters` also draws V towards the
-identity with a term of the loss.
+A bias of K would add the same to all scores, and there is none. To the loss is added c |V - I|^2,
+which draws V towards the identity.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from jaxssl.core.bounds import check_unused
+from jaxssl.core.bounds import check_at_least, check_unused
 from jaxssl.core.errors import UserError
 from jaxssl.models.adapters import Adapter, Compute, Shared, Site
 from jaxssl.transfer.peft.base import Method, product
@@ -93,6 +93,10 @@ class Together(Method):
         found = (part.in_common(name) for name, part in self.parts)
         return {full: one for each in found for full, one in each.items()}
 
+    def pull(self, name: str, value: jax.Array) -> tuple[float, jax.Array] | None:
+        """As the method says; the parts are not drawn."""
+        return self.method.pull(name, value)
+
     def sublayer(self, site: Site, compute: Compute, x: jax.Array) -> jax.Array:
         """The output of the sublayer, and what the adapters that are there make of it."""
         h = compute(x)
@@ -133,6 +137,18 @@ class Fusion(Joined):
 
     name: Literal["fusion"] = "fusion"  # pyright: ignore[reportIncompatibleVariableOverride]
     """The method."""
+    regularization: float = 0.01
+    """c of what is added to the loss of each, c |V - I|^2; 0.01 in the library `adapters`."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least(0, self, "regularization")
+
+    def pull(self, name: str, value: jax.Array) -> tuple[float, jax.Array] | None:
+        """The values, towards the identity."""
+        if name != "value" or not self.regularization:
+            return None
+        return 2 * self.regularization, value - jnp.eye(value.shape[-1], dtype=value.dtype)
 
     def join(self, site: Site, h: jax.Array, changes: Sequence[jax.Array]) -> jax.Array:
         """V of their weighted mean; where there is one alone, of that."""
