@@ -69,7 +69,9 @@ def main() -> None:
     for seed in range(max(seeds.values())):
         for name in (name for name in wanted if seed < seeds[name]):
             _train(options.recipe, name, seed, options.out)
-    show({name: [ended(_place(options.out, name, s)) for s in range(seeds[name])] for name in wanted})
+    show(
+        {name: [ended(_place(options.out, name, s)) for s in range(seeds[name])] for name in wanted}
+    )
 
 
 def show(found: dict[str, Sequence[Ended]]) -> None:

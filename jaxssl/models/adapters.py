@@ -187,8 +187,8 @@ class Adapter:
         return own.reshape(shape)
 
     def pull(self, name: str, value: jax.Array) -> tuple[float, jax.Array] | None:
-        """What draws a parameter somewhere while it is trained: (f, d), where f / 2 |d|^2 is added to
-        the loss and d is `value` less a constant; None where nothing does.
+        """What draws a parameter somewhere while it is trained: (f, d), where d is `value` less a
+        constant, and f / 2 |d|^2 is added to the loss; None where nothing does.
 
         Args:
           name: without the adapter's.

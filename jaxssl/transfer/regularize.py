@@ -1,8 +1,8 @@
 """Holding a fine-tuned model near what it was, L2-SP and mixout; and what draws adapters' own
 parameters somewhere.
 
-The first two need the parameters that training began with. They are constants of the step, given to it
-beside the state ("anchors"), and not in a checkpoint: they are read from the base again.
+The first two need the parameters that training began with. They are constants of the step, given to
+it beside the state ("anchors"), and not in a checkpoint: they are read from the base again.
 """
 
 from collections.abc import Mapping, Sequence

@@ -52,7 +52,9 @@ def test_the_values_of_a_fusion_are_drawn_towards_the_identity_beside_other_term
         return 0.02 * jnp.sum((value - jnp.eye(3)) ** 2)
 
     plain = penalty_gradient(config, params, ANCHORS)
-    given = [penalty_gradient(x, params, ANCHORS, (Attached("both", fused),)) for x in (NONE, config)]
+    given = [
+        penalty_gradient(x, params, ANCHORS, (Attached("both", fused),)) for x in (NONE, config)
+    ]
     assert given[0][0] == pytest.approx(float(own(params)), rel=1e-6)
     assert given[1][0] == pytest.approx(float(own(params) + plain[0]), rel=1e-6)
     for before, (_, gradient) in zip((jax.tree.map(jnp.zeros_like, params), plain[1]), given):

@@ -16,22 +16,21 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.nn import initializers
 
 from jaxssl.core.bounds import check_at_least, check_seed, check_unused
 from jaxssl.core.errors import UserError
 from jaxssl.data.tokenizer.tokenizer import Tokenizer
 from jaxssl.models.adapters import Site
 from jaxssl.models.model import ModelConfig
-from jaxssl.transfer.peft.base import Arrays, Method, product
-
-INNER = ("first", "second")
-"""The layers of the network, before the last one."""
+from jaxssl.ops.linear import linear
+from jaxssl.transfer.peft import prompt_encoder
+from jaxssl.transfer.peft.base import Arrays, Method
+from jaxssl.transfer.peft.prompt_encoder import Linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +50,12 @@ class Prompt(Method):
     """The tokens that they begin as; the run finds them."""
     seed: int = 0
     """Of what is drawn; 0 to 2**32 - 1."""
-    encoder: Literal["none", "mlp"] = "none"
-    """What they are computed by while they are trained: nothing, or three layers with rectifiers
-    between (P-tuning). A run that is opened has computed them already."""
+    encoder: prompt_encoder.Kind = "none"
+    """What they are computed by while they are trained (P-tuning): nothing, three layers with
+    rectifiers between, or two layers of LSTMs in both directions with two layers behind. A run that
+    is opened has computed them already."""
     encoder_hidden_size: int | None = None
-    """Width of these; null is that of the embeddings."""
+    """Width of the network's layers; null is that of the embeddings."""
     learning_rate_factor: float = 30.0
     """Its learning rate over `optimizer.learning_rate`, which is meant for training everything."""
 
@@ -69,7 +69,7 @@ class Prompt(Method):
             raise UserError(
                 "what an encoder gives cannot begin as tokens",
                 where="initialization",
-                expected="random, with encoder=mlp",
+                expected=f"random, with encoder={self.encoder}",
                 got=self.initialization,
             )
         if self.initialization != "text":
@@ -133,18 +133,19 @@ class Prompt(Method):
         return site.parameter("prompt", start, (None, "embed"), (self.length, width))
 
     def _encoded(self, site: Site, width: int) -> jax.Array:
-        """As PEFT's encoder of kind MLP: W relu(V relu(U e + a) + b) + c."""
-        inner, p, zeros = self.encoder_hidden_size or width, site.parameter, initializers.zeros
-        x = p("table", initializers.normal(1.0), (None, "embed"), (self.length, width))
-        for name, axis, drawn in zip(
-            INNER, ("embed", None), (initializers.lecun_normal(), initializers.he_normal())
-        ):
-            kernel = p(f"{name}_kernel", drawn, (axis, None), (x.shape[-1], inner))
-            bias = p(f"{name}_bias", zeros, (None,), (inner,))
-            x = jax.nn.relu(product(site, x, kernel, 1) + bias)
+        """What the network gives."""
+        inner = self.encoder_hidden_size or width
+        made = prompt_encoder.parameters(self.encoder, self.length, width, inner)
+        found = {name: site.parameter(name, *each) for name, each in made.items()}
         start = site.module.config.embedding_initializer
-        kernel = p("last_kernel", start, (None, "embed"), (inner, width))
-        return product(site, x, kernel, 1) + p("last_bias", zeros, ("embed",), (width,))
+        shape = (prompt_encoder.num_read(self.encoder, inner), width)
+        found["last_kernel"] = site.parameter("last_kernel", start, (None, "embed"), shape)
+
+        def encoded(given: Arrays) -> jax.Array:
+            times: Linear = lambda x, kernel: linear(x, kernel, None, 1, site.precision)
+            return prompt_encoder.encoded(self.encoder, given, times)
+
+        return jax.vmap(encoded)(found) if site.is_by_row else encoded(found)
 
     # --- What it begins as ---
 
@@ -160,8 +161,10 @@ class Prompt(Method):
             return jnp.broadcast_to(own[np.array(self.initial_ids)], shape)
         wide = own.astype(jnp.promote_types(own.dtype, jnp.float32))
         scale = jnp.sqrt(jnp.mean(jnp.square(wide)))
-        if name == "last_kernel":  # the mean square of what it reads is a half
-            scale = scale * math.sqrt(2 / shape[-2])
+        if name == "last_kernel":
+            inner = self.encoder_hidden_size or shape[-1]
+            read = prompt_encoder.read_scale(self.encoder, self.length, shape[-1], inner)
+            scale = scale / (read * math.sqrt(shape[-2]))
         return scale * jax.random.normal(jax.random.key(self.seed), shape, wide.dtype)
 
     # --- Once trained ---
@@ -177,7 +180,5 @@ class Prompt(Method):
         """The vectors that an encoder gives."""
         if self.encoder == "none":
             return added
-        x: Any = added["table"]
-        for name in INNER:
-            x = jax.nn.relu(x @ added[f"{name}_kernel"] + added[f"{name}_bias"])
-        return {"prompt": x @ added["last_kernel"] + added["last_bias"]}
+        given = {name: jnp.asarray(x) for name, x in added.items()}
+        return {"prompt": prompt_encoder.encoded(self.encoder, given, jnp.matmul)}

@@ -21,6 +21,7 @@ from jaxssl.models.model import Model
 from jaxssl.models.modernbert import ModernBertConfig
 from jaxssl.models.t5 import T5Config
 from jaxssl.ops.attention.pattern import Pattern
+from jaxssl.transfer.peft import prompt_encoder
 from jaxssl.transfer.peft.lora import Lora
 from jaxssl.transfer.peft.merge import fold_adapters, folded_model
 from jaxssl.transfer.peft.prefix import Prefix
@@ -175,7 +176,7 @@ def test_two_prompts_are_both_before_the_text_and_rows_may_have_their_own():
     real = ROWS["segment_ids"] > 0
     np.testing.assert_allclose(both.encode(params, ROWS)[real], want[real], rtol=0, atol=1e-5)
 
-    for settings in ({}, {"encoder": "mlp"}):
+    for settings in ({}, {"encoder": "mlp"}, {"encoder": "lstm", "encoder_hidden_size": 6}):
         single = with_prompt("bert", **settings)
         method = single.adapters[0].method
         sets = dataclasses.replace(single, adapters=(Attached("own", method, 3),))
@@ -187,8 +188,9 @@ def test_two_prompts_are_both_before_the_text_and_rows_may_have_their_own():
             np.testing.assert_allclose(whole[row], alone, rtol=0, atol=1e-5)
 
 
-def test_an_encoder_is_folded_to_the_vectors_that_it_gives():
-    model = with_prompt("t5", encoder="mlp", encoder_hidden_size=24)
+@pytest.mark.parametrize("encoder", ["mlp", "lstm"])
+def test_an_encoder_is_folded_to_the_vectors_that_it_gives(encoder):
+    model = with_prompt("t5", encoder=encoder, encoder_hidden_size=24)
     params = tiny.random_params(model, scale=0.5)
     flat, folded = folded_model(model), fold_adapters(model, params)
     assert jax.tree.map(jnp.shape, folded) == jax.tree.map(jnp.shape, tiny.unbox(flat.abstract()))
@@ -198,8 +200,57 @@ def test_an_encoder_is_folded_to_the_vectors_that_it_gives():
     assert np.abs(model.encode(moved, ROWS) - want).max() > 1e-2
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
     own = {path.rsplit("/")[-1] for path in flatten(params[ADAPTERS])}
-    layers = {f"own_{x}_{y}" for x in ("first", "second", "last") for y in ("kernel", "bias")}
-    assert own == {"own_table", *layers}
+    layers = [f"{x}_{y}" for x in ("second", "last") for y in ("kernel", "bias")]
+    if encoder == "mlp":
+        layers += ["first_kernel", "first_bias"]
+    else:
+        both = [f"lstm{layer}_{way}" for layer in (0, 1) for way in ("forwards", "backwards")]
+        layers += [f"{x}_{y}" for x in both for y in ("kernel", "bias", "recurrent")]
+    assert own == {"own_table", *(f"own_{name}" for name in layers)}
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "lstm"])
+def test_an_encoder_gives_what_pefts_gives(encoder):
+    """With its parameters; of its two biases the sum is one."""
+    torch = pytest.importorskip("torch", reason="the reference is peft on torch")
+    peft = pytest.importorskip("peft", reason="the reference is peft on torch")
+    length, width, inner = 5, 12, 7
+    config = peft.PromptEncoderConfig(
+        num_virtual_tokens=length,
+        token_dim=width,
+        encoder_hidden_size=inner,
+        num_transformer_submodules=1,
+        encoder_reparameterization_type=encoder.upper(),
+    )
+    torch.manual_seed(0)
+    theirs = peft.PromptEncoder(config)
+    for p in theirs.parameters():
+        p.data = torch.randn(p.shape)
+    tensors = {name: x.detach().numpy() for name, x in theirs.named_parameters()}
+    given = {"table": tensors.pop("embedding.weight")}
+    numbers = {"mlp": (0, 2, 4), "lstm": (None, 0, 2)}[encoder]
+    for name, number in zip(("first", "second", "last"), numbers):
+        if number is not None:
+            given[f"{name}_kernel"] = tensors.pop(f"mlp_head.{number}.weight").T
+            given[f"{name}_bias"] = tensors.pop(f"mlp_head.{number}.bias")
+    for layer in (0, 1) if encoder == "lstm" else ():
+        for way, ending in (("forwards", ""), ("backwards", "_reverse")):
+            x = {key: tensors.pop(f"lstm_head.{key}_l{layer}{ending}") for key in LSTM}
+            given[f"lstm{layer}_{way}_kernel"] = x["weight_ih"].T
+            given[f"lstm{layer}_{way}_recurrent"] = x["weight_hh"].T
+            given[f"lstm{layer}_{way}_bias"] = x["bias_ih"] + x["bias_hh"]
+    assert not tensors
+    method = Prompt(length=length, encoder=encoder, encoder_hidden_size=inner)
+    made = prompt_encoder.parameters(encoder, length, width, inner)
+    assert {n: x.shape for n, x in made.items()} == {
+        n: x.shape for n, x in given.items() if n != "last_kernel"
+    }
+    got, want = method.fold(given)["prompt"], theirs(torch.arange(length)).detach().numpy()
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+LSTM = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+"""What torch calls the parameters of one."""
 
 
 def test_what_they_begin_as():
@@ -214,7 +265,12 @@ def test_what_they_begin_as():
         "prompt", "embeddings/tokens", jnp.asarray(table), (2, 128)
     )
     np.testing.assert_array_equal(ids, table[[7, 3]])
-    method = Prompt(length=200, encoder="mlp", encoder_hidden_size=256)
+
+
+@pytest.mark.parametrize(("encoder", "inner"), [("mlp", 256), ("lstm", 96)])
+def test_what_an_encoder_gives_begins_at_the_scale_of_the_table(encoder, inner):
+    table = 3.0 * np.random.default_rng(0).standard_normal((40, 128)).astype(np.float32)
+    method = Prompt(length=100, encoder=encoder, encoder_hidden_size=inner)
     model = Model(tiny.bert(hidden_size=128), adapters=(Attached("own", method),))
     params = tiny.unbox(model.init(jax.random.key(0)))
     own = params[ADAPTERS]["embeddings"]
