@@ -22,6 +22,7 @@ PAIRED = ("head", "lora")
 METHODS: dict[str, tuple[str, ...]] = {
     "full": (),
     "head": ("freezing.preset=head",),
+    "head, 1e-2": ("freezing.preset=head", "optimizer.learning_rate=1e-2"),
     "lora": ("peft.name=lora",),
     "lora, all-linear": ("peft.name=lora", "peft.targets=[all-linear]"),
     "dora": ("peft.name=lora", "peft.magnitude=true"),
@@ -31,8 +32,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "compacter": ("peft.name=compacter",),
     "prefix": ("peft.name=prefix",),
     "prefix, mlp": ("peft.name=prefix", "peft.projection_size=128"),
-    "prompt": ("peft.name=prompt", "data.rows.name=documents"),
-    "prompt, p-tuning": ("peft.name=prompt", "peft.encoder=mlp", "data.rows.name=documents"),
+    "prompt": ("peft.name=prompt",),
+    "prompt, p-tuning": ("peft.name=prompt", "peft.encoder=mlp"),
     "ia3": ("peft.name=ia3",),
     "bitfit": ("peft.name=bitfit",),
     "norms": ("peft.name=norms",),

@@ -29,6 +29,7 @@ from jaxssl.tasks.classify import Classify
 from jaxssl.train.settings import TrainConfig
 from jaxssl.transfer.freezing import Freezing, UnfreezingStage
 from jaxssl.transfer.peft.fusion import Fusion, Sum
+from jaxssl.transfer.peft.tokens import Tokens
 
 SIZES = (
     *("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"),
@@ -76,6 +77,7 @@ REQUIRED = {
     Sum: {"of": ("a", "b")},
     Sgd: {"learning_rate": 0.1},
     Term: {"objective": MaskedLm()},
+    Tokens: {"ids": (1,)},
     UnfreezingStage: {"epoch": 1.0},
     Yarn: {"factor": 2.0, "original_positions": 128},
 }

@@ -1,8 +1,10 @@
 """The adapters of a run as PEFT's files: one in the directory, several each in a folder of its
 name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from jaxssl.checkpoint.hf.directory import CONFIG
 from jaxssl.commands.beside_adapters import changed_rows
@@ -12,8 +14,11 @@ from jaxssl.core.layer_names import ADAPTERS
 from jaxssl.core.names import unflatten
 from jaxssl.run.open import TrainedModel
 from jaxssl.run.whole import whole_arrays
+from jaxssl.transfer.peft.base import Method
 from jaxssl.transfer.peft.files import write_adapter
 from jaxssl.transfer.peft.merge import by_module
+from jaxssl.transfer.peft.rows import Rows
+from jaxssl.transfer.peft.tokens import Tokens
 
 
 def write_adapters(
@@ -43,18 +48,11 @@ def write_adapters(
     kept = {path: x for path, x in whole.items() if path.split("/")[0] in heads}
     biases = {path: x for path, x in whole.items() if path.endswith("/bias")}
     trains_biases = any(getattr(x, "bias", "none") != "none" for x in trained.config.peft.values())
-    rows = changed_rows(run_dir, trained, whole, {*kept, *(biases if trains_biases else ())})
-    if rows and len(trained.config.peft) > 1:
-        raise UserError(
-            "rows of tokens are of one adapter in PEFT's files",
-            where="peft",
-            expected="one adapter",
-            got=", ".join(trained.config.peft),
-            fix="merge, and export the whole model: jaxssl merge RUN OUT",
-        )
+    changed = changed_rows(run_dir, trained, whole, {*kept, *(biases if trains_biases else ())})
+    methods, rows = _with_tokens(trained.config.peft, modules, whole, changed)
     base = _base(trained)
-    for name, method in trained.config.peft.items():
-        place = directory if len(trained.config.peft) == 1 else directory / name
+    for name, method in methods.items():
+        place = directory if len(methods) == 1 else directory / name
         place.mkdir(exist_ok=True)
         write_adapter(
             place,
@@ -69,13 +67,49 @@ def write_adapters(
             biases=biases,
             rows=rows,
         )
-    if rows:
+    if changed:
         size = trained.model.config.vocab_size
         say(f"with rows of tokens: give the model {size} first, resize_token_embeddings({size})")
     say(
         f"adapters for PeftModel.from_pretrained(transformers.{found.name}, ...), of "
         + (base or "the model that the run started from: jaxssl export writes it, too")
     )
+
+
+def _with_tokens(
+    methods: Mapping[str, Method],
+    modules: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]],
+    whole: Mapping[str, np.ndarray],
+    rows: Mapping[str, Rows],
+) -> tuple[Mapping[str, Method], dict[str, Rows]]:
+    """What files are written of, and the rows of tables that go along: those that adapters of
+    tokens change beside the others, which then are no adapters of their own.
+
+    Raises:
+      UserError: rows beside several adapters.
+    """
+    others = {name: x for name, x in methods.items() if not isinstance(x, Tokens)}
+    tables, found = dict(whole), dict(rows)
+    for name, method in methods.items():
+        if isinstance(method, Tokens):
+            made = method.in_whole(tables, modules[name])
+            tables |= {table: each.put(tables[table], table) for table, each in made.items()}
+            for table, each in made.items():
+                before = found[table].indices if table in found else ()
+                ids = tuple(sorted({*before, *each.indices}))
+                found[table] = Rows.of(tables[table], ids, table)
+    if found and len(others) > 1:
+        raise UserError(
+            "rows of tokens are of one adapter in PEFT's files",
+            where="peft",
+            expected="one adapter, or one beside those of tokens",
+            got=", ".join(methods),
+            fix="merge, and export the whole model: jaxssl merge RUN OUT",
+        )
+    if not others:
+        ids = next(iter(found.values())).indices
+        others = {next(iter(methods)): Tokens(ids=ids)}
+    return others, found
 
 
 def _base(trained: TrainedModel) -> str | None:

@@ -207,6 +207,11 @@ class Adapter:
         del site
         return compute(ids)
 
+    def attended(self, site: Site, compute: Compute, hidden: jax.Array) -> jax.Array:
+        """Of a table that is the output, too: hidden states [..., H] to logits [..., V]."""
+        del site
+        return compute(hidden)
+
     def sublayer(self, site: Site, compute: Compute, x: jax.Array) -> jax.Array:
         """Of attention or the feed-forward layer, between norm and residual: [B, T, H]."""
         del site
@@ -326,6 +331,7 @@ def pulled(adapters: Sequence[Attached], path: str, value: jax.Array) -> Any:
 SITES: dict[tuple[type[nn.Module], str], str] = {
     (Projection, "__call__"): "projection",
     (Embedding, "__call__"): "embedding",
+    (Embedding, "attend"): "attended",
     (SelfAttention, "__call__"): "sublayer",
     (CrossAttention, "__call__"): "sublayer",
     (FeedForward, "__call__"): "sublayer",

@@ -39,6 +39,7 @@ from jaxssl.train.loop import Outcome, fit
 from jaxssl.train.metrics import loss_key
 from jaxssl.train.receipt import Receipt
 from jaxssl.train.validation import prefixed
+from jaxssl.transfer.peft.tokens import Tokens
 from jaxssl.transfer.start import write_start
 
 SCORES = "scores.json"
@@ -221,6 +222,8 @@ def frozen_new_rows(program: Program) -> list[str]:
     stage trains them."""
     start, last = program.start, program.stages[-1]
     stored, lines = start.stored.leaves(), []
+    if any(isinstance(each.method, Tokens) for each in program.model.adapters):
+        return []  # which rows are trained was chosen
     for entry in start.entries:
         table = str(entry.target)
         if entry.action != "resized" or not is_over_pieces(table) or last.is_trained(table):
@@ -228,7 +231,8 @@ def frozen_new_rows(program: Program) -> list[str]:
         if table in start.grown or max(entry.shape) > max(stored[str(entry.source)].shape):
             lines.append(
                 f"warning: {table} is frozen, and so are its rows for new tokens: they stay as "
-                f"they begin ('freezing.train=[{table}]' trains the table)"
+                f"they begin (peft.new.name=tokens 'peft.new.tokens=[...]' trains these, "
+                f"'freezing.train=[{table}]' the table)"
             )
     return lines
 

@@ -212,6 +212,52 @@ def test_new_rows_that_stay_frozen_beside_an_adapter_are_told(base, table, tmp_p
     assert "its rows for new tokens" in line and "freezing.train=[embeddings/tokens/" in line
     assert not warned(*grown, 'freezing.train=["embeddings/tokens/embedding"]')
     assert not warned()
+    several = ("peft.default.name=lora", "peft.new.name=tokens", "peft.new.tokens=[a bird, a dog]")
+    config = tuned.configured(base, table, tmp_path / "run", *several, *grown)
+    assert not frozen_new_rows(build(config).work.program)
+
+
+def test_rows_of_tokens_are_trained_alone_and_go_to_peft_beside_an_adapter(base, table, tmp_path):
+    torch = pytest.importorskip("torch", reason="the reference is peft on torch")
+    peft = pytest.importorskip("peft", reason="the reference is peft on torch")
+    import transformers
+
+    larger = with_tokens(load_tokenizer(str(base / "tokenizer")), ["a bird"])
+    larger.save(tmp_path / "larger")
+    size, run = larger.vocab_size, tmp_path / "run"
+    grown = (f"tokenizer={tmp_path / 'larger'}", "init.new_pieces=mean", f"model.vocab_size={size}")
+    settings = ["peft.default.name=lora", "peft.new.name=tokens", "peft.new.tokens=[a bird, cat]"]
+    once = ("train.epochs=1", "checkpoint.every=9", "task.pooling=cls")
+    train_run(tuned.configured(base, table, run, *settings, *grown, *once), QUIET)
+    before, after = tuned.whole(base), tuned.whole(run)
+    ids = list(runs.open_run(run).config.peft["new"].ids)
+    assert ids[0] == size - 1 and len(ids) == 2
+    name = "embeddings/tokens/embedding"
+    np.testing.assert_array_equal(after[name][: size - 1], before[name][: size - 1])
+    moved = after["adapters/embeddings/tokens/new_rows"]
+    assert moved.shape == (2, after[name].shape[1]) and np.abs(moved).max() > 1e-5
+    assert name not in {x.removeprefix("['params']") for x in toy.restored(run, 9)}
+
+    export(base, tmp_path / "base", say=QUIET)
+    export(run, tmp_path / "adapter", say=QUIET)
+    given = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert sorted(*given["trainable_token_indices"].values()) == sorted(ids)
+    of = transformers.AutoModelForSequenceClassification
+    plain = of.from_pretrained(tmp_path / "base", num_labels=2)
+    plain.resize_token_embeddings(size)
+    wrapped = peft.PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "adapter")
+    texts, mine = rows_of(run, tmp_path / "rows.jsonl")
+    with torch.no_grad():
+        logits = wrapped(**tokenizer(texts, return_tensors="pt", padding=True)).logits
+    np.testing.assert_allclose(mine, torch.softmax(logits, -1).numpy(), rtol=0, atol=2e-6)
+
+    merge(run, tmp_path / "merged", say=QUIET)
+    _, again = rows_of(tmp_path / "merged", tmp_path / "merged.jsonl")
+    np.testing.assert_allclose(mine, again, rtol=0, atol=2e-6)
+    with pytest.raises(UserError, match="no such token") as caught:
+        build(tuned.configured(base, table, tmp_path / "no", *settings[:2], "peft.new.tokens=[ca]"))
+    assert "'cat'" in str(caught.value.fix)
 
 
 def test_what_peft_files_do_not_hold_is_not_left_out_unsaid(base, table, tmp_path):

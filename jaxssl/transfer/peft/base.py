@@ -100,6 +100,11 @@ class Method(Adapter):
         """The parameters of `folded` for these, of one module and layer."""
         return added
 
+    @property
+    def is_in_tied_output(self) -> bool:
+        """Whether a table of tokens that it changes is changed where it is the output, too."""
+        return False
+
     def merge(self, path: str, own: Arrays, added: Arrays) -> dict[str, jax.Array]:
         """The module's parameters as they would be without the adapter, to the same effect.
 
@@ -114,7 +119,7 @@ class Method(Adapter):
         raise UserError(
             f"what {self.name} adds is nothing that the model's own parameters could do",
             where=path,
-            expected="lora, ia3, bitfit or norms",
+            expected="lora, ia3, tokens, bitfit or norms",
             got=self.name,
             fix="keep the adapter beside the model",
         )
@@ -144,7 +149,7 @@ class Method(Adapter):
         return UserError(
             "PEFT cannot read this adapter",
             where=f"peft, {self.name}",
-            expected="lora, ia3, prompt or prefix",
+            expected="lora, ia3, tokens, prompt or prefix",
             got=self.name,
             fix="it is used with jaxssl (predict, generate, ...), from its run directory",
         )

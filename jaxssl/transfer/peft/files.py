@@ -22,8 +22,9 @@ from jaxssl.transfer.peft import virtual
 from jaxssl.transfer.peft.base import Method
 from jaxssl.transfer.peft.prefix import Prefix
 from jaxssl.transfer.peft.prompt import Prompt
-from jaxssl.transfer.peft.rows import Rows
+from jaxssl.transfer.peft.rows import Rows, written_alone
 from jaxssl.transfer.peft.rows import written as written_rows
+from jaxssl.transfer.peft.tokens import Tokens
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LEAD = "base_model.model."
@@ -75,6 +76,10 @@ def write_adapter(
         table, content = virtual.written(method, modules, config, heads)
         saved, kept = _trained(pairs, trained, virtual.LEAD)
         tensors, task = {virtual.TABLE: table, **saved}, task or FEATURES
+    elif isinstance(method, Tokens):
+        (tensors, content), rows = written_alone(rows, pairs, LEAD), {}
+        saved, kept = _trained(pairs, trained, LEAD)
+        tensors, content = {**tensors, **saved}, {**method.peft_config(), **content}
     else:
         tensors, content = _of_modules(method, modules, pairs, shapes, config, architecture)
         saved, kept = _trained(pairs, trained, LEAD)

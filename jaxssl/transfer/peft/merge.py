@@ -14,9 +14,8 @@ from jaxssl.core.layer_names import ADAPTERS, canonical, is_stacked, layer_range
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.core.types import Params
 from jaxssl.models.adapters import Attached
+from jaxssl.models.heads import TOKENS
 from jaxssl.models.model import Model
-
-TOKENS = "embeddings/tokens"
 
 
 def merge_adapters(model: Model, params: Params) -> tuple[Model, Params]:
@@ -124,8 +123,9 @@ def _check(adapter: Attached, model: Model, added: Mapping[str, Any]) -> None:
             expected="one",
             got=adapter.sets,
         )
-    reading = [h.name for h in model.heads if f"{TOKENS}/embedding" in h.reads(model.config)]
-    if TOKENS in added.get(adapter.name, {}) and reading:
+    method: Any = adapter.method
+    reading = [h.name for h in model.heads if TOKENS in h.reads(model.config)]
+    if TOKENS in added.get(adapter.name, {}) and reading and not method.is_in_tied_output:
         raise UserError(
             "the table of tokens is the output's, too, which the adapter does not change",
             where=f"{adapter.name}, {TOKENS}",

@@ -10,6 +10,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.json_files import JsonObject, read_json
 from jaxssl.transfer.peft import virtual
 from jaxssl.transfer.peft.files import CONFIG
+from jaxssl.transfer.peft.rows import ALONE, FIELD_ALONE
 
 PLAIN = (True, False, "gaussian", "orthogonal", "eva")
 """Initialisations that leave the model's own parameters as they are."""
@@ -39,12 +40,12 @@ KNOWN = (
     *("num_attention_heads", "num_layers", "prompt_tuning_init", "prompt_tuning_init_text"),
     *("tokenizer_name_or_path", "tokenizer_kwargs", "encoder_reparameterization_type"),
     *("encoder_hidden_size", "encoder_num_layers", "encoder_dropout", "prefix_projection"),
-    "init_weights",
+    *("init_weights", FIELD_ALONE),
 )
 """Fields that are read, or that say how an adapter was trained. Of others it is not known what they
 say of what it computes."""
 VIRTUAL = (*virtual.PROMPTS, *virtual.PREFIXES)
-KINDS = ("LORA", "IA3", *VIRTUAL)
+KINDS = ("LORA", "IA3", ALONE, *VIRTUAL)
 """What PEFT calls the methods."""
 
 

@@ -80,14 +80,14 @@ def read(kind: Kind, given: Mapping[str, Any], linear: Linear) -> jax.Array:
     return jax.nn.relu(linear(x, given["second_kernel"]) + given["second_bias"])
 
 
-def read_scale(kind: Kind, length: int, width: int, inner: int) -> float:
+def read_scale(kind: Kind, length: int, width: int, inner: int) -> jax.Array:
     """The root mean square of what `last_kernel` reads at first."""
     if kind == "mlp":
-        return math.sqrt(1 / 2)  # He's kernel doubles a mean square of 1/2, of which half is cut
+        return jnp.sqrt(0.5)  # He's kernel doubles a mean square of 1/2, of which half is cut
     made = parameters(kind, length, width, inner)
     keys = jax.random.split(jax.random.key(0), len(made))
     drawn = {name: x.initializer(key, x.shape) for key, (name, x) in zip(keys, made.items())}
-    return float(jnp.sqrt(jnp.mean(jnp.square(read(kind, drawn, jnp.matmul)))))
+    return jnp.sqrt(jnp.mean(jnp.square(read(kind, drawn, jnp.matmul))))
 
 
 def _lstm(given: Mapping[str, Any], name: str, x: jax.Array, linear: Linear) -> jax.Array:

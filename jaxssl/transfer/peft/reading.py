@@ -16,7 +16,7 @@ from jaxssl.core.names import flatten
 from jaxssl.models.layers import unbox
 from jaxssl.transfer.peft import virtual
 from jaxssl.transfer.peft.base import Method
-from jaxssl.transfer.peft.files import LEAD, WEIGHTS
+from jaxssl.transfer.peft.files import CONFIG, LEAD, WEIGHTS
 from jaxssl.transfer.peft.ia3 import Ia3
 from jaxssl.transfer.peft.modules_there import (
     ByLayer,
@@ -27,7 +27,18 @@ from jaxssl.transfer.peft.modules_there import (
 )
 from jaxssl.transfer.peft.peft_config import VIRTUAL, is_meant, read_config
 from jaxssl.transfer.peft.reading_lora import lora_of, read_lora
-from jaxssl.transfer.peft.rows import ENDING, OUTPUT, TABLE, Rows, filled, indices_of
+from jaxssl.transfer.peft.rows import (
+    ALONE,
+    ENDING,
+    ENDING_ALONE,
+    FIELD_ALONE,
+    OUTPUT,
+    TABLE,
+    Rows,
+    filled,
+    indices_of,
+)
+from jaxssl.transfer.peft.tokens import of_rows
 
 ENDINGS = {
     "lora_A.weight": "a",
@@ -78,6 +89,7 @@ def read_adapter(path: Path, base: HfDirectory, *, leaves_heads: bool = False) -
     shapes = {name: tuple(x.shape) for name, x in flatten(unbox(base.model.abstract())).items()}
     trained: dict[str, np.ndarray] = {}
     biases: dict[str, ByLayer] = {}
+    alone: dict[str, Rows] = {}
     for ours, pair in base.pairs.items():
         module, leaf = ours.rsplit("/", 1)
         for layer, theirs in layers_of(pair, base.config):
@@ -100,12 +112,17 @@ def read_adapter(path: Path, base: HfDirectory, *, leaves_heads: bool = False) -
                         taken = pair.take(tensors[name], inner)
                         biases.setdefault(ours, {})[layer] = taken
                         left.pop(name, None)
-            if ours in (TABLE, OUTPUT):
+            if ours in (TABLE, OUTPUT) and given["peft_type"] == ALONE:
+                alone |= _rows_alone(given, tensors, names, ours)
+                for name in names:
+                    left.pop(f"{name.removesuffix('.weight')}.{ENDING_ALONE}", None)
+            elif ours in (TABLE, OUTPUT):
                 whole = _table(path, given, tensors, names, ours, base)
                 trained |= {} if whole is None else {ours: whole}
                 for name in names:
                     for ending in ENDINGS_OF_TABLES:
                         left.pop(f"{name.removesuffix('.weight')}.{ending}", None)
+            if ours in (TABLE, OUTPUT):
                 continue
             name = next((name for name in names if name in tensors), None)
             if name is not None and layer is None:
@@ -134,6 +151,9 @@ def read_adapter(path: Path, base: HfDirectory, *, leaves_heads: bool = False) -
     if is_virtual:
         kinds = () if leaves_heads else base.heads
         method, modules = _read_virtual(path, given, table, base, kinds)
+        return ReadAdapter(method, modules, trained, tuple(sorted(heads)))
+    if given["peft_type"] == ALONE:
+        method, modules = _tokens(path, alone, base)
         return ReadAdapter(method, modules, trained, tuple(sorted(heads)))
     if given["peft_type"] == "IA3":
         modules = {
@@ -194,6 +214,49 @@ def _table(
     return None
 
 
+def _rows_alone(
+    given: Mapping[str, Any], tensors: Mapping[str, np.ndarray], names: Sequence[str], ours: str
+) -> dict[str, Rows]:
+    """Rows of a table that are all that is trained, by the table's name."""
+    ids = tuple(given.get(FIELD_ALONE) or ())
+    endings = (f"{name.removesuffix('.weight')}.{ENDING_ALONE}" for name in names)
+    found = next((tensors[name] for name in endings if name in tensors), None)
+    return {} if found is None else {ours: Rows(ids, found)}
+
+
+def _tokens(path: Path, rows: Mapping[str, Rows], base: HfDirectory) -> tuple[Method, Modules]:
+    """The adapter of rows that the model has."""
+    for name, each in rows.items():
+        if not each.indices or len(each.indices) != len(each.values):
+            raise UserError(
+                "an adapter's file lacks rows of tokens",
+                where=f"{path / WEIGHTS}, {name}",
+                expected=f"as many rows as {FIELD_ALONE} has",
+                got=f"{len(each.values)} rows, {len(each.indices)} tokens",
+                fix="copy the adapter again",
+            )
+        if max(each.indices) >= base.config.vocab_size:
+            raise UserError(
+                "an adapter has rows of tokens that the model has not",
+                where=f"{path / CONFIG}, {FIELD_ALONE}",
+                expected=f"below {base.config.vocab_size}, the model's vocabulary",
+                got=max(each.indices),
+                fix="give the model with as many rows (resize_token_embeddings, save_pretrained)",
+            )
+    if TABLE not in rows:
+        raise UserError(
+            "an adapter's file lacks rows of tokens",
+            where=path / WEIGHTS,
+            expected=f"those of {base.pairs[TABLE].theirs}",
+            got=", ".join(rows) or "none",
+            fix="train the table's rows, too, or merge the adapter where peft is installed",
+        )
+    more = {OUTPUT} & base.pairs.keys() - rows.keys()  # changed by nothing there
+    ids = rows[TABLE].indices
+    rows = {**rows, **{name: Rows.of(own_array(name, base), ids, name) for name in more}}
+    return of_rows(rows, lambda name: own_array(name, base))
+
+
 def _check_output(path: Path, trained: Mapping[str, np.ndarray], base: HfDirectory) -> None:
     """Refuses more tokens in what is read than in what is written."""
     table, output = trained.get(TABLE), trained.get(OUTPUT)
@@ -220,7 +283,7 @@ def _repeats(
     origins = (
         tensors.get(f"{table.removesuffix('.weight')}.{ending}")
         for table in tables
-        for ending in ENDINGS_OF_TABLES
+        for ending in (*ENDINGS_OF_TABLES, ENDING_ALONE)
         if name.endswith(f".{ending}")
     )
     return any(origin is not None and np.array_equal(x, origin) for origin in origins)

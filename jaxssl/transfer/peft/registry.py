@@ -11,5 +11,7 @@ from jaxssl.transfer.peft.lora import Lora
 from jaxssl.transfer.peft.own import BitFit, Norms
 from jaxssl.transfer.peft.prefix import Prefix
 from jaxssl.transfer.peft.prompt import Prompt
+from jaxssl.transfer.peft.tokens import Tokens
 
-register(Method, Lora, Bottleneck, Compacter, Fusion, Sum, Prefix, Prompt, Ia3, BitFit, Norms)
+register(Method, Lora, Bottleneck, Compacter, Fusion, Sum, Prefix, Prompt, Ia3, Tokens)
+register(Method, BitFit, Norms)

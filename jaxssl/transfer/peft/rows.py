@@ -16,6 +16,9 @@ TABLE, OUTPUT = "embeddings/tokens/embedding", "causal_lm/output/kernel"
 """Ours that have rows for tokens; of the output they are columns."""
 ENDING = "token_adapter.trainable_tokens_delta"
 FIELD = "trainable_token_indices"
+ALONE = "TRAINABLE_TOKENS"
+"""What PEFT calls a method that trains rows and nothing else."""
+ENDING_ALONE, FIELD_ALONE = "trainable_tokens_delta", "token_indices"
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,18 @@ class Rows:
     indices: tuple[int, ...]
     values: np.ndarray
 
+    @classmethod
+    def of(cls, table: np.ndarray, indices: Sequence[int], name: str = TABLE) -> "Rows":
+        """Those of a table, or columns of an output [H, V]."""
+        chosen = list(indices)
+        return cls(tuple(indices), table[:, chosen].T if name == OUTPUT else table[chosen])
+
+    def put(self, table: np.ndarray, name: str = TABLE) -> np.ndarray:
+        """A table with these rows in it, or an output with these columns."""
+        whole = np.array(table.T if name == OUTPUT else table)
+        whole[list(self.indices)] = self.values
+        return whole.T if name == OUTPUT else whole
+
 
 def written(
     rows: Mapping[str, Rows], pairs: Mapping[str, Sequence[tuple[str, Pair]]], lead: str
@@ -42,6 +57,19 @@ def written(
             tensors[f"{lead}{module}.{ENDING}"] = rows[ours].values
             indices[module] = list(rows[ours].indices)
     return tensors, {FIELD: indices} if indices else {}
+
+
+def written_alone(
+    rows: Mapping[str, Rows], pairs: Mapping[str, Sequence[tuple[str, Pair]]], lead: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The same of a method that has nothing else."""
+    tensors, modules = {}, []
+    for theirs, ((ours, _), *_) in pairs.items():
+        if ours in rows:
+            module = theirs.removesuffix(".weight")
+            tensors[f"{lead}{module}.{ENDING_ALONE}"] = rows[ours].values
+            modules.append(module)
+    return tensors, {"target_modules": modules}
 
 
 def indices_of(given: Mapping[str, Any], module: str, ours: str) -> tuple[int, ...]:
@@ -74,5 +102,5 @@ def filled(path: Path, ours: str, own: np.ndarray, rows: Rows) -> np.ndarray:
         )
     whole = np.zeros((size, *own.shape[1:]), own.dtype)
     whole[: len(own)] = own
-    whole[list(rows.indices)] = rows.values
+    whole = rows.put(whole)
     return whole.T if ours == OUTPUT else whole

@@ -15,6 +15,7 @@ from jaxssl.core.layer_names import ADAPTERS
 from jaxssl.core.names import flatten, unflatten
 from jaxssl.models.adapters import Attached
 from jaxssl.models.bart import BartConfig
+from jaxssl.models.heads import CAUSAL_LM
 from jaxssl.models.layer_context import Memory
 from jaxssl.models.llama import LlamaConfig
 from jaxssl.models.model import Model, num_parameters
@@ -25,7 +26,9 @@ from jaxssl.transfer.peft.compacter import Compacter
 from jaxssl.transfer.peft.fusion import Fusion, Sum
 from jaxssl.transfer.peft.ia3 import Ia3
 from jaxssl.transfer.peft.lora import Lora
+from jaxssl.transfer.peft.merge import merge_adapters
 from jaxssl.transfer.peft.prefix import Prefix
+from jaxssl.transfer.peft.tokens import Tokens
 
 H, F, L = (tiny.SHAPE[name] for name in ("hidden_size", "intermediate_size", "num_layers"))
 FAMILIES = {
@@ -55,6 +58,7 @@ AT_FIRST = [
     ("t5", EVERYWHERE),
     ("bert", Ia3()),
     ("bart", Ia3()),
+    ("gpt2", Tokens(ids=(3, 5))),
     ("gpt2", Bottleneck()),
     ("t5", Bottleneck()),
     ("bart", Compacter(reduction=4)),
@@ -278,3 +282,50 @@ def test_settings_out_of_range_are_refused(make, error):
     with pytest.raises(UserError) as caught:
         make()
     assert error in f"{caught.value.what} {caught.value.where}"
+
+
+# --- Rows of tokens, and tables that are the output, too ---
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5"])
+def test_rows_of_tokens_change_the_table_and_the_output_as_if_they_were_in_it(family):
+    method = Tokens(ids=(7, 0, 31))
+    model = with_method(FAMILIES[family], method, (CAUSAL_LM,))
+    params = jax.tree.map(jnp.asarray, tiny.random_params(model, scale=0.5))
+    plain, merged = merge_adapters(model, params)
+    before, after = (flatten(x) for x in (params, merged))
+    changed = [name for name in after if np.any(after[name] != before[name])]
+    own = {"embeddings/tokens/embedding"} | ({"causal_lm/output/kernel"} & after.keys())
+    assert {*changed} == own and num_parameters(params[ADAPTERS]) == 3 * H * len(own)
+    for name in own:
+        table = [x.T if name.endswith("kernel") else x for x in (before[name], after[name])]
+        np.testing.assert_array_equal(np.flatnonzero(np.any(table[0] != table[1], 1)), [0, 7, 31])
+
+    states = jax.jit(hidden, static_argnums=0)(model, params)
+    np.testing.assert_allclose(states, hidden(plain, merged), rtol=0, atol=1e-5)
+    logits = model.head(model.head_params(params, "causal_lm"), "causal_lm", states)
+    np.testing.assert_allclose(
+        logits, plain.head(merged, "causal_lm", states), rtol=0, atol=2e-6 * np.abs(logits).max()
+    )
+
+
+def test_a_lora_of_a_table_that_is_the_output_cannot_be_merged():
+    method = Lora(targets=("tokens",))
+    for family, is_tied in (("gpt2", True), ("llama", False)):
+        model = with_method(FAMILIES[family], method, (CAUSAL_LM,))
+        params = jax.tree.map(jnp.asarray, tiny.random_params(model))
+        if is_tied:
+            with pytest.raises(UserError, match="the table of tokens is the output's, too"):
+                merge_adapters(model, params)
+        else:
+            plain, merged = merge_adapters(model, params)
+            want = hidden(model, params)
+            np.testing.assert_allclose(hidden(plain, merged), want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"tokens": ("a", "a")}, {"ids": (1, 1)}, {"ids": (-1,)}])
+def test_a_choice_of_no_tokens_or_of_one_twice_is_refused(settings):
+    with pytest.raises(UserError, match="not a choice of tokens"):
+        Tokens(**settings)
+    with pytest.raises(UserError, match="no rows of these tokens"):
+        Tokens(ids=(10**6,)).check(FAMILIES["gpt2"])

@@ -25,6 +25,7 @@ from jaxssl.transfer.peft.lora import Lora
 from jaxssl.transfer.peft.own import BitFit, Norms
 from jaxssl.transfer.peft.prefix import Prefix
 from jaxssl.transfer.peft.prompt import Prompt
+from jaxssl.transfer.peft.tokens import Tokens
 
 METHODS = {
     "lora": Lora(targets=("all-linear", "tokens"), dropout=0.2),
@@ -41,7 +42,9 @@ METHODS = {
     "projected": Prefix(length=2, projection_size=8),
     "prompt": Prompt(length=2),
     "encoded": Prompt(length=2, encoder="mlp", encoder_hidden_size=8),
+    "recurrent": Prompt(length=2, encoder="lstm", encoder_hidden_size=4),
     "ia3": Ia3(),
+    "tokens": Tokens(ids=(3, 0, 17)),
     "bitfit": BitFit(),
     "norms": Norms(),
 }

@@ -27,6 +27,7 @@ from jaxssl.transfer.peft.merge import by_module  # noqa: E402
 from jaxssl.transfer.peft.prompt import Prompt  # noqa: E402
 from jaxssl.transfer.peft.reading import read_adapter  # noqa: E402
 from jaxssl.transfer.peft.rows import OUTPUT, TABLE, Rows  # noqa: E402
+from jaxssl.transfer.peft.tokens import Tokens  # noqa: E402
 
 LARGER, INDICES = V + 2, (3, V, V + 1)
 IDS = np.array([[5, V, 3, 7, V + 1, 3], [V + 1, 9, 11, 3, 4, V]], np.int32)
@@ -42,29 +43,29 @@ def root(tmp_path_factory):
     return tmp_path_factory.mktemp("peft")
 
 
-def mine(model, params):
+def mine(model, params, ids=IDS):
     """Hidden states of the last stack, and logits where there is a language model's head."""
     model = dataclasses.replace(model, precision=tiny.FLOAT64)
     with jax.enable_x64(True):
         params = jax.tree.map(lambda x: jax.numpy.asarray(x, jax.numpy.float64), params)
-        places = np.broadcast_to(np.arange(IDS.shape[1], dtype=np.int32), IDS.shape)
-        batch = {"tokens": IDS, "segment_ids": np.ones_like(IDS), "positions": places}
+        places = np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape)
+        batch = {"tokens": ids, "segment_ids": np.ones_like(ids), "positions": places}
         states = jax.jit(model.encode)(params, batch)
         if model.config.encoder_decoder:
-            states = jax.jit(model.write)(params, batch, Memory(states, np.ones_like(IDS)))
+            states = jax.jit(model.write)(params, batch, Memory(states, np.ones_like(ids)))
         heads = [head.name for head in model.heads]
         logits = [np.asarray(model.head(params, name, states)) for name in heads]
     return [np.asarray(states), *logits]
 
 
-def compare(model, params, wrapped):
-    two_sided, ids = model.config.encoder_decoder, torch.tensor(IDS).long()
+def compare(model, params, wrapped, given=IDS):
+    two_sided, ids = model.config.encoder_decoder, torch.tensor(given).long()
     more = {"decoder_input_ids": ids} if two_sided else {}
     with torch.no_grad():
         out = wrapped(input_ids=ids, output_hidden_states=True, **more)
     yours = [theirs(wrapped, ids, two_sided)]
     yours += [out.logits.numpy()] if model.heads else []
-    for one, other in zip(mine(model, params), yours, strict=True):
+    for one, other in zip(mine(model, params, given), yours, strict=True):
         assert np.abs(one - other).max() <= 1e-5 * np.abs(one).max()
 
 
@@ -177,3 +178,76 @@ def test_rows_that_a_file_lacks_or_has_no_place_for_are_told(root, tmp_path):
                 base=None,
                 rows=rows,
             )
+
+
+# --- Rows alone -----------------------------------------------------------------------------------
+
+ALONE = (3, 30, 11)
+KNOWN = np.where(IDS < V, IDS, 30)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rows_alone_do_the_same_in_peft_and_come_back(case, root, tmp_path):
+    place, plain, base, name = case_of(case, root)
+    method = Tokens(ids=ALONE)
+    model = dataclasses.replace(plain, adapters=(Attached("own", method),))
+    drawn = jax.tree.map(np.asarray, tiny.random_params(model, seed=3, scale=0.5)[ADAPTERS])
+    modules, flat = by_module(drawn, model.adapters)["own"], flatten(base)
+    assert {f"{x}/embedding" for x in modules} | {f"{x}/kernel" for x in modules} >= {
+        *({TABLE, OUTPUT} & flat.keys())
+    }
+    write_adapter(
+        tmp_path,
+        method,
+        modules,
+        {},
+        shapes={path: x.shape for path, x in flat.items()},
+        config=plain.config,
+        heads={head.name: head.name for head in model.heads},
+        architecture=name,
+        base=None,
+        rows=method.in_whole(flat, modules),
+    )
+    reference = getattr(transformers, name).from_pretrained(place, attn_implementation="eager")
+    wrapped = peft.PeftModel.from_pretrained(reference.eval(), tmp_path).eval().double()
+    compare(model, {**base, ADAPTERS: drawn}, wrapped, KNOWN)
+    read = read_adapter(tmp_path, open_model(place))
+    assert read.method == method and not read.trained
+    for module, arrays in modules.items():
+        np.testing.assert_allclose(read.modules[module]["rows"], arrays["rows"], atol=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rows_alone_that_peft_trained_are_read(case, root, tmp_path):
+    """Of an output with a table of its own, too, or not."""
+    place, plain, base, name = case_of(case, root)
+    for number, targets in enumerate(
+        [None, *([["embed_tokens", "lm_head"]] if case in BOTH else [])]
+    ):
+        reference = getattr(transformers, name).from_pretrained(place, attn_implementation="eager")
+        settings = peft.TrainableTokensConfig(token_indices=[*ALONE], target_modules=targets)
+        wrapped = peft.get_peft_model(reference.eval(), settings).eval()
+        generator = torch.Generator().manual_seed(8)
+        for p in wrapped.parameters():
+            if p.requires_grad:
+                p.data = p.data + 0.2 * torch.randn(p.shape, generator=generator)
+        wrapped.save_pretrained(tmp_path / str(number))
+        read = read_adapter(tmp_path / str(number), open_model(place))
+        assert read.method == Tokens(ids=ALONE)
+        model = dataclasses.replace(plain, adapters=(Attached("own", read.method),))
+        flat = {
+            f"{ADAPTERS}/{module}/own_{leaf}": x
+            for module, arrays in read.modules.items()
+            for leaf, x in arrays.items()
+        }
+        compare(model, unflatten({**flatten(base), **flat}), wrapped.double(), KNOWN)
+
+
+def test_rows_alone_of_tokens_that_the_model_has_not_are_refused(root, tmp_path):
+    place, _, _, name = case_of("llama", root)
+    settings = peft.TrainableTokensConfig(token_indices=[2, V + 1], target_modules=["embed_tokens"])
+    peft.get_peft_model(larger(place, name), settings).save_pretrained(
+        tmp_path, save_embedding_layers=False
+    )
+    with pytest.raises(UserError, match="rows of tokens that the model has not"):
+        read_adapter(tmp_path, open_model(place))
