@@ -32,7 +32,47 @@ def run() -> None:
         for case in two_stacks.CASES:
             show(case, [two_stacks.differences(case, Path(scratch))[0]])
     print("target: 1e-5, of gradients 1e-4")
+    adapters()
     departures()
+
+
+def adapters() -> None:
+    """Prints, for each family and method that PEFT has, how far hidden states and first gradients
+    are from those of PEFT's on torch, and a merged model's from ours: the largest over methods."""
+    sys.path[:0] = [str(TESTS), str(TESTS / "transfer" / "peft")]
+    import jax
+    import test_files as of_modules
+    import transformers
+    import test_virtual_files as virtual
+    from peft_cases import CASES
+
+    jax.config.update("jax_platforms", "cpu")
+    transformers.utils.logging.disable_progress_bar()
+    plain = ("lora", "everywhere", "ia3", "dora")  # whose gradients files can hold
+    fused = ("gpt2", "modernbert")  # where zeros of our files have gradients in PEFT
+    print(f"\n{'adapters, float64':<28}{'from PEFT':>15}{'merged':>10}{'gradients':>16}")
+    with tempfile.TemporaryDirectory() as scratch:
+        root, number = Path(scratch), 0
+        for method in of_modules.METHODS:
+            for case in CASES:
+                out = root / "out" / str(number := number + 1) / "adapter"
+                out.parent.mkdir(parents=True)
+                found = of_modules.differences(case, method, root, out)
+                slope = (
+                    of_modules.gradient_difference(case, method, root, out)
+                    if method in plain and case not in fused
+                    else None
+                )
+                slope = "" if slope is None else f"{slope:.1e}"
+                row = f"{found['peft']:>15.1e}{found['merged']:>10.1e}{slope:>16}"
+                print(f"{method + ', ' + case:<28}{row}", flush=True)
+        for kind, cases in (("prompt", virtual.PROMPTED), ("prefix", virtual.PREFIXED)):
+            for case in cases:
+                out = root / "out" / str(number := number + 1) / "adapter"
+                out.parent.mkdir(parents=True)
+                found = virtual.difference(case, kind, root, out)
+                print(f"{kind + ', ' + case:<28}{found:>15.1e}", flush=True)
+    print("target: 1e-5, of what is merged 1e-12")
 
 
 def departures(prompts: int = 32, new: int = 48) -> None:

@@ -35,7 +35,7 @@ def peft_files(path: Path) -> Iterator[str]:
     from jaxssl.transfer.peft.reading import ENDINGS
 
     given, tensors = read_config(path), open_file(path / WEIGHTS)
-    endings = (*ENDINGS, rows.ENDING)
+    endings = (*ENDINGS, rows.ENDING, rows.ENDING_ALONE)
     own = {
         name: x for name, x in tensors.items() if name.endswith(endings) or name == virtual.TABLE
     }
