@@ -42,8 +42,8 @@ def adapters() -> None:
     sys.path[:0] = [str(TESTS), str(TESTS / "transfer" / "peft")]
     import jax
     import test_files as of_modules
-    import transformers
     import test_virtual_files as virtual
+    import transformers
     from peft_cases import CASES
 
     jax.config.update("jax_platforms", "cpu")
