@@ -334,7 +334,7 @@ def _generate(options: argparse.Namespace) -> int:
     if options.beams is not None:
         beams = Beams(count=options.beams, **_given(options, *SEARCHED))
     check_searched(beams is not None, _given(options, *DRAWN), _given(options, *SEARCHED))
-    check_source(options.prompts, options.input, options.output)
+    check_source(options.prompts, options.input, options.output, options.adapter_column)
     how = {"beams": beams, "choices": tuple(options.choice)}
     how |= _chosen(options, "step", "layers", "adapters")
     prompts = [] if options.input else given_prompts(options.prompts or [""])
@@ -344,6 +344,7 @@ def _generate(options: argparse.Namespace) -> int:
     from jaxssl.commands.generate_file import generate_file
 
     how |= _chosen(options, "format", "options", "keep_input", "overwrite", "column", "batch_size")
+    how |= _chosen(options, "adapter_column")
     rows = generate_file(
         options.run_dir, options.input, options.output, sampling, prompts=prompts, **how
     )

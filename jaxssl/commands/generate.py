@@ -70,8 +70,17 @@ def check_searched(has_beams: bool, drawn: Iterable[str], searched: Iterable[str
         )
 
 
-def check_source(words: Sequence[str], files: Sequence[str], output: str | None) -> None:
+def check_source(
+    words: Sequence[str], files: Sequence[str], output: str | None, adapter_column: str | None
+) -> None:
     """Refuses prompts from two places, and a file's on the terminal. Raises UserError."""
+    if adapter_column is not None and not files:
+        raise UserError(
+            "rows of a file choose their adapters, and there is no file",
+            where="--adapter-column",
+            expected="--input FILE --output FILE",
+            got="no --input",
+        )
     if files and output is None:
         raise UserError(
             "prompts of a file, and no place for the texts",

@@ -7,7 +7,7 @@ generate_file("runs/gpt", ["prompts.jsonl"], "texts.jsonl", Sampling(max_new_tok
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,14 @@ from jaxssl.generate.settings import Beams, Sampling
 from jaxssl.generate.texts import Text, Writing
 from jaxssl.parallel import hosts
 from jaxssl.run.applied import apply, writes
-from jaxssl.run.open import TextWriter, check_reads_no_tables, open_writer, tell_special
+from jaxssl.run.by_row import chosen_by_row, numbers_of
+from jaxssl.run.open import (
+    TextWriter,
+    check_reads_no_tables,
+    open_run,
+    tell_special,
+    writer_of,
+)
 from jaxssl.run.recipes import read_config
 
 CHECKED_ROWS = 4096
@@ -37,11 +44,15 @@ class Source:
 
     Attributes:
       column: of the prompts.
+      adapter_column: of the adapters that rows use, where they choose.
+      called: the adapters' numbers, as rows call them.
     """
 
     files: Sequence[TableFile]
     table: Table | None
     column: str
+    adapter_column: str | None = None
+    called: Mapping[str, int] | None = None
 
     def chunks(self, rows: int, note: Note) -> Iterator[Table]:
         """Tables of at most so many rows, that know their rows' numbers."""
@@ -56,11 +67,20 @@ class Source:
         """Those of a table. Raises UserError."""
         return table.strings(self.column, "--column")
 
+    def adapter(self, table: Table) -> list[int] | None:
+        """The number of each row's adapter, where rows choose. Raises UserError."""
+        if self.adapter_column is None:
+            return None
+        rows = table.strings(self.adapter_column, "--adapter-column")
+        return numbers_of(rows, table.places, self.called or {})
+
     @property
     def settings(self) -> dict[str, Any]:
         """What tells it from others."""
         if self.table is None:
-            return {**content(self.files), "column": self.column}
+            chosen = {"adapter_column": self.adapter_column, "called": self.called}
+            chosen = {} if self.adapter_column is None else chosen
+            return {**content(self.files), "column": self.column, **chosen}
         texts = json.dumps(self.table.columns[self.column])
         return {"prompts": hashlib.sha256(texts.encode()).hexdigest()}
 
@@ -83,6 +103,7 @@ def generate_file(
     step: int | str = "best",
     layers: Sequence[str] = (),
     adapters: Sequence[str] = (),
+    adapter_column: str | None = None,
     note: Note = say,
 ) -> int:
     """Writes a row for each text, `sampling.samples` for each prompt, in the order of the file. A
@@ -94,6 +115,7 @@ def generate_file(
       column: of the prompts, in the inputs and in the output; what a .txt's lines are called.
       batch_size: prompts that are written after together.
       step, layers, adapters: as for `run.open.open_run`.
+      adapter_column: of what says which one of the adapters a row uses, as `adapters` call it.
       note: told of what is not an error.
 
     Returns:
@@ -113,9 +135,13 @@ def generate_file(
     hosts.first_decides(lambda: check_output(str(output), paths, overwrite) or 0)
     is_first = hosts.is_first()
     tell = note if is_first else lambda text: None
-    source = Source(files, given, column)
     writing = Writing(beams=beams, choices=choices)
-    writer = open_writer(run_dir, sampling, step, layers, writing, adapters)
+    trained = open_run(run_dir, step, layers, alone=True, adapters=adapters, able=writes)
+    called = None
+    if adapter_column is not None:
+        trained, called = chosen_by_row(trained, adapters)
+    source = Source(files, given, column, adapter_column, called)
+    writer = writer_of(trained, sampling, writing)
     count = _checked(writer, source, tell) * sampling.samples
 
     def settings() -> dict[str, Any]:
@@ -146,6 +172,7 @@ def _checked(writer: TextWriter, source: Source, note: Note) -> int:
     for table in source.chunks(CHECKED_ROWS, note):
         prompts = source.prompts(table)
         writer.check(prompts, table.places)
+        source.adapter(table)
         special |= dict.fromkeys(writer.trained.tokenizer.special_in(prompts))
         count += len(table)
     tell_special([*special])
@@ -162,7 +189,8 @@ def _written(
         first = table.row_numbers[0] * samples
         if first < done:
             continue
-        texts = writer.write(source.prompts(table), first=first)
+        adapter = source.adapter(table)
+        texts = writer.write(source.prompts(table), first=first, adapter=adapter)
         yield (
             table.select(row for row in range(len(table)) for _ in range(samples)),
             [_row(text, number % samples, samples) for number, text in enumerate(texts)],

@@ -186,6 +186,11 @@ def _add_generate(verbs: Verbs) -> None:
     verb.add_argument(
         "--log-probabilities", action="store_true", help="say how likely each text is"
     )
+    verb.add_argument(
+        "--adapter-column",
+        metavar="COLUMN",
+        help="column of --input that names the one of the adapters that its row uses",
+    )
     add_generate(verb)
 
 

@@ -59,6 +59,7 @@ def generate(
     watch: Watch | None = None,
     together: int = TOGETHER,
     first: int = 0,
+    adapter: Sequence[int] | None = None,
 ) -> list[Continuation]:
     """What the model writes after each prompt, up to the first of `stop_ids`: `sampling.samples`
     texts of the first prompt, then of the second, and so on.
@@ -72,13 +73,15 @@ def generate(
       watch: called for each text after every `together` tokens.
       together: tokens that are written at once; what comes out does not depend on it.
       first: the number of the first text, where others came before: its choices go by it.
+      adapter: for each prompt, which set of an adapter's parameters is used, where there are
+        several (`transfer.peft.side_by_side`).
 
     Raises:
       UserError: an empty prompt, or prompt and continuation exceed the model's positions.
     """
     model, params = apart(model, params)
     plan, begun, most = _planned(
-        model, prompts, sampling, sampling.samples, num_tokens, trained_length
+        model, prompts, sampling, sampling.samples, num_tokens, trained_length, adapter
     )
     limits = _limits(most, stop_ids, outputs)
     keys = _row_keys(sampling.seed, first, len(begun.tokens))
@@ -102,6 +105,7 @@ def beam_search(
     trained_length: int | None = None,
     *,
     outputs: Outputs | None = None,
+    adapter: Sequence[int] | None = None,
 ) -> list[Continuation]:
     """The best `sampling.samples` texts of each prompt; else as `generate`. What of `sampling`
     draws (temperature, top_k, top_p, min_p, seed) is not used.
@@ -117,7 +121,7 @@ def beam_search(
             got=sampling.samples,
         )
     model, params = apart(model, params)
-    plan, begun, most = _planned(model, prompts, sampling, 1, num_tokens, trained_length)
+    plan, begun, most = _planned(model, prompts, sampling, 1, num_tokens, trained_length, adapter)
     limits = _limits(most, stop_ids, outputs)
     ended = search(plan, beams, params, begin(plan, params, begun), limits)
     parts = (ended.tokens, ended.lengths, ended.sums)
@@ -137,11 +141,14 @@ def _planned(
     samples: int,
     num_tokens: int | None,
     trained_length: int | None,
+    adapter: Sequence[int] | None,
 ) -> tuple[Plan, Prompts, int]:
     """What is compiled, what rows begin with, and the most new tokens."""
     if not prompts or min(map(len, prompts)) < 1:
         raise UserError("a prompt is empty", expected="at least one token", where="prompt")
     begun, longest = _prompts(model, prompts, samples)
+    if adapter is not None:
+        begun = begun._replace(adapter=np.repeat(np.array(adapter, np.int32), samples))
     room = model.max_positions + (model.lead if model.config.encoder_decoder else 0)
     most = sampling.fitted(longest, room, trained_length).max_new_tokens
     assert most is not None

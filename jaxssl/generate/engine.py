@@ -61,12 +61,15 @@ class Prompts(NamedTuple):
       lengths: int32 [B], at least 1.
       source: int32 [B, T], what an encoder-decoder's encoder reads; None of other models.
       source_lengths: int32 [B].
+      adapter: int32 [B], which set of an adapter's parameters each row uses; None where there is
+        one.
     """
 
     tokens: jax.Array | np.ndarray
     lengths: jax.Array | np.ndarray
     source: jax.Array | np.ndarray | None = None
     source_lengths: jax.Array | np.ndarray | None = None
+    adapter: jax.Array | np.ndarray | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -84,6 +87,7 @@ class Written:
         them, before anything is changed.
       done: bool [B], whether the text has ended.
       node: int32 [B], where in the list of outputs it is.
+      adapter: as in `Prompts`.
     """
 
     cache: Any
@@ -95,6 +99,7 @@ class Written:
     scores: jax.Array
     done: jax.Array
     node: jax.Array
+    adapter: jax.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -118,16 +123,17 @@ class Plan:
 @functools.partial(jax.jit, static_argnums=0)
 def begin(plan: Plan, params: Params, prompts: Prompts) -> Written:
     """Reads the prompts."""
-    model, (tokens, lengths, source, source_lengths) = plan.model, prompts
+    model, (tokens, lengths, source, source_lengths, adapter) = plan.model, prompts
+    adapter = None if adapter is None else jnp.asarray(adapter, jnp.int32)
     B, P = tokens.shape
     memory, segments = None, None
     if source is not None:
-        read = row_batch(source, source_lengths)
+        read = _choosing(row_batch(source, source_lengths), adapter)
         memory = model.memory(params, read)
         segments = memory.segment_ids
     width = None if source is None else source.shape[1]
-    cache = model.fresh_cache(params, B, plan.slots, width)
-    batch, pattern = row_batch(tokens, None), None
+    cache = model.fresh_cache(params, B, plan.slots, width, adapter)
+    batch, pattern = _choosing(row_batch(tokens, None), adapter), None
     if plan.prefix:
         pattern = Pattern(causal=True, prefix=True)
         batch["prefix"] = row_batch(tokens, jnp.asarray(lengths))["segment_ids"]
@@ -143,7 +149,12 @@ def begin(plan: Plan, params: Params, prompts: Prompts) -> Written:
         scores=jnp.zeros(B, jnp.float32),
         done=jnp.zeros(B, bool),
         node=jnp.zeros(B, jnp.int32),
+        adapter=adapter,
     )
+
+
+def _choosing(batch: dict[str, jax.Array], adapter: jax.Array | None) -> dict[str, jax.Array]:
+    return batch if adapter is None else {**batch, "adapter": adapter}
 
 
 def added(written: Written, most: int) -> tuple[jax.Array, jax.Array]:
@@ -274,7 +285,7 @@ def extended(
         # A row that has ended writes to its last slot again, which nobody reads.
         "positions": jnp.minimum(w.lengths, plan.slots - 1)[:, None],
     }
-    hidden, cache = plan.model.decode(params, one, w.cache, memory)
+    hidden, cache = plan.model.decode(params, _choosing(one, w.adapter), w.cache, memory)
     node = w.node if limits.outputs is None else followed(limits.outputs, w.node, token)
     is_last = w.lengths + 1 - w.starts >= limits.most
     return Written(
@@ -287,4 +298,5 @@ def extended(
         scores=w.scores + jnp.where(w.done, 0, log_probability.astype(jnp.float32)),
         done=w.done | is_last | jnp.isin(token, limits.ends),
         node=jnp.where(w.done, w.node, node),
+        adapter=w.adapter,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -76,6 +76,7 @@ def write_texts(
     writing: Writing = WRITING,
     on_piece: OnPiece | None = None,
     first: int = 0,
+    adapter: Sequence[int] | None = None,
 ) -> list[Text]:
     """What follows each prompt, `sampling.samples` texts of each; an empty prompt starts a
     document. An encoder-decoder reads the prompt and writes a text of its own.
@@ -83,6 +84,7 @@ def write_texts(
     Args:
       on_piece: told what is added to each text, after every token.
       first: the number of the first text, where others came before: what is drawn goes by it.
+      adapter: for each prompt, as in `decode.generate`.
 
     Raises:
       UserError: a stop string that cannot occur, choices that cannot be written, a text that is too
@@ -99,7 +101,8 @@ def write_texts(
     if writing.choices:
         texts = [np.asarray(row) for row in tokenizer.encode_batch(list(writing.choices))]
         outputs = make_outputs(texts, ends[0])
-    options = dict(num_tokens=vocabulary.size, trained_length=writing.trained_length)
+    options: dict[str, Any] = dict(num_tokens=vocabulary.size, adapter=adapter)
+    options["trained_length"] = writing.trained_length
     if writing.beams is not None:
         made = beam_search(
             model, params, ids, sampling, writing.beams, ends, outputs=outputs, **options

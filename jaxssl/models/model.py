@@ -372,14 +372,24 @@ class Model:
         return split(params, lambda path: any(_is_within(path, part) for part in wanted))[0]
 
     def fresh_cache(
-        self, params: Params, batch_size: int, length: int, memory_length: int | None = None
+        self,
+        params: Params,
+        batch_size: int,
+        length: int,
+        memory_length: int | None = None,
+        adapter: jax.Array | None = None,
     ) -> Params:
-        """A cache as `empty_cache` makes it, that has read what adapters put before the text."""
+        """A cache as `empty_cache` makes it, that has read what adapters put before the text.
+
+        Args:
+          adapter: int32 [B], which set of parameters each row uses, where there are several.
+        """
         cache = self.empty_cache(batch_size, length, memory_length)
         if not self.lead or memory_length is not None:
             return cache
         none = jnp.zeros((batch_size, 0), jnp.int32)
         batch = {"tokens": none, "segment_ids": none, "positions": none}
+        batch |= {} if adapter is None else {"adapter": adapter}
         args = (batch, None, length + self.lead, self.lead)
         return self.apply(params, "encode", *args, cache=cache, batch=batch)[1]
 

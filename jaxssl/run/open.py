@@ -417,13 +417,17 @@ class TextWriter:
     writing: Writing
 
     def write(
-        self, prompts: Sequence[str], on_piece: OnPiece | None = None, first: int = 0
+        self,
+        prompts: Sequence[str],
+        on_piece: OnPiece | None = None,
+        first: int = 0,
+        adapter: Sequence[int] | None = None,
     ) -> list[Text]:
         """As `generate.texts.write_texts`."""
         with self.trained.in_use():
             return write_texts(
                 *(self.trained.language_model, tuple(prompts), self.sampling),
-                *(self.writing, on_piece, first),
+                *(self.writing, on_piece, first, adapter),
             )
 
     def check(self, prompts: Sequence[str], places: Sequence[str]) -> None:
@@ -456,6 +460,11 @@ def open_writer(
 ) -> TextWriter:
     """Restores a run that is to write; arguments are those of `generate_texts`."""
     trained = open_run(run_dir, step, layers, alone=True, adapters=adapters, able=writes)
+    return writer_of(trained, sampling, writing)
+
+
+def writer_of(trained: TrainedModel, sampling: Sampling, writing: Writing) -> TextWriter:
+    """A run that was restored, ready to write. Raises UserError: it cannot write."""
     _check_head(trained, "continue")
     with trained.in_use():
         model, params = apart(trained.model, trained.params)
