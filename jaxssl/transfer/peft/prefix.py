@@ -52,8 +52,8 @@ class Prefix(Method):
     initial_scale: float = 0.02
     """Standard deviation of the normal that they begin as, about that with a projection."""
     learning_rate_factor: float = 30.0
-    """Its learning rate over `optimizer.learning_rate`, which is meant for training everything. With
-    a projection its layers have a third of it."""
+    """Its learning rate over `optimizer.learning_rate`, which is meant for training everything; a
+    projection's layers have a third of it."""
 
     def __post_init__(self):
         super().__post_init__()
