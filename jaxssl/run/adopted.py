@@ -43,7 +43,7 @@ from jaxssl.models.model import Model
 from jaxssl.run.adapters import own_parameters
 from jaxssl.run.config import RunConfig
 from jaxssl.run.networks import inits
-from jaxssl.run.same_model import check_model, imported_from, other_model
+from jaxssl.run.same_model import check_model, imported_from
 from jaxssl.transfer.peft.base import Method
 from jaxssl.transfer.peft.files import WEIGHTS
 from jaxssl.transfer.peft.reading import ReadAdapter, read_adapter
@@ -396,8 +396,14 @@ def _open_files(
     }
     body = [path for path in adapter.trained if path.split("/")[0] in model.body_parts]
     if body:
-        got = f"{body[0]}, trained beside it"
-        raise other_model(f"{wanted.where}, {place}", "the model that it names", got, wanted.fix)
+        raise UserError(
+            "parameters of the model itself were trained with the adapter, and stay as they are",
+            where=f"{wanted.where}, {place}",
+            expected="an adapter alone, or with the head of a task",
+            got=", ".join(sorted(body)[:3]),
+            fix="make a run of both and start from it: jaxssl import ADAPTER RUN --base MODEL, "
+            "then init.from=RUN",
+        )
     left = [*sorted({path.split("/")[0] for path in adapter.trained}), *adapter.heads]
     return source, ParameterIndex(pieces), _told(wanted, left)
 

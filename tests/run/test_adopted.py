@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import toy
 import tuned
+from safetensors.numpy import load_file, save_file
 
 from jaxssl.commands.export import export
 from jaxssl.commands.merge import merge
 from jaxssl.core.errors import UserError
+from jaxssl.run.build import build
 from jaxssl.run.open import evaluate_run
 from jaxssl.run.train import train_run
 
@@ -116,6 +118,13 @@ def test_peft_files_are_begun_from(run, base, table, tmp_path):
     assert all(np.array_equal(before[name], after[name]) for name in before)
     with pytest.raises(UserError, match="beside the model that it is for"):
         configured(base, table, tmp_path / "more", *settings)
+    weights = adapter / "adapter_model.safetensors"
+    words = load_file(model / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    more = {"base_model.model.bert.embeddings.word_embeddings.weight": words + 1}
+    save_file({**load_file(weights), **more}, weights)
+    with pytest.raises(UserError, match="model itself were trained with") as caught:
+        build(configured(model, table, tmp_path / "more", *settings))
+    assert "embeddings/tokens" in caught.value.got and "jaxssl import" in caught.value.fix
 
 
 def test_a_fusion_is_trained_alone_over_adapters_that_were_trained_before(base, table, tmp_path):
