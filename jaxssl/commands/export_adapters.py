@@ -106,8 +106,9 @@ def _with_tokens(
             got=", ".join(methods),
             fix="merge, and export the whole model: jaxssl merge RUN OUT",
         )
-    if not others:
-        ids = next(iter(found.values())).indices
+    if not others:  # one list of tokens for all tables
+        ids = tuple(sorted({i for each in found.values() for i in each.indices}))
+        found = {table: Rows.of(tables[table], ids, table) for table in found}
         others = {next(iter(methods)): Tokens(ids=ids)}
     return others, found
 
