@@ -11,8 +11,8 @@ FLAGS = {
     "--xla_cpu_use_fusion_emitters": "false",
     "--xla_cpu_parallel_codegen_split_count": 1,
     # Eight devices share few cores: one that waits long in a collective is slow, not stuck.
-    "--xla_cpu_collective_call_terminate_timeout_seconds": 600,
-    "--xla_cpu_collective_timeout_seconds": 600,
+    "--xla_cpu_collective_call_terminate_timeout_seconds": 240,
+    "--xla_cpu_collective_timeout_seconds": 240,
 }
 DEVICES = "--xla_force_host_platform_device_count"
 LIMIT = 2 << 30

@@ -1,5 +1,6 @@
 """Several processes as one: how they find each other, global arrays from local rows, who speaks."""
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from jaxssl.core import cpu_devices
 from jaxssl.core.bounds import check_at_least
 from jaxssl.core.errors import UserError
 from jaxssl.parallel import partners
@@ -118,6 +120,8 @@ def connect(config: DistributedConfig) -> None:
         Place(host.strip("[]"), watch_port(config, int(port)), count, number),
         Patience(config.timeout_seconds, config.lost_seconds),
     )
+    if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
+        cpu_devices.keep_order()
     # Its handler of SIGTERM would take the place of ours.
     jax.config.update("jax_enable_preemption_service", False)
     try:

@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxssl.core import cpu_devices
+from jaxssl.core.cpu_devices import ORDER
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,40 @@ def test_each_simulated_device_gets_two_threads_unless_the_user_says_otherwise(
         monkeypatch.setenv(name, value)
     cpu_devices.make_room()
     assert os.environ.get("PJRT_NPROC") == threads
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ({"JAX_NUM_CPU_DEVICES": "2"}, f"{ORDER}=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"),
+        (
+            {"JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": "--xla_a=1"},
+            f"--xla_a=1 {ORDER}=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+        ),
+        ({"JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": f"{ORDER}=x"}, f"{ORDER}=x"),
+        ({"XLA_FLAGS": "--xla_a=1"}, "--xla_a=1"),
+    ],
+)
+def test_several_devices_get_the_schedule_that_keeps_their_order_unless_the_user_chose_one(
+    given, chosen, monkeypatch
+):
+    for name in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "PJRT_NPROC"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    cpu_devices.make_room()
+    assert os.environ["XLA_FLAGS"] == chosen
+
+
+def test_a_later_jax_is_not_given_a_flag_that_it_may_not_know(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(jax, "__version_info__", (0, 13, 0))
+    cpu_devices.keep_order()
+    assert os.environ["XLA_FLAGS"] == ""
+
+
+def test_the_tests_themselves_run_under_it():
+    assert f"{ORDER}=" in os.environ["XLA_FLAGS"]
 
 
 def test_few_cores_are_no_fewer_threads(monkeypatch):
