@@ -20,6 +20,14 @@ WITH_MODEL = (
 """The verbs that run a model."""
 
 
+SHORTER = {
+    "max_new_tokens": "--tokens",
+    "min_new_tokens": "--min-tokens",
+    "no_repeat_ngram": "--no-repeat",
+}
+"""Options whose names are not those of the settings."""
+
+
 DRAWN = ("temperature", "top_k", "top_p", "min_p", "seed")
 """Options of how a token is drawn."""
 
@@ -327,12 +335,13 @@ def _print_rows(output: str, rows: int) -> None:
 def _generate(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl.commands.generate import check_searched, check_source, generate, given_prompts
-    from jaxssl.generate.settings import Beams, Sampling
+    from jaxssl.core.errors import told_as
+    from jaxssl.generate.settings import Beams
 
-    sampling = Sampling(samples=options.samples, **_drawing(options))
-    beams = None
+    sampling, beams = _sampling(options, samples=options.samples), None
     if options.beams is not None:
-        beams = Beams(count=options.beams, **_given(options, *SEARCHED))
+        with told_as({"count": "--beams", "alpha": "--alpha"}):
+            beams = Beams(count=options.beams, **_given(options, *SEARCHED))
     check_searched(beams is not None, _given(options, *DRAWN), _given(options, *SEARCHED))
     check_source(options.prompts, options.input, options.output, options.adapter_column)
     how = {"beams": beams, "choices": tuple(options.choice)}
@@ -352,27 +361,28 @@ def _generate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _drawing(options: argparse.Namespace) -> dict[str, Any]:
-    """How a text is drawn, as fields of `Sampling`."""
-    return {
-        "max_new_tokens": options.tokens,
-        "min_new_tokens": options.min_tokens,
-        "no_repeat_ngram": options.no_repeat,
-        "stop": tuple(options.stop),
-        "repetition_penalty": options.repetition_penalty,
-        **_given(options, *DRAWN),
+def _sampling(options: argparse.Namespace, **more: Any) -> Any:
+    """How a text is drawn: `Sampling`."""
+    from jaxssl.core.errors import told_as
+    from jaxssl.generate.settings import Sampling
+
+    given = {
+        **{"max_new_tokens": options.tokens, "min_new_tokens": options.min_tokens},
+        **{"no_repeat_ngram": options.no_repeat, "stop": tuple(options.stop)},
+        **_given(options, "repetition_penalty", *DRAWN),
+        **more,
     }
+    with told_as({name: f"--{name.replace('_', '-')}" for name in given} | SHORTER):
+        return Sampling(**given)
 
 
 def _chat(options: argparse.Namespace) -> int:
     set_up_jax()
     from jaxssl.commands import chat
-    from jaxssl.generate.settings import Sampling
 
-    sampling = Sampling(**_drawing(options))
     return chat.chat(
         options.run_dir,
-        sampling,
+        _sampling(options),
         **_chosen(options, "system", "template", "window", "step", "layers", "adapters"),
     )
 

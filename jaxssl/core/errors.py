@@ -1,7 +1,9 @@
 """Errors that a user can act on. The command line prints them and exits with code 2."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
 
 
 class UserError(ValueError):
@@ -38,6 +40,31 @@ class UserErrors(UserError):
     def __init__(self, errors: list[UserError]):
         self.errors = errors
         ValueError.__init__(self, "\n".join(str(error) for error in errors))
+
+
+@contextlib.contextmanager
+def told_as(options: Mapping[str, str]) -> Iterator[None]:
+    """Has mistakes in settings name the options that they were given as.
+
+    Args:
+      options: {name of a setting: of the option}.
+    """
+    try:
+        yield
+    except UserError as error:
+        if str(error.where) not in options:
+            raise
+        expected = str(error.expected)
+        for name, option in options.items():
+            expected = re.sub(rf"\b{name}=", f"{option} ", expected)
+            expected = re.sub(rf"\b{name}\b", option, expected)
+        raise UserError(
+            error.what,
+            where=options[str(error.where)],
+            expected=None if error.expected is None else expected,
+            got=error.got,
+            fix=error.fix,
+        ) from None
 
 
 def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
