@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PAIRED = ("head", "lora")
-"""Those that are trained with as many seeds as full fine-tuning, by default."""
+"""Those that `--paired` trains with as many seeds as full fine-tuning."""
 METHODS: dict[str, tuple[str, ...]] = {
     "full": (),
     "head": ("freezing.preset=head",),
@@ -45,7 +45,8 @@ METHODS: dict[str, tuple[str, ...]] = {
 class Ended:
     """What one run gave."""
 
-    score: float  # of the test split, by the metric that chooses the best checkpoint
+    split: str  # that is scored: test, or validation where there is no test split
+    score: float  # by the metric that chooses the best checkpoint
     trained: int  # parameters
     step: float  # seconds, the median
     memory: int  # bytes, of the compiled step
@@ -62,6 +63,8 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="+", choices=list(METHODS), metavar="METHOD")
     options = parser.parse_args()
+    if min(options.seeds, options.paired or 1) < 1:
+        parser.error("--seeds and --paired: 1 or more")
     options.out.mkdir(parents=True, exist_ok=True)
     wanted = list(options.only or METHODS)
     seeds = {name: options.seeds for name in wanted}
@@ -78,6 +81,8 @@ def main() -> None:
 def show(found: dict[str, Sequence[Ended]]) -> None:
     """Prints a row for each method; its difference from full fine-tuning seed by seed."""
     full = found.get("full", ())
+    splits = sorted({run.split for runs in found.values() for run in runs})
+    print(f"scores of the {' and the '.join(splits)} split")
     columns = f"{'score':>8}{'deviation':>11}{'seeds':>7}{'from full':>11}{'trained':>10}"
     print(f"{'method':<24}{columns}{'of full':>9}{'step ms':>9}{'of full':>9}{'MiB':>7}")
     for name, runs in found.items():
@@ -101,8 +106,11 @@ def ended(run: Path) -> Ended:
     receipt = json.loads((run / "receipt.json").read_text())["own"]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step_seconds"] for line in lines if line["kind"] == "train"]
-    test = scores["splits"]["test"]["scores"][scores["metric"]]
-    return Ended(test, receipt["trained"], statistics.median(steps), receipt["memory_bytes"])
+    split = "test" if "test" in scores["splits"] else "validation"
+    score = scores["splits"][split]["scores"][scores["metric"]]
+    return Ended(
+        split, score, receipt["trained"], statistics.median(steps), receipt["memory_bytes"]
+    )
 
 
 def _place(out: Path, name: str, seed: int) -> Path:
@@ -111,9 +119,13 @@ def _place(out: Path, name: str, seed: int) -> Path:
 
 def _train(recipe: Sequence[str], name: str, seed: int, out: Path) -> None:
     run = _place(out, name, seed)
+    noted = run.with_name(f"{run.name}.json")
     if (run / "report.html").exists():  # the last file of a run
+        if noted.exists() and json.loads(noted.read_text()) != list(recipe):
+            sys.exit(f"error: {run} was trained by {noted.read_text()}, not {list(recipe)}")
         return
     shutil.rmtree(run, ignore_errors=True)
+    noted.write_text(json.dumps(list(recipe)))
     changes = [*METHODS[name], f"train.seed={seed}", f"data.seed={seed}", f"out={run}"]
     command = [sys.executable, "-m", "jaxssl", "finetune", *recipe, *changes]
     told = subprocess.run(command, env={**os.environ}, capture_output=True, text=True)

@@ -267,8 +267,8 @@ def _frozen(
 def rate_factors(config: RunConfig, model: Model, start: Start) -> Callable[[str], float] | None:
     """What the learning rate of each parameter is multiplied with, by path: of an adapter's, and of
     those of the model that its method trains, by the method; of heads that are trained with
-    adapters, and the pooler, as of the fastest adapter. All others, such as top layers that are
-    thawed besides, have the optimizer's own. None without adapters."""
+    adapters, and the pooler, by the largest `learning_rate_factor`. All others, such as top layers
+    that are thawed besides, have the optimizer's own. None without adapters."""
     if not config.peft:
         return None
     learning = [method for method in config.peft.values() if not method.frozen]

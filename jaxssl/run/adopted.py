@@ -204,6 +204,37 @@ def _other_settings(name: str, key: str, expected: Any, got: Any) -> UserError:
     )
 
 
+def check_going_on(config: RunConfig, model: Model) -> None:
+    """Refuses an adapter that goes on from the run that the model comes from, as one of that name
+    there, where its parameters are of something else here.
+
+    Raises:
+      UserError: names the setting.
+    """
+    init = config.init
+    path = None if init is None else split_checkpoint(Path(init.from_))[0] / RUN_CONFIG
+    if init is None or path is None or not path.is_file():
+        return
+    there = configuration.read_yaml(path).get("peft") or {}
+    own = [*flatten(unbox(uncut(model).abstract()))]
+    for name, method in config.peft.items():
+        paths = [each for each in own if matches(own_parameters(name), each)]
+        is_fresh = all(any(matches(x, each) for x in init.fresh) for each in paths)
+        if method.from_ or name not in there or not method.same_throughout or is_fresh:
+            continue
+        before: Any = configuration.load(_One, [{"method": there[name]}]).method
+        for key in method.same_throughout:
+            if type(before) is type(method) and getattr(before, key) != getattr(method, key):
+                raise UserError(
+                    "an adapter cannot go on as one of other tokens",
+                    where=f"peft.{name}.{key}",
+                    expected=f"{list(getattr(before, key))}, as in {init.from_}",
+                    got=list(getattr(method, key)),
+                    fix="name the same tokens in the same order, give the adapter another name, or "
+                    f"let it begin afresh: 'init.fresh=[{own_parameters(name)}]'",
+                )
+
+
 # --- Parameters ----------------------------------------------------------------------------------
 
 

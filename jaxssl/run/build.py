@@ -34,7 +34,7 @@ from jaxssl.program.placement import check_patterns, check_split, placements, wh
 from jaxssl.program.program import Program, Stage, Stream
 from jaxssl.program.state import abstract_params
 from jaxssl.run.adapters import check_adapters, check_leads, rate_factors, trained_with_adapters
-from jaxssl.run.adopted import with_adopted, without_adopted
+from jaxssl.run.adopted import check_going_on, with_adopted, without_adopted
 from jaxssl.run.config import RunConfig, StreamConfig
 from jaxssl.run.feeds import Opened, open_stream
 from jaxssl.run.networks import check_untrained, make_model, untrained, with_networks
@@ -145,6 +145,7 @@ def make_program(
     _check_vocabularies(model)
     check_adapters(config, model)
     check_leads(config, model, opened)
+    check_going_on(config, model)
     start = open_starts(without_adopted(config), model, config.checkpoint, config.out, pieces)
     start = with_adopted(start, config, model)
     check_untrained(config, start.entries)

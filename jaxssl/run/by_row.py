@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jaxssl.checkpoint.init_config import split_checkpoint
 from jaxssl.core.errors import UserError, did_you_mean
 from jaxssl.run.adopted import split_place
 from jaxssl.run.open import TrainedModel
@@ -47,22 +48,26 @@ def numbers_of(rows: Sequence[str], places: Sequence[str], called: Mapping[str, 
 
 
 def _name_of(trained: TrainedModel, given: str) -> str:
-    """What the adapter that was asked for by this is called in the run."""
+    """What the adapter that was asked for by this is called in the run: one of its own, or one that
+    was laid on it."""
     peft = trained.config.peft
     if given in peft:
         return given
     place, name = split_place(given)
+    is_own = split_checkpoint(place)[0].resolve() == Path(trained.run_dir).resolve()
     found = []
     for each, method in peft.items():
-        of, chosen = split_place(method.from_ or str(trained.run_dir))
-        chosen = chosen or (each if method.from_ is None else None)
-        if Path(of).resolve() == place.resolve() and name in (None, chosen):
-            found.append(each)
+        if each not in trained.adopted:
+            fits = is_own and name in (None, each)
+        else:
+            of, chosen = split_place(str(method.from_))
+            fits = of.resolve() == place.resolve() and name in (None, chosen)
+        found += [each] if fits else []
     if len(found) != 1:
         raise UserError(
-            "a row is to use one adapter, and there are several",
+            "a row is to use one adapter" + (", and there are several" if found else ""),
             where=f"--adapter {given}",
-            expected=f"one of them, {given}#NAME",
-            got=", ".join(found) or "none",
+            expected=f"one of them, {place}#NAME" if found else f"one of {', '.join(peft)}",
+            got=", ".join(found) or given,
         )
     return found[0]

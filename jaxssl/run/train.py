@@ -6,6 +6,7 @@ train_run(load_config(["pretrain/bert-tiny"], ["data.store=stores/wiki", "out=ru
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -219,20 +220,28 @@ def unused_rows(config: RunConfig, pieces: int) -> list[str]:
 
 def frozen_new_rows(program: Program) -> list[str]:
     """Warnings of tables whose rows for new tokens stay as they begin, as beside an adapter: no
-    stage trains them."""
+    stage trains them, and no adapter trains all of them."""
     start, last = program.start, program.stages[-1]
     stored, lines = start.stored.leaves(), []
-    if any(isinstance(each.method, Tokens) for each in program.model.adapters):
-        return []  # which rows are trained was chosen
+    methods = [each.method for each in program.model.adapters]
+    alone = {
+        i for each in methods if isinstance(each, Tokens) and not each.frozen for i in each.ids
+    }
     for entry in start.entries:
         table = str(entry.target)
         if entry.action != "resized" or not is_over_pieces(table) or last.is_trained(table):
             continue
-        if table in start.grown or max(entry.shape) > max(stored[str(entry.source)].shape):
+        growth = start.grown.get(table)
+        if isinstance(growth, functools.partial):
+            new = growth.keywords["pieces"].ids
+        else:
+            new = range(max(stored[str(entry.source)].shape), max(entry.shape))
+        if left := {*new} & {*range(program.vocabulary.size)} - alone:
             lines.append(
-                f"warning: {table} is frozen, and so are its rows for new tokens: they stay as "
-                f"they begin (peft.new.name=tokens 'peft.new.tokens=[...]' trains these, "
-                f"'freezing.train=[{table}]' the table)"
+                f"warning: {table} is frozen, and so are its rows for new tokens, of which "
+                f"{len(left):,} stay as they begin: train them with the method tokens, beside "
+                "others by name ('peft={own: {name: lora}, new: {name: tokens, tokens: [...]}}'), "
+                f"or the table ('freezing.train=[{table}]')"
             )
     return lines
 

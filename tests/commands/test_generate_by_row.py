@@ -24,6 +24,7 @@ PROMPTS = ["the cat", "my sister sees", "a dog", "the bird near"]
 def place(byte_store, tmp_path_factory):
     """A causal run, two with a LoRA over it, of different seeds, and one with a prefix."""
     out = tmp_path_factory.mktemp("by-row")
+    (out / "store").symlink_to(byte_store)
     train_run(toy.configured(byte_store, out / "base", "gpt2", *FEW), QUIET)
     for name, more in (
         ("law", LORA),
@@ -73,3 +74,26 @@ def test_what_rows_cannot_choose_is_told(place, tmp_path):
     with pytest.raises(UserError, match="row by row"):
         written(base, rows, out, law, adapter_column="by")
     assert not out.exists()
+
+
+def test_rows_call_adapters_as_they_were_given(place, tmp_path):
+    """Checkpoints, and names within runs; `two` adopted its adapters, and is opened itself."""
+    base, law, news = place / "base", place / "law", place / "news"
+    peft = f"peft={{law: {{from: {law}}}, news: {{from: {news}}}}}"
+    changes = (f"init.from={base}", *FEW, "train.steps=1", "checkpoint.every=1", peft)
+    train_run(toy.configured(place / "store", tmp_path / "two", "gpt2", *changes), QUIET)
+    for number, (run, pair) in enumerate(
+        [
+            (base, (law / "checkpoints" / "3", news)),
+            (base, (f"{law}#default", news / "checkpoints" / "3")),
+            (base, (f"{tmp_path / 'two'}#law", f"{tmp_path / 'two'}#news")),
+            (tmp_path / "two", ("news", "law")),
+        ]
+    ):
+        rows = [{"prompt": p, "by": str(pair[i % 2])} for i, p in enumerate(PROMPTS[:2])]
+        made = written(run, rows, tmp_path / f"{number}.jsonl", *pair, adapter_column="by")
+        for row, each in zip(made, pair, strict=True):
+            single = written(run, [row], tmp_path / f"{number}-{each == pair[0]}.jsonl", each)
+            assert row["text"] == single[0]["text"]
+            want = pytest.approx(single[0]["log_probability"], abs=2e-4)
+            assert row["log_probability"] == want

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 import tiny
 import toy
 import tuned
+import yaml
 
 from jaxssl.commands.export import export
 from jaxssl.commands.import_hf import import_model
@@ -24,6 +26,7 @@ from jaxssl.run.build import build
 from jaxssl.run.open import evaluate_run
 from jaxssl.run.train import frozen_new_rows, train_run
 from jaxssl.transfer.peft.prompt import Prompt
+from jaxssl.transfer.peft.tokens import Tokens
 
 QUIET = lambda text: None  # noqa: E731
 
@@ -199,6 +202,12 @@ def test_rows_of_new_tokens_go_to_peft_and_come_back(base, table, tmp_path):
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+def peft_of(warning):
+    """The adapters' names in the setting that a warning gives, as it may be pasted."""
+    (given,) = re.findall(r"'peft=(.*?)'", warning)
+    return [*yaml.safe_load(given)]
+
+
 def test_new_rows_that_stay_frozen_beside_an_adapter_are_told(base, table, tmp_path):
     with_tokens(load_tokenizer(str(base / "tokenizer")), ["a bird", "a dog"]).save(tmp_path / "two")
     size = load_tokenizer(str(tmp_path / "two")).vocab_size
@@ -212,9 +221,15 @@ def test_new_rows_that_stay_frozen_beside_an_adapter_are_told(base, table, tmp_p
     assert "its rows for new tokens" in line and "freezing.train=[embeddings/tokens/" in line
     assert not warned(*grown, 'freezing.train=["embeddings/tokens/embedding"]')
     assert not warned()
-    several = ("peft.default.name=lora", "peft.new.name=tokens", "peft.new.tokens=[a bird, a dog]")
-    config = tuned.configured(base, table, tmp_path / "run", *several, *grown)
-    assert not frozen_new_rows(build(config).work.program)
+
+    def beside(tokens):
+        peft = f"peft={{own: {{name: lora}}, new: {{name: tokens, tokens: [{tokens}]}}}}"
+        config = tuned.configured(base, table, tmp_path / "run", peft, *grown)
+        return frozen_new_rows(build(config).work.program)
+
+    assert not beside("a bird, a dog")
+    (line,) = beside("a bird")
+    assert "of which 1 stay as they begin" in line and peft_of(line) == ["own", "new"]
 
 
 def test_rows_of_tokens_are_trained_alone_and_go_to_peft_beside_an_adapter(base, table, tmp_path):
@@ -258,6 +273,17 @@ def test_rows_of_tokens_are_trained_alone_and_go_to_peft_beside_an_adapter(base,
     with pytest.raises(UserError, match="no such token") as caught:
         build(tuned.configured(base, table, tmp_path / "no", *settings[:2], "peft.new.tokens=[ca]"))
     assert "'cat'" in str(caught.value.fix)
+
+    # Gone on with, rows are those of the same tokens.
+    second = (f"init.from={run}", *settings[:2])
+    build(tuned.configured(base, table, tmp_path / "on", *second, settings[2], *once))
+    for tokens in ("cat, a bird", "a bird, cat, a"):
+        others = (*second, f"peft.new.tokens=[{tokens}]", *once)
+        with pytest.raises(UserError, match="cannot go on as one of other tokens") as caught:
+            build(tuned.configured(base, table, tmp_path / "on", *others))
+        assert caught.value.where == "peft.new.ids" and str(ids) in str(caught.value.expected)
+    fresh = (*others, 'init.fresh=["adapters/**/new_*"]')
+    build(tuned.configured(base, table, tmp_path / "on", *fresh))
 
 
 def test_what_peft_files_do_not_hold_is_not_left_out_unsaid(base, table, tmp_path):
@@ -489,3 +515,13 @@ def test_each_learns_at_a_rate_of_its_own_and_heads_at_the_fastest(base, table, 
     for kind, factor in kinds.items():
         assert found[kind], kind
         np.testing.assert_allclose(found[kind], factor, rtol=1e-2, err_msg=kind)
+
+
+def test_ids_that_are_not_those_of_the_tokens_are_refused(base):
+    tokenizer = load_tokenizer(str(base / "tokenizer"))
+    cat = {tokenizer.token(i): i for i in range(tokenizer.vocab_size)}["cat"]
+    assert Tokens(tokens=("cat",), ids=(cat,)).prepared(tokenizer).ids == (cat,)
+    with pytest.raises(UserError, match="these tokens have other ids"):
+        Tokens(tokens=("cat",), ids=(cat + 1,)).prepared(tokenizer)
+    with pytest.raises(UserError, match="not a choice of tokens"):
+        Tokens(tokens=("cat",), ids=(5, 5))

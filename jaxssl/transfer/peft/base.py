@@ -66,6 +66,17 @@ class Method(Adapter):
         """The targets, each of which must be somewhere in the model."""
         return ()
 
+    @property
+    def same_throughout(self) -> Sequence[str]:
+        """Settings that say what its parameters are of, whatever their shapes: with others they
+        cannot be gone on with."""
+        return ()
+
+    @property
+    def is_of_all_rows(self) -> bool:
+        """Whether it is one for all rows of a batch: rows cannot choose among several."""
+        return False
+
     def prepared(self, tokenizer: Tokenizer) -> Self:
         """The method as a run keeps it, with what it takes from the tokenizer. Raises UserError."""
         del tokenizer

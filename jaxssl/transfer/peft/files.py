@@ -22,7 +22,7 @@ from jaxssl.transfer.peft import virtual
 from jaxssl.transfer.peft.base import Method
 from jaxssl.transfer.peft.prefix import Prefix
 from jaxssl.transfer.peft.prompt import Prompt
-from jaxssl.transfer.peft.rows import Rows, written_alone
+from jaxssl.transfer.peft.rows import OUTPUT, Rows, written_alone
 from jaxssl.transfer.peft.rows import written as written_rows
 from jaxssl.transfer.peft.tokens import Tokens
 
@@ -69,6 +69,7 @@ def write_adapter(
     Raises:
       UserError: PEFT has no such method, or it cannot say what the adapter does.
     """
+    _check_tied_bias(method, rows, heads, shapes)
     pairs = grouped_pairs(family_of(config), config, heads, architecture)
     task = next((TASKS[head] for head in heads if head in TASKS), None)
     task = WRITES if config.encoder_decoder and "causal_lm" in heads else task
@@ -102,6 +103,22 @@ def write_adapter(
     described = {name: (NAMES[x.dtype], x.shape) for name, x in tensors.items()}
     write_file(out / WEIGHTS, described, map(np.ascontiguousarray, tensors.values()))
     (out / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_tied_bias(
+    method: Method, rows: Mapping[str, Rows], heads: Mapping[str, str], shapes: Mapping[str, Any]
+) -> None:
+    """Refuses rows of a table that is an output with a bias, too."""
+    has_rows = isinstance(method, Tokens) or bool(rows)
+    for head in heads.values():
+        if has_rows and f"{head}/bias" in shapes and OUTPUT not in rows:
+            raise UserError(
+                "PEFT leaves out the bias of an output whose table has rows of its own",
+                where=f"peft, {method.name}",
+                expected="a model without such a bias: other logits come out there",
+                got=f"{head}/bias",
+                fix="merge, and export the whole model: jaxssl merge RUN OUT",
+            )
 
 
 def _check_rows(method: Method, modules: Mapping[str, Any]) -> None:

@@ -229,6 +229,11 @@ class Lora(Method):
         return kernel + self.scale_at(path) * change
 
     @property
+    def is_of_all_rows(self) -> bool:
+        """With DoRA's lengths, and with beginnings out of the kernel."""
+        return self.magnitude or self._has_first
+
+    @property
     def _has_first(self) -> bool:
         """Whether it begins with matrices out of the kernel, which it keeps."""
         return self.initialization in ("pissa", "olora")

@@ -146,8 +146,8 @@ class Prefix(Method):
     # --- Once trained ---
 
     def rate_factor(self, parameter: str) -> float:
-        """Of a projection's layers a third: each of their values moves many keys and values at
-        once. (2,000 short reviews and a BERT of 6 layers: accuracy 0.56, which is chance, with the
+        """Of a projection, its table too, a third: each value moves many keys and values at once.
+        (2,000 short reviews and a BERT of 6 layers: accuracy 0.56, which is chance, with the
         whole, 0.75 with a third; 0.73 of plain keys and values.)"""
         del parameter
         return self.learning_rate_factor / (1.0 if self.projection_size is None else 3.0)

@@ -49,6 +49,7 @@ ENDINGS = {
     "ia3_l": "factor",
 }
 """Of tensors' names, and what they are here."""
+BEHIND_ALONE = "base_layer.weight"
 ENDINGS_OF_TABLES = ("weight", "token_adapter.base_layer.weight", ENDING)
 """Of tables that are there whole, those that they were before some rows were trained, and these."""
 
@@ -116,6 +117,9 @@ def read_adapter(path: Path, base: HfDirectory, *, leaves_heads: bool = False) -
                 alone |= _rows_alone(given, tensors, names, ours)
                 for name in names:
                     left.pop(f"{name.removesuffix('.weight')}.{ENDING_ALONE}", None)
+                    copy = left.pop(f"{name.removesuffix('.weight')}.{BEHIND_ALONE}", None)
+                    if copy is not None:
+                        _check_same_table(path, copy, ours, base)
             elif ours in (TABLE, OUTPUT):
                 whole = _table(path, given, tensors, names, ours, base)
                 trained |= {} if whole is None else {ours: whole}
@@ -224,6 +228,22 @@ def _rows_alone(
     return {} if found is None else {ours: Rows(ids, found)}
 
 
+def _check_same_table(path: Path, copy: np.ndarray, ours: str, base: HfDirectory) -> None:
+    """Refuses rows that differ from another table than the model's: PEFT writes what they lie over
+    where tokens were added."""
+    own = own_array(ours, base)
+    own = own.T if ours == OUTPUT else own
+    if copy.shape != own.shape or not np.array_equal(copy.astype(own.dtype), own):
+        raise UserError(
+            "the adapter's rows lie over another table than the model's",
+            where=f"{path / WEIGHTS}, {base.pairs[ours].theirs}",
+            expected=f"the model's own, {list(own.shape)}",
+            got=f"{list(copy.shape)}" + (", other values" if copy.shape == own.shape else ""),
+            fix="give the model with the tokens as the adapter was trained on it "
+            "(resize_token_embeddings, save_pretrained)",
+        )
+
+
 def _tokens(path: Path, rows: Mapping[str, Rows], base: HfDirectory) -> tuple[Method, Modules]:
     """The adapter of rows that the model has."""
     for name, each in rows.items():
@@ -283,7 +303,7 @@ def _repeats(
     origins = (
         tensors.get(f"{table.removesuffix('.weight')}.{ending}")
         for table in tables
-        for ending in (*ENDINGS_OF_TABLES, ENDING_ALONE)
+        for ending in (*ENDINGS_OF_TABLES, ENDING_ALONE, BEHIND_ALONE)
         if name.endswith(f".{ending}")
     )
     return any(origin is not None and np.array_equal(x, origin) for origin in origins)

@@ -20,8 +20,15 @@ from jaxssl.transfer.peft.merge import by_module
 
 NAME = "side"
 """Of the adapter that they become."""
-OF_TRAINING = ("from_", "frozen", "learning_rate_factor", "second_factor", "dropout", "seed")
-"""Settings that may differ: they say how an adapter was trained."""
+OF_TRAINING = (
+    *("from_", "frozen", "learning_rate_factor", "second_factor", "dropout", "seed"),
+    *("initialization", "initial_text", "initial_scale"),
+)
+"""Settings that may differ: they say how an adapter began and was trained."""
+UNORDERED = ("targets", "inputs")
+"""Settings whose order says nothing."""
+SHOWN = 60
+"""Most characters of a setting in an error."""
 WHERE = "adapters side by side"
 
 
@@ -69,8 +76,13 @@ def _of_one_kind(adapters: tuple[Attached, ...]) -> Method:
         method: Any = each.method
         if method.parameter_names or not method.is_stored or method.changed_layers is not None:
             raise _not_alike("adapters that are by themselves, in all layers", method.name)
+        if method.is_of_all_rows:
+            raise _not_alike("methods that a row can have by itself", _shared(each))
         defaults = {x.name: x.default for x in dataclasses.fields(method)}
         same = {name: defaults[name] for name in OF_TRAINING if name in defaults}
+        same |= {
+            name: tuple(sorted(getattr(method, name))) for name in UNORDERED if name in defaults
+        }
         plain.append(dataclasses.replace(method, **same))
     for each, method in zip(adapters, plain):
         if method != plain[0]:
@@ -81,13 +93,23 @@ def _of_one_kind(adapters: tuple[Attached, ...]) -> Method:
     return plain[0]
 
 
+def _shared(adapter: Attached) -> str:
+    method: Any = adapter.method
+    settings = [
+        f"{name}={getattr(method, name)}"
+        for name in ("magnitude", "initialization")
+        if hasattr(method, name)
+    ]
+    return f"{adapter.name}: {' '.join([method.name, *settings])}"
+
+
 def _told(method: Method, other: Method) -> str:
     """The method, or what settings it has otherwise than another."""
     if type(method) is not type(other):
         return method.name
     names = (x.name for x in dataclasses.fields(method))
     unlike = (name for name in names if getattr(method, name) != getattr(other, name))
-    return ", ".join(f"{name}={getattr(method, name)}" for name in unlike)
+    return ", ".join(f"{name}={str(getattr(method, name))[:SHOWN]}" for name in unlike)
 
 
 def _check_places(modules: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ Shapes: N tokens; a table [V, H], an output [H, V].
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,7 +41,8 @@ class Tokens(Method):
     def __post_init__(self):
         super().__post_init__()
         chosen = self.tokens or self.ids
-        if not chosen or len({*chosen}) < len(chosen) or min(self.ids, default=0) < 0:
+        repeated = any(len({*each}) < len(each) for each in (self.tokens, self.ids))
+        if not chosen or repeated or min(self.ids, default=0) < 0:
             raise UserError(
                 "not a choice of tokens",
                 where="tokens" if self.tokens else "tokens, ids",
@@ -64,7 +65,16 @@ class Tokens(Method):
                     got=token,
                     fix=did_you_mean(token, there) or "add it first: jaxssl tokenizer --help",
                 )
-        return dataclasses.replace(self, ids=tuple(known[token] for token in self.tokens))
+        ids = tuple(known[token] for token in self.tokens)
+        if self.ids not in ((), ids):
+            raise UserError(
+                "these tokens have other ids",
+                where="peft, ids",
+                expected=f"{list(ids)}, as the tokenizer has them",
+                got=list(self.ids),
+                fix="leave ids out",
+            )
+        return dataclasses.replace(self, ids=ids)
 
     def check(self, model: ModelConfig) -> None:
         """Refuses ids that the model has no rows for."""
@@ -75,6 +85,16 @@ class Tokens(Method):
                 expected=f"below model.vocab_size={model.vocab_size}",
                 got=max(self.ids),
             )
+
+    @property
+    def same_throughout(self) -> Sequence[str]:
+        """Which tokens: rows are told by their order."""
+        return ("ids",)
+
+    @property
+    def is_of_all_rows(self) -> bool:
+        """It is."""
+        return True
 
     # --- What is computed ---
 

@@ -2,6 +2,7 @@
 do here, both ways."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the reference is peft on torch")
 peft = pytest.importorskip("peft", reason="the reference is peft on torch")
 
+import safetensors.numpy  # noqa: E402
 import tiny  # noqa: E402
 import transformers  # noqa: E402
 from peft_cases import V, case_of, theirs  # noqa: E402
@@ -251,3 +253,42 @@ def test_rows_alone_of_tokens_that_the_model_has_not_are_refused(root, tmp_path)
     )
     with pytest.raises(UserError, match="rows of tokens that the model has not"):
         read_adapter(tmp_path, open_model(place))
+
+
+@pytest.mark.parametrize("case", ["llama", "gpt2", "t5"])
+def test_rows_alone_of_added_tokens_are_read_with_the_table_that_peft_writes_beside(
+    case, root, tmp_path
+):
+    """As `save_pretrained` does where the model has other tokens than its configuration on disk."""
+    place, _, _, name = case_of(case, root)
+    grown = larger(place, name)
+    shutil.copytree(place, tmp_path / "grown")
+    grown.save_pretrained(tmp_path / "grown")
+    settings = peft.TrainableTokensConfig(token_indices=[*INDICES])
+    wrapped = peft.get_peft_model(grown, settings).eval()
+    generator = torch.Generator().manual_seed(8)
+    for p in wrapped.parameters():
+        if p.requires_grad:
+            p.data = p.data + 0.2 * torch.randn(p.shape, generator=generator)
+    wrapped.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    written = safetensors.numpy.load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert any(name.endswith("base_layer.weight") for name in written)
+    read = read_adapter(tmp_path / "adapter", open_model(tmp_path / "grown"))
+    assert read.method == Tokens(ids=INDICES) and not read.trained
+    with pytest.raises(UserError, match="lie over another table than the model's"):
+        read_adapter(tmp_path / "adapter", open_model(place))
+
+
+def test_rows_are_not_written_where_peft_would_leave_out_the_outputs_bias(tmp_path):
+    with pytest.raises(UserError, match="leaves out the bias of an output"):
+        write_adapter(
+            tmp_path,
+            Tokens(ids=(1,)),
+            {},
+            {},
+            shapes={TABLE: (V, 16), "masked_lm/bias": (V,)},
+            config=tiny.bert(),
+            heads={"masked_lm": "masked_lm"},
+            architecture="BertForMaskedLM",
+            base=None,
+        )

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import numpy as np
 import pytest
 import tiny
 
@@ -126,12 +127,28 @@ def test_what_cannot_lie_side_by_side_is_refused(methods, told):
 
 def test_methods_that_are_of_all_rows_are_refused():
     for method in (Tokens(ids=(1,)), Lora(magnitude=True), Lora(initialization="pissa")):
-        model, params = three("gpt2", method)
-        with pytest.raises(UserError):
-            beside, sets, _ = side_by_side(model, params)
-            generate(beside, sets, TEXTS, Sampling(max_new_tokens=1), [], adapter=ROWS)
+        with pytest.raises(UserError, match="methods that a row can have by itself"):
+            side_by_side(*three("gpt2", method))
     parts = (Attached("a", Bottleneck()), Attached("b", Bottleneck()))
     joined = Sum(of=("a", "b")).joined({"a": Bottleneck(), "b": Bottleneck()})
     model = Model(FAMILIES["gpt2"], adapters=(Attached("c", joined), *parts))
     with pytest.raises(UserError, match="row by row"):
         side_by_side(model, tiny.random_params(model))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Lora(targets=("query", "value")), Lora(targets=("value", "query"))),
+        (Lora(), Lora(initialization="normal", dropout=0.1, learning_rate_factor=3.0)),
+        (Prompt(length=3), Prompt(length=3, initialization="vocabulary")),
+        (Prefix(length=2), Prefix(length=2, initial_scale=0.1)),
+    ],
+)
+def test_how_adapters_began_and_in_which_order_they_name_targets_does_not_part_them(one, other):
+    model, params = three("gpt2", one)
+    unlike = tuple(Attached(x.name, other if x.name == "news" else one) for x in model.adapters)
+    beside, sets, _ = side_by_side(dataclasses.replace(model, adapters=unlike), params)
+    same, want, _ = side_by_side(model, params)
+    assert beside.adapters == same.adapters
+    jax.tree.map(np.testing.assert_array_equal, sets, want)
