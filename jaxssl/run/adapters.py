@@ -72,7 +72,7 @@ def check_adapters(config: RunConfig, model: Model) -> None:
         }
         for target in method.wanted:
             if target != ALL_LINEAR and not any(_is_named(path, target) for path in own):
-                raise _no_target(model, target, where)
+                raise _no_target(model, method, target, own, where)
         body = [path for path in paths if _is_of_body(path, model)]
         _check_layers(method, own, _depths(model), where)
         trained = method.trains_beside(sorted(own))
@@ -178,8 +178,22 @@ def _is_of_body(path: str, model: Model) -> bool:
     return path.split("/")[0] not in (*model.head_parts, ADAPTERS, "pooler")
 
 
-def _no_target(model: Model, target: str, where: str) -> UserError:
+def _no_target(
+    model: Model, method: Method, target: str, own: Iterable[str], where: str
+) -> UserError:
+    fields = [x.name for x in dataclasses.fields(method)]
+    within = (x for x in fields if isinstance(getattr(method, x), tuple | Mapping))
+    field = next((x for x in within if target in getattr(method, x)), "targets")
+    where = f"{where}.{field}"
     sites = {path.split("/layers/")[-1] for path in sites_of(model)}
+    if field.endswith("_by_target") and any(_is_named(site, target) for site in sites):
+        return UserError(
+            "this adapter does not change what a setting is for",
+            where=where,
+            expected="some of " + ", ".join(sorted({x.split("/layers/")[-1] for x in own})),
+            got=target,
+            fix="name it in targets, too",
+        )
     return UserError(
         "a target is nowhere in the model",
         where=where,

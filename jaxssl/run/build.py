@@ -78,9 +78,9 @@ def build(config: RunConfig) -> Built:
     Raises:
       UserError: anything that would fail or mislead later.
     """
+    shift = _positions_taken(config)
     config, tokenizer, opened = read_data(config)
     vocabulary = make_vocabulary(tokenizer, config.model.vocab_size)
-    shift = sum(method.shift for method in config.peft.values())
     left = dataclasses.replace(config.model, max_positions=config.model.max_positions - shift)
     for objective in config.objectives:
         objective.check(left, vocabulary)
@@ -224,6 +224,23 @@ def _check_rows_enough(stream: StreamConfig, lead: str) -> None:
             fix=f"set {lead}data.batch_size=64, and train.accumulation where memory is short: a "
             "row is told from all rows of the batch, not of its part",
         )
+
+
+def _positions_taken(config: RunConfig) -> int:
+    """How many of the model's learned positions its adapters take. Raises UserError: one that the
+    model cannot have, or as many as there are."""
+    for method in config.peft.values():
+        method.check(config.model)
+    taken = sum(method.shift for method in config.peft.values())
+    if taken >= config.model.max_positions:
+        raise UserError(
+            "the prefixes leave no position for a text",
+            where="peft",
+            expected=f"fewer than model.max_positions={config.model.max_positions} in all",
+            got=taken,
+            fix="shorten them, or set takes_positions=false",
+        )
+    return taken
 
 
 def _places(config: RunConfig, opened: Mapping[str, Opened]) -> int | None:

@@ -439,8 +439,18 @@ def test_virtual_tokens_begin_as_ordinary_tokens_that_are_drawn(base):
 @pytest.mark.parametrize(
     ("settings", "what", "where"),
     [
-        (("peft.name=lora", "peft.targets=[qery]"), "a target is nowhere", "peft.default"),
-        (("peft.name=ia3", "peft.inputs=[gate]"), "a target is nowhere", "peft.default"),
+        (("peft.name=lora", "peft.targets=[qery]"), "a target is nowhere", "peft.default.targets"),
+        (("peft.name=ia3", "peft.inputs=[gate]"), "a target is nowhere", "peft.default.inputs"),
+        (
+            ("peft.name=lora", "peft.rank_by_target={up: 4}"),
+            "does not change what a setting is for",
+            "peft.default.rank_by_target",
+        ),
+        (
+            ("peft.name=prefix", "peft.length=250", "peft.takes_positions=true"),
+            "no position for a text",
+            "peft.*.length",
+        ),
         (("peft.two_words.name=lora",), "not a name of an adapter", "peft"),
         (
             ("peft.name=bottleneck", "peft.after=[cross_attention]"),
@@ -452,7 +462,7 @@ def test_virtual_tokens_begin_as_ordinary_tokens_that_are_drawn(base):
             "nothing that prefix changes",
             "peft.default",
         ),
-        (("peft.name=prompt", "peft.length=32"), "no position for a text", "peft, length"),
+        (("peft.name=prompt", "peft.length=32"), "no position for a text", "peft.*.length"),
         (("peft.name=prompt", "peft.length=10"), "with what adapters take", "data.max_length"),
         (("peft.name=lora", "init.scratch=true"), "starts from nothing", "peft, init.from"),
         (("peft.name=adalora",), "", "peft"),

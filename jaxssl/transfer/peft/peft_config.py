@@ -1,8 +1,9 @@
 """`adapter_config.json`, as PEFT writes it: which of its fields are read, and what they say of a
 module."""
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from jaxssl.core.errors import UserError
 from jaxssl.core.json_files import JsonObject, read_json
 from jaxssl.transfer.peft import virtual
 from jaxssl.transfer.peft.files import CONFIG
-from jaxssl.transfer.peft.rows import ALONE, FIELD_ALONE
+from jaxssl.transfer.peft.rows import ALONE, FIELD, FIELD_ALONE
 
 PLAIN = (True, False, "gaussian", "orthogonal", "eva")
 """Initialisations that leave the model's own parameters as they are."""
@@ -49,6 +50,56 @@ KINDS = ("LORA", "IA3", ALONE, *VIRTUAL)
 """What PEFT calls the methods."""
 
 
+def _is_whole(x: Any) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool)
+
+
+def _is_number(x: Any) -> bool:
+    return _is_whole(x) or isinstance(x, float) and math.isfinite(x)
+
+
+def _is_names(x: Any) -> bool:
+    is_list = isinstance(x, list) and all(isinstance(each, str) for each in x)
+    return x is None or isinstance(x, str) or is_list
+
+
+def _is_ids(x: Any) -> bool:
+    return isinstance(x, list) and all(_is_whole(each) and each >= 0 for each in x)
+
+
+def _is_pattern(x: Any, is_value: Callable[[Any], bool]) -> bool:
+    return x is None or isinstance(x, dict) and all(map(is_value, x.values()))
+
+
+def _is_rank(x: Any) -> bool:
+    return _is_whole(x) and x >= 1
+
+
+RANK, NUMBER = (_is_rank, "1 or more"), (_is_number, "a number")
+NAMES = (_is_names, "names of modules, a pattern or null")
+YES_OR_NO = (lambda x: isinstance(x, bool) or x is None, "true or false")
+VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("r", "num_virtual_tokens"), RANK),
+    "lora_alpha": NUMBER,
+    "lora_dropout": (lambda x: _is_number(x) and 0 <= x < 1, "0 or more, below 1"),
+    "rank_pattern": (lambda x: _is_pattern(x, _is_rank), "{pattern: rank}"),
+    "alpha_pattern": (lambda x: _is_pattern(x, _is_number), "{pattern: alpha}"),
+    **dict.fromkeys(("target_modules", "exclude_modules", "feedforward_modules"), NAMES),
+    "modules_to_save": NAMES,
+    "layers_to_transform": (
+        lambda x: x is None or _is_whole(x) or _is_ids(x),
+        "numbers of layers, or null",
+    ),
+    FIELD_ALONE: (_is_ids, "ids of tokens"),
+    FIELD: (
+        lambda x: x is None or _is_ids(x) or isinstance(x, dict) and all(map(_is_ids, x.values())),
+        "ids of tokens, by table where there are several",
+    ),
+    **dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out"), YES_OR_NO),
+}
+"""What fields that are read may be."""
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """`adapter_config.json`. Raises UserError: another method's, or of what is not here."""
     what, fix = "an adapter's file is damaged", "copy it again"
@@ -61,6 +112,15 @@ def read_config(path: Path) -> dict[str, Any]:
     for field, value in given.items():
         if field not in KNOWN and value not in (None, False, [], {}):
             raise not_here(path, field, UNREAD.get(field, "fields that are known"), value)
+        is_good, expected = VALUES.get(field, (lambda _: True, ""))
+        if not is_good(value):
+            raise UserError(
+                "an adapter's file has a value that its field cannot have",
+                where=f"{path / CONFIG}, {field}",
+                expected=expected,
+                got=repr(value),
+                fix=fix,
+            )
     start = given.get("init_lora_weights", True)
     is_simple = not given.get("use_dora") and given.get("bias", "none") == "none"
     if start not in PLAIN and not (start in AGAIN and is_simple):
@@ -107,9 +167,26 @@ def is_meant(given: Mapping[str, Any], name: str) -> bool:
 
 def alpha_of(given: Mapping[str, Any], name: str) -> float:
     """The alpha of a module there, by the first of PEFT's patterns that fits."""
-    fitting = (
-        value
-        for key, value in (given.get("alpha_pattern") or {}).items()
-        if re.fullmatch(rf"(.*\.)?({key})", name)
+    return float(_fitting(given, "alpha_pattern", name, given.get("lora_alpha", 8)))
+
+
+def check_meant(path: Path, given: Mapping[str, Any], name: str, rank: int) -> None:
+    """Refuses tensors of a module there that the fields leave out, or give another rank."""
+    named = isinstance(given.get("target_modules"), list) and not given.get("layers_pattern")
+    said = _fitting(given, "rank_pattern", name, given.get("r", 8))
+    if said == rank and (not named or is_meant(given, name)):
+        return
+    raise UserError(
+        "an adapter's two files contradict each other",
+        where=f"{path / CONFIG}, {'r, rank_pattern' if said != rank else 'target_modules'}",
+        expected=f"{name} of rank {rank}, as its tensors are",
+        got=f"rank {said}" if said != rank else f"fields that leave {name} out",
+        fix="take both files of one adapter",
     )
-    return float(next(fitting, given.get("lora_alpha", 8)))
+
+
+def _fitting(given: Mapping[str, Any], field: str, name: str, usual: Any) -> Any:
+    """The value of the first of PEFT's patterns that fits a module there."""
+    patterns = (given.get(field) or {}).items()
+    fitting = (value for key, value in patterns if re.fullmatch(rf"(.*\.)?({key})", name))
+    return next(fitting, usual)

@@ -72,14 +72,14 @@ class Prefix(Method):
         if self.takes_positions and not model.body().position_rows:
             raise UserError(
                 "the model has no learned positions that a prefix could take",
-                where="peft, takes_positions",
+                where="peft.*.takes_positions",
                 expected="false, or a model with learned positions (bert, gpt2, bart, ...)",
                 got=f"true, for model.name={model.name}",
             )
         if self.shift >= model.max_positions:
             raise UserError(
                 "the prefix leaves no position for a text",
-                where="peft, length",
+                where="peft.*.length",
                 expected=f"below model.max_positions={model.max_positions}",
                 got=self.length,
             )

@@ -92,7 +92,7 @@ class Prompt(Method):
         if self.length >= model.max_positions:
             raise UserError(
                 "the virtual tokens leave no position for a text",
-                where="peft, length",
+                where="peft.*.length",
                 expected=f"below model.max_positions={model.max_positions}",
                 got=self.length,
             )

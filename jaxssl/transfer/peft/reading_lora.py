@@ -20,7 +20,7 @@ from jaxssl.transfer.peft.modules_there import (
     modules_of,
     own_array,
 )
-from jaxssl.transfer.peft.peft_config import AGAIN, alpha_of, is_meant, not_here
+from jaxssl.transfer.peft.peft_config import AGAIN, alpha_of, check_meant, is_meant, not_here
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +84,7 @@ def read_lora(
     }
     for layer, own in by_layer.items():
         check_complete(path, given, {names[layer]: own})
+        check_meant(path, given, names[layer], len(own["b"]))
     alphas = {layer: alpha_of(given, names[layer]) for layer in by_layer}
     ranks = {layer: len(own["b"]) for layer, own in by_layer.items()}
     widest = max(ranks, key=lambda layer: ranks[layer])

@@ -60,7 +60,7 @@ class Tokens(Method):
                 there = [each for each in known if each is not None]
                 raise UserError(
                     "the tokenizer has no such token",
-                    where="peft, tokens",
+                    where="peft.*.tokens",
                     expected="tokens as its vocabulary writes them",
                     got=token,
                     fix=did_you_mean(token, there) or "add it first: jaxssl tokenizer --help",
@@ -69,7 +69,7 @@ class Tokens(Method):
         if self.ids not in ((), ids):
             raise UserError(
                 "these tokens have other ids",
-                where="peft, ids",
+                where="peft.*.ids",
                 expected=f"{list(ids)}, as the tokenizer has them",
                 got=list(self.ids),
                 fix="leave ids out",
@@ -81,7 +81,7 @@ class Tokens(Method):
         if max(self.ids, default=0) >= model.vocab_size:
             raise UserError(
                 "the model has no rows of these tokens",
-                where="peft, ids",
+                where="peft.*.ids",
                 expected=f"below model.vocab_size={model.vocab_size}",
                 got=max(self.ids),
             )
