@@ -99,6 +99,8 @@ CAUSAL, BERT, MODERNBERT = (
 SPANS = "objectives/t5-1.1-base"
 WIDE = ("data.batch_size=4096", "mesh.data=1", "mesh.fsdp=1024", "mesh.tensor=4")
 FSDP64 = ("mesh.data=1", "mesh.fsdp=64")
+IN_FOUR = (*ONE_BILLION, "data.batch_size=1024", *FSDP64, "train.accumulation=4")
+"""Four microbatches."""
 PODS = {
     "tiny": Pod(
         "v5p:4x4x4",
@@ -176,6 +178,8 @@ PODS = {
     "weak 2 slices": Pod(
         "v5p:4x4x4*2", CAUSAL, (*ONE_BILLION, "data.batch_size=512", "mesh.data=2", "mesh.fsdp=64")
     ),
+    "in 4": Pod("v5p:4x4x4", CAUSAL, IN_FOUR),
+    "in 4, once": Pod("v5p:4x4x4", CAUSAL, (*IN_FOUR, "mesh.gather_once=true")),
     "long rows": Pod(
         "v5p:4x4x4",
         CAUSAL,

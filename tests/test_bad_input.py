@@ -338,6 +338,27 @@ def _(p):
     return p.pretrain("train.accumulation=3")
 
 
+@case(
+    "one microbatch that would gather once",
+    "gathers and sums once a step as it is",
+    "where:    mesh.gather_once",
+    "train.accumulation above 1",
+)
+def _(p):
+    return p.pretrain("mesh.gather_once=true")
+
+
+@case(
+    "a contrast that would gather once",
+    "goes through its parts twice",
+    "where:    mesh.gather_once",
+    "true with objective=simcse",
+)
+def _(p):
+    simcse = ("objective.name=simcse", "data.rows.name=documents", "data.batch_size=16")
+    return p.pretrain("mesh.gather_once=true", "train.accumulation=2", *simcse)
+
+
 @case("a mesh of more devices than there are", "product is 8", "JAX_NUM_CPU_DEVICES=16")
 def _(p):
     return p.pretrain("mesh.data=1", "mesh.fsdp=16")

@@ -2,14 +2,16 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, PartitionSpec
 
+from jaxssl.core.platform import platform
 from jaxssl.parallel.rules import Laid, Names, num_shards, rings_in_force, rules_in_force
 
 T = TypeVar("T")
@@ -97,6 +99,37 @@ Groups = tuple[tuple[tuple[int, ...], ...], ...]
 """For each ring, sets of places along an axis."""
 
 
+Scatters = tuple[tuple[str, Groups], ...]
+"""Axes of the mesh, the slowest first, each with groups of its places, one set for each ring of a
+torus that it lies on, the slowest first: a TPU sums whole what would be scattered over more than a
+ring at once."""
+
+
+def summed_into(
+    own: jax.Array, over: Sequence[str], scatters: Scatters = (), dimension: int = 0
+) -> jax.Array:
+    """The sum of what each device has over axes of the mesh, of which each keeps the shard along
+    `dimension` that `scatters` give it; inside a function that runs on each shard by itself.
+
+    On a CPU it is made in float32: jaxlib 0.10.2 would make one of bfloat16 so, too, and ends the
+    process over it where other axes of the mesh are XLA's.
+    """
+    kind = own.dtype
+    own = own.astype(jnp.promote_types(kind, jnp.float32)) if platform() == "cpu" else own
+    for axis, rings in scatters:
+        for groups in rings:
+            own = jax.lax.psum_scatter(
+                own, axis, scatter_dimension=dimension, axis_index_groups=groups, tiled=True
+            )
+    others = tuple(axis for axis in over if axis not in dict(scatters))
+    return (jax.lax.psum(own, others) if others else own).astype(kind)
+
+
+def scatters_over(axes: Sequence[str]) -> Scatters:
+    """These axes, each with its rings."""
+    return tuple((axis, ring_groups(rings_in_force(axis))) for axis in axes)
+
+
 @dataclass(frozen=True)
 class IntoShards:
     """Sums the gradient of a kernel straight into the shards that parameters lie in: each device
@@ -104,14 +137,12 @@ class IntoShards:
 
     Attributes:
       rows: the axes of the mesh that split the batch and, where any do, the sequence.
-      scatters: the axes that split the kernel, the slowest first, each with groups of its places,
-        one set for each ring of a torus that it lies on, the slowest first: a TPU sums whole what
-        would be scattered over more than a ring at once.
+      scatters: the axes that split the kernel.
       dimension: of the kernel, that they split.
     """
 
     rows: tuple[tuple[str, ...], ...]
-    scatters: tuple[tuple[str, Groups], ...]
+    scatters: Scatters
     dimension: int
 
     def __call__(self, product: Callable[..., jax.Array], x: jax.Array, dy: jax.Array) -> jax.Array:
@@ -120,18 +151,7 @@ class IntoShards:
         shard_axes = tuple(axis for axis, _ in self.scatters)
 
         def on_shard(x: jax.Array, dy: jax.Array) -> jax.Array:
-            own = product(x, dy)
-            for axis, rings in self.scatters:
-                for groups in rings:
-                    own = jax.lax.psum_scatter(
-                        own,
-                        axis,
-                        scatter_dimension=self.dimension,
-                        axis_index_groups=groups,
-                        tiled=True,
-                    )
-            others = tuple(axis for axis in over if axis not in shard_axes)
-            return jax.lax.psum(own, others) if others else own
+            return summed_into(product(x, dy), over, self.scatters, self.dimension)
 
         rows = PartitionSpec(*self.rows)
         out = PartitionSpec(*[None] * self.dimension, shard_axes)
@@ -168,8 +188,7 @@ def into_shards(names: Names, shape: tuple[int, ...]) -> IntoShards | None:
     dimensions, axes = {dimension for dimension, _ in parts}, tuple(axis for _, axis in parts)
     if not split or len(dimensions) != 1 or not over.issuperset(axes):
         return None
-    scatters = tuple((axis, ring_groups(rings_in_force(axis))) for axis in axes)
-    return IntoShards(rows, scatters, dimensions.pop())
+    return IntoShards(rows, scatters_over(axes), dimensions.pop())
 
 
 def ring_groups(sizes: tuple[int, ...]) -> Groups:
@@ -191,7 +210,9 @@ def on_shards(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Ca
       in_specs, out_specs: PartitionSpecs in the place of arrays; more than there are arrays is
         allowed where an argument is None.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    free = {*mesh.axis_names} - {*mesh.manual_axes}
+    if mesh.empty or not free:
         return function
 
     def sharded(*args: Any) -> Any:
@@ -199,7 +220,10 @@ def on_shards(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Ca
             lambda x, spec: None if x is None else spec, args, in_specs, is_leaf=_is_none
         )
         # Without check_vma: a Pallas call does not say which axes its outputs vary over.
-        return jax.shard_map(function, in_specs=there, out_specs=out_specs, check_vma=False)(*args)
+        call = jax.shard_map(
+            function, in_specs=there, out_specs=out_specs, axis_names=free, check_vma=False
+        )
+        return call(*args)
 
     return sharded
 

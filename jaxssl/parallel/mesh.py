@@ -1,7 +1,7 @@
 """The device mesh of a run, from the hardware layer of its configuration."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -53,6 +53,10 @@ class MeshConfig:
     offload_optimizer: bool = False
     """Keep the optimizer's state in the memory of the hosts, and fetch it for each update: slower,
     for models that do not fit otherwise."""
+    gather_once: bool = False
+    """With `train.accumulation`: gather parameters, and sum gradients over devices, once a step
+    rather than in each microbatch. It takes room for all parameters, and for their gradients in
+    float32, on each device."""
     compiler: dict[str, str | int | float | bool | None] = field(default_factory=dict)
     """Options of the XLA compiler over those that this kind of chip has (they are told); null
     leaves one out."""
@@ -264,4 +268,26 @@ def check_batch(batch_size: int, accumulation: int, mesh: Mesh) -> None:
             f"{accumulation} microbatches)",
             got=batch_size,
             fix=f"use {low} or {low + unit}" if low else f"use {unit}",
+        )
+
+
+def check_gather_once(accumulation: int, needs_all: Mapping[str, str]) -> None:
+    """Refuses microbatches that have nothing to share, or cannot.
+
+    Args:
+      needs_all: {path in the configuration: name} of objectives that compare all rows of a batch.
+    """
+    if accumulation == 1:
+        raise UserError(
+            "a batch in one part gathers and sums once a step as it is",
+            where="mesh.gather_once",
+            expected="false, or train.accumulation above 1",
+            got="true with train.accumulation=1",
+        )
+    for where, name in needs_all.items():
+        raise UserError(
+            "an objective that compares all rows of a batch goes through its parts twice",
+            where="mesh.gather_once",
+            expected="false",
+            got=f"true with {where}={name}",
         )

@@ -67,6 +67,16 @@ class Rules:
             return name.axes
         return () if name is None else dict(self.table)[name]
 
+    def without(self, axes: Sequence[str]) -> "Rules":
+        """The table inside a function that each device of these axes calls with its own part: what
+        they split is whole there."""
+
+        def rest(table: Table) -> Table:
+            return tuple((name, tuple(x for x in own if x not in axes)) for name, own in table)
+
+        changed = tuple((pattern, rest(over)) for pattern, over in self.parameters)
+        return dataclasses.replace(self, table=rest(self.table), parameters=changed)
+
     def of_parameter(self, path: str, names: Sequence[str | None]) -> Names:
         """The axes of a parameter, those that its pattern lays out otherwise as `Laid`."""
         path = canonical(self.root + path) if self.parameters else path

@@ -19,17 +19,24 @@ from jaxssl.core.upcast import upcast
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import Objective, all_sums, total_loss
 from jaxssl.parallel.axes import constrain
+from jaxssl.program.once import summed_once
 from jaxssl.transfer.regularize import mix_out
 
 HEAD, MIX = 1 << 20, 1 << 21
 """What a batch's dropout key is folded with for its heads, and for mixout."""
 NOTHING: Params = {}
+Fixed = tuple[Params, Params]
+"""Parameters that are not differentiated, and anchors."""
 Result = tuple[jax.Array, Any, Params]
 """Loss, metrics, gradient."""
 
 
 def make_loss(
-    model: Model, objective: Objective, microbatches: int = 1, mixout: float = 0.0
+    model: Model,
+    objective: Objective,
+    microbatches: int = 1,
+    mixout: float = 0.0,
+    once: bool = False,
 ) -> Callable[..., Result]:
     """A function `(params, corrupted batch, key, others, anchors, step) -> (loss, metrics,
     gradients)`.
@@ -41,6 +48,9 @@ def make_loss(
     divided by the weight of the whole batch, so the sum is exact however the labels fall. The batch
     gets `row`, each row's place in it: dropout goes by that, so a microbatch is dropped as the
     same rows of the whole batch are.
+
+    Args:
+      once: parameters are gathered, and gradients summed over devices, once for all microbatches.
     """
 
     def loss(
@@ -53,20 +63,20 @@ def make_loss(
     ) -> Result:
         key = fold(key, 0)
 
-        def whole(params: Params) -> Params:
+        def whole(params: Params, others: Params, anchors: Params) -> Params:
             if mixout and key is not None:
                 params = mix_out(params, anchors, mixout, jax.random.fold_in(key, MIX))
             return join(params, others)
 
         weights = objective.weights(batch)
         batch = {**batch, "row": jnp.arange(num_rows(batch), dtype=jnp.uint32)}
-        one = _OneBatch(model, objective, whole, weights, key, step)
+        one = _OneBatch(model, objective, whole, (others, anchors), weights, key, step)
         if microbatches == 1:
             return one.at_once(params, batch)
         parts = jax.tree.map(functools.partial(split_rows, count=microbatches), batch)
         if objective.whole_batch:
             return one.cached(params, batch, parts)
-        return one.added_up(params, parts)
+        return one.added_up(params, parts, once)
 
     return loss
 
@@ -75,7 +85,8 @@ class _OneBatch:
     """Three ways to the gradient of one batch's loss.
 
     Args:
-      whole: all parameters of those that are differentiated.
+      whole: all parameters, of those that are differentiated and of the `fixed`.
+      fixed: the parameters that are not, and what the others started from.
       weights: what the losses are divided by.
       key: of the batch's dropout.
     """
@@ -84,12 +95,13 @@ class _OneBatch:
         self,
         model: Model,
         objective: Objective,
-        whole: Callable[[Params], Params],
+        whole: Callable[[Params, Params, Params], Params],
+        fixed: Fixed,
         weights: Mapping[str, jax.Array],
         key: jax.Array | None,
         step: jax.Array | int,
     ):
-        self.model, self.objective, self.whole = model, objective, whole
+        self.model, self.objective, self._whole, self.fixed = model, objective, whole, fixed
         self.weights, self.key, self.head_key = weights, key, fold(key, HEAD)
         self.step = step
 
@@ -105,17 +117,22 @@ class _OneBatch:
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
         return value, metrics, grads
 
-    def added_up(self, params: Params, parts: Batch) -> Result:
+    def added_up(self, params: Params, parts: Batch, once: bool) -> Result:
         """Each microbatch by itself, `parts` [M, B / M, ...]."""
 
-        def loss(params: Params, batch: Batch):
-            params, outputs = self._forward(params, batch)
+        def loss(params: Params, batch: Batch, fixed: Fixed):
+            params, outputs = self._forward(params, batch, fixed)
             return self._total(
                 self.objective.sums(self.model, params, outputs, batch, self.head_key)
             )
 
         gradient = jax.value_and_grad(loss, has_aux=True)
-        (value, metrics), grads = _scanned(lambda part: gradient(params, part), parts)
+
+        def added(params: Params, fixed: Fixed, parts: Batch, /):
+            return _scanned(lambda part: gradient(params, part, fixed), parts)
+
+        run = summed_once(added, self.model) if once else added
+        (value, metrics), grads = run(params, self.fixed, parts)
         return value, metrics, grads
 
     def cached(self, params: Params, batch: Batch, parts: Batch) -> Result:
@@ -147,8 +164,14 @@ class _OneBatch:
         grads = jax.tree.map(lambda a, b: a + upcast(b), grads, direct)
         return value + whole_value, {**metrics, **whole_metrics}, grads
 
-    def _forward(self, params: Params, batch: Batch) -> tuple[Params, Any]:
-        params = self.whole(params)
+    def whole(self, params: Params) -> Params:
+        """All parameters, of those that are differentiated."""
+        return self._whole(params, *self.fixed)
+
+    def _forward(
+        self, params: Params, batch: Batch, fixed: Fixed | None = None
+    ) -> tuple[Params, Any]:
+        params = self._whole(params, *(fixed or self.fixed))
         return params, self.objective.forward(self.model, params, batch, self.key)
 
     def _total(self, made: Any) -> tuple[jax.Array, Any]:

@@ -64,6 +64,8 @@ class Program:
       regularization: what holds parameters near their start.
       seed: of initialisation, masks and dropout.
       accumulation: microbatches a step.
+      gathers_once: they share parameters that are gathered, and gradients that are summed over
+        devices, once.
       ema: decay of an average of the parameters; None keeps none.
       draws: which streams a batch number takes.
       compiler: options of the XLA compiler for the training step.
@@ -83,6 +85,7 @@ class Program:
     regularization: Regularization = NONE
     seed: int = 0
     accumulation: int = 1
+    gathers_once: bool = False
     ema: float | None = None
     draws: Draws = AllAtOnce(("",))
     reached: Mapping[str, frozenset[str]] | None = None

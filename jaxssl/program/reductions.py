@@ -2,7 +2,7 @@
 
 import math
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,20 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxssl.core.layer_names import ADAPTERS
 from jaxssl.core.names import flatten
 from jaxssl.core.precision import Float
-from jaxssl.models.heads import TOKENS
-from jaxssl.models.model import Model
 from jaxssl.parallel.rules import rules_in_force
 from jaxssl.program.phase import Phase
 from jaxssl.program.state import parts_of
+from jaxssl.program.usage import Usage
 
 SHARED = ("batch", "sequence")
 """The logical axes over whose shards gradients are summed."""
-WIDE = np.dtype("float32")
-"""The dtype in which gradients of a language model's head are summed, chunk by chunk and over
-devices."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +28,12 @@ class Reductions:
     Attributes:
       shards: of the batch, and of its rows.
       sent: {dtype of `precision.reduce`: bytes that each device sends}, the run's own first.
+      times: that they are summed in a step.
     """
 
     shards: int
     sent: Mapping[str, float]
+    times: int = 1
 
 
 def reductions(phase: Phase, drawn: Iterable[str]) -> Reductions | None:
@@ -55,48 +52,25 @@ def reductions(phase: Phase, drawn: Iterable[str]) -> Reductions | None:
         return None
     precision, is_reached = program.model.precision, program.is_reached(tuple(drawn))
     params = {path: x for path, x in flatten(phase.abstract.params).items() if is_reached(path)}
-    usage = _Usage(program.model)
+    usage, times = Usage(program.model), 1 if program.gathers_once else program.accumulation
+
+    def sums(path: str, own: np.dtype, reduce: np.dtype) -> Iterable[tuple[np.dtype, bool]]:
+        if program.gathers_once:
+            return [(usage.sum_of_all(path, own, reduce), False)]
+        return usage.sums(path, own, reduce)
 
     def sent(dtype: str) -> float:
         parts = [
             _sent(x, kind.itemsize, mesh, summed, is_whole)
             for path, x in params.items()
-            for kind, is_whole in usage.sums(path, x.dtype, jnp.dtype(dtype))
+            for kind, is_whole in sums(path, x.dtype, jnp.dtype(dtype))
         ]
-        return sum(parts) * program.accumulation
+        return sum(parts) * times
 
     own = precision.reduce
     dtypes = [own, *(each for each in typing.get_args(Float) if each != own)]
     shards = math.prod(mesh.shape[axis] for axis in summed)
-    return Reductions(shards, {dtype: sent(dtype) for dtype in dtypes})
-
-
-class _Usage:
-    """What the parameters of a model are used for, which decides how their gradients are summed."""
-
-    def __init__(self, model: Model):
-        everything = model.abstract()
-        self._all = flatten(everything)
-        self._heads = {
-            path
-            for network in model.networks.values()
-            for head in network.heads
-            if head.use or TOKENS in head.reads(network.config)
-            for path in flatten(network.head_params(everything, head.name))
-        }
-
-    def sums(self, path: str, own: np.dtype, reduce: np.dtype) -> Iterator[tuple[np.dtype, bool]]:
-        """(dtype, whether each device gets all of it) of each sum of a parameter's gradient."""
-        if path in self._heads:  # see `parallel.axes.over_batch_shards`
-            yield max(own, WIDE, key=lambda kind: kind.itemsize), True
-        if path not in self._heads or "embeddings" in path.split("/"):
-            yield (reduce if self._is_factor(path) else own), False
-
-    def _is_factor(self, path: str) -> bool:
-        """Whether it is a kernel or a bias of `ops.linear`: norms have no kernel."""
-        parent, _, name = path.rpartition("/")
-        has_kernel = name in ("kernel", "bias") and f"{parent}/kernel" in self._all
-        return has_kernel or ADAPTERS in path.split("/")
+    return Reductions(shards, {dtype: sent(dtype) for dtype in dtypes}, times)
 
 
 def _sent(x: Any, itemsize: int, mesh: Mesh, summed: Sequence[str], is_whole: bool) -> float:

@@ -107,7 +107,9 @@ def stream_loss(
     key = dropout_key(program.seed, step)
     key = jax.random.fold_in(key, STREAM + number) if number else key
     mixout = program.regularization.mixout
-    loss = make_loss(program.model, objective, program.accumulation, mixout)
+    loss = make_loss(
+        program.model, objective, program.accumulation, mixout, once=program.gathers_once
+    )
 
     def weighted(params: Params, others: Params, anchors: Params):
         value, sums, grads = loss(params, corrupted, key, others, anchors, step)

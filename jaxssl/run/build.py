@@ -25,7 +25,7 @@ from jaxssl.optim.build import make_optimizer
 from jaxssl.optim.groups import GroupOf
 from jaxssl.optim.weight_decay import check_no_decay
 from jaxssl.parallel.compiler import compiler_options
-from jaxssl.parallel.mesh import check_batch, check_length, make_mesh
+from jaxssl.parallel.mesh import check_batch, check_gather_once, check_length, make_mesh
 from jaxssl.parallel.rules import use_mesh, use_rules
 from jaxssl.program.coded import describe_codes
 from jaxssl.program.parameter_use import check_read, reached
@@ -140,6 +140,8 @@ def make_program(
         _check_rows_enough(stream, f"streams.{name}." if name else "")
         check_batch(stream.data.batch_size, config.train.accumulation, mesh)
         check_length(_length(stream, opened[name]), mesh)
+    if config.mesh.gather_once:
+        check_gather_once(config.train.accumulation, _comparing(config))
     draws, epochs = _plan_draws(config, opened)
     model = make_model(config)
     _check_vocabularies(model)
@@ -176,6 +178,7 @@ def make_program(
         regularization=config.regularization,
         seed=config.train.seed,
         accumulation=config.train.accumulation,
+        gathers_once=config.mesh.gather_once,
         ema=config.train.ema,
         draws=draws,
         reached=reach,
@@ -241,6 +244,15 @@ def _positions_taken(config: RunConfig) -> int:
             fix="shorten them, or set takes_positions=false",
         )
     return taken
+
+
+def _comparing(config: RunConfig) -> dict[str, str]:
+    """{path: name} of the objectives that compare all rows of a batch."""
+    return {
+        f"streams.{name}.objective" if name else "objective": stream.objective.name
+        for name, stream in config.all_streams.items()
+        if stream.objective.whole_batch
+    }
 
 
 def _places(config: RunConfig, opened: Mapping[str, Opened]) -> int | None:

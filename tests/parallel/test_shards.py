@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from jax.sharding import PartitionSpec
 
 from jaxssl.core.precision import Precision
 from jaxssl.ops.linear import linear
-from jaxssl.parallel.axes import into_shards, ring_groups
+from jaxssl.parallel.axes import into_shards, on_shards, ring_groups
 from jaxssl.parallel.rules import DEFAULT, rings_of, use_layout
 
 NAMES = ("embed", "heads", "head_dim")
@@ -99,3 +100,24 @@ def test_sums_are_left_to_xla_where_nothing_lies_in_shards():
     ]:
         with use_layout(tiny.mesh(*sizes), DEFAULT):
             assert into_shards(names, rows) is None
+
+
+def test_a_kernel_runs_on_the_shards_that_are_left_inside_of_others():
+    """As attention does where each device goes through its microbatches by itself."""
+    over = tiny.mesh(data=2, tensor=4)
+    x = np.arange(32.0, dtype=np.float32).reshape(4, 8)
+    seen, split = [], PartitionSpec(None, "tensor")
+
+    def kernel(part):
+        seen.append(part.shape)
+        return part + jax.lax.axis_index("tensor")
+
+    def inner(part):
+        return on_shards(kernel, (split,), split)(part)
+
+    rows = PartitionSpec("data")
+    with jax.set_mesh(over):
+        call = jax.shard_map(inner, in_specs=rows, out_specs=rows, axis_names={"data"})
+        out = jax.jit(call)(x)
+    assert {*seen} == {(2, 2)}
+    np.testing.assert_array_equal(out, x + np.arange(8) // 2)

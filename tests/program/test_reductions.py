@@ -7,6 +7,7 @@ import jax
 import pytest
 import tiny
 
+from jaxssl.core.platform import use_platform
 from jaxssl.core.precision import Precision
 from jaxssl.models.model import Model
 from jaxssl.objectives.causal_lm import CausalLm
@@ -27,13 +28,13 @@ LOOKED_UP = 4 * 16 * (40 + 32)
 """Bytes of the tables of tokens and positions."""
 
 
-def phase_of(what, sizes, *, reduce="float32", parameters="float32", accumulation=1):
+def phase_of(what, sizes, *, reduce="float32", parameters="float32", **how):
     objective, config = what
     precision = Precision(reduce=reduce, parameters=parameters)
     model = Model(config, objective.heads, precision)
     batch = tiny.rows([[d] for d in tiny.random_documents([16] * 16)])
     over = tiny.mesh(*sizes)
-    program = tiny.program(model, objective, OPTIMIZER, batch, over=over, accumulation=accumulation)
+    program = tiny.program(model, objective, OPTIMIZER, batch, over=over, **how)
     with use_layout(over, DEFAULT):
         return Phases(program).at(0), batch
 
@@ -44,9 +45,9 @@ def priced(*args, **changes):
         return reductions(phase, [""])
 
 
-def sent(what, sizes, accumulation):
+def sent(what, sizes, **how):
     """Bytes of all sums of a compiled step, those of activations, too; and its price."""
-    phase, batch = phase_of(what, sizes, accumulation=accumulation)
+    phase, batch = phase_of(what, sizes, **how)
     with use_layout(phase.program.mesh, DEFAULT):
         rows = batch_sharding(phase.program.mesh)
         shapes = {
@@ -60,20 +61,29 @@ def sent(what, sizes, accumulation):
 
 
 @pytest.mark.parametrize(
-    ("what", "sizes", "accumulation"),
-    [(CAUSAL, (8, 1, 1), 2), (MASKED, (8, 1, 1), 1), (CAUSAL, (2, 4, 1), 1)],
-    ids=["causal, data 8, 2 microbatches", "masked, data 8", "causal, data 2 x fsdp 4"],
+    ("what", "sizes", "how"),
+    [
+        (CAUSAL, (8, 1, 1), {"accumulation": 2}),
+        (CAUSAL, (2, 4, 1), {"accumulation": 2, "gathers_once": True}),
+        (MASKED, (8, 1, 1), {}),
+        (CAUSAL, (2, 4, 1), {}),
+    ],
+    ids=["causal, 2 microbatches", "causal, 2 once", "masked, data 8", "causal, data 2 x fsdp 4"],
 )
-def test_the_price_is_what_the_compiled_step_sends(what, sizes, accumulation):
+def test_the_price_is_what_the_compiled_step_sends(what, sizes, how):
     """To 1%: the step sums the loss and its like, too. On a CPU, XLA sums tables that are looked up
     whole where they lie in shards: once more between n devices than shards of them take."""
-    there, made = sent(what, sizes, accumulation)
+    there, made = sent(what, sizes, **how)
     data, fsdp, _ = sizes
     n = data * fsdp
     whole = 2 * (n - 1) / n * LOOKED_UP
     shards = (fsdp - 1) / fsdp * LOOKED_UP + 2 * (data - 1) / data * LOOKED_UP / fsdp
     assert made.shards == n and list(made.sent) == ["float32", "bfloat16"]
-    assert made.sent["float32"] + whole - shards == pytest.approx(there, rel=0.01)
+    if how.get("gathers_once"):
+        assert made.times == 1 and made.sent["float32"] == pytest.approx(there, rel=0.01)
+    else:
+        assert made.times == how.get("accumulation", 1)
+        assert made.sent["float32"] + whole - shards == pytest.approx(there, rel=0.01)
     assert 0 < made.sent["bfloat16"] < made.sent["float32"]
 
 
@@ -123,14 +133,17 @@ def test_the_receipt_tells_it():
         "sends 1,000 bytes a step with precision.reduce=bfloat16, 2,000 with float32"
     )
     assert price_of_sums(Receipt(10, 8, 24, own, own, "a device", None)) == []
+    price = Reductions(8, {"float32": 2000.0}, 4)
+    (line,) = price_of_sums(Receipt(10, 8, 24, own, own, "8 devices", price))
+    assert line.endswith("; a part in 4 of it with mesh.gather_once=true, where memory allows")
 
 
 def test_kernels_in_shards_are_summed_in_the_declared_dtype():
-    """As the step is written: XLA's CPU backend sums bfloat16 in float32."""
+    """As the step is written for a TPU: a CPU sums bfloat16 in float32."""
     scatter = re.compile(r'"stablehlo.reduce_scatter".*?\}\) : \(tensor<([\dx]+)x(\w+)>\)', re.S)
     for dtype, kind in (("float32", "f32"), ("bfloat16", "bf16")):
         phase, batch = phase_of(CAUSAL, (1, 8, 1), reduce=dtype)
-        with use_layout(phase.program.mesh, DEFAULT):
+        with use_layout(phase.program.mesh, DEFAULT), use_platform("tpu"):
             lowered = phase.step(("",)).lower(phase.abstract, {"": batch}, phase.constants)
         found = scatter.findall(lowered.as_text())
         assert {each for _, each in found} == {kind}

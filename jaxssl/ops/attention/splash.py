@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jax.sharding import AbstractMesh, NamedSharding
 
 from jaxssl.core.precision import Precision
 from jaxssl.ops.attention.operands import Operands, WeightDropout
@@ -78,7 +79,9 @@ def lies(table: Any, spec: Any) -> Any:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return None
-    return table.manual_sharding_spec(jax.sharding.NamedSharding(mesh, spec))
+    # Splash asks for shapes of shards, which a mesh has not where a function runs on each already.
+    plain = AbstractMesh(mesh.axis_sizes, mesh.axis_names)
+    return table.manual_sharding_spec(NamedSharding(plain, spec))
 
 
 def _mask(pattern: Pattern, T: int, S: int) -> masks.Mask:
