@@ -205,17 +205,18 @@ def _other_settings(name: str, key: str, expected: Any, got: Any) -> UserError:
 
 
 def check_going_on(config: RunConfig, model: Model) -> None:
-    """Refuses an adapter that goes on from the run that the model comes from, as one of that name
-    there, where its parameters are of something else here.
+    """Refuses a start from a run whose adapters this run has not, or has with parameters that are
+    of something else.
 
     Raises:
-      UserError: names the setting.
+      UserError: names the adapter, or the setting.
     """
     init = config.init
     path = None if init is None else split_checkpoint(Path(init.from_))[0] / RUN_CONFIG
     if init is None or path is None or not path.is_file():
         return
     there = configuration.read_yaml(path).get("peft") or {}
+    _check_kept(config, init, there)
     own = [*flatten(unbox(uncut(model).abstract()))]
     for name, method in config.peft.items():
         paths = [each for each in own if matches(own_parameters(name), each)]
@@ -233,6 +234,28 @@ def check_going_on(config: RunConfig, model: Model) -> None:
                     fix="name the same tokens in the same order, give the adapter another name, or "
                     f"let it begin afresh: 'init.fresh=[{own_parameters(name)}]'",
                 )
+
+
+def _check_kept(config: RunConfig, init: InitConfig, there: Layer) -> None:
+    """Refuses to leave adapters of the run that is started from behind unsaid."""
+    here = {name: method.name for name, method in config.peft.items()}
+    methods = {
+        name: configuration.load(_One, [{"method": each}]).method for name, each in there.items()
+    }
+    lost = [
+        f"{name} ({method.name})"
+        for name, method in methods.items()
+        if method.is_stored and here.get(name) != method.name
+    ]
+    if lost and not any(x.startswith((ADAPTERS, "**")) for x in (*init.drop, *init.fresh)):
+        raise UserError(
+            "the run that this one starts from has adapters that this one has not",
+            where="peft",
+            expected=f"{', '.join(lost)}, as {init.from_} has",
+            got=", ".join(f"{name} ({method})" for name, method in here.items()) or "no adapters",
+            fix="give the same peft to go on, or start from one without: jaxssl merge "
+            f"{init.from_} OUT; 'init.drop=[{ADAPTERS}/**]' leaves what they learnt behind",
+        )
 
 
 # --- Parameters ----------------------------------------------------------------------------------

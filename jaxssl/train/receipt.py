@@ -162,7 +162,7 @@ def price_of_sums(receipt: Receipt) -> list[str]:
         return []
     (own, bytes_own), *others = receipt.reductions.sent.items()
     times = receipt.reductions.times
-    once = f"; a part in {times} of it with mesh.gather_once=true, where memory allows"
+    once = f"; at most 1/{times} of that with mesh.gather_once=true, where memory allows"
     return [
         f"gradients are summed over {receipt.reductions.shards:,} shards of the batch: each device "
         f"sends {bytes_own:,.0f} bytes a step with precision.reduce={own}"

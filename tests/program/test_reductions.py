@@ -135,7 +135,7 @@ def test_the_receipt_tells_it():
     assert price_of_sums(Receipt(10, 8, 24, own, own, "a device", None)) == []
     price = Reductions(8, {"float32": 2000.0}, 4)
     (line,) = price_of_sums(Receipt(10, 8, 24, own, own, "8 devices", price))
-    assert line.endswith("; a part in 4 of it with mesh.gather_once=true, where memory allows")
+    assert line.endswith("; at most 1/4 of that with mesh.gather_once=true, where memory allows")
 
 
 def test_kernels_in_shards_are_summed_in_the_declared_dtype():

@@ -535,3 +535,13 @@ def test_ids_that_are_not_those_of_the_tokens_are_refused(base):
         Tokens(tokens=("cat",), ids=(cat + 1,)).prepared(tokenizer)
     with pytest.raises(UserError, match="not a choice of tokens"):
         Tokens(tokens=("cat",), ids=(5, 5))
+
+
+def test_adapters_of_the_start_are_not_left_behind_unsaid(run, table, tmp_path):
+    for given in ((), ("peft.name=ia3",), ("peft.other.name=lora",)):
+        with pytest.raises(UserError, match="has adapters that this one has not") as caught:
+            build(tuned.configured(run, table, tmp_path / "on", *given))
+        assert "default (lora)" in str(caught.value.expected)
+        assert f"jaxssl merge {run}" in str(caught.value.fix)
+    dropped = tuned.configured(run, table, tmp_path / "on", "init.drop=[adapters/**]")
+    assert not build(dropped).config.peft

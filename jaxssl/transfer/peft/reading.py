@@ -148,7 +148,9 @@ def read_adapter(path: Path, base: HfDirectory, *, leaves_heads: bool = False) -
             expected=f"modules of {base.path}",
             got=", ".join(sorted(left)[:3]) + (", ..." if len(left) > 3 else ""),
             fix="give the model that the adapter was trained on; a head that the adapter brings "
-            "must be in that model's directory, too",
+            "must be in that model's directory, too: save its class of transformers with as many "
+            "labels there, as AutoModelForSequenceClassification.from_pretrained(MODEL, "
+            "num_labels=N).save_pretrained(DIRECTORY)",
         )
     trained |= {ours: _filled(ours, layers, base) for ours, layers in biases.items()}
     _check_output(path, trained, base)
@@ -339,6 +341,17 @@ def _not_of_shape(path: Path, theirs: str, shape: tuple[int, ...]) -> UserError:
 
 def _tensors(path: Path, lead: str) -> dict[str, np.ndarray]:
     """Those of the file, without what stands before all their names."""
+    if not (path / WEIGHTS).is_file():
+        pickled = path / "adapter_model.bin"
+        raise UserError(
+            "an adapter's file is not there",
+            where=path / WEIGHTS,
+            expected="a file of safetensors",
+            got=f"{pickled.name}, which is pickled" if pickled.is_file() else "none",
+            fix="load it where peft is installed, and save it again (save_pretrained)"
+            if pickled.is_file()
+            else "copy both files of the adapter",
+        )
     reader, found = Reader(), {}
     for name, tensor in open_file(path / WEIGHTS).items():
         if not name.startswith(lead) and name != virtual.TABLE:

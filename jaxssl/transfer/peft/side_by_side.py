@@ -70,7 +70,10 @@ def side_by_side(model: Model, params: Params) -> tuple[Model, Params, dict[str,
 def _of_one_kind(adapters: tuple[Attached, ...]) -> Method:
     """Their method, as it is beside others."""
     if len(adapters) < 2:
-        raise _not_alike("two adapters or more", ", ".join(x.name for x in adapters) or "none")
+        names = ", ".join(x.name for x in adapters) or "none"
+        raise _not_alike(
+            "two adapters or more", names, "give each of them: --adapter A --adapter B"
+        )
     plain: list[Any] = []
     for each in adapters:
         method: Any = each.method
@@ -120,11 +123,11 @@ def _check_places(modules: Mapping[str, Any]) -> None:
             raise _not_alike("adapters of the layers and of embeddings", module)
 
 
-def _not_alike(expected: str, got: str) -> UserError:
+def _not_alike(expected: str, got: str, fix: str = "use one at a time") -> UserError:
     return UserError(
         "these adapters cannot be chosen row by row",
         where=WHERE,
         expected=expected,
         got=got,
-        fix="use one at a time",
+        fix=fix,
     )
