@@ -1,11 +1,13 @@
 """What PEFT's configuration of an adapter may say."""
 
 import json
+from typing import Any
 
 import pytest
 
 from jaxssl.core.errors import UserError
 from jaxssl.transfer.peft.peft_config import check_meant, read_config
+from jaxssl.transfer.peft.reading import read_adapter
 
 LORA = {
     "peft_type": "LORA",
@@ -67,3 +69,14 @@ def test_tensors_that_the_fields_leave_out_or_give_another_rank_are_told(tmp_pat
         with pytest.raises(UserError, match="contradict each other") as caught:
             check_meant(tmp_path, given, name, rank)
         assert got in str(caught.value.got)
+
+
+def test_a_pickled_adapter_and_one_that_is_not_there_are_told_apart(tmp_path):
+    base: Any = None  # is not looked at
+    with pytest.raises(UserError, match="file is not there") as caught:
+        read_adapter(write(tmp_path), base)
+    assert caught.value.got == "none"
+    (tmp_path / "adapter_model.bin").touch()
+    with pytest.raises(UserError, match="file is not there") as caught:
+        read_adapter(tmp_path, base)
+    assert "pickled" in str(caught.value.got) and "save it again" in str(caught.value.fix)
