@@ -21,9 +21,9 @@ from jaxssl.models.layer_context import Context, LayerNumbers, Memory
 from jaxssl.models.layers import Projection, dropout_rng, make_norm
 from jaxssl.ops.attention.kernels import KERNELS, KernelName, call_of, choose
 from jaxssl.ops.attention.operands import NO_DROPOUT, Operands, WeightDropout
-from jaxssl.ops.attention.pattern import Pattern, Tokens
+from jaxssl.ops.attention.pattern import Pattern, Tokens, is_uneven
 from jaxssl.ops.rotary import rotate
-from jaxssl.parallel.axes import constrain, on_shards, shards_of, split_by, to_spec
+from jaxssl.parallel.axes import constrain, exchanged, on_shards, shards_of, split_by, to_spec
 
 CACHE = ("batch", "kv_heads", "keys", "head_dim")
 """Heads before slots: as products read them. Else they were copied for each token, all of them."""
@@ -72,7 +72,10 @@ def on_kernel(
     drop: WeightDropout,
 ) -> jax.Array:
     """Attention [B, T, N, D] by the kernel of this name, or `auto`'s choice; one that knows a
-    single device computes each device's shard of rows, queries and heads."""
+    single device computes each device's shard of rows, queries and heads.
+
+    Where the last queries of a row see more keys than the first, and are on another device, devices
+    exchange half of theirs, and what comes of them: each then has as much to compute."""
     if split_by("sequence"):  # each device has its own queries, and gathers the keys that these see
         k, v = (constrain(x, KEYS) for x in (operands.k, operands.v))
         operands = dataclasses.replace(operands, k=k, v=v)
@@ -81,9 +84,17 @@ def on_kernel(
     if not kernel.is_local:
         return kernel.attend(operands, pattern, precision, drop)
 
-    def on_shard(operands: Operands, table: Any) -> jax.Array:
+    def attend(operands: Operands, table: Any) -> jax.Array:
         more = {} if table is None else {"table": table}
         return kernel.attend(operands, pattern, precision, NO_DROPOUT, **more)
+
+    def shared_out(operands: Operands, table: Any) -> jax.Array:
+        q, queries = exchanged((operands.q, operands.queries), over)
+        return exchanged(attend(dataclasses.replace(operands, q=q, queries=queries), table), over)
+
+    over = split_by("sequence")
+    is_shared_out = kernel.leaves_out and is_uneven(pattern, call.shards)
+    on_shard = shared_out if is_shared_out else attend
 
     heads: Any = to_spec(("batch", "sequence", "heads", None))
     keys: Any = to_spec(KEYS)

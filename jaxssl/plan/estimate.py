@@ -131,7 +131,7 @@ def attention_seconds(
       rows: of a chip.
       heads: of a chip.
       seen: share of the keys that a query sees, added up over layers.
-      shards: that the queries of a row lie in; the mean of them, of which the last sees most.
+      shards: that the queries of a row lie in, shared out evenly.
     """
     products = 2 * 2 + 5
     flops = products * 2 * rows * heads * head_dim * math.pow(length, 2) * seen

@@ -85,6 +85,8 @@ def check_equal(kernel, sizes, length, remat):
         ((2, 1, 2), LENGTH, "attention"),
         ((1, 4, 1), LENGTH, "none"),
         ((1, 2, 2, 2), 2 * LENGTH, "none"),
+        ((1, 1, 1, 4), 4 * LENGTH, "attention"),
+        ((1, 1, 1, 2), 4 * LENGTH, "none"),
     ],
 )
 def test_a_model_on_splash_is_that_on_xla(interpreted, sizes, length, remat):

@@ -75,6 +75,19 @@ def test_queries_may_see_the_keys_of_other_rows():
         assert jnp.abs(one - other).max() < 2e-6 * jnp.abs(other).max()
 
 
+@pytest.mark.parametrize(("shards", "width"), [(1, 512), (2, 512), (4, 256), (8, 128)])
+def test_shards_of_causal_rows_look_at_as_many_blocks(shards, width):
+    """Blocks of `width` queries, which are of one half each, and of 512 keys."""
+    blocks = sum(-(-end // 512) for end in range(width, 2048 + 1, width))
+    table = splash.make_table(Pattern(causal=True), 2, 2048, 2048, shards=shards)
+    looked_at = np.asarray(table.fwd_mask_info.block_mask)[0] > 0
+    assert {*looked_at.reshape(shards, -1).sum(1)} == {blocks // shards}
+
+
+def test_shards_exchange_half_of_their_places():
+    assert splash.shared_out(12, 3).tolist() == [0, 1, 10, 11, 4, 5, 6, 7, 8, 9, 2, 3]
+
+
 def test_blocks_divide_rows():
     assert [splash.block(128 * n) for n in (1, 2, 3, 4, 5, 8, 9)] == [
         *(128, 256, 384, 512, 128, 512, 384)

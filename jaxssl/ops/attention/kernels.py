@@ -63,6 +63,8 @@ class Kernel:
       lacks: what of a call it does not take, in words; None where it takes all.
       platforms: where it runs; empty is everywhere.
       is_local: it computes on one device: each gets its shard of rows, queries and heads.
+      leaves_out: it computes nothing of keys that a pattern leaves out, so that queries in shards
+        are shared out evenly before.
       table: what a local one looks up of a call for so many heads, as arrays, and how these lie on
         the mesh, given the PartitionSpec of heads and queries: `attend` is given it as `table`.
     """
@@ -71,6 +73,7 @@ class Kernel:
     lacks: Callable[[Call], str | None]
     platforms: tuple[str, ...] = ()
     is_local: bool = False
+    leaves_out: bool = False
     table: Callable[[Call, int, Any], tuple[Any, Any]] = _no_table
 
     def refuses(self, call: Call, platform: str) -> str | None:
@@ -147,7 +150,9 @@ def _cudnn_table(call: Call, num_heads: int, spec: Any) -> tuple[Any, Any]:
 
 KERNELS: dict[str, Kernel] = {
     "xla": Kernel(xla.attend, _nothing),
-    "splash": Kernel(_splash, _splash_lacks, ("tpu",), is_local=True, table=_splash_table),
+    "splash": Kernel(
+        _splash, _splash_lacks, ("tpu",), is_local=True, leaves_out=True, table=_splash_table
+    ),
     "cudnn": Kernel(cudnn.attend, _cudnn_lacks, ("gpu",), is_local=True, table=_cudnn_table),
 }
 """`auto` tries those of a platform of their own first, then `xla`."""

@@ -43,6 +43,11 @@ class Pattern:
         return dataclasses.replace(self, window=None)
 
 
+def is_uneven(pattern: Pattern, shards: int) -> bool:
+    """Whether the last of so many shards of a row's queries see more keys than the first."""
+    return shards > 1 and pattern.causal and pattern.window is None
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Tokens:

@@ -11,13 +11,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import AbstractMesh, NamedSharding
 
 from jaxssl.core.precision import Precision
 from jaxssl.ops.attention.operands import Operands, WeightDropout
-from jaxssl.ops.attention.pattern import Pattern
+from jaxssl.ops.attention.pattern import Pattern, is_uneven
 
 LANES = 128
 """Blocks are a multiple of it."""
@@ -61,12 +62,18 @@ def make_table(
     """JAX's kernel with what it looks up: which blocks of S keys each block of T queries sees.
 
     Args:
-      shards: that the queries lie in, each on a device.
+      shards: that the queries lie in, each on a device; in the order of `shared_out` where the
+        pattern is uneven over them.
       interpret: run it in Python, on any device: for tests.
     """
+    mask, together = _mask(pattern, T, S), T // shards
+    if is_uneven(pattern, shards):
+        mask.q_sequence = shared_out(T, shards)
+        if together // 2 % LANES == 0:  # no block has queries of both halves
+            together //= 2
     return kernels.make_splash_mha(
-        masks.MultiHeadMask([_mask(pattern, T, S)] * num_heads),
-        block_sizes=_blocks(T // shards, S),
+        masks.MultiHeadMask([mask] * num_heads),
+        block_sizes=_blocks(together, S),
         head_shards=1,
         q_seq_shards=shards,
         residual_checkpoint_name=KEPT,
@@ -84,7 +91,14 @@ def lies(table: Any, spec: Any) -> Any:
     return table.manual_sharding_spec(NamedSharding(plain, spec))
 
 
-def _mask(pattern: Pattern, T: int, S: int) -> masks.Mask:
+def shared_out(T: int, shards: int) -> np.ndarray:
+    """The places int32 [T] of queries that shards have after they exchanged their second halves,
+    each with the one as far from the other end (`parallel.axes.exchanged`)."""
+    halves = np.arange(T, dtype=np.int32).reshape(shards, 2, -1)
+    return np.stack([halves[:, 0], halves[::-1, 1]], axis=1).reshape(-1)
+
+
+def _mask(pattern: Pattern, T: int, S: int) -> Any:
     """What is seen within a segment."""
     if pattern.window is not None:
         after = 0 if pattern.causal else pattern.window
