@@ -11,6 +11,7 @@ from jaxssl.core.precision import Precision
 from jaxssl.models.config import NormConfig
 from jaxssl.ops.codes import Coded
 from jaxssl.ops.linear import linear
+from jaxssl.ops.lookup import look_up
 from jaxssl.ops.norms import layer_norm, rms_norm
 from jaxssl.parallel import rules
 from jaxssl.parallel.axes import Gathered, constrain, into_shards, scattered
@@ -106,15 +107,18 @@ class Embedding(nn.Module):
         )
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        """[...] ids to [..., width] in the compute dtype.
+        """Ids [B, ...] to [B, ..., width] in the compute dtype.
 
         The table is gathered over its width before the look-up: left sharded, XLA would
-        rematerialise it whole. It is cast after the look-up, so that its gradient is summed in
-        its own dtype.
+        rematerialise it whole. Its gradient is summed in its own dtype, so it is cast after the
+        look-up, where that is XLA's.
         """
-        rows, _ = axes_of(self, "embedding", self.axes)
-        table = constrain(self.embedding, (rows, None))
-        return jnp.take(table, ids, axis=0).astype(self.precision.compute)
+        axes, compute = axes_of(self, "embedding", self.axes), self.precision.compute
+        summed = into_shards(axes, ids.shape)
+        if summed is not None:
+            return look_up(self.embedding, ids, compute, Gathered(axes), summed)
+        table = constrain(self.embedding, (axes[0], None))
+        return jnp.take(table, ids, axis=0).astype(compute)
 
     def attend(self, hidden: jax.Array) -> jax.Array:
         """[..., width] to logits [..., size], in float32 at least."""

@@ -26,7 +26,7 @@ from jaxssl.models.network import Tie
 from jaxssl.models.transformer import ModelConfig
 from jaxssl.ops.attention.pattern import Pattern
 from jaxssl.parallel.axes import constrain
-from jaxssl.parallel.rules import inside
+from jaxssl.parallel.rules import Names, inside, rules_in_force
 
 
 @dataclass(frozen=True)
@@ -370,6 +370,16 @@ class Model:
         wanted = [_join(self.root, part) for part in parts]
         wanted += [tie.of for tie in self.ties if any(_is_within(tie.own, p) for p in parts)]
         return split(params, lambda path: any(_is_within(path, part) for part in wanted))[0]
+
+    def head_axes(self, params: Params, name: str) -> Params:
+        """The logical axes of `head_params`, in a tree as they are and as the table in force lays
+        them out; () of what is borrowed from another network."""
+        own, table = flatten(self.abstract()), rules_in_force()
+
+        def axes(path: str) -> Names:
+            return table.of_parameter(path, own[path].names) if is_boxed(own.get(path)) else ()
+
+        return unflatten({path: axes(path) for path in flatten(self.head_params(params, name))})
 
     def fresh_cache(
         self,

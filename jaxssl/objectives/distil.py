@@ -25,7 +25,8 @@ from jaxssl.models.network import Network
 from jaxssl.objectives.base import Loss, Outputs, Sums
 from jaxssl.objectives.masked_lm import MaskedLm
 from jaxssl.ops.losses import chunked_sum, filled_chunks
-from jaxssl.parallel.axes import over_batch_shards, shards_of
+from jaxssl.parallel.axes import shards_of
+from jaxssl.parallel.own_rows import spread
 
 TEACHER = "teacher"
 
@@ -158,7 +159,8 @@ class Distil(MaskedLm):
 
         own, fixed = (each.head_params(params, "masked_lm") for each in (model, teacher))
         hidden, constants = chunks(outputs["hidden"]), (chunks(outputs[TEACHER]), chunks(real))
-        return chunked_sum(one, own, hidden, constants, over_batch_shards, fixed)
+        shards = spread(model.head_axes(params, "masked_lm"))
+        return chunked_sum(one, own, hidden, constants, shards, fixed)
 
     def _distance(
         self,

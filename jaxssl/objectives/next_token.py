@@ -8,7 +8,8 @@ from jaxssl.models.heads import CAUSAL_LM
 from jaxssl.models.model import Model
 from jaxssl.objectives.base import Sums
 from jaxssl.ops.losses import chunked_sum, cross_entropy, filled_chunks
-from jaxssl.parallel.axes import over_batch_shards, shards_of
+from jaxssl.parallel.axes import shards_of
+from jaxssl.parallel.own_rows import spread
 
 
 def following(x: jax.Array) -> jax.Array:
@@ -59,8 +60,9 @@ def next_token_sums(
         return jax.tree.map(lambda x: filled_chunks(x, chunk, shards_of("sequence")), tree)
 
     head = model.head_params(params, CAUSAL_LM.name)
+    names = model.head_axes(params, CAUSAL_LM.name)
     constants = chunks((targets, weights))
-    loss, sums = chunked_sum(one, head, chunks(hidden), constants, over_batch_shards)
+    loss, sums = chunked_sum(one, head, chunks(hidden), constants, spread(names))
     weight = weights.sum()
     metrics = {
         f"nll/{name}": (sums["nll"], weight),

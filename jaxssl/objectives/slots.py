@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxssl.core.types import Params
 from jaxssl.models.model import Model
 from jaxssl.ops.losses import chunked_sum, cross_entropy, filled_chunks
-from jaxssl.parallel.axes import over_batch_shards, shards_of
+from jaxssl.parallel.axes import shards_of
+from jaxssl.parallel.own_rows import spread
 
 
 def gathered(hidden: jax.Array, places: jax.Array) -> jax.Array:
@@ -52,7 +53,7 @@ def slot_sums(
         model.head_params(params, head),
         chunks(inputs),
         chunks((labels, weights, constants)),
-        over_batch_shards,
+        spread(model.head_axes(params, head)),
     )
 
 

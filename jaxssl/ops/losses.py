@@ -42,18 +42,22 @@ def cross_entropy(
     return jnp.sum(loss * weights), jax.lax.stop_gradient(sums)
 
 
+Summing = Callable[[Any, Any], tuple[Any, Any, Any]]
+"""Of what is the same for all rows, and of rows: sums, a gradient of parameters or None, and
+rows."""
+
+
 class Spread(Protocol):
-    """Runs a sum over rows in parts; see `parallel.axes.over_batch_shards`."""
+    """Runs a sum over rows in parts; see `parallel.own_rows.spread`."""
 
     def __call__(
-        self, function: Callable[[Any, Any], tuple[Any, Any]], whole: Any, rows: Any
-    ) -> tuple[Any, Any]: ...
+        self, function: Summing, whole: Any, rows: Any, has_gradient: bool
+    ) -> tuple[Any, Any, Any]: ...
 
 
-def in_one(
-    function: Callable[[Any, Any], tuple[Any, Any]], whole: Any, rows: Any
-) -> tuple[Any, Any]:
+def in_one(function: Summing, whole: Any, rows: Any, has_gradient: bool) -> tuple[Any, Any, Any]:
     """All rows at once."""
+    del has_gradient
     return function(whole, rows)
 
 
@@ -93,9 +97,9 @@ def chunked_sum(
             def body(sums, chunk):
                 return jax.tree.map(jnp.add, sums, function(params, *chunk, *last)), None
 
-            return jax.lax.scan(body, zeros(params, rows, last), rows)
+            return jax.lax.scan(body, zeros(params, rows, last), rows)[0], None, None
 
-        return spread(scan, (params, last), (inputs, constants))[0]
+        return spread(scan, (params, last), (inputs, constants), False)[0]
 
     def zeros(params, rows, last):
 
@@ -116,9 +120,10 @@ def chunked_sum(
                 return jax.tree.map(jnp.add, carry, (value, dparams)), dinputs
 
             wide = jax.tree.map(lambda x: upcast(jnp.zeros_like(x)), params)
-            return jax.lax.scan(body, (zeros(params, rows, last), wide), rows)
+            (sums, dparams), dinputs = jax.lax.scan(body, (zeros(params, rows, last), wide), rows)
+            return sums, dparams, dinputs
 
-        (sums, dparams), dinputs = spread(scan, (params, last), (inputs, constants))
+        sums, dparams, dinputs = spread(scan, (params, last), (inputs, constants), True)
         dparams = jax.tree.map(lambda g, x: g.astype(x.dtype), dparams, params)
         return sums, (dparams, dinputs)
 

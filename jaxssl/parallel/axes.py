@@ -228,40 +228,19 @@ def on_shards(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Ca
     return sharded
 
 
+def exchanged(tree: T, over: Sequence[str]) -> T:
+    """Arrays [B, T, ...] of which each shard along T has its first half, and in the place of its
+    second that of the shard as far from the other end; done twice it changes nothing. Inside a
+    function that runs on each shard by itself."""
+    count = num_shards(jax.sharding.get_abstract_mesh(), over)
+    pairs = [(shard, count - 1 - shard) for shard in range(count)]
+
+    def exchange(x: jax.Array) -> jax.Array:
+        own, given = jnp.split(x, 2, axis=1)
+        return jnp.concatenate([own, jax.lax.ppermute(given, tuple(over), pairs)], axis=1)
+
+    return jax.tree.map(exchange, tree)
+
+
 def _is_none(x: Any) -> bool:
     return x is None
-
-
-def over_batch_shards(
-    function: Callable[[Any, Any], tuple[Any, Any]], whole: Any, rows: Any
-) -> tuple[Any, Any]:
-    """`function(whole, rows) -> (sums, rows)`, each shard of the batch, and of the sequence, on its
-    own rows.
-
-    Sums are added up over the shards once, at the end, where XLA left to itself may do so in every
-    turn of a loop inside `function`. The other axes of the mesh stay XLA's. Without a mesh, or
-    where nothing is split, the function is called as it is.
-
-    Args:
-      whole: pytree of arrays that every shard needs whole.
-      rows: pytree of arrays [C, B, P, ...], P a multiple of the shards of the sequence; so are the
-        rows that come out.
-    """
-    batch, sequence = split_by("batch"), split_by("sequence")
-    axes = (*batch, *sequence)
-    if not axes:
-        return function(whole, rows)
-
-    def on_shard(whole, rows):
-        sums, out = function(whole, rows)
-        return jax.lax.psum(sums, axes), out
-
-    split = PartitionSpec(None, batch, sequence) if sequence else PartitionSpec(None, batch)
-    shards = jax.shard_map(
-        on_shard,
-        in_specs=(PartitionSpec(), split),
-        out_specs=(PartitionSpec(), split),
-        axis_names=set(axes),
-        check_vma=False,  # with it, the gradient of what is whole would be added up in the loop
-    )
-    return shards(whole, rows)

@@ -1,4 +1,4 @@
-"""A function that each device which shares the batch calls with its own rows."""
+"""Functions that each device which shares the batch calls with its own rows."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +50,59 @@ def on_own_rows(
         check_vma=False,
     )
     return shards(*whole, parts)
+
+
+def spread(names: Any) -> Callable[..., tuple[Any, Any, Any]]:
+    """Has a function `(whole, rows) -> (sums, gradient, rows)` called by each shard of the batch,
+    and of the sequence, on its own rows.
+
+    Sums are added up over the shards once, at the end, where XLA left to itself may do so in every
+    turn of a loop inside of the function; of a gradient each shard keeps what it has of the
+    parameter. The other axes of the mesh stay XLA's. Without a mesh, or where nothing is split, the
+    function is called as it is.
+
+    Args:
+      names: the logical axes of the parameters that there is a gradient of, in a tree as they are.
+
+    Returns:
+      A function of the function, `whole`, a pytree of arrays that every shard needs whole, `rows`,
+      one of arrays [C, B, P, ...], P a multiple of the shards of the sequence, and whether there is
+      a gradient. So are the rows that come out.
+    """
+
+    def called(
+        function: Callable[[Any, Any], tuple[Any, Any, Any]],
+        whole: Any,
+        rows: Any,
+        has_gradient: bool,
+    ) -> tuple[Any, Any, Any]:
+        batch, sequence = split_by("batch"), split_by("sequence")
+        over = (*batch, *sequence)
+        if not over:
+            return function(whole, rows)
+        layouts = jax.tree.map(lambda x: _layout(x, over), names, is_leaf=_is_names)
+        layouts = layouts if has_gradient else None
+
+        def on_shard(whole: Any, rows: Any) -> tuple[Any, Any, Any]:
+            sums, gradient, out = function(whole, rows)
+            summed = jax.tree.map(lambda x, layout: _summed(x, over, layout), gradient, layouts)
+            return jax.lax.psum(sums, over), summed, out
+
+        split = PartitionSpec(None, batch, sequence) if sequence else PartitionSpec(None, batch)
+        shards = jax.shard_map(
+            on_shard,
+            in_specs=(PartitionSpec(), split),
+            out_specs=(PartitionSpec(), layouts, split),
+            axis_names={*over},
+            check_vma=False,  # with it, the gradient of what is whole would be summed in the loop
+        )
+        return shards(whole, rows)
+
+    return called
+
+
+def _is_names(x: Any) -> bool:
+    return isinstance(x, tuple)
 
 
 def _layout(names: Names, over: Sequence[str]) -> PartitionSpec:

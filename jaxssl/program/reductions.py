@@ -42,7 +42,7 @@ def reductions(phase: Phase, drawn: Iterable[str]) -> Reductions | None:
 
     A sum that all of n devices get is sent twice but for the part that a device has itself: 2 (n -
     1) / n of its bytes (all-reduce). One of which each keeps a shard is sent once (reduce-scatter):
-    so is reckoned what lies in shards, though XLA on a CPU sums tables that are looked up whole.
+    so is reckoned what lies in shards, though XLA may sum a table whole that it looks up itself.
     What tensor parallelism sums besides, as of norms whose rows it splits, is not counted.
     """
     program, mesh = phase.program, phase.program.mesh

@@ -21,17 +21,17 @@ class Usage:
         everything = model.abstract()
         self._all = flatten(everything)
         self._heads = {
-            path
+            path: axes
             for network in model.networks.values()
             for head in network.heads
             if head.use or TOKENS in head.reads(network.config)
-            for path in flatten(network.head_params(everything, head.name))
+            for path, axes in flatten(network.head_axes(everything, head.name)).items()
         }
 
     def sums(self, path: str, own: np.dtype, reduce: np.dtype) -> Iterator[tuple[np.dtype, bool]]:
         """(dtype, whether each device gets all of it) of each sum of a parameter's gradient."""
-        if path in self._heads:  # see `parallel.axes.over_batch_shards`
-            yield max(own, WIDE, key=lambda kind: kind.itemsize), True
+        if path in self._heads:  # see `parallel.own_rows.spread`
+            yield max(own, WIDE, key=lambda kind: kind.itemsize), not self._heads[path]
         if path not in self._heads or "embeddings" in path.split("/"):
             yield (reduce if self._is_factor(path) else own), False
 

@@ -112,7 +112,7 @@ def finish(started):
         assert code == 0, err
 
 
-def check(out, one, name, layout, record_property):
+def check(out, one, name, layout, record_property, sizes=None):
     """What was read is compared exactly, losses within their bound; the table gets a line."""
     got, want = toy.rows_of(out), toy.rows_of(one)
     for key in ("kind", "step", "tokens", "order"):
@@ -121,7 +121,8 @@ def check(out, one, name, layout, record_property):
     assert len({*read}) == len(read) == STEPS, "each step reads something else"
     losses = [[row["loss"] for row in rows if "loss" in row] for rows in (got, want)]
     largest = equal.of_losses(*losses)
-    equal.note(record_property, TASKS[name], LAYOUTS[layout], largest, processes=layout[0])
+    sizes = sizes or LAYOUTS[layout]
+    equal.note(record_property, TASKS[name], sizes, largest, processes=layout[0])
     assert largest <= equal.LOSSES, losses
 
 
@@ -137,6 +138,15 @@ def test_processes_train_as_one_device_does(name, layout, runs, record_property)
 def test_a_run_goes_on_by_other_processes_on_another_mesh(layout, runs, record_property):
     name, _ = MOVES[layout]
     check(runs.moved(layout), runs.whole(name, ONE), name, layout, record_property)
+
+
+def test_processes_may_gather_and_sum_once_a_step(runs, tmp_path, record_property):
+    out, sizes = tmp_path / "run", {"fsdp": 4, "context": 2, "tensor": 1}
+    given = ("train.accumulation=2", "mesh.gather_once=true")
+    over = [f"mesh.{axis}={size}" for axis, size in sizes.items()]
+    command = runs.command("gpt2", HALVES, out, *given, *over)
+    finish(several.start_in_turn([command], *HALVES))
+    check(out, runs.whole("gpt2", ONE), "gpt2", HALVES, record_property, sizes)
 
 
 def test_one_of_four_is_killed_and_two_go_on(runs, tmp_path, record_property):

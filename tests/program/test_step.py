@@ -23,6 +23,7 @@ from jaxssl.optim.schedules import Constant
 from jaxssl.parallel.mesh import MeshConfig, check_batch
 from jaxssl.parallel.rules import rules_in_force
 from jaxssl.program.gradients import make_loss
+from jaxssl.program.phase import Phases
 from jaxssl.program.state import layout
 from jaxssl.tasks.classify import Classify
 
@@ -236,3 +237,16 @@ def test_equal_rows_are_dropped_differently():
 def test_a_step_counts_the_tokens_that_are_not_padding():
     _, out = take(born())
     assert int(out["tokens"]) == sum([16, 9, 5, 12, 16, 3, 7, 16]) < BATCH["tokens"].size
+
+
+def test_a_deeper_model_is_no_larger_a_program():
+    """The compiler reads a layer once, however many there are."""
+
+    def lines(num_layers):
+        model = Model(tiny.gpt2(num_layers=num_layers), OBJECTIVE.heads)
+        phase = Phases(program(model)).at(0)
+        with jax.set_mesh(phase.program.mesh):
+            lowered = phase.step(("",)).lower(phase.abstract, {"": BATCH}, phase.constants)
+        return len(lowered.as_text().splitlines())
+
+    assert lines(9) == lines(3)
