@@ -17,7 +17,8 @@ SIZES = [dict(fsdp=8), dict(data=2, fsdp=4), dict(fsdp=2, context=4), dict(data=
 
 def made(sizes, compute="float32"):
     """(rows, gradient of the table, the compiled program) of a look-up on a mesh."""
-    layer = Embedding(V, H, ("vocab", "embed"), jax.nn.initializers.normal(), Precision(compute=compute))
+    precision, drawn = Precision(compute=compute), jax.nn.initializers.normal()
+    layer = Embedding(V, H, ("vocab", "embed"), drawn, precision)
     generator = np.random.default_rng(0)
     table = jnp.asarray(generator.normal(size=(V, H)), jnp.float32)
     weights = jnp.asarray(generator.normal(size=(B, T, H)), compute)
