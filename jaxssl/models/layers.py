@@ -14,7 +14,7 @@ from jaxssl.ops.linear import linear
 from jaxssl.ops.lookup import look_up
 from jaxssl.ops.norms import layer_norm, rms_norm
 from jaxssl.parallel import rules
-from jaxssl.parallel.axes import Gathered, constrain, into_shards, scattered
+from jaxssl.parallel.axes import Gathered, constrain, into_shards, ring_by_ring, scattered
 
 Names = tuple[str | None, ...]
 
@@ -83,6 +83,7 @@ class Projection(nn.Module):
         else:
             kernel = parameter(self, "kernel", self.initializer, self.axes, shape, p)
             summed = into_shards(axes, x.shape[: x.ndim - self.num_in])
+            gathered = ring_by_ring(summed)
             kernel = scattered(kernel, axes) if summed is None else kernel
         if self.use_bias:
             zeros, axes = nn.initializers.zeros, self.axes[self.num_in :]
@@ -116,7 +117,8 @@ class Embedding(nn.Module):
         axes, compute = axes_of(self, "embedding", self.axes), self.precision.compute
         summed = into_shards(axes, ids.shape)
         if summed is not None:
-            return look_up(self.embedding, ids, compute, Gathered(axes), summed)
+            gathered = ring_by_ring(summed) or Gathered(axes)
+            return look_up(self.embedding, ids, compute, gathered, summed)
         table = constrain(self.embedding, (axes[0], None))
         return jnp.take(table, ids, axis=0).astype(compute)
 

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,8 @@ Product = Callable[[jax.Array, jax.Array], jax.Array]
 """Of inputs and gradients of outputs: the gradient of a kernel."""
 Summed = Callable[[Product, jax.Array, jax.Array], jax.Array]
 """How that is summed over devices: a function of the product and its operands. Hashable."""
-Gathered = Callable[[Coded], Coded]
-"""How devices that hold parts of an array in codes get all of it. Hashable."""
+Gathered = Callable[[Any], Any]
+"""How devices that hold parts of an array, or of its codes, get all of it. Hashable."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6, 7))
@@ -42,14 +43,14 @@ def linear(
       num_in: how many trailing axes of `x` are contracted.
       wide: return the sums in float32 at least, not rounded to the compute dtype: for logits.
       summed: how the kernel's gradient is summed over devices; None leaves it to XLA.
-      gathered: how codes are made whole before they are decoded; None leaves it to XLA, which
-        would send values.
+      gathered: how codes, or values in the compute dtype, are made whole; None leaves it to XLA,
+        which sends values.
     """
     dtype = precision.compute
     out = jnp.promote_types(dtype, jnp.float32) if wide else dtype
     y = lax.dot_general(
         x.astype(dtype),
-        _values(kernel, gathered).astype(dtype),
+        _values(kernel, gathered, dtype),
         _contract(x.ndim, num_in),
         precision=precision.products,
         preferred_element_type=jnp.dtype(out),
@@ -57,10 +58,10 @@ def linear(
     return y if bias is None else y + bias.astype(out)
 
 
-def _values(kernel: jax.Array | Coded, gathered: Gathered | None) -> jax.Array:
-    if gathered is not None and isinstance(kernel, Coded):
-        kernel = gathered(kernel)
-    return values(kernel)
+def _values(kernel: jax.Array | Coded, gathered: Gathered | None, dtype: str) -> jax.Array:
+    """What is multiplied by, whole where something gathers it: codes, or values in that dtype."""
+    kernel = kernel if isinstance(kernel, Coded) else kernel.astype(dtype)
+    return values(kernel if gathered is None else gathered(kernel)).astype(dtype)
 
 
 def _contract(ndim: int, num_in: int):
@@ -75,10 +76,9 @@ def _backward(num_in, precision, wide, summed, gathered, residuals, dy):
     x, kernel, bias = residuals
     dtype, reduce = precision.compute, jnp.dtype(precision.reduce)
     is_coded = isinstance(kernel, Coded)
-    kernel = _values(kernel, gathered)
-    shapes = x.shape, kernel.shape
-    x_dtype, kernel_dtype = x.dtype, kernel.dtype
-    x, kernel, dy = (each.astype(dtype) for each in (x, kernel, dy))
+    shapes, dtypes = (x.shape, kernel.shape), (x.dtype, kernel.dtype)
+    kernel = _values(kernel, gathered, dtype)
+    x, dy = x.astype(dtype), dy.astype(dtype)
     if platform() == "cpu" and summed is None:
         # In two dimensions: with more, XLA's CPU backend transposes copies of x before it
         # multiplies. Where a kernel lies in shards, the reshaped one would be gathered once more.
@@ -97,11 +97,11 @@ def _backward(num_in, precision, wide, summed, gathered, residuals, dy):
     dkernel = None
     if not is_coded:
         dkernel = kernel_gradient(x, dy) if summed is None else summed(kernel_gradient, x, dy)
-        dkernel = dkernel.reshape(shapes[1]).astype(kernel_dtype)
+        dkernel = dkernel.reshape(shapes[1]).astype(dtypes[1])
     dbias = None
     if bias is not None:
         dbias = jnp.sum(dy, axis=leading, dtype=reduce).reshape(bias.shape).astype(bias.dtype)
-    dx = dx.reshape(shapes[0]).astype(x_dtype)
+    dx = dx.reshape(shapes[0]).astype(dtypes[0])
     return dx, dkernel, dbias
 
 

@@ -12,7 +12,14 @@ import numpy as np
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from jaxssl.core.platform import platform
-from jaxssl.parallel.rules import Laid, Names, num_shards, rings_in_force, rules_in_force
+from jaxssl.parallel.rules import (
+    Laid,
+    Names,
+    num_shards,
+    rings_in_force,
+    rules_in_force,
+    slices_in_force,
+)
 
 T = TypeVar("T")
 
@@ -93,6 +100,37 @@ class Gathered:
         kept = [tuple(axis for axis in of_name(name) if axis not in rows) for name in self.names]
         names = tuple(Laid("gathered", axes) for axes in kept)
         return jax.tree.map(lambda x: constrain(x, names), tree)
+
+
+@dataclass(frozen=True)
+class RingByRing:
+    """Gathers a parameter with these logical axes as `Gathered` does, one ring of a torus after the
+    other: over several slices a TPU's compiler makes one gather over more than a ring a sum, which
+    sends twice as much. Hashable."""
+
+    shards: "IntoShards"
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        into = self.shards
+
+        def on_shard(own: jax.Array) -> jax.Array:
+            for axis, rings in reversed(into.scatters):
+                for groups in reversed(rings):
+                    own = jax.lax.all_gather(
+                        own, axis, axis=into.dimension, axis_index_groups=groups, tiled=True
+                    )
+            return own
+
+        axes = tuple(axis for axis, _ in into.scatters)
+        split = PartitionSpec(*[None] * into.dimension, axes)
+        gather = jax.shard_map(
+            on_shard,
+            in_specs=split,
+            out_specs=PartitionSpec(),
+            axis_names={*axes},
+            check_vma=False,
+        )
+        return gather(x)
 
 
 Groups = tuple[tuple[tuple[int, ...], ...], ...]
@@ -189,6 +227,13 @@ def into_shards(names: Names, shape: tuple[int, ...]) -> IntoShards | None:
     if not split or len(dimensions) != 1 or not over.issuperset(axes):
         return None
     return IntoShards(rows, scatters_over(axes), dimensions.pop())
+
+
+def ring_by_ring(shards: IntoShards | None) -> RingByRing | None:
+    """How a parameter is gathered whose gradient goes into these shards; None where that is
+    XLA's."""
+    is_over_slices = platform() == "tpu" and slices_in_force() > 1
+    return RingByRing(shards) if shards is not None and is_over_slices else None
 
 
 def ring_groups(sizes: tuple[int, ...]) -> Groups:

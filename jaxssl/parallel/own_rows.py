@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxssl.parallel.axes import scatters_over, split_by, summed_into
+from jaxssl.parallel.axes import scatters_over, split_by, summed_into, to_spec
 from jaxssl.parallel.rules import Names, rules_in_force, use_rules
 
 Arrays = Mapping[str, jax.Array]
@@ -58,8 +58,8 @@ def spread(names: Any) -> Callable[..., tuple[Any, Any, Any]]:
 
     Sums are added up over the shards once, at the end, where XLA left to itself may do so in every
     turn of a loop inside of the function; of a gradient each shard keeps what it has of the
-    parameter. The other axes of the mesh stay XLA's. Without a mesh, or where nothing is split, the
-    function is called as it is.
+    parameter, unless `is_summed_whole`. The other axes of the mesh stay XLA's. Without a mesh, or
+    where nothing is split, the function is called as it is.
 
     Args:
       names: the logical axes of the parameters that there is a gradient of, in a tree as they are.
@@ -80,7 +80,8 @@ def spread(names: Any) -> Callable[..., tuple[Any, Any, Any]]:
         over = (*batch, *sequence)
         if not over:
             return function(whole, rows)
-        layouts = jax.tree.map(lambda x: _layout(x, over), names, is_leaf=_is_names)
+        kept = jax.tree.map(lambda x: () if is_summed_whole(x) else x, names, is_leaf=_is_names)
+        layouts = jax.tree.map(lambda x: _layout(x, over), kept, is_leaf=_is_names)
         layouts = layouts if has_gradient else None
 
         def on_shard(whole: Any, rows: Any) -> tuple[Any, Any, Any]:
@@ -101,20 +102,33 @@ def spread(names: Any) -> Callable[..., tuple[Any, Any, Any]]:
     return called
 
 
+def is_summed_whole(names: Names) -> bool:
+    """Whether `spread` gives each device all of the gradient of a parameter with these logical
+    axes: it does where axes of the mesh split it that do not share the batch (7B on 4,096 chips,
+    tensor 4: 2.72 GB of temporaries, 2.86 with the head's gradient in shards)."""
+    over, mesh = {*split_by("batch"), *split_by("sequence")}, jax.sharding.get_abstract_mesh()
+    split = {axis for part in to_spec(names) for axis in _axes(part) if mesh.shape[axis] > 1}
+    return not names or not split <= over
+
+
 def _is_names(x: Any) -> bool:
     return isinstance(x, tuple)
 
 
 def _layout(names: Names, over: Sequence[str]) -> PartitionSpec:
     """Which of these axes of the mesh split an array."""
-    spec = rules_in_force().spec(names, jax.sharding.get_abstract_mesh())
-    parts = (part if isinstance(part, tuple) else (part,) for part in spec)
+    parts = (_axes(part) for part in to_spec(names))
     return PartitionSpec(*(tuple(axis for axis in part if axis in over) or None for part in parts))
+
+
+def _axes(part: Any) -> tuple[str, ...]:
+    """Those of a part of a PartitionSpec."""
+    return () if part is None else part if isinstance(part, tuple) else (part,)
 
 
 def _summed(own: jax.Array, over: Sequence[str], layout: PartitionSpec) -> jax.Array:
     """The sum over devices, of which each keeps its shard."""
-    parts = [part if isinstance(part, tuple) else (part,) for part in layout if part is not None]
+    parts = [_axes(part) for part in layout if part is not None]
     dimensions = [dimension for dimension, part in enumerate(layout) if part is not None]
     for axes, dimension in zip(parts, dimensions):
         own = summed_into(own, axes, scatters_over(axes), dimension)

@@ -197,6 +197,7 @@ def inside(root: str) -> contextlib.AbstractContextManager[None]:
 
 
 _RINGS: Any = jax.make_user_context(())
+_SLICES: Any = jax.make_user_context(1)
 
 
 @contextlib.contextmanager
@@ -204,7 +205,8 @@ def use_mesh(mesh: Mesh) -> Iterator[None]:
     """Sets the mesh, and what it tells of its devices."""
     rings = tuple((axis, rings_of(mesh, axis)) for axis in mesh.axis_names)
     with jax.set_mesh(mesh), use_platform(platform_of(mesh)), _RINGS(rings):
-        yield
+        with _SLICES(len({getattr(each, "slice_index", 0) for each in mesh.devices.flat})):
+            yield
 
 
 @contextlib.contextmanager
@@ -218,6 +220,11 @@ def rings_in_force(axis: str) -> tuple[int, ...]:
     """`rings_of` the mesh that is set; one ring where it was set without `use_mesh`."""
     sizes = (jax.sharding.get_abstract_mesh().shape[axis],)
     return dict(_RINGS.value).get(axis, sizes)
+
+
+def slices_in_force() -> int:
+    """How many slices of TPUs, or nodes of GPUs, the mesh that is set lies over."""
+    return _SLICES.value
 
 
 def rings_of(mesh: Mesh, axis: str) -> tuple[int, ...]:

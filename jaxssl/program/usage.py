@@ -8,6 +8,7 @@ from jaxssl.core.layer_names import ADAPTERS
 from jaxssl.core.names import flatten
 from jaxssl.models.heads import TOKENS
 from jaxssl.models.model import Model
+from jaxssl.parallel.own_rows import is_summed_whole
 
 WIDE = np.dtype("float32")
 """The dtype in which gradients of a language model's head are summed, chunk by chunk and over
@@ -31,7 +32,7 @@ class Usage:
     def sums(self, path: str, own: np.dtype, reduce: np.dtype) -> Iterator[tuple[np.dtype, bool]]:
         """(dtype, whether each device gets all of it) of each sum of a parameter's gradient."""
         if path in self._heads:  # see `parallel.own_rows.spread`
-            yield max(own, WIDE, key=lambda kind: kind.itemsize), not self._heads[path]
+            yield max(own, WIDE, key=lambda kind: kind.itemsize), is_summed_whole(self._heads[path])
         if path not in self._heads or "embeddings" in path.split("/"):
             yield (reduce if self._is_factor(path) else own), False
 

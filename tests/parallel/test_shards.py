@@ -1,6 +1,7 @@
 """Gradients that are summed into shards, ring by ring, and where rings are."""
 
 import dataclasses
+import re
 from types import SimpleNamespace
 
 import jax
@@ -8,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxssl.core.platform import use_platform
 from jaxssl.core.precision import Precision
 from jaxssl.ops.linear import linear
-from jaxssl.parallel.axes import into_shards, on_shards, ring_groups
+from jaxssl.parallel import axes
+from jaxssl.parallel.axes import into_shards, on_shards, ring_by_ring, ring_groups, to_spec
+from jaxssl.parallel.own_rows import is_summed_whole
 from jaxssl.parallel.rules import DEFAULT, rings_of, use_layout
 
 NAMES = ("embed", "heads", "head_dim")
@@ -24,16 +28,16 @@ class Chip:
     id: int
 
 
-def torus(shape, axes):
+def torus(shape, sizes):
     """What `rings_of` asks of a mesh: chips of a torus of this shape, wound over row by row."""
     chips = np.empty(int(np.prod(shape)), object)
     for i, place in enumerate(np.ndindex(*shape)):
         chips[i] = Chip(place, i)
-    return SimpleNamespace(axis_names=tuple(axes), devices=chips.reshape(*axes.values()))
+    return SimpleNamespace(axis_names=tuple(sizes), devices=chips.reshape(*sizes.values()))
 
 
 @pytest.mark.parametrize(
-    ("shape", "axes", "rings"),
+    ("shape", "sizes", "rings"),
     [
         ((4, 4, 4), {"data": 1, "fsdp": 64, "tensor": 1}, [(1,), (4, 4, 4), (1,)]),
         ((4, 4), {"data": 1, "fsdp": 16}, [(1,), (4, 4)]),
@@ -41,9 +45,9 @@ def torus(shape, axes):
         ((2, 2, 1), {"fsdp": 4}, [(2, 2)]),
     ],
 )
-def test_rings_are_those_of_the_torus(shape, axes, rings):
-    mesh = torus(shape, axes)
-    assert [rings_of(mesh, axis) for axis in axes] == rings
+def test_rings_are_those_of_the_torus(shape, sizes, rings):
+    mesh = torus(shape, sizes)
+    assert [rings_of(mesh, axis) for axis in sizes] == rings
 
 
 def test_devices_without_places_are_one_ring():
@@ -55,6 +59,7 @@ def test_groups_of_rings_are_places_that_differ_in_one():
     assert ring_groups((4,)) == (((0, 1, 2, 3),),)
 
 
+@pytest.mark.parametrize("slices", [1, 2])
 @pytest.mark.parametrize(
     ("sizes", "rings"),
     [
@@ -65,13 +70,15 @@ def test_groups_of_rings_are_places_that_differ_in_one():
         ((2, 1, 1, 2), {"context": (2,)}),
     ],
 )
-def test_a_gradient_summed_into_shards_is_that_of_one_device(sizes, rings):
+def test_a_gradient_summed_into_shards_is_that_of_one_device(sizes, rings, slices, monkeypatch):
+    """Over several slices of TPUs the kernel is gathered ring by ring, too, both ways."""
     generator = np.random.default_rng(0)
     x = jnp.asarray(generator.normal(size=(8, 4, 8)), jnp.float32)
     kernel = jnp.asarray(generator.normal(size=(8, 2, 5)), jnp.float32)
+    monkeypatch.setattr(axes, "slices_in_force", lambda: slices)
 
-    def gradient(summed):
-        loss = lambda k: jnp.sum(jnp.sin(linear(x, k, None, 1, Precision(), False, summed)))
+    def gradient(*how):
+        loss = lambda k: jnp.sum(jnp.sin(linear(x, k, None, 1, Precision(), False, *how)))
         return jax.jit(jax.grad(loss))
 
     with use_layout(tiny.mesh(*sizes), DEFAULT):
@@ -80,12 +87,26 @@ def test_a_gradient_summed_into_shards_is_that_of_one_device(sizes, rings):
         assert [axis for axis, _ in summed.scatters] == [*rings]
         scatters = tuple((axis, ring_groups(sizes)) for axis, sizes in rings.items())
         summed = dataclasses.replace(summed, scatters=scatters)
-        step = gradient(summed)
-        text = step.lower(kernel).compile().as_text()
-        got = step(kernel)
+        assert ring_by_ring(summed) is None  # on a CPU
+        with use_platform("tpu"):
+            gathered = ring_by_ring(summed)
+        step = gradient(summed, gathered)
+        in_shards = jax.device_put(kernel, NamedSharding(tiny.mesh(*sizes), to_spec(NAMES)))
+        text = step.lower(in_shards).compile().as_text()
+        got = step(in_shards)
     assert "reduce-scatter" in text
-    assert got.sharding.spec[0] == (tuple(rings) if len(rings) > 1 else [*rings][0])
-    np.testing.assert_allclose(got, gradient(None)(kernel), rtol=2e-6, atol=2e-6)
+    each = sum(map(len, rings.values()))
+    assert (gathered is not None) == (slices > 1)
+    assert slices == 1 or each <= len(re.findall(r" all-gather(?:-start)?\(", text)) <= 2 * each
+    assert got.sharding.is_equivalent_to(in_shards.sharding, got.ndim)
+    np.testing.assert_allclose(got, gradient()(kernel), rtol=2e-6, atol=2e-6)
+
+
+def test_a_heads_gradient_is_summed_whole_where_another_axis_splits_it():
+    for sizes, is_whole in [((2, 4, 1), False), ((1, 2, 2), True), ((1, 2, 1, 2), False)]:
+        with use_layout(tiny.mesh(*sizes), DEFAULT):
+            assert is_summed_whole(("embed", "vocab")) == is_whole
+            assert not is_summed_whole(("norm",)) and is_summed_whole(())
 
 
 def test_sums_are_left_to_xla_where_nothing_lies_in_shards():
