@@ -641,6 +641,26 @@ def _(p):
     return p.pretrain("peft.name=lorra", f"init.from={p.trained}")
 
 
+@case(
+    "a method by its name alone",
+    "by its name alone",
+    "where:    peft\n",
+    "fix:      peft.name=lora",
+)
+def _(p):
+    return p.pretrain("peft=lora", f"init.from={p.trained}")
+
+
+@case("an adapter that is a name", "by its name alone", "peft.news", "peft.news.name=ia3")
+def _(p):
+    return p.pretrain("peft={news: ia3}", f"init.from={p.trained}")
+
+
+@case("settings beside named adapters", "beside adapters by name", "lora beside news", "peft.own")
+def _(p):
+    return p.pretrain("peft={name: lora, news: {name: ia3}}", f"init.from={p.trained}")
+
+
 @case("biases that are not there", "nothing that bitfit changes", "peft.default", "lora")
 def _(p):
     shape = [x for x in SHAPE if "vocab" not in x]

@@ -21,6 +21,7 @@ from jaxssl.parallel.rules import AXES
 from jaxssl.run.adopted import adopted_settings
 from jaxssl.run.config import RunConfig
 from jaxssl.run.plugins import check_plugins
+from jaxssl.transfer.peft.base import Method
 
 Layer = Mapping[str, Any]
 
@@ -175,9 +176,36 @@ def upgraded_run(config: Layer) -> dict[str, Any]:
     return new
 
 
-def _named_adapters(peft: Layer) -> Layer:
-    """Methods by the names of adapters: settings alone are those of the adapter `default`."""
-    return peft if all(isinstance(x, Mapping) for x in peft.values()) else {"default": peft}
+def _named_adapters(peft: Any) -> Layer:
+    """Methods by the names of adapters: settings alone are those of the adapter `default`.
+
+    Raises:
+      UserError: a method's name in the place of its settings, or settings beside named adapters.
+    """
+    methods = [choice_name(each) for each in members(Method)]
+    given = peft if isinstance(peft, Mapping) else {"": peft}
+    for name, value in given.items():
+        if name != "name" and not isinstance(value, Mapping) and value in methods:
+            where = f"peft.{name}".rstrip(".")
+            raise UserError(
+                "a method by its name alone",
+                where=where,
+                expected="its settings, of which its name is one",
+                got=repr(value),
+                fix=f"{where}.name={value}",
+            )
+    named = [k for k, x in given.items() if isinstance(x, Mapping) and "name" in x]
+    if named and "name" in given:
+        raise UserError(
+            "an adapter without a name beside adapters by name",
+            where="peft",
+            expected="a name for each, or the settings of one",
+            got=f"name={given['name']} beside {', '.join(named)}",
+            fix=f"peft.own.name={given['name']} peft.{named[0]}.name=...",
+        )
+    if not isinstance(peft, Mapping) or all(isinstance(x, Mapping) for x in peft.values()):
+        return peft  # what is no mapping is refused where its type is
+    return {"default": peft}
 
 
 def _without_unread(node: Any) -> Any:
@@ -219,7 +247,7 @@ def upgraded(layer: Layer) -> dict[str, Any]:
         new["objective"] = _upgraded_objective(new["objective"])
     if isinstance(new.get("imported"), str):
         new = _upgraded_import(new)
-    if isinstance(new.get("peft"), Mapping):
+    if "peft" in new:
         new["peft"] = _named_adapters(new["peft"])
     if isinstance(new.get("streams"), Mapping):
         new["streams"] = {name: upgraded(stream) for name, stream in new["streams"].items()}
