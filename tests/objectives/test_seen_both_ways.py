@@ -157,7 +157,8 @@ def test_with_exact_guesses_the_bound_is_the_log_likelihood():
     others = np.log(-np.expm1(-np.maximum(each, 1e-9)))
     logits = np.full((count, L, tiny.VOCAB), -1e9, np.float32)
     logits[:, np.arange(L), words[x]], logits[..., -1] = -each, others  # the last is no word of it
-    model = SimpleNamespace(head=lambda params, name, x: x, head_params=lambda params, name: params)
+    same = lambda params, name: params
+    model = SimpleNamespace(head=lambda params, name, x: x, head_params=same, head_axes=same)
     found = objective.sums(model, {}, {"hidden": logits}, made)  # type: ignore[arg-type]
     bound = float(found.losses["masked_diffusion"]) / count
     spread = np.std(np.sum(made["diffusion_weights"] * each, axis=1)) / np.sqrt(count)
