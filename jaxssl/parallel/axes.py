@@ -104,9 +104,9 @@ class Gathered:
 
 @dataclass(frozen=True)
 class RingByRing:
-    """Gathers a parameter with these logical axes as `Gathered` does, one ring of a torus after the
-    other: over several slices a TPU's compiler makes one gather over more than a ring a sum, which
-    sends twice as much. Hashable."""
+    """Gathers a parameter that lies in these shards, one ring of a torus after the other: over
+    several slices a TPU's compiler makes one gather over more than a ring a sum, which sends twice
+    as much. Hashable."""
 
     shards: "IntoShards"
 
